@@ -1,0 +1,61 @@
+"""Re-measures test accuracy and cost of an exported model, from its files alone.
+
+    python scripts/evaluate.py --path=runs/x
+    python scripts/evaluate.py --path=model.tflite --dataset=cifar10 --data_dir=…
+"""
+import json
+import pathlib
+import sys
+
+import tqdm
+from absl import app, flags, logging
+
+from tfprune import artefacts
+from tfprune.data import load_data
+from tfprune.export import FORMATS
+
+FLAGS = flags.FLAGS
+FLAGS.set_default('verbosity', logging.WARNING)
+flags.DEFINE_string('path', None, 'Run folder (every form in its export/ is measured), .keras, '
+                    '.tflite or SavedModel directory.', required=True)
+flags.DEFINE_string('dataset', None, "Data set; by default the run folder's.")
+flags.DEFINE_string('data_dir', None, "Where its files are; by default the run folder's.")
+flags.DEFINE_integer('batch_size', 250, 'Images a batch.', lower_bound=1)
+flags.DEFINE_string('json', None, 'Also writes the measurements to this file.')
+
+
+def evaluate() -> None:
+    """Measures every artefact at --path and prints a table."""
+    found = artefacts.find_artefacts(FLAGS.path)
+    dataset, data_dir = artefacts.data_source(FLAGS.path, FLAGS.dataset, FLAGS.data_dir)
+    opened = [FORMATS[form].open(path) for form, path in found.items()]
+    # The test split does not depend on the reward split, which may not be empty.
+    data = load_data(dataset, data_dir=data_dir, reward_images=1, augment=False)
+    for artefact in opened:
+        artefacts.check_fits(artefact, data)
+    rows = []
+    for artefact in opened:
+        with tqdm.tqdm(total=data.num_test, desc=artefact.form, unit='img', leave=False,
+                       disable=None) as bar:  # None: no bar unless on a terminal
+            rows.append(artefacts.measure(
+                artefact, data, batch_size=FLAGS.batch_size, on_batch=bar.update))
+    print(f'{FLAGS.path}, test images of {dataset}')
+    print(artefacts.format_table(rows))
+    if FLAGS.json:
+        result = {'dataset': dataset, 'artefacts': [row.to_json() for row in rows]}
+        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + '\n')
+
+
+def main(argv: list[str]) -> None:
+    """Runs; an error that the user can mend is one line and exit code 2."""
+    try:
+        if len(argv) > 1:
+            raise ValueError(f'unexpected argument {argv[1]!r}: write flags as --name=value')
+        evaluate()
+    except (ValueError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == '__main__':
+    app.run(main)

@@ -1,0 +1,228 @@
+import tfprune  # noqa: F401  (first: sets up Keras)
+
+import socket
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfprune.data import ArrayImageData, Augmentation, load_data
+from tfprune.data.augment import random_shift_and_flip, shift_and_flip
+
+
+def numbered(size=50, height=5, width=3, channels=2, **changes):
+    """Data whose image i is filled with i (train) or 100 + i (test, 7 images), labels i mod 4."""
+    def split(first, size):
+        numbers = np.arange(first, first + size, dtype=np.uint8)
+        images = np.broadcast_to(
+            numbers[:, None, None, None], (size, height, width, channels)).copy()
+        return images, (numbers % 4).astype(np.int64)
+
+    return ArrayImageData.from_arrays(**{**dict(
+        name='numbered', train=split(0, size), test=split(100, 7), class_names=tuple('abcd'),
+        mean=(0.5, 0.5), std=(0.2, 0.2), reward_images=11), **changes})
+
+
+def collect(batches):
+    images, labels = zip(*batches.as_numpy_iterator())
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def ids(batches):
+    images, labels = collect(batches)
+    np.testing.assert_array_equal(labels, images[:, 0, 0, 0] % 4)  # Each with its own label.
+    return images[:, 0, 0, 0].tolist()
+
+
+def test_splits_are_disjoint_and_complete():
+    data = numbered()
+    train, reward, test = (ids(batches) for batches in (
+        data.train_batches(0, 13), data.reward_batches(4), data.test_batches(4)))
+    assert (len(train), len(reward), len(test)) == (39, 11, 7)
+    assert sorted(train + reward) == list(range(50))
+    assert test == list(range(100, 107))
+    assert (data.num_train, data.num_reward, data.num_test) == (39, 11, 7)
+
+
+def test_reward_split_depends_on_split_seed_alone():
+    first = ids(numbered(seed=0).reward_batches(4))
+    assert ids(numbered(seed=5).reward_batches(11)) == first
+    assert ids(numbered(split_seed=1).reward_batches(4)) != first
+
+
+def test_batch_shapes():
+    data = numbered()
+    train, reward, test, calibration = (
+        [len(labels) for _, labels in batches] for batches in (
+            data.train_batches(0, 16), data.reward_batches(4), data.test_batches(4),
+            data.calibration_batches(16, 5)))
+    assert train == [16, 16]  # 39 = 16 + 16 + 7, dropped
+    assert reward == [4, 4, 3]
+    assert test == [4, 3]
+    assert calibration == [16] * 5
+    for batches in (data.train_batches(0, 16), data.reward_batches(4), data.test_batches(4)):
+        images, labels = batches.element_spec
+        assert images.dtype == tf.uint8 and labels.dtype == tf.int32
+        assert images.shape[1:] == (5, 3, 2)
+    assert data.train_batches(0, 16).element_spec[0].shape[0] == 16
+
+
+def test_epochs_are_functions_of_seed_and_epoch():
+    data = load_data('digits', reward_images=300, seed=1)
+    keras.utils.set_random_seed(0)
+    images, labels = collect(data.train_batches(2, 100))
+    keras.utils.set_random_seed(1)  # Other random streams must not matter, nor a new object.
+    again = load_data('digits', reward_images=300, seed=1).train_batches(2, 100)
+    for _ in range(2):
+        np.testing.assert_array_equal(collect(again)[0], images)
+        np.testing.assert_array_equal(collect(again)[1], labels)
+    for other in (data.train_batches(3, 100),
+                  load_data('digits', reward_images=300, seed=2).train_batches(2, 100)):
+        assert np.mean(collect(other)[1] == labels) < 0.2
+
+
+def test_seeds_do_not_share_epochs():
+    assert (ids(numbered(seed=1).train_batches(0, 39)) != ids(numbered().train_batches(1, 39)))
+
+
+def test_fixed_orders():
+    data = load_data('digits', reward_images=300)
+    for batches in (
+            data.test_batches(100), data.reward_batches(100), data.calibration_batches(50, 3)):
+        for first, second in zip(collect(batches), collect(batches)):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_calibration_images_are_training_images_and_plain():
+    data = numbered(augmentation=Augmentation(2, True, (255, 255)))
+    train = sorted(ids(numbered().train_batches(0, 39)))
+    drawn = ids(data.calibration_batches(13, 6))  # 78 = 2 x 39: each twice
+    assert sorted(drawn[:39]) == sorted(drawn[39:]) == train
+    assert ids(numbered(seed=1).calibration_batches(13, 6)) != drawn
+
+
+def naive_crop(image, row, col, flip, fill, pad):
+    height, width, channels = image.shape
+    padded = np.empty((height + 2 * pad, width + 2 * pad, channels), np.uint8)
+    padded[:] = fill
+    padded[pad:-pad, pad:-pad] = image
+    crop = padded[pad + row:pad + row + height, pad + col:pad + col + width]
+    return crop[:, ::-1] if flip else crop
+
+
+def test_shift_and_flip_against_naive_crops():
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (200, 7, 5, 3), np.uint8)
+    rows, cols = generator.integers(-4, 5, (2, 200)).astype(np.int32)
+    flips = generator.integers(0, 2, 200).astype(bool)
+    fill = np.array([124, 116, 104], np.uint8)
+    expected = [naive_crop(*arguments, fill, 4) for arguments in zip(images, rows, cols, flips)]
+    np.testing.assert_array_equal(shift_and_flip(images, rows, cols, flips, fill), expected)
+
+
+def test_random_offsets_reach_every_value_evenly():
+    # Each pixel tells its row and column, so that the offsets can be read off the result.
+    height = width = 9
+    y, x = np.mgrid[:height, :width].astype(np.uint8)
+    images = np.broadcast_to(np.stack([y, x], -1), (6000, height, width, 2))
+    out = random_shift_and_flip(
+        tf.constant(images), [1, 2], max_shift=2, flip=True, fill=tf.constant([255, 255], tf.uint8))
+    centre = out.numpy()[:, 4, 3:5].astype(int)
+    flips = centre[:, 0, 1] > centre[:, 1, 1]
+    rows = centre[:, 1, 0] - 4
+    cols = centre[:, 1, 1] - 4
+    assert set(rows) == set(cols) == {-2, -1, 0, 1, 2}
+    for offsets in (rows, cols):
+        np.testing.assert_allclose(np.bincount(offsets + 2) / 6000, 0.2, atol=0.03)
+    assert abs(flips.mean() - 0.5) < 0.03
+    assert abs(np.corrcoef(rows, cols)[0, 1]) < 0.05
+    assert abs(np.corrcoef(cols, flips)[0, 1]) < 0.05
+
+
+def test_batches_of_an_epoch_are_augmented_differently():
+    data = numbered(
+        size=100, height=9, width=9, augmentation=Augmentation(4, True, (255, 255)))
+    outside = [(images == 255).mean((1, 2, 3)) for images, _ in
+               data.train_batches(0, 40).as_numpy_iterator()]
+    assert not np.array_equal(*outside)
+
+
+def test_digits_are_shifted_by_one_pixel_and_never_mirrored():
+    data = load_data('digits', reward_images=300)
+    assert data.image_shape == (8, 8, 1)
+    assert (data.num_train, data.num_reward, data.num_test) == (1137, 300, 360)
+    plain = data.train_images.numpy()[data.train_indices]
+    possible = {
+        naive_crop(image, row, col, False, 0, 1).tobytes()
+        for image in plain for row in (-1, 0, 1) for col in (-1, 0, 1)}
+    augmented, _ = collect(data.train_batches(0, 379))
+    assert {image.tobytes() for image in augmented} <= possible
+    plain_bytes = sorted(image.tobytes() for image in plain)
+    # One of nine offsets leaves an image as it is.
+    assert np.mean([image.tobytes() in set(plain_bytes) for image in augmented[:200]]) < 0.3
+    unchanged, _ = collect(
+        load_data('digits', reward_images=300, augment=False).train_batches(0, 379))
+    assert sorted(image.tobytes() for image in unchanged) == plain_bytes
+
+
+def test_digits_constants_are_those_of_the_training_images():
+    data = load_data('digits', reward_images=300)
+    pixels = data.train_images.numpy() / 255
+    assert pixels.mean() == pytest.approx(data.mean[0], abs=5e-5)
+    assert pixels.std() == pytest.approx(data.std[0], abs=5e-5)
+    assert data.train_images.numpy().max() == 255
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(reward_images=0), 'expected 1 … 49 .* received 0: an empty reward split'),
+    (dict(reward_images=50), 'expected 1 … 49 .* received 50: an empty train split'),
+    (dict(class_names=('a', 'b')), 'train split: expected labels in 0 … 1, received 0 … 3'),
+    (dict(train=(np.zeros((5, 4, 4)), np.zeros(5, int))),
+     r'train split: expected uint8 .*float64 \(5, 4, 4\)'),
+    (dict(test=(np.zeros((5, 4, 4, 2), np.uint8), np.zeros(5, int))),
+     r'test split: expected images of shape \(5, 3, 2\) .*received \(4, 4, 2\)'),
+    (dict(test=(np.zeros((5, 5, 3, 2), np.uint8), np.zeros(4, int))),
+     r'test split: expected 5 integer labels, received int64 \(4,\)'),
+    (dict(test=(np.zeros((5, 5, 3, 2), np.uint8), np.zeros(5))),
+     'integer labels, received float64'),
+    (dict(seed=-1), 'seed.*expected at least 0, received -1'),
+])
+def test_bad_arrays(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        numbered(**change)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('call, message', [
+    (lambda data: data.train_batches(0, 40), 'batch_size: expected at most 39.*received 40'),
+    (lambda data: data.train_batches(-1, 4), 'epoch: expected at least 0, received -1'),
+    (lambda data: data.test_batches(0), 'batch_size: expected at least 1, received 0'),
+    (lambda data: data.calibration_batches(4, 0), 'count: expected at least 1 batch, received 0'),
+])
+def test_bad_batches(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(numbered())
+
+
+def test_bad_names_and_splits():
+    expected = "Unknown dataset 'mnits'. Available: cifar10, cifar100, digits"
+    with pytest.raises(ValueError, match=expected):
+        load_data('mnits', reward_images=1)
+    with pytest.raises(ValueError, match='received 0: an empty reward split'):
+        load_data('digits', reward_images=0)
+    with pytest.raises(ValueError, match='received 1437: an empty train split'):
+        load_data('digits', reward_images=1437)
+
+
+def test_missing_files_say_how_to_get_them_and_leave_nothing(tmp_path, monkeypatch):
+    def no_network(*_):
+        raise socket.gaierror(-2, 'Name or service not known')
+
+    monkeypatch.setattr(socket, 'getaddrinfo', no_network)
+    monkeypatch.setattr('urllib.request.getproxies', dict)
+    expected = f'tfds build cifar10 --data_dir={tmp_path}'
+    with pytest.raises(FileNotFoundError, match=expected) as caught:
+        load_data('cifar10', data_dir=str(tmp_path), reward_images=5000)
+    assert '\n' not in str(caught.value)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,27 @@
+"""Sets the two environment variables that must stand before TensorFlow is imported.
+
+TF-Agents and TensorFlow Model Optimization are Keras 2 libraries: they need `tf_keras`, which
+TensorFlow hands out only when TF_USE_LEGACY_KERAS=1 is set before its first import. The networks
+that tfprune prunes are Keras 3 models on the TensorFlow backend.
+"""
+import os
+import sys
+
+_TRUE = ('1', 'true', 'True')
+
+
+def require_legacy_keras() -> None:
+    """Prepares the environment; ImportError when TensorFlow was imported without it."""
+    if os.environ.get('TF_USE_LEGACY_KERAS') not in _TRUE:
+        if 'tensorflow' in sys.modules:
+            raise ImportError(
+                'tfprune must be imported before tensorflow and keras, or TF_USE_LEGACY_KERAS=1 be '
+                'set in the environment: TF-Agents needs the Keras 2 that TensorFlow then provides.')
+        os.environ['TF_USE_LEGACY_KERAS'] = '1'
+    backend = os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
+    if backend != 'tensorflow':
+        raise ImportError(f'tfprune needs the TensorFlow backend of Keras; KERAS_BACKEND={backend}.')
+    os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+
+require_legacy_keras()

@@ -1,0 +1,145 @@
+"""Finding, opening and measuring the files of a model, whatever they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfprune.data import ImageData
+from tfprune.export import saved_model
+from tfprune.export.base import Artefact, ArtefactCost, dims, size_of
+from tfprune.export.exporter import FORMATS
+
+EXPORT_DIR = 'export'  # in a run folder
+CONFIG_FILE = 'config.json'  # in a run folder
+SUFFIXES = {'.keras': 'keras', '.tflite': 'tflite'}  # of a file -> key of FORMATS
+DIRECTORY_FORMAT = 'saved_model'
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One artefact on the test images: correct of images, cost by recount, bytes on disk."""
+
+    form: str
+    path: pathlib.Path
+    correct: int
+    images: int
+    cost: ArtefactCost
+    bytes: int
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, 0..1."""
+        return self.correct / self.images
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the fields, cost flattened, and the accuracy."""
+        return {'form': self.form, 'path': str(self.path), 'accuracy': self.accuracy,
+                'correct': self.correct, 'images': self.images, 'bytes': self.bytes,
+                **dataclasses.asdict(self.cost)}
+
+
+def find_artefacts(path: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
+    """The artefacts at `path`, {format: path}.
+
+    Of a run folder or an export directory every form, else the one that a .keras file, a .tflite
+    file or a SavedModel directory (or the parent of its versions) is. FileNotFoundError if there
+    is nothing at `path`, ValueError if it is none of these.
+    """
+    path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f'{path}: no such file or directory')
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise ValueError(f'{path}: unknown kind of file, expected .keras, .tflite, a '
+                             'SavedModel directory or a run folder')
+        return {SUFFIXES[path.suffix]: path}
+    for directory in (path / EXPORT_DIR, path):
+        found = {name: directory / format_.location for name, format_ in FORMATS.items()
+                 if (directory / format_.location).exists()}
+        if found:
+            return found
+    if saved_model.find_version(path) is not None:
+        return {DIRECTORY_FORMAT: path}
+    raise ValueError(f'{path}: no model here: expected a SavedModel, or a run folder with a '
+                     f'finished {EXPORT_DIR}/')
+
+
+def open_artefact(path: str | os.PathLike[str], form: str | None = None) -> Artefact:
+    """Opens the artefact at `path`; `form` chooses one where a directory holds several.
+
+    Code inside a file is not run: .keras files load in safe mode. ValueError or OSError on one
+    line for a file that is missing, damaged or of an unknown kind.
+    """
+    found = find_artefacts(path)
+    if form is None and len(found) > 1:
+        raise ValueError(f'{path} holds several forms, choose one: {", ".join(sorted(found))}')
+    name = form if form is not None else next(iter(found))
+    if name not in found:
+        raise ValueError(f'{path}: no form {name!r}. Available: {", ".join(sorted(found))}')
+    return FORMATS[name].open(found[name])
+
+
+def measure(artefact: Artefact, data: ImageData, *, batch_size: int = 250,
+            on_batch: Callable[[int], Any] | None = None) -> Measurement:
+    """Accuracy on all test images of `data`, and the cost, of an opened artefact.
+
+    on_batch is told the number of images of each batch done. ValueError if the artefact's image
+    shape or number of classes is not the data set's.
+    """
+    check_fits(artefact, data)
+    correct = images = 0
+    for pixels, labels in data.test_batches(batch_size).as_numpy_iterator():
+        correct += int(np.sum(np.argmax(artefact(pixels), axis=-1) == labels))
+        images += len(labels)
+        if on_batch is not None:
+            on_batch(len(labels))
+    return Measurement(form=artefact.form, path=artefact.path, correct=correct, images=images,
+                       cost=artefact.cost(), bytes=size_of(artefact.path))
+
+
+def check_fits(artefact: Artefact, data: ImageData) -> None:
+    """ValueError if the artefact's image shape or number of classes is not the data set's."""
+    if artefact.image_shape != tuple(data.image_shape):
+        raise ValueError(f'{artefact.path}: takes images [{dims(artefact.image_shape)}], those of '
+                         f'{data.name} are [{dims(data.image_shape)}]')
+    if artefact.num_classes != data.num_classes:
+        raise ValueError(f'{artefact.path}: knows {artefact.num_classes} classes, {data.name} has '
+                         f'{data.num_classes}')
+
+
+def data_source(path: str | os.PathLike[str], dataset: str | None = None,
+                data_dir: str | None = None) -> tuple[str, str | None]:
+    """(dataset, data_dir) to measure `path` on: what is given, else what its run folder says."""
+    config_file = pathlib.Path(path) / CONFIG_FILE
+    config = {}
+    if config_file.is_file():
+        try:
+            config = json.loads(config_file.read_text())
+        except ValueError as error:
+            raise ValueError(f'{config_file}: not valid JSON: {error}') from error
+    if not dataset and not config.get('dataset'):
+        raise ValueError(f'dataset: needed, since {path} is no run folder with a {CONFIG_FILE}')
+    if dataset and dataset != config.get('dataset'):
+        return dataset, data_dir or None  # the run folder's data_dir is another data set's
+    return config['dataset'], data_dir or config.get('data_dir') or None
+
+
+def format_table(rows: Sequence[Measurement]) -> str:
+    """The measurements as text; MACs that leave operators out are marked '+', named below."""
+    lines = [f'{"form":<12}{"accuracy":>10}{"images":>9}{"MACs":>16}{"params":>13}{"bytes":>13}']
+    for row in rows:
+        macs = f'{row.cost.macs:,}' + '+' * bool(row.cost.uncounted)
+        lines.append(f'{row.form:<12}{row.accuracy:>10.2%}{row.images:>9,}{macs:>16}'
+                     f'{row.cost.params:>13,}{row.bytes:>13,}')
+    lines += [f'+ {row.form}: not counted: {", ".join(row.cost.uncounted)}'
+              for row in rows if row.cost.uncounted]
+    if any(row.form == 'tflite' for row in rows):
+        lines.append('tflite: batch normalisation is folded into the convolutions: fewer params')
+    return '\n'.join(lines)

@@ -1,0 +1,115 @@
+"""Checkpoints that are whole or not there, and are known to be damaged before they are read."""
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from typing import Callable
+
+import tensorflow as tf
+
+_MANIFEST = 'manifest.json'
+_KEEP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run stands: `epoch` epochs and `step` steps of the next one are done."""
+    epoch: int = 0
+    step: int = 0
+
+
+class CheckpointError(ValueError):
+    """No checkpoint of the run can be read."""
+
+
+class Checkpoints:
+    """The checkpoints of a run, in `folder`; the newest two are kept.
+
+    Args:
+        report: told in one line of each damaged checkpoint.
+    """
+
+    def __init__(self, folder: pathlib.Path, report: Callable[[str], None] = print):
+        self._folder, self._report = folder, report
+
+    def save(self, position: Position, state: tf.train.Checkpoint) -> None:
+        """Writes all variables of `state`; atomic against kill -9 and a full disk."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._remove_partial()
+        name = f'e{position.epoch:05d}_s{position.step:08d}'
+        partial = self._folder / f'partial_{name}'
+        partial.mkdir()
+        state.write(str(partial / 'state'))
+        files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+        manifest = {'position': dataclasses.asdict(position), 'sha256': files}
+        (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in partial.iterdir():
+            _sync(path)
+        final = self._folder / name
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        _sync(self._folder)
+        for old in self._names()[:-_KEEP]:
+            shutil.rmtree(self._folder / old)
+
+    def newest(self) -> tuple[Position, str] | None:
+        """Position and path prefix of the newest whole checkpoint; None where none was written.
+
+        Raises:
+            CheckpointError: there are checkpoints and all are damaged.
+        """
+        names = self._names()
+        for name in reversed(names):
+            try:
+                return self._check(self._folder / name)
+            except (OSError, ValueError, KeyError) as error:
+                self._report(f'checkpoint {self._folder / name} is damaged ({error}); '
+                             'using the one before.')
+        if names:
+            raise CheckpointError(f'all checkpoints in {self._folder} are damaged; remove the folder '
+                                  'to start anew.')
+        return None
+
+    def _check(self, folder: pathlib.Path) -> tuple[Position, str]:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        for file, digest in manifest['sha256'].items():
+            if _digest(folder / file) != digest:
+                raise ValueError(f'{file} is not what was written')
+        return Position(**manifest['position']), str(folder / 'state')
+
+    def _names(self) -> list[str]:
+        if not self._folder.is_dir():
+            return []
+        return sorted(path.name for path in self._folder.iterdir() if path.name.startswith('e'))
+
+    def _remove_partial(self) -> None:
+        for path in self._folder.glob('partial_*'):
+            shutil.rmtree(path)
+
+
+def restore(state: tf.train.Checkpoint, prefix: str) -> None:
+    """Reads a checkpoint into variables that exist, all of them.
+
+    Raises:
+        CheckpointError: it belongs to another model or method.
+    """
+    try:
+        state.read(prefix).assert_existing_objects_matched()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f'{prefix} does not fit this model and method: {reason}') from error
+
+
+def _digest(path: pathlib.Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _sync(path: pathlib.Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

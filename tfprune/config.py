@@ -1,0 +1,153 @@
+"""The configuration of a run: one frozen dataclass, from which the flags of the scripts are made."""
+import dataclasses
+import json
+from typing import Any, Mapping
+
+TARGETS = ('macs', 'params', 'peak_memory_bytes')
+_CHOICES: dict[str, tuple[str, ...]] = {
+    'target': TARGETS,
+    'schedule': ('cosine', 'step'),
+    'mixed_precision': ('float32', 'bfloat16'),
+    'agent': ('ppo', 'sac'),
+    'alignment': ('fixed', 'adaptive', 'none'),
+}
+
+
+def _field(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={'help': text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What decides the outcome of a run. Two runs with equal configs give equal weights on CPU."""
+    # What is pruned, with what data, by which method, to which budget.
+    model: str = _field('resnet20', 'Name of a model in tfprune.models.')
+    dataset: str = _field('cifar10', 'Name of a dataset in tfprune.data.')
+    data_dir: str = _field('', "Where the dataset lies; '' is tensorflow-datasets' default.")
+    initial_weights: str = _field('', "File with the dense model's weights: .npz, .weights.h5, .keras.")
+    method: str = _field('rlal', 'Name of a method in tfprune.methods.')
+    seed: int = _field(0, 'Seed of weights, data order, agent; the data splits do not depend on it.')
+    target: str = _field('macs', 'The cost that the budget limits.')
+    budget_ratio: float = _field(0.5, 'Allowed cost relative to the dense model, in (0, 1].')
+    width_multiple: int = _field(1, 'Widths are multiples of this, or dense.')
+    min_keep_ratio: float = _field(0.1, 'No group is pruned below this share of its dense width.')
+    prune_residual_groups: bool = _field(False, 'Also prune groups that couple several layers.')
+    frozen: str = _field('', 'Comma-separated layers or groups that are not pruned.')
+    criterion: str = _field('l1', 'Ranks the channels within a group: a name in tfprune.criteria.')
+    # Epochs of each phase. The controls train the same total.
+    warmup_epochs: int = _field(2, 'Plain training before any pruning decision.')
+    random_epochs: int = _field(1, 'Epochs whose episodes take random actions.')
+    joint_epochs: int = _field(6, "Epochs whose episodes are the agent's, with alignment.")
+    alignment_epochs: int = _field(3, 'Epochs of alignment to the frozen decision.')
+    fine_tune_epochs: int = _field(8, 'Epochs after surgery.')
+    # Training of the weights.
+    batch_size: int = _field(128, 'Images a step, over all replicas.')
+    learning_rate: float = _field(0.1, 'Peak learning rate until surgery.')
+    fine_tune_learning_rate: float = _field(0.05, 'Peak learning rate after surgery.')
+    schedule: str = _field('cosine', 'Learning-rate schedule before and after surgery.')
+    lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up, once, at the start.')
+    momentum: float = _field(0.9, 'Momentum of SGD (Nesterov).')
+    weight_decay: float = _field(1e-4, 'L2 coefficient on convolution and dense kernels.')
+    label_smoothing: float = _field(0.0, 'Label smoothing in [0, 1).')
+    mixed_precision: str = _field('float32', 'Compute precision of the network while training.')
+    replicas: int = _field(1, 'Replicas of tf.distribute.MirroredStrategy (logical devices on CPU).')
+    # Rewards.
+    reward_images: int = _field(5000, 'Training images held out to measure rewards.')
+    score_images: int = _field(2000, 'Of these, the images that score one episode.')
+    score_batch_size: int = _field(500, 'Images a step when scoring.')
+    calibration_batches: int = _field(2, 'Batches that re-estimate batch-norm statistics of a sub-network.')
+    episodes_per_epoch: int = _field(8, 'Episodes after each random or joint epoch.')
+    rescored_candidates: int = _field(3, "Best earlier decisions re-scored on today's weights each epoch.")
+    comparison_episodes: int = _field(
+        16, 'Episodes of the policy and of random actions compared on the same weights at the end '
+        'of the joint phase.')
+    # Agent and context.
+    agent: str = _field('ppo', 'Agent of TF-Agents.')
+    agent_learning_rate: float = _field(3e-4, "Learning rate of the agent's networks.")
+    agent_updates: int = _field(10, "Passes over an epoch's episodes per update.")
+    context_size: int = _field(128, 'Size of z; 0 runs without context.')
+    context_updates: int = _field(100, 'Steps of the context network and its decoder after each epoch.')
+    context_learning_rate: float = _field(1e-3, 'Learning rate of the context network.')
+    # Alignment.
+    alignment: str = _field('fixed', 'Strength of the alignment penalty: fixed, adaptive, or no penalty.')
+    alignment_strength: float = _field(1e-4, 'lambda, or its initial value when adaptive.')
+    alignment_gap: float = _field(0.02, 'Accuracy gap, full to sub-network, that adaptive lambda aims at.')
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field, getattr(self, field.name))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f'Unknown {name} {getattr(self, name)!r}. '
+                                 f'Available: {", ".join(sorted(choices))}')
+        self._require('budget_ratio', 0 < self.budget_ratio <= 1, 'in (0, 1]')
+        self._require('min_keep_ratio', 0 <= self.min_keep_ratio <= 1, 'in [0, 1]')
+        self._require('label_smoothing', 0 <= self.label_smoothing < 1, 'in [0, 1)')
+        self._require('momentum', 0 <= self.momentum < 1, 'in [0, 1)')
+        for name in ('width_multiple', 'batch_size', 'replicas', 'score_images', 'score_batch_size',
+                     'calibration_batches', 'episodes_per_epoch', 'reward_images', 'agent_updates'):
+            self._require(name, getattr(self, name) >= 1, 'at least 1')
+        for name in ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
+                     'fine_tune_epochs', 'lr_warmup_epochs', 'weight_decay', 'context_size',
+                     'context_updates', 'alignment_strength', 'rescored_candidates',
+                     'comparison_episodes', 'learning_rate', 'fine_tune_learning_rate'):
+            self._require(name, getattr(self, name) >= 0, 'at least 0')
+        self._require('batch_size', self.batch_size % self.replicas == 0,
+                      f'a multiple of --replicas={self.replicas}')
+        self._require('score_images', self.score_images <= self.reward_images,
+                      f'at most --reward_images={self.reward_images}')
+        self._require('the sum of all epochs', self.total_epochs >= 1, 'at least 1')
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f'{name} must be {expected}; received {getattr(self, name, 0)!r}.')
+
+    @property
+    def search_epochs(self) -> int:
+        """Epochs before surgery."""
+        return (self.warmup_epochs + self.random_epochs + self.joint_epochs
+                + self.alignment_epochs)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the whole run, the same for every method."""
+        return self.search_epochs + self.fine_tune_epochs
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dictionary of all fields."""
+        return dataclasses.asdict(self)
+
+    def to_flags(self) -> str:
+        """Text of a flagfile that gives this config."""
+        lines = ['# The configuration of this run; runnable: python scripts/train.py --flagfile=…']
+        for name, value in self.to_json().items():
+            lines.append(f'--{name}={str(value).lower() if isinstance(value, bool) else value}')
+        return '\n'.join(lines) + '\n'
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> 'Config':
+        """Inverse of to_json; ValueError names fields that do not exist."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f'Unknown configuration fields: {", ".join(unknown)}.')
+        return cls(**values)
+
+
+def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
+    """'--flag: theirs -> ours' for each field in which a stored configuration differs."""
+    rows = []
+    for name, value in json.loads(json.dumps(ours.to_json())).items():
+        if theirs.get(name) != value:
+            rows.append(f'--{name}: {theirs.get(name)!r} -> {value!r}')
+    return rows
+
+
+def _check_type(field: dataclasses.Field, value: Any) -> None:
+    expected = type(field.default)
+    ok = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        ok = True
+    if not ok:
+        raise TypeError(f'{field.name} must be {expected.__name__}; '
+                        f'received {type(value).__name__} {value!r}.')

@@ -1,0 +1,305 @@
+"""Costs of a model as pure functions of integer widths, with the rounding of surgery.
+
+Convention: one multiply-add is one MAC, at batch 1, in convolutions and dense layers only; biases,
+normalisation, activations, pooling and additions count nothing. Every width is a linear form of the
+group widths w, so MACs and parameters are quadratic forms with natural coefficients,
+
+    cost(w) = q0 + q1 · w + wᵀ Q w,
+
+exact in float64 up to 2⁵³. Predicted costs therefore equal a recount of the pruned model.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from tfprune.groups import ChannelGroups, functional_graph, ordered_nodes, trace_groups
+from tfprune.layer_rules import RULES, Call, MacTerm
+from tfprune.masks import check_widths
+
+BYTES = 4  # of a float32 activation
+EXACT = 2 ** 53
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a model costs at batch 1.
+
+    Attributes:
+      macs: multiply-adds.
+      params: trainable parameters.
+      peak_memory_bytes: the most bytes of live float32 activations while the layers run in order;
+        normalisation, activation, dropout, rescaling and flatten work in place where they can.
+      latency_ms: from the latency table, None without one.
+    """
+    macs: int
+    params: int
+    peak_memory_bytes: int
+    latency_ms: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCost:
+    """A call of a layer that costs MACs: in_width and out_width are dense channels."""
+    name: str
+    kind: str
+    groups_in: tuple[str, ...]
+    groups_out: tuple[str, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    in_width: int
+    out_width: int
+    input_shape: tuple[int | None, ...]
+    output_shape: tuple[int | None, ...]
+    macs: int
+
+
+class LatencyTable(Protocol):
+    """Measured operator times, interpolated in widths."""
+
+    def latency_ms(self, layers: Sequence[LayerCost], in_widths: np.ndarray,
+                   out_widths: np.ndarray) -> np.ndarray:
+        """Returns milliseconds, float [N], for widths int [N, len(layers)]."""
+
+
+class _Quadratic:
+    """q0 + q1 · w + wᵀ Q w in natural numbers."""
+
+    def __init__(self, size: int) -> None:
+        self.q0, self.q1 = 0, np.zeros(size, np.int64)
+        self.q2 = np.zeros((size, size), np.int64)
+
+    def add(self, coefficient: int, *forms: np.ndarray) -> None:
+        """Adds coefficient · Π form, for up to two forms [1 + G]: constant, then per group."""
+        one = np.zeros(1 + len(self.q1), np.int64)
+        one[0] = 1
+        a, b = (*forms, one, one)[:2]
+        self.q0 += coefficient * int(a[0]) * int(b[0])
+        self.q1 += coefficient * (a[0] * b[1:] + b[0] * a[1:])
+        self.q2 += coefficient * np.outer(a[1:], b[1:])
+
+    def compiled(self, dense: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns w [..., G] -> values [...], exact integers in the dtype that is fast."""
+        most = self.q0 + int(self.q1 @ dense) + int(dense @ self.q2 @ dense)
+        # BLAS has no integers; below 2⁵³ float64 has no rounding.
+        dtype = np.float64 if most < EXACT else np.int64
+        q0, q1, q2 = dtype(self.q0), self.q1.astype(dtype), self.q2.astype(dtype)
+
+        def value(widths: np.ndarray) -> np.ndarray:
+            w = np.asarray(widths, dtype)
+            return q0 + w @ q1 + ((w @ q2) * w).sum(-1)
+        return value
+
+
+class CostModel:
+    """The cost of a model under any widths of its channel groups.
+
+    Attributes:
+      group_names: the prunable groups, the order of all width vectors [G].
+      dense_widths: their dense widths, int64 [G].
+      dense: the cost of the dense model.
+      layers: every call that costs MACs, in topological order.
+      uncounted: "layer (class)" of what has no rule and so no MACs; [] says all is counted.
+    """
+
+    def __init__(self, model: keras.Model, groups: ChannelGroups, *,
+                 latency_table: LatencyTable | None = None) -> None:
+        """Traces nothing again: `groups` must be those of `model`.
+
+        Raises:
+          ValueError: for groups of another model, or activations whose size is not fixed.
+        """
+        self.group_names = tuple(groups)
+        self.dense_widths = np.array([groups[name] for name in groups], np.int64)
+        self._groups, self._latency_table = groups, latency_table
+        self._forms = _linear_forms(groups)
+        nodes = ordered_nodes(functional_graph(model))
+        layout = groups.layout
+        if [node.operation.name for node in nodes] != [node.layer for node in layout.nodes]:
+            raise ValueError(f"groups was traced on another model than '{model.name}'")
+        self.uncounted = [f'{node.layer} ({node.kind})' for node in layout.nodes
+                          if node.refused is not None]
+        self._count_macs(nodes)
+        params = _Quadratic(len(self.group_names))
+        ruled = {slot.layer for slot in layout.weights}
+        for slot in layout.weights:
+            if slot.trainable:
+                axes = {slot.in_axis: slot.in_tensor, slot.out_axis: slot.out_tensor}
+                static = [n for axis, n in enumerate(slot.shape) if axis not in axes]
+                params.add(int(np.prod(static)), *(
+                    self._forms[t] for t in axes.values() if t is not None))
+        for layer in functional_graph(model).layers:
+            if layer.name not in ruled:
+                params.add(sum(int(np.prod(v.shape)) for v in layer.trainable_variables))
+        self._live = _live_bytes(self._forms, groups, nodes)
+        self._values: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            'macs': self._macs.compiled(self.dense_widths),
+            'params': params.compiled(self.dense_widths),
+            'peak_memory_bytes': self._peak_memory,
+        }
+        if latency_table is not None:
+            self._values['latency_ms'] = self._latency
+        self.dense = self({})
+
+    def __call__(self, widths: Mapping[str, int]) -> Cost:
+        """Returns the cost at {group name: width}; a missing group is dense.
+
+        Raises:
+          ValueError, TypeError: for an unknown group, a width out of range or not an integer.
+        """
+        checked = check_widths(self._groups, widths)
+        row = np.array([[checked[name] for name in self.group_names]], np.int64)
+        costs = {name: values[0].item() for name, values in self.batch(row).items()}
+        return Cost(**costs)
+
+    def batch(self, widths: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns each cost, int64 [N] (latency float64), for widths int [N, G].
+
+        Raises:
+          TypeError: if `widths` is not integer.
+          ValueError: for a wrong shape, or a width out of range.
+        """
+        widths = np.asarray(widths)
+        size = len(self.group_names)
+        if not np.issubdtype(widths.dtype, np.integer):
+            raise TypeError(f'widths must be integers, received {widths.dtype}')
+        if widths.ndim != 2 or widths.shape[1] != size:
+            raise ValueError(f'widths must have the shape [N, {size}], received {widths.shape}')
+        wrong = np.argwhere((widths < 1) | (widths > self.dense_widths))
+        if len(wrong):
+            row, column = wrong[0]
+            raise ValueError(f"width of group '{self.group_names[column]}' must be in "
+                             f'[1, {self.dense_widths[column]}], received {widths[row, column]}')
+        return {name: value(widths).astype(np.float64 if name == 'latency_ms' else np.int64)
+                for name, value in self._values.items()}
+
+    def target(self, name: str) -> Callable[[np.ndarray], int | float]:
+        """Returns the cost `name` as a fast function of a width vector int [G], unchecked.
+
+        Raises:
+          ValueError: for an unknown target.
+        """
+        if name not in self._values:
+            hint = ' (latency_ms needs a latency table)' if name == 'latency_ms' else ''
+            raise ValueError(f"Unknown target '{name}'{hint}. Available: "
+                             f"{', '.join(sorted(self._values))}")
+        value = self._values[name]
+        if name == 'latency_ms':
+            return lambda widths: float(value(widths))
+        return lambda widths: int(value(widths))
+
+    def layer_widths(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns in- and out-channels of `self.layers`, int64 [..., L], for widths [..., G]."""
+        widths = np.asarray(widths, np.int64)
+        inputs, outputs = (self._forms[ids] for ids in self._layer_tensors.T)
+        return (inputs[:, 0] + widths @ inputs[:, 1:].T, outputs[:, 0] + widths @ outputs[:, 1:].T)
+
+    def layer_macs(self, widths: np.ndarray) -> np.ndarray:
+        """Returns the MACs of `self.layers`, int64 [..., L], for widths [..., G]."""
+        inputs, outputs = self.layer_widths(widths)
+        total = np.zeros(outputs.shape, np.int64)
+        for column, terms in enumerate(self._terms):
+            for term in terms:
+                macs = np.full(total.shape[:-1], term.coefficient, np.int64)
+                if term.uses_in:
+                    macs = macs * inputs[..., column]
+                if term.uses_out:
+                    macs = macs * outputs[..., column]
+                total[..., column] += macs
+        return total
+
+    def _count_macs(self, nodes: list[Any]) -> None:
+        self._macs = _Quadratic(len(self.group_names))
+        self._terms: list[tuple[MacTerm, ...]] = []
+        tensors, rows = [], []
+        layout, forms = self._groups.layout, self._forms
+        for node, traced in zip(nodes, layout.nodes):
+            if traced.refused is not None:
+                continue
+            rule = RULES[type(node.operation)]
+            shapes = [layout.tensors[i].shape for i in (*traced.inputs, *traced.outputs)]
+            call = Call(node.operation, tuple(shapes[:-1]), (shapes[-1],))
+            terms = rule.mac_terms(call)
+            if not terms:
+                continue
+            pair = traced.inputs[0], traced.outputs[0]
+            for term in terms:
+                used = [i for i, uses in zip(pair, (term.uses_in, term.uses_out)) if uses]
+                self._macs.add(term.coefficient, *(forms[i] for i in used))
+            kernel, stride = rule.geometry(node.operation)
+            names = [tuple(layout.names[g] for g in np.unique(layout.tensors[i].positions.group))
+                     for i in pair]
+            self._terms.append(terms)
+            tensors.append(pair)
+            rows.append(LayerCost(traced.layer, traced.kind, names[0], names[1], kernel, stride,
+                                  shapes[0][-1] or 0, shapes[-1][-1] or 0,
+                                  shapes[0], shapes[-1], 0))
+        self._layer_tensors = np.array(tensors, np.int64).reshape(-1, 2)
+        macs = self.layer_macs(self.dense_widths)
+        self.layers = tuple(dataclasses.replace(row, macs=int(n)) for row, n in zip(rows, macs))
+
+    def _peak_memory(self, widths: np.ndarray) -> np.ndarray:
+        widths = np.asarray(widths, np.float64)
+        return (self._live[:, 0] + widths @ self._live[:, 1:].T).max(-1)
+
+    def _latency(self, widths: np.ndarray) -> np.ndarray:
+        assert self._latency_table is not None
+        inputs, outputs = self.layer_widths(np.atleast_2d(widths))
+        values = np.asarray(self._latency_table.latency_ms(self.layers, inputs, outputs))
+        return values if np.ndim(widths) == 2 else values[0]
+
+
+def count_cost(model: keras.Model) -> Cost:
+    """Returns the cost of any functional or Sequential model as it is."""
+    return CostModel(model, trace_groups(model)).dense
+
+
+def _linear_forms(groups: ChannelGroups) -> np.ndarray:
+    """Returns the width of every tensor as constant, then a count per group, int64 [T, 1 + G]."""
+    layout = groups.layout
+    column = {name: 1 + place for place, name in enumerate(groups)}
+    columns = np.array([column.get(name, 0) for name in layout.names], np.int64)
+    # A fixed channel counts itself; a group's stand equally often, so one per unit of width.
+    weights = [1 if place == 0 else width for place, width in zip(columns, layout.widths)]
+    forms = np.zeros((len(layout.tensors), 1 + len(column)), np.int64)
+    for row, tensor in zip(forms, layout.tensors):
+        counts = np.bincount(tensor.positions.group, minlength=len(columns))
+        np.add.at(row, columns, counts // np.array(weights, np.int64))
+    return forms
+
+
+def _live_bytes(forms: np.ndarray, groups: ChannelGroups, nodes: list[Any]) -> np.ndarray:
+    """Returns the live bytes while each node runs, as distinct linear forms, float64 [M, 1 + G]."""
+    layout = groups.layout
+    size = []
+    for info, form in zip(layout.tensors, forms):
+        inner = [n for n in info.shape[1:-1] if n is not None]
+        if len(info.shape) > len(inner) + 2:
+            raise ValueError(f'a tensor of the model has the shape {info.shape}: a cost needs '
+                             'fixed sizes; give the model a fixed input shape')
+        size.append(BYTES * math.prod(inner) * form)
+    uses = np.zeros(len(size), np.int64)
+    for traced in layout.nodes:
+        np.add.at(uses, list(traced.inputs), 1)
+    uses[list(layout.outputs)] += 1
+    buffer = list(range(len(size)))  # tensor -> the tensor that owns its bytes
+    live: dict[int, int] = {}        # owner -> uses to come
+    rows = []
+    for node, traced in zip(nodes, layout.nodes):
+        rule = RULES.get(type(node.operation))
+        for tensor in traced.inputs:
+            live[buffer[tensor]] -= 1
+        source = buffer[traced.inputs[0]] if traced.inputs else -1
+        if (traced.refused is None and rule is not None and rule.in_place
+                and live[source] == 0):
+            buffer[traced.outputs[0]] = source
+        for tensor in traced.outputs:
+            live[buffer[tensor]] = live.get(buffer[tensor], 0) + int(uses[tensor])
+        now = set(live).union(buffer[tensor] for tensor in traced.inputs)
+        rows.append(sum((size[owner] for owner in now), 0 * forms[0]))
+        live = {owner: count for owner, count in live.items() if count > 0}
+    return np.unique(np.array(rows), axis=0).astype(np.float64)

@@ -1,0 +1,59 @@
+"""What every data set gives: splits as tf.data, and what a model must know of the images."""
+
+import abc
+import dataclasses
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageData(abc.ABC):
+    """Train, reward and test images; the reward split is disjoint from what is trained on.
+
+    Every batch is (images uint8 [B, H, W, C], labels int32 [B]); the consumer casts on the device.
+
+    Attributes:
+      name: key in DATASETS.
+      image_shape: (H, W, C).
+      num_classes: labels are 0 … num_classes - 1.
+      class_names: of length num_classes.
+      mean: per channel, of pixels in [0, 1]; constants that models are built with.
+      std: per channel, of pixels in [0, 1].
+      num_train: images that are trained on (without the reward split).
+      num_reward: training images held out for rewards.
+      num_test: images seen once, at the end.
+    """
+
+    name: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_train: int
+    num_reward: int
+    num_test: int
+
+    @abc.abstractmethod
+    def train_batches(self, epoch: int, batch_size: int) -> tf.data.Dataset:
+        """num_train // batch_size whole batches, shuffled and augmented.
+
+        Order and augmentation are functions of (seed, epoch) alone.
+
+        Raises ValueError if epoch < 0 or batch_size is not in 1 … num_train.
+        """
+
+    @abc.abstractmethod
+    def reward_batches(self, batch_size: int) -> tf.data.Dataset:
+        """All held-out training images, in a fixed order, not augmented; the last batch partial."""
+
+    @abc.abstractmethod
+    def test_batches(self, batch_size: int) -> tf.data.Dataset:
+        """All test images, in a fixed order, not augmented; the last batch partial."""
+
+    @abc.abstractmethod
+    def calibration_batches(self, batch_size: int, count: int) -> tf.data.Dataset:
+        """`count` whole batches of training images, not augmented, always the same for one seed.
+
+        For the re-estimation of batch-norm statistics. No image comes twice before all came once.
+        """

@@ -1,0 +1,115 @@
+"""Pruning as an episodic environment: one step a group, the action its pruning rate."""
+from typing import Callable, Sequence
+
+import numpy as np
+from tf_agents.environments import py_environment
+from tf_agents.specs import array_spec
+from tf_agents.trajectories import time_step as ts
+
+from tfprune.budget import Budget
+from tfprune.costs import CostModel
+from tfprune.groups import ChannelGroups
+from tfprune.masks import nearest_width
+
+FEATURES = ('index', 'in_channels', 'channels', 'stride', 'kernel', 'layer_cost', 'cost_spent',
+            'cost_left', 'previous_action')
+
+
+class PruningEnv(py_environment.PyEnvironment):
+    """Decides the widths of all groups within a budget.
+
+    Observation: float32 [len(FEATURES) + context_size], the features of the group at hand, all in
+    [0, 1], then z (one flat vector, as TF-Agents' critics want it). Action: float32 [1] in [0, 1],
+    the group's pruning rate; the width is the allowed one nearest to C_g (1 - a_g), clipped to the
+    budget's bounds (tfprune.budget); a Gaussian policy's action beyond [0, 1] counts as 0 or 1. Reward: 0 until the last group, then evaluate(widths).
+
+    Args:
+        groups, cost_model: as traced from the model.
+        evaluate: {group name: width} -> reward, usually the sub-network's accuracy.
+        target, budget_ratio, width_multiple, min_keep_ratio: see tfprune.budget.Budget.
+        context_size: length of z, 0 for none.
+
+    Source: METHODS 'RLAL'; the features are those of AMC, arXiv 1802.03494, section 3.1.
+    """
+
+    def __init__(self, groups: ChannelGroups, cost_model: CostModel,
+                 evaluate: Callable[[dict[str, int]], float], *, target: str = 'macs',
+                 budget_ratio: float = 0.5, width_multiple: int = 1, min_keep_ratio: float = 0.1,
+                 context_size: int = 0, budget: Budget | None = None):
+        super().__init__(handle_auto_reset=True)
+        if not len(groups):
+            raise ValueError('PruningEnv needs at least one prunable group; received none.')
+        self.budget = budget or Budget(
+            groups, cost_model, target=target, ratio=budget_ratio, width_multiple=width_multiple,
+            min_keep_ratio=min_keep_ratio)
+        self._evaluate = evaluate
+        self._static = _static_features(groups, cost_model)
+        self._z = np.zeros(context_size, np.float32)
+        self._widths: list[int] = []
+        self._rates: list[float] = []
+
+    def action_spec(self) -> array_spec.BoundedArraySpec:
+        return array_spec.BoundedArraySpec((1,), np.float32, 0.0, 1.0, name='pruning_rate')
+
+    def observation_spec(self) -> array_spec.BoundedArraySpec:
+        low = np.concatenate([np.zeros(len(FEATURES)), np.full(self._z.size, -1)])
+        high = np.ones(len(FEATURES) + self._z.size)
+        return array_spec.BoundedArraySpec(low.shape, np.float32, low.astype(np.float32),
+                                           high.astype(np.float32), name='observation')
+
+    def set_context(self, z: Sequence[float] | np.ndarray) -> None:
+        """Sets z, float32 [context_size] in [-1, 1], for all coming observations."""
+        z = np.asarray(z, np.float32)
+        if z.shape != self._z.shape:
+            raise ValueError(f'z must have shape {self._z.shape}; received {z.shape}.')
+        self._z = z
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The widths decided so far in this episode."""
+        return self.budget.as_dict(self._widths)
+
+    @property
+    def rates(self) -> np.ndarray:
+        """Pruning rates as carried out so far, float32 [<= G]."""
+        return np.array(self._rates, np.float32)
+
+    def _reset(self) -> ts.TimeStep:
+        self._widths, self._rates = [], []
+        return ts.restart(self._observation())
+
+    def _step(self, action: np.ndarray) -> ts.TimeStep:
+        g = len(self._widths)
+        dense = int(self.budget.dense_widths[g])
+        rate = float(np.clip(np.ravel(action)[0], 0, 1))
+        wish = nearest_width(dense, rate, self.budget.allowed[g])
+        width = self.budget.clip(self._widths, wish)
+        self._widths.append(width)
+        self._rates.append(1 - width / dense)
+        if len(self._widths) < len(self.budget.names):
+            return ts.transition(self._observation(), reward=0.0)
+        return ts.termination(self._observation(), reward=float(self._evaluate(self.widths)))
+
+    def _observation(self) -> np.ndarray:
+        budget, g = self.budget, len(self._widths)
+        decided = np.array(self._widths, np.int64)
+        ends = np.stack([np.concatenate([decided, budget.dense_widths[g:]]),
+                         np.concatenate([decided, budget.min_widths[g:]])])
+        cost_dense, cost_min = budget.costs(ends) / budget.dense_cost
+        here = self._static[min(g, len(self._static) - 1)]
+        moving = [1 - cost_dense,
+                  np.clip(budget.limit / budget.dense_cost - cost_min, 0, 1),
+                  self._rates[-1] if self._rates else 0.0]
+        return np.concatenate([here, moving, self._z]).astype(np.float32)
+
+
+def _static_features(groups: ChannelGroups, cost_model: CostModel) -> np.ndarray:
+    """[G, 6] features that no action changes, each divided by its largest value."""
+    layers = {layer.name: layer for layer in cost_model.layers}
+    rows = []
+    for index, name in enumerate(groups):
+        layer = layers[groups.groups[name].producers[0]]
+        rows.append((index + 1, layer.in_width, groups[name], max(layer.stride), max(layer.kernel),
+                     layer.macs))
+    table = np.array(rows, np.float64)
+    return (table / table.max(axis=0)).astype(np.float32)

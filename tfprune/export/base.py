@@ -1,0 +1,114 @@
+"""What a format of an exported model is: how it is written, opened and counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ArtefactCost:
+    """Cost recounted from a file. One multiply-add is one; MACs are for one image (batch 1).
+
+    macs: multiply-adds of convolutions and matrix products.
+    params: trainable parameters as the file stores them. A TFLite file has batch normalisation
+        folded into the convolutions, so it stores fewer than the Keras model.
+    uncounted: operators that multiply but were not counted, 'TYPE name'; empty if macs is complete.
+    """
+
+    macs: int
+    params: int
+    uncounted: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """An opened model file: call it on images [N, H, W, C], raw pixels 0..255, for outputs [N, K].
+
+    form: the key in FORMATS of how the file was opened.
+    image_shape: [H, W, C].   num_classes: K.
+    run: float32 images of the right shape -> float32 outputs; use the call instead, it checks.
+    cost: recounts the file's cost from its own operators.
+    """
+
+    path: pathlib.Path
+    form: str
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    run: Callable[[np.ndarray], np.ndarray]
+    cost: Callable[[], ArtefactCost]
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Outputs [N, K] for images [N, H, W, C]; ValueError if the images have another shape."""
+        if np.ndim(images) != 4 or tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(f'{self.path}: expected images [N, {dims(self.image_shape)}], '
+                             f'received [{dims(np.shape(images))}]')
+        return self.run(np.asarray(images, np.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteContext:
+    """What a format may need beside the model.
+
+    images: representative images [N, H, W, C], float32 0..255 (real, or seeded noise).
+    """
+
+    images: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One way to store a model.
+
+    location: file or directory, relative to the export directory.
+    write: (model, path, context) -> None; creates `path`, whose parent exists.
+    open: path -> Artefact; one-line ValueError or OSError if the path holds no such thing.
+    tolerance: largest difference from another form, relative to the largest output, that is
+        rounding and not a fault; two forms may differ by the larger of their tolerances.
+    """
+
+    location: str
+    write: Callable[[keras.Model, pathlib.Path, WriteContext], None]
+    open: Callable[[pathlib.Path], Artefact]
+    tolerance: float
+
+
+def dims(shape: tuple[int, ...]) -> str:
+    """'32, 32, 3' of (32, 32, 3)."""
+    return ', '.join(str(d) for d in shape)
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of an error's message, cut to `limit` characters; its type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[:limit - 1] + '…'
+
+
+def size_of(path: pathlib.Path) -> int:
+    """Bytes of a file, or of all files below a directory."""
+    files = path.rglob('*') if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def image_shape_of(model: keras.Model) -> tuple[int, int, int]:
+    """[H, W, C] of a model's one input; ValueError unless it takes one image of a fixed size."""
+    shapes = [tuple(tensor.shape) for tensor in getattr(model, 'inputs', None) or ()]
+    if len(shapes) != 1 or len(shapes[0]) != 4 or None in shapes[0][1:]:
+        received = ', '.join(f'[{dims(shape)}]' for shape in shapes) or 'an unbuilt model'
+        raise ValueError(f'model {model.name!r}: expected one image input [None, H, W, C] of a '
+                         f'fixed size, received {received}')
+    return shapes[0][1:]
+
+
+def num_classes_of(model: keras.Model) -> int:
+    """K of a model's one output [None, K]; ValueError for anything else."""
+    shapes = [tuple(tensor.shape) for tensor in model.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2 or shapes[0][1] is None:
+        raise ValueError(f'model {model.name!r}: expected one output [None, classes], '
+                         f'received {", ".join(f"[{dims(shape)}]" for shape in shapes)}')
+    return shapes[0][1]

@@ -1,0 +1,189 @@
+"""export_model: every form of one model, compared, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.export import keras_file, saved_model, tflite
+from tfprune.export.base import (Format, WriteContext, dims, image_shape_of, num_classes_of,
+                                 one_line, size_of)
+from tfprune.export.parity import Parity, measure_parity
+
+# To add a format: a module with a FORMAT, and a line here.
+FORMATS: dict[str, Format] = {
+    'keras': keras_file.FORMAT,
+    'saved_model': saved_model.FORMAT,
+    'tflite': tflite.FORMAT,
+}
+MEMORY = 'model'  # the model in memory, the form that the others are written from
+PARITY_FILE = 'parity.json'
+PARITY_IMAGES = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportReport:
+    """What was written. paths and bytes by format; a directory's bytes are the sum of its files."""
+
+    out_dir: pathlib.Path
+    paths: dict[str, pathlib.Path]
+    bytes: dict[str, int]
+    parity: Parity
+
+
+def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
+                 formats: Sequence[str] = ('keras', 'saved_model', 'tflite'),
+                 representative_data: np.ndarray | None = None,
+                 parity_tolerance: float | None = None, overwrite: bool = False) -> ExportReport:
+    """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
+
+    representative_data: images [N, H, W, C], raw pixels 0..255, uint8 or float, on the first
+        PARITY_IMAGES of which the forms are compared; None compares on seeded random pixels.
+    parity_tolerance: largest difference allowed between two forms, relative to the largest output;
+        None takes each format's own.
+    overwrite: whether `out_dir` may hold an earlier export, which is replaced as a whole once the
+        new one is complete. Anything else that is not an empty directory is never replaced.
+
+    Nothing is left behind by a failure. Raises ParityError naming two forms that disagree;
+    ValueError for a model, format or images that do not fit; FileExistsError; OSError naming
+    `out_dir` when it cannot be written.
+    """
+    out_dir = pathlib.Path(out_dir).resolve()
+    formats = check_formats(formats)
+    check_float32(model)
+    image_shape = image_shape_of(model)
+    num_classes_of(model)
+    images = parity_images(representative_data, image_shape)
+    context = WriteContext(images=images)
+
+    with replaced_directory(out_dir, overwrite=overwrite) as partial:
+        forms = {MEMORY: keras_file.open_model(model, out_dir, MEMORY)}
+        for name in formats:
+            path = partial / FORMATS[name].location
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                FORMATS[name].write(model, path, context)
+            except tf.errors.OpError as error:  # how TensorFlow reports a full disk
+                raise OSError(one_line(error)) from error
+            forms[name] = FORMATS[name].open(path)
+        tolerances = {name: FORMATS[name].tolerance if parity_tolerance is None
+                      else parity_tolerance for name in formats}
+        parity = measure_parity(
+            forms, images, tolerances={MEMORY: 0.0, **tolerances},
+            source='random' if representative_data is None else 'representative')
+        sizes = {name: size_of(partial / FORMATS[name].location) for name in formats}
+        (partial / PARITY_FILE).write_text(json.dumps(dataclasses.asdict(parity), indent=2) + '\n')
+    paths = {name: out_dir / FORMATS[name].location for name in formats}
+    return ExportReport(out_dir=out_dir, paths=paths, bytes=sizes, parity=parity)
+
+
+def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
+    """The formats without repeats; ValueError for an unknown one or none."""
+    available = ', '.join(sorted(FORMATS))
+    if isinstance(formats, str) or not formats:
+        raise ValueError(f'formats: expected a list of: {available}; received {formats!r}')
+    for name in formats:
+        if name not in FORMATS:
+            raise ValueError(f'Unknown format {name!r}. Available: {available}')
+    return tuple(dict.fromkeys(formats))
+
+
+def check_float32(model: keras.Model) -> None:
+    """ValueError naming the first layer or variable that is not float32."""
+    def layers(parent: keras.Model) -> Iterator[keras.layers.Layer]:
+        for layer in parent.layers:
+            yield layer
+            if isinstance(layer, keras.Model):
+                yield from layers(layer)
+
+    for layer in layers(model):
+        if isinstance(layer, (keras.layers.InputLayer, keras.Model)):
+            continue
+        if layer.compute_dtype != 'float32':
+            raise ValueError(f'layer {layer.name!r} computes in {layer.compute_dtype}, expected '
+                             'float32: rebuild the model in float32 before exporting it')
+
+
+def parity_images(data: np.ndarray | None, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """The first PARITY_IMAGES of data as float32, or as many random ones; ValueError if unfit."""
+    if data is None:
+        random = np.random.default_rng(0).integers(0, 256, (PARITY_IMAGES, *image_shape))
+        return random.astype(np.float32)
+    shape = np.shape(data)
+    if len(shape) != 4 or tuple(shape[1:]) != image_shape or not shape[0]:
+        raise ValueError(f'representative_data: expected images [N, {dims(image_shape)}], '
+                         f'received [{dims(shape)}]')
+    images = np.asarray(data[:PARITY_IMAGES]).astype(np.float32)
+    if not np.all(np.isfinite(images)):
+        raise ValueError('representative_data: expected finite pixels, received NaN or infinity')
+    return images
+
+
+@contextlib.contextmanager
+def replaced_directory(out_dir: pathlib.Path, *, overwrite: bool) -> Iterator[pathlib.Path]:
+    """A temporary sibling that becomes `out_dir` when the block ends well, and vanishes if not.
+
+    The sibling names are fixed, so what a killed process left is found and removed by the next.
+    """
+    partial = out_dir.with_name(f'.{out_dir.name}.partial')
+    replaced = out_dir.with_name(f'.{out_dir.name}.replaced')
+    with errors_naming(out_dir):
+        if replaced.exists():
+            if out_dir.exists():
+                shutil.rmtree(replaced)
+            else:
+                replaced.rename(out_dir)  # killed between the two renames below
+        occupied = why_occupied(out_dir, overwrite=overwrite)
+    if occupied:
+        raise FileExistsError(occupied)
+    with errors_naming(out_dir):
+        out_dir.parent.mkdir(parents=True, exist_ok=True)
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        try:
+            yield partial
+            if out_dir.exists():
+                out_dir.rename(replaced)
+            partial.rename(out_dir)
+        except BaseException:
+            if replaced.exists() and not out_dir.exists():
+                replaced.rename(out_dir)
+            raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def errors_naming(out_dir: pathlib.Path) -> Iterator[None]:
+    """Turns an OSError of the block into one that names `out_dir`, not a file inside."""
+    try:
+        yield
+    except OSError as error:
+        reason = f'cannot write the export: {error.strerror or one_line(error)}'
+        if error.errno is None:
+            raise OSError(f'{reason}: {str(out_dir)!r}') from error
+        raise OSError(error.errno, reason, str(out_dir)) from error  # PermissionError and so on
+
+
+def why_occupied(out_dir: pathlib.Path, *, overwrite: bool) -> str | None:
+    """None if out_dir is absent, empty, or an earlier export to overwrite; else the refusal."""
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return None
+    if not (out_dir / PARITY_FILE).is_file():
+        return (f'{out_dir} exists and is no export (it has no {PARITY_FILE}): it is never '
+                'replaced, choose another directory')
+    if not overwrite:
+        return (f'{out_dir} holds an export already: choose another directory or pass '
+                'overwrite=True')
+    return None

@@ -1,0 +1,53 @@
+"""The .keras file: stock Keras layers, loads wherever Keras 3 is installed."""
+
+from __future__ import annotations
+
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.costs import CostModel
+from tfprune.export.base import (Artefact, ArtefactCost, Format, WriteContext, image_shape_of,
+                                 num_classes_of, one_line)
+from tfprune.groups import trace_groups
+
+
+def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None:
+    """Saves the model as a .keras file."""
+    del context
+    model.save(path)
+
+
+def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> Artefact:
+    """An Artefact of a model in memory."""
+    image_shape = image_shape_of(model)
+    forward = tf.function(lambda images: model(images, training=False),
+                          input_signature=[tf.TensorSpec([None, *image_shape], tf.float32)])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        return forward(tf.constant(images)).numpy()
+
+    def cost() -> ArtefactCost:
+        counted = CostModel(model, trace_groups(model))
+        return ArtefactCost(macs=counted.dense.macs, params=counted.dense.params,
+                            uncounted=tuple(counted.uncounted))
+
+    return Artefact(path=path, form=form, image_shape=image_shape,
+                    num_classes=num_classes_of(model), run=run, cost=cost)
+
+
+def open_file(path: pathlib.Path) -> Artefact:
+    """Opens a .keras file in safe mode: code inside the file (a Lambda) is not run."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f'{path}: not a .keras file (a zip archive), or a damaged one')
+    try:
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises nearly any type for a damaged or unsafe archive.
+        raise ValueError(f'{path}: cannot be loaded: {one_line(error)}') from error
+    return open_model(model, path)
+
+
+FORMAT = Format(location='pruned.keras', write=write, open=open_file, tolerance=1e-4)

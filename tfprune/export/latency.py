@@ -1,0 +1,105 @@
+"""Latency of TFLite files at batch 1, alone and one against another."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from tfprune.export.interpreter import open_interpreter
+
+Model = bytes | str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyStats:
+    """Median and 10th and 90th percentile of `repetitions` inferences at batch 1, milliseconds."""
+
+    median: float
+    p10: float
+    p90: float
+    repetitions: int
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyComparison:
+    """Two models measured in turns. ratio: pruned / dense, the median of the rounds' ratios."""
+
+    dense: LatencyStats
+    pruned: LatencyStats
+    ratio: float
+
+
+def tflite_latency_ms(model: Model, *, threads: int = 1, repetitions: int = 100,
+                      warmup: int = 10) -> LatencyStats:
+    """Times `repetitions` inferences of one image, after `warmup` untimed ones."""
+    check_counts(threads=threads, repetitions=repetitions)
+    invoke = prepare(model, threads)
+    timed(invoke, warmup)
+    return stats(timed(invoke, repetitions), threads)
+
+
+def compare_latency(dense: Model, pruned: Model, *, threads: int = 1, rounds: int = 20,
+                    repetitions: int = 10, warmup: int = 10) -> LatencyComparison:
+    """Times both models in turns: `rounds` times `repetitions` inferences of each.
+
+    A machine that slows down slows both models of a round, so the ratio holds where neither time
+    does. Each turn starts with an untimed inference, which brings the weights into the caches.
+    """
+    check_counts(threads=threads, repetitions=repetitions, rounds=rounds)
+    invokes = [prepare(model, threads) for model in (dense, pruned)]
+    for invoke in invokes:
+        timed(invoke, warmup)
+    times: list[list[np.ndarray]] = [[], []]
+    for _ in range(rounds):
+        for invoke, seen in zip(invokes, times):
+            invoke()
+            seen.append(timed(invoke, repetitions))
+    dense_ms, pruned_ms = (np.stack(seen) for seen in times)
+    ratio = np.median(np.median(pruned_ms, axis=1) / np.median(dense_ms, axis=1))
+    return LatencyComparison(dense=stats(dense_ms, threads), pruned=stats(pruned_ms, threads),
+                             ratio=float(ratio))
+
+
+def prepare(model: Model, threads: int) -> Callable[[], None]:
+    """An interpreter's invoke, its input filled with random pixels at batch 1."""
+    content = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
+    name = 'model' if isinstance(model, bytes) else str(model)
+    interpreter = open_interpreter(content, threads=threads, name=name)
+    for detail in interpreter.get_input_details():
+        interpreter.resize_tensor_input(detail['index'], [1, *detail['shape'][1:]])
+    interpreter.allocate_tensors()
+    random = np.random.default_rng(0)
+    for detail in interpreter.get_input_details():
+        pixels = random.integers(0, 256, detail['shape'])
+        interpreter.set_tensor(detail['index'], pixels.astype(detail['dtype']))
+    return interpreter.invoke
+
+
+def timed(invoke: Callable[[], None], repetitions: int) -> np.ndarray:
+    """Milliseconds of each call [repetitions]."""
+    times = np.empty(repetitions)
+    for repetition in range(repetitions):
+        start = time.perf_counter()
+        invoke()
+        times[repetition] = 1e3 * (time.perf_counter() - start)
+    return times
+
+
+def stats(times: np.ndarray, threads: int) -> LatencyStats:
+    """LatencyStats of times in milliseconds, any shape."""
+    p10, median, p90 = np.percentile(times, (10, 50, 90))
+    return LatencyStats(median=float(median), p10=float(p10), p90=float(p90),
+                        repetitions=times.size, threads=threads)
+
+
+def check_counts(**counts: int) -> None:
+    """ValueError for a count below one."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f'{name}: expected at least 1, received {count}')

@@ -1,0 +1,121 @@
+"""Costs recounted from the operators of an exported file, independent of tfprune.costs.
+
+Convention: one multiply-add is one, batch 1, and only operators that multiply by weights or
+multiply two tensors as matrices are counted. With output sizes o, kernel k, channels c:
+    convolution            prod(o) * c_out * prod(k) * c_in / groups
+    depthwise              prod(o) * c_out * prod(k)
+    transposed convolution prod(input sizes) * c_in * prod(k) * c_out
+    fully connected        rows * c_in * c_out
+"""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
+from tensorflow.python.framework import convert_to_constants
+
+from tfprune.export.base import ArtefactCost
+from tfprune.export.interpreter import open_interpreter
+
+Shape = Sequence[int]
+
+# Operator -> (position of the weights among its inputs, MACs from (input, weights, output) shapes).
+# Weights of TFLite: CONV_2D [out, kh, kw, in / groups], DEPTHWISE_CONV_2D [1, kh, kw, out],
+# TRANSPOSE_CONV [out, kh, kw, in] with the data as input 2, CONV_3D [kd, kh, kw, in, out],
+# FULLY_CONNECTED [out, in].
+TFLITE_MACS: dict[str, tuple[int, int, Callable[[Shape, Shape, Shape], int]]] = {
+    'CONV_2D': (0, 1, lambda x, w, y: math.prod(y) * math.prod(w[1:])),
+    'DEPTHWISE_CONV_2D': (0, 1, lambda x, w, y: math.prod(y) * w[1] * w[2]),
+    'TRANSPOSE_CONV': (2, 1, lambda x, w, y: math.prod(x) * math.prod(w[:3])),
+    'CONV_3D': (0, 1, lambda x, w, y: math.prod(y) * math.prod(w[:4])),
+    'FULLY_CONNECTED': (0, 1, lambda x, w, y: math.prod(y) * w[1]),
+    'BATCH_MATMUL': (0, 1, lambda x, w, y: math.prod(y) * x[-1] * x[-2] // y[-2]),
+}
+TFLITE_UNCOUNTED = ('CONV_3D_TRANSPOSE', 'CUSTOM', 'LSTM', 'RNN', 'SVDF', 'WHILE', 'IF',
+                    'UNIDIRECTIONAL_SEQUENCE_LSTM', 'UNIDIRECTIONAL_SEQUENCE_RNN',
+                    'BIDIRECTIONAL_SEQUENCE_LSTM', 'BIDIRECTIONAL_SEQUENCE_RNN')
+
+# Weights of TensorFlow: Conv2D [kh, kw, in / groups, out], depthwise [kh, kw, in, multiplier],
+# Conv2DBackpropInput [kh, kw, out, in] with the data as input 2, MatMul [in, out].
+GRAPH_MACS: dict[str, tuple[int, int, Callable[[Shape, Shape, Shape], int]]] = {
+    'Conv2D': (0, 1, lambda x, w, y: math.prod(y) * math.prod(w[:3])),
+    'DepthwiseConv2dNative': (0, 1, lambda x, w, y: math.prod(y) * w[0] * w[1]),
+    'Conv2DBackpropInput': (2, 1, lambda x, w, y: math.prod(x) * math.prod(w[:3])),
+    'Conv3D': (0, 1, lambda x, w, y: math.prod(y) * math.prod(w[:4])),
+    'MatMul': (0, 1, lambda x, w, y: math.prod(y) * math.prod(x) // y[0]),
+    'BatchMatMulV2': (0, 1, lambda x, w, y: math.prod(y) * x[-1] * x[-2] // y[-2]),
+    'BatchMatMulV3': (0, 1, lambda x, w, y: math.prod(y) * x[-1] * x[-2] // y[-2]),
+}
+GRAPH_UNCOUNTED = ('Einsum', 'Conv3DBackpropInputV2', 'PartitionedCall', 'StatefulPartitionedCall',
+                   'While', 'StatelessWhile', 'If', 'StatelessIf', 'XlaConvV2', 'XlaDotV2')
+
+
+def tflite_cost(model: bytes | str | pathlib.Path) -> ArtefactCost:
+    """MACs and parameters of a TFLite file, from its operators at batch 1.
+
+    params: the elements of the constant weights and biases of the counted operators (any type).
+    ValueError if it is no TFLite file.
+    """
+    content = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
+    name = 'model' if isinstance(model, bytes) else str(model)
+    # The flatbuffer gives 1 for sizes that depend on the batch; a run at batch 1 resolves them.
+    interpreter = open_interpreter(content, name=name, optimised=False)
+    for detail in interpreter.get_input_details():
+        interpreter.resize_tensor_input(detail['index'], [1, *detail['shape'][1:]])
+    interpreter.allocate_tensors()
+    interpreter.invoke()
+    shapes = {detail['index']: [int(d) for d in detail['shape']]
+              for detail in interpreter.get_tensor_details()}
+
+    names = {code: key for key, code in vars(schema.BuiltinOperator).items()
+             if isinstance(code, int)}
+    flat = schema.Model.GetRootAs(content, 0)
+    graph = flat.Subgraphs(0)
+    macs, constants, uncounted = 0, {}, []
+    for position in range(graph.OperatorsLength()):
+        operator = graph.Operators(position)
+        code = flat.OperatorCodes(operator.OpcodeIndex())
+        kind = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
+        inputs = [int(index) for index in operator.InputsAsNumpy()]
+        if kind in TFLITE_MACS:
+            data, weights, count = TFLITE_MACS[kind]
+            macs += count(shapes[inputs[data]], shapes[inputs[weights]],
+                          shapes[int(operator.Outputs(0))])
+            for index in inputs[weights:]:
+                # An absent optional input, a bias, is -1; a weight may serve several operators.
+                if index >= 0 and flat.Buffers(graph.Tensors(index).Buffer()).DataLength():
+                    constants[index] = math.prod(shapes[index])
+        elif kind in TFLITE_UNCOUNTED:
+            uncounted.append(f'{kind} {graph.Tensors(operator.Outputs(0)).Name().decode()}')
+    return ArtefactCost(macs=macs, params=sum(constants.values()), uncounted=tuple(uncounted))
+
+
+def graph_cost(function: tf.types.experimental.ConcreteFunction) -> ArtefactCost:
+    """MACs and trainable parameters of a SavedModel's signature, from its graph at batch 1.
+
+    A grouped convolution hides in a compiled call that is not inlined: it is listed as uncounted.
+    """
+    params = sum(int(np.prod(variable.shape)) for variable in function.trainable_variables)
+    frozen = convert_to_constants.convert_variables_to_constants_v2(function)
+    with tf.Graph().as_default() as graph:
+        inputs = {tensor.name: tf.compat.v1.placeholder(tensor.dtype, [1, *tensor.shape[1:]])
+                  for tensor in frozen.inputs if tensor.dtype != tf.resource}
+        tf.graph_util.import_graph_def(frozen.graph.as_graph_def(), input_map=inputs, name='')
+    macs, uncounted = 0, []
+    for operation in graph.get_operations():
+        if operation.type in GRAPH_MACS:
+            data, weights, count = GRAPH_MACS[operation.type]
+            x, w, y = (operation.inputs[data].shape, operation.inputs[weights].shape,
+                       operation.outputs[0].shape)
+            if all(shape.is_fully_defined() for shape in (x, w, y)):
+                macs += count(x.as_list(), w.as_list(), y.as_list())
+                continue
+        elif operation.type not in GRAPH_UNCOUNTED:
+            continue
+        uncounted.append(f'{operation.type} {operation.name}')
+    return ArtefactCost(macs=macs, params=params, uncounted=tuple(uncounted))

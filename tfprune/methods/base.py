@@ -1,0 +1,104 @@
+"""The contract of a pruning method: what it is given, what it returns, what is checkpointed.
+
+The trainer runs `search_epochs` epochs; after each it calls `after_epoch`. Then it asks for the
+decision, performs surgery and fine-tunes. A method's state is its tf.Variables (it is a tf.Module
+and is checkpointed as one); a method without state is a function of the weights.
+"""
+import abc
+import dataclasses
+from typing import Any, Callable, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.budget import Budget
+from tfprune.config import Config
+from tfprune.costs import CostModel
+from tfprune.groups import ChannelGroups
+from tfprune.masks import Masks, select_channels, widths_of
+from tfprune.scoring import SubnetworkScorer
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a method is given.
+
+    Attributes:
+        model: the dense model, whose weights train.
+        groups, cost_model, budget: what may be pruned, what it costs, what is allowed.
+        score: masks -> accuracy in [0, 1] on held-out training images; never test data. None to a
+            method that says it needs none.
+        scope: context manager factory under which variables are to be created.
+    """
+    config: Config
+    model: keras.Model
+    groups: ChannelGroups
+    cost_model: CostModel
+    budget: Budget
+    score: SubnetworkScorer
+    scope: Callable[[], Any]
+
+    def select(self, widths: Mapping[str, int]) -> Masks:
+        """Masks of these widths by the configured criterion on today's weights."""
+        return select_channels(self.model, self.groups, widths, criterion=self.config.criterion,
+                               seed=self.config.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Which channels stay: masks {group name: bool [C_g]}, empty for the dense model."""
+    masks: Masks
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return widths_of(self.masks)
+
+    def to_json(self) -> dict[str, Any]:
+        """Widths and kept indices by group."""
+        return {name: {'width': int(mask.sum()), 'kept': np.flatnonzero(mask).tolist()}
+                for name, mask in self.masks.items()}
+
+    @classmethod
+    def from_json(cls, rows: Mapping[str, Any], groups: ChannelGroups) -> 'Decision':
+        """Inverse of to_json."""
+        masks = {}
+        for name, row in rows.items():
+            masks[name] = np.zeros(groups[name], bool)
+            masks[name][row['kept']] = True
+        return cls(masks)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochResult:
+    """What a method reports after an epoch: scalars for metrics.jsonl, rows for episodes.jsonl."""
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    episodes: tuple[Mapping[str, Any], ...] = ()
+
+
+class Method(tf.Module, abc.ABC):
+    """A way to decide what is pruned.
+
+    Class attributes:
+        prunes: False trains the dense model to the end.
+        decides_first: the decision is taken, and surgery done, before the first epoch.
+    """
+    prunes = True
+    decides_first = False
+
+    def __init__(self, problem: Problem):
+        super().__init__()
+        self.problem = problem
+
+    def penalty(self) -> tf.Tensor | None:
+        """A scalar that each training step adds to the loss; a function of variables."""
+        return None
+
+    def after_epoch(self, epoch: int) -> EpochResult:
+        """Called after each epoch before surgery, weights frozen. epoch counts from 0."""
+        del epoch
+        return EpochResult()
+
+    @abc.abstractmethod
+    def decide(self) -> Decision:
+        """The decision, inside the budget; called once, after the last epoch before surgery."""

@@ -1,0 +1,97 @@
+"""The controls that a method must beat, at the same budget and the same total epochs.
+
+dense      no pruning.
+uniform    one pruning rate for all groups, the smallest that fits the budget, by bisection.
+random     a uniform random pruning rate for each group, clipped to the budget; the seed's draw.
+magnitude  one threshold for all groups on the mean |w| of a channel's filters, by bisection
+           (global L1; Li et al. 2017, arXiv 1608.08710, across groups).
+scratch    the uniform architecture, trained from random weights from the first epoch on
+           (Liu et al. 2019, arXiv 1810.05270).
+
+Deviation: what the rounding to widths leaves of the budget is spent on the relatively narrowest
+groups (Budget.fill), so that all controls have the same budget.
+"""
+from typing import Callable
+
+import numpy as np
+
+from tfprune.budget import Budget
+from tfprune.criteria import score_groups
+from tfprune.masks import nearest_width
+from tfprune.methods.base import Decision, Method
+
+
+def _bisect(widths_at: Callable[[float], np.ndarray], budget: Budget, low: float, high: float
+            ) -> np.ndarray:
+    """Widths [G] at the smallest x in [low, high] that fits; cost falls with x."""
+    if budget.cost(widths_at(low)) <= budget.limit:
+        return widths_at(low)
+    for _ in range(60):
+        middle = (low + high) / 2
+        if budget.cost(widths_at(middle)) <= budget.limit:
+            high = middle
+        else:
+            low = middle
+    return widths_at(high)
+
+
+def uniform_widths(budget: Budget) -> np.ndarray:
+    """Widths [G] of one pruning rate for all groups, the budget used up."""
+    def widths_at(rate: float) -> np.ndarray:
+        return np.array([nearest_width(int(c), rate, allowed)
+                         for c, allowed in zip(budget.dense_widths, budget.allowed)], np.int64)
+
+    return budget.fill(_bisect(widths_at, budget, 0.0, 1.0))
+
+
+class Dense(Method):
+    prunes = False
+
+    def decide(self) -> Decision:
+        return Decision({})
+
+
+class Uniform(Method):
+
+    def decide(self) -> Decision:
+        budget = self.problem.budget
+        return Decision(self.problem.select(budget.as_dict(uniform_widths(budget))))
+
+
+class Scratch(Uniform):
+    decides_first = True
+
+
+class Random(Method):
+
+    def decide(self) -> Decision:
+        budget, rng = self.problem.budget, np.random.default_rng(self.problem.config.seed)
+        widths: list[int] = []
+        for dense, allowed in zip(budget.dense_widths, budget.allowed):
+            wish = nearest_width(int(dense), float(rng.uniform()), allowed)
+            widths.append(budget.clip(widths, wish))
+        return Decision(self.problem.select(budget.as_dict(widths)))
+
+
+class Magnitude(Method):
+
+    def decide(self) -> Decision:
+        problem, budget = self.problem, self.problem.budget
+        scores = score_groups(problem.model, problem.groups, criterion='l1')
+        # Mean |w|: a channel of a small filter is not unimportant for being small.
+        ranked = [scores[name] / self._weights_per_channel(name) for name in budget.names]
+
+        def widths_at(threshold: float) -> np.ndarray:
+            wanted = [int((score > threshold).sum()) for score in ranked]
+            return np.array([allowed[max(np.searchsorted(allowed, width, side='right') - 1, 0)]
+                             for allowed, width in zip(budget.allowed, wanted)], np.int64)
+
+        top = max(float(score.max()) for score in ranked)
+        widths = budget.fill(_bisect(widths_at, budget, 0.0, top))
+        return Decision(problem.select(budget.as_dict(widths)))
+
+    def _weights_per_channel(self, name: str) -> int:
+        """Kernel weights that write one channel of the group."""
+        return sum(int(np.prod(part.slot.shape)) // part.slot.shape[part.axis]
+                   for part in self.problem.groups.layout.slices(name)
+                   if part.side == 'out' and part.slot.is_kernel)

@@ -1,0 +1,194 @@
+"""RLAL: jointly training and pruning CNNs via reinforcement learning with learnable agent guidance
+and alignment. Ganjdanesh, Gao, Huang, CVPR 2024, arXiv 2403.19490.
+
+    repeat for each epoch t:
+        train the weights:  min_W  CE(W) + lambda * sum_g ||(1 - v_g) * W_g||_2
+        episodes:           a_g ~ pi(. | s_g, z_t),  reward = accuracy of the sub-network
+        update pi (PPO), and embeddings, RNN, decoder of z (tfprune.context)
+        v <- the best sub-network known, re-scored on today's weights
+    then surgery and fine-tuning.
+
+Phases: warm-up (plain training); epochs of random actions; joint epochs (the agent acts, v is
+followed each epoch); epochs of alignment to the frozen v.
+
+Deviations: 1. PPO instead of SAC, which is --agent=sac. 2. The alignment starts with the joint
+epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by reward above their epoch's mean) and this epoch's, each scored today with
+channels chosen anew by the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda (--alignment=adaptive) is
+ours. 5. At the end of the joint epochs the policy is compared with random actions on the same
+weights: a measurement, from which nothing is learnt or chosen.
+"""
+from typing import Any, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfprune.agents import Policy, make_agent, mean_and_error, play, random_policy
+from tfprune.alignment import AlignmentPenalty, StrengthController
+from tfprune.context import ContextNetwork, ContextTrainer, EpisodeHistory
+from tfprune.environment import PruningEnv
+from tfprune.masks import Masks
+from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.controls import uniform_widths
+
+
+class TodaysRewards:
+    """Widths -> accuracy on today's weights, each measured once until the weights change."""
+
+    def __init__(self, problem: Problem):
+        self._problem = problem
+        self._rewards: dict[tuple[int, ...], float] = {}
+
+    def __call__(self, widths: Mapping[str, int]) -> float:
+        key = tuple(widths[name] for name in self._problem.budget.names)
+        if key not in self._rewards:
+            self._rewards[key] = self._problem.score(self._problem.select(widths))
+        return self._rewards[key]
+
+    def known(self) -> list[tuple[int, ...]]:
+        """Width vectors measured today."""
+        return list(self._rewards)
+
+    def forget(self) -> None:
+        """The weights have changed."""
+        self._rewards.clear()
+
+
+class RLAL(Method):
+    """See the module."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(problem)
+        config = problem.config
+        self._phase_ends = np.cumsum([config.warmup_epochs, config.random_epochs,
+                                      config.joint_epochs, config.alignment_epochs])
+        episodes = config.episodes_per_epoch
+        self._reward = TodaysRewards(problem)
+        self._envs = [PruningEnv(problem.groups, problem.cost_model, self._reward,
+                                 budget=problem.budget, context_size=config.context_size)
+                      for _ in range(episodes)]
+        num_groups = len(problem.groups)
+        self.agent = make_agent(config.agent, self._envs[0], episodes=episodes,
+                                learning_rate=config.agent_learning_rate,
+                                updates=config.agent_updates)
+        capacity = episodes * (config.random_epochs + config.joint_epochs)
+        self.history = EpisodeHistory(max(1, capacity), num_groups)
+        network = ContextNetwork(max(1, config.search_epochs), num_groups,
+                                 context_size=config.context_size, seed=config.seed)
+        self.context = ContextTrainer(network, self.history,
+                                      learning_rate=config.context_learning_rate)
+        with problem.scope():
+            self.alignment = AlignmentPenalty(problem.model, problem.groups)
+        self._controller = StrengthController(self.alignment.strength,
+                                              target_gap=config.alignment_gap)
+        # v's widths; uniform until an episode has been scored.
+        self.best_widths = tf.Variable(uniform_widths(problem.budget), trainable=False)
+
+    def penalty(self) -> tf.Tensor | None:
+        return None if self.problem.config.alignment == 'none' else self.alignment()
+
+    def phase(self, epoch: int) -> str:
+        """'warmup', 'random', 'joint' or 'alignment'."""
+        phases = ('warmup', 'random', 'joint', 'alignment')
+        return phases[int(np.searchsorted(self._phase_ends, epoch, side='right'))]
+
+    def after_epoch(self, epoch: int) -> EpochResult:
+        config, phase = self.problem.config, self.phase(epoch)
+        self._reward.forget()
+        metrics: dict[str, float] = {}
+        rows: list[Mapping[str, Any]] = []
+        if phase in ('random', 'joint'):
+            rows += self._episodes(epoch, phase)
+            metrics['agent_loss'] = self.agent.update()
+            metrics['context_loss'] = self.context.fit(config.context_updates)
+            rewards = [row['reward'] for row in rows]
+            metrics['reward_mean'], _ = mean_and_error(rewards)
+            metrics['reward_max'] = max(rewards)
+            best = self._rescore()
+            self.alignment.set_masks(self._select(self.best_widths.numpy()))
+            metrics['subnetwork_accuracy'] = best
+        if phase == 'joint' and epoch + 1 == self._phase_ends[2] and config.comparison_episodes:
+            compared, extra = self._compare(epoch)
+            metrics.update(compared)
+            rows += extra
+        if phase == 'alignment':
+            metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
+        if phase != 'warmup':
+            metrics['full_accuracy'] = self.problem.score.full()
+        metrics['next_strength'] = self._set_strength(epoch, metrics)
+        return EpochResult(metrics, tuple(rows))
+
+    def decide(self) -> Decision:
+        if self.problem.config.alignment_epochs:
+            return Decision(self.alignment.get_masks())
+        return Decision(self._select(self.best_widths.numpy()))
+
+    def _episodes(self, epoch: int, phase: str) -> list[Mapping[str, Any]]:
+        """Plays this epoch's episodes; agent and history learn of them."""
+        config = self.problem.config
+        joint = phase == 'joint'
+        policy = (self.agent.collect_policy if joint
+                  else random_policy(self._envs[0], _episode_seed(config.seed, epoch)))
+        z = self.context.network(np.array([epoch]))[0].numpy()
+        steps, rows = self._play(policy, epoch, 'policy' if joint else 'random', z)
+        self.agent.observe(steps, on_policy=joint)
+        for env, row in zip(self._envs, rows):
+            self.history.append(epoch, env.rates, row['reward'])
+        return rows
+
+    def _play(self, policy: Policy, epoch: int, source: str, z: np.ndarray
+              ) -> tuple[Sequence[Any], list[Mapping[str, Any]]]:
+        for env in self._envs:
+            env.set_context(z)
+        steps, rewards = play(self._envs, policy)
+        return steps, [{'epoch': epoch, 'source': source, 'reward': reward, 'widths': env.widths}
+                       for env, reward in zip(self._envs, rewards)]
+
+    def _compare(self, epoch: int) -> tuple[dict[str, float], list[Mapping[str, Any]]]:
+        """Policy against random actions on the same weights, the same number of episodes each."""
+        config = self.problem.config
+        z = self.context.network(np.array([epoch]))[0].numpy()
+        random = random_policy(self._envs[0], _episode_seed(config.seed, epoch) + 1)
+        rows: dict[str, list[Mapping[str, Any]]] = {'policy': [], 'random': []}
+        for source, policy in (('policy', self.agent.collect_policy), ('random', random)):
+            while len(rows[source]) < config.comparison_episodes:
+                rows[source] += self._play(policy, epoch, f'{source}_comparison', z)[1]
+            rows[source] = rows[source][:config.comparison_episodes]
+        metrics = {}
+        for source, played in rows.items():
+            rewards = [row['reward'] for row in played]
+            mean, error = mean_and_error(rewards)
+            metrics.update({f'{source}_reward_mean': mean, f'{source}_reward_error': error,
+                            f'{source}_reward_max': max(rewards)})
+        return metrics, rows['policy'] + rows['random']
+
+    def _rescore(self) -> float:
+        """Sets best_widths to the best candidate on today's weights; returns its accuracy."""
+        rates, rewards, epochs = self.history.arrays()
+        dense = self.problem.budget.dense_widths
+        candidates = [self.best_widths.numpy()]
+        advantages = [r - rewards[epochs == e].mean() for r, e in zip(rewards, epochs)]
+        top = np.argsort(advantages, kind='stable')[::-1][:self.problem.config.rescored_candidates]
+        candidates += [np.rint(dense * (1 - rates[i])).astype(np.int64) for i in top]
+        candidates += [np.array(widths, np.int64) for widths in self._reward.known()]
+        scored = [self._reward(self.problem.budget.as_dict(widths)) for widths in candidates]
+        best = int(np.argmax(scored))
+        self.best_widths.assign(candidates[best])
+        return scored[best]
+
+    def _set_strength(self, epoch: int, metrics: Mapping[str, float]) -> float:
+        """lambda for the next epoch: 0 until a joint epoch comes."""
+        config, strength = self.problem.config, self.alignment.strength
+        if epoch + 1 < self._phase_ends[1] or config.alignment == 'none':
+            strength.assign(0.0)
+        elif epoch + 1 == self._phase_ends[1] or config.alignment == 'fixed':
+            strength.assign(config.alignment_strength)
+        else:
+            self._controller.update(metrics['full_accuracy'], metrics['subnetwork_accuracy'])
+        return float(strength)
+
+    def _select(self, widths: np.ndarray) -> Masks:
+        return self.problem.select(self.problem.budget.as_dict(widths))
+
+
+def _episode_seed(seed: int, epoch: int) -> int:
+    return int(np.random.default_rng((seed, epoch)).integers(2 ** 31 - 1))

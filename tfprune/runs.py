@@ -1,0 +1,141 @@
+"""The run folder: what a run writes beside its checkpoints, each file whole or not there."""
+import fcntl
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from typing import Any, Iterable, Mapping
+
+from tfprune.config import Config, differing_fields
+
+_PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
+             'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
+
+
+class RunFolder:
+    """Files of one run under `path`.
+
+    Opening one writes config.flags, config.json and environment.json, or checks that the config
+    there is the same, and takes the folder's lock.
+
+    Raises:
+        ValueError: the folder belongs to another configuration, whose differing flags are listed;
+            or is not a run folder and not empty; or another process runs in it.
+        OSError: it cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike, config: Config):
+        self.path = pathlib.Path(path)
+        config_file = self.path / 'config.json'
+        if config_file.exists():
+            _check_same(config_file, config)
+        elif self.path.is_dir() and any(p.name != '.lock' for p in self.path.iterdir()):
+            raise ValueError(f'{self.path} is neither empty nor a run folder (no config.json).')
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / '.lock', 'w')
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f'another process runs in {self.path}.') from None
+        except OSError as error:
+            raise OSError(f'cannot write the run folder {self.path}: {error.strerror}.') from None
+        if not config_file.exists():
+            write_text(self.path / 'config.flags', config.to_flags())
+            self.write_json('environment.json', describe_environment())
+            self.write_json('config.json', config.to_json())  # last: its presence marks a run
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        self._lock.close()
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Writes a JSON file, atomically."""
+        write_text(self.path / name, json.dumps(value, indent=1) + '\n')
+
+    def read_json(self, name: str) -> Any:
+        """What write_json wrote; None where there is no such file."""
+        path = self.path / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def append_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows to a JSON-lines file."""
+        text = ''.join(json.dumps(row) + '\n' for row in rows)
+        with open(self.path / name, 'a') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """Rows of a JSON-lines file; a last line that was cut short is left out."""
+        path = self.path / name
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def forget_rows_from(self, name: str, epoch: int) -> None:
+        """Drops the rows of `epoch` and later: they come again."""
+        if (self.path / name).exists():
+            kept = [row for row in self.read_rows(name) if row['epoch'] < epoch]
+            write_text(self.path / name, ''.join(json.dumps(row) + '\n' for row in kept))
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f'.{path.name}.partial')
+    try:
+        with open(partial, 'w') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def describe_environment() -> dict[str, Any]:
+    """Command, versions, hardware and, in a checkout, the commit."""
+    return {'command': ' '.join(sys.argv), 'python': platform.python_version(),
+            'packages': {name: _version(name) for name in ('tfprune', *_PACKAGES)},
+            'commit': _commit(), 'platform': platform.platform(), 'processor': _processor(),
+            'cores': os.cpu_count()}
+
+
+def _check_same(config_file: pathlib.Path, config: Config) -> None:
+    try:
+        theirs = json.loads(config_file.read_text())
+    except ValueError:
+        raise ValueError(f'{config_file} is damaged: not JSON.') from None
+    rows = differing_fields(config, theirs)
+    if rows:
+        raise ValueError(f'{config_file.parent} is a run of another configuration; differing flags: '
+                         f'{"; ".join(rows)}.')
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    here = pathlib.Path(__file__).parent
+    done = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12'], cwd=here,
+                          capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _processor() -> str:
+    try:
+        lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,261 @@
+"""Training and evaluation of a Keras 3 model under tf.distribute.
+
+One step is the same code for one replica and for several; losses of several equal those of one up
+to float error, because batch normalisation is then synchronised and every sum is over the global
+batch.
+"""
+import contextlib
+import dataclasses
+import math
+from typing import Callable, Iterable, Iterator
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+Batch = tuple[tf.Tensor, tf.Tensor]
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the message names the term, the epoch and the step."""
+
+
+class StopTraining(Exception):
+    """Raised by a step callback: save what is there and leave."""
+
+
+def make_strategy(replicas: int = 1) -> tf.distribute.Strategy:
+    """MirroredStrategy over all accelerators, or over `replicas` logical CPU devices.
+
+    Raises:
+        RuntimeError: TensorFlow is initialised with fewer logical CPU devices.
+    """
+    accelerators = tf.config.list_physical_devices('GPU')
+    if accelerators:
+        return tf.distribute.MirroredStrategy([f'GPU:{i}' for i in range(replicas)])
+    cpu = tf.config.list_physical_devices('CPU')[0]
+    if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or ()) < replicas:
+        try:
+            tf.config.set_logical_device_configuration(
+                cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
+        except RuntimeError:
+            raise RuntimeError(f'{replicas} replicas on CPU must be asked for before TensorFlow '
+                               'runs its first operation.') from None
+    return tf.distribute.MirroredStrategy([f'CPU:{i}' for i in range(replicas)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a function of the step.
+
+    kind 'cosine' falls from `peak` to 0; 'step' divides by 10 at 1/2 and 3/4 of the steps. Both
+    after `warmup_steps` of linear rise.
+    """
+    kind: str
+    peak: float
+    steps: int
+    warmup_steps: int = 0
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of step 0 <= step < steps."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        if self.kind == 'cosine':
+            return self.peak * 0.5 * (1 + math.cos(math.pi * done))
+        if self.kind == 'step':
+            return self.peak * (1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
+        raise ValueError(f'Unknown schedule {self.kind!r}. Available: cosine, step')
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation:
+    """What a training step needs beside the model: see the flags of the same names."""
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    global_batch_size: int = 128
+
+
+class Trainer(tf.Module):
+    """Steps of SGD with momentum on one model; all of its state is in variables.
+
+    loss = cross-entropy + weight_decay / 2 * sum |kernel|^2 + penalty()
+
+    Args:
+        model: pixels [B, H, W, C] -> logits [B, K], created under `strategy`.
+        penalty: a scalar of variables that every step adds, such as the alignment.
+    """
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
+                 optimisation: Optimisation, penalty: Callable[[], tf.Tensor] | None = None):
+        super().__init__()
+        self.model, self.strategy = model, strategy
+        self._settings, self._penalty = optimisation, penalty
+        self._kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
+        _synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
+        with strategy.scope():
+            self.optimizer = keras.optimizers.SGD(0.0, momentum=optimisation.momentum)
+            self.optimizer.build(model.trainable_variables)
+        # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
+        self.sums = tf.Variable(tf.zeros(4, tf.float64), trainable=False)
+        self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+    def train_epoch(self, batches: tf.data.Dataset, learning_rate: Callable[[int], float],
+                    *, on_step: Callable[[int, dict[str, float]], None] | None = None
+                    ) -> dict[str, float]:
+        """Trains on what is left of the epoch's batches after `steps_done`.
+
+        Args:
+            batches: the epoch's (uint8 images [B, H, W, C], int labels [B]).
+            learning_rate: step within the epoch -> rate.
+            on_step: called with (steps done, running means) after each; may raise StopTraining.
+
+        Returns:
+            Means over the epoch: loss, cross_entropy, penalty, accuracy.
+
+        Raises:
+            NonFiniteLossError: before the weights of this epoch are saved anywhere.
+        """
+        first = int(self.steps_done)
+        if first == 0:
+            self.sums.assign(tf.zeros(4, tf.float64))
+        with contextlib.closing(_Iterator(batches.skip(first), self.strategy)) as iterator:
+            for step, (images, labels) in enumerate(iterator, start=first):
+                self.optimizer.learning_rate.assign(learning_rate(step))
+                sums = self._train_step(images, labels)
+                self.steps_done.assign(step + 1)
+                means = self._means(sums.numpy(), step)
+                if on_step:
+                    on_step(step + 1, means)
+        if int(self.steps_done) == 0:
+            raise ValueError('the training data hold no whole batch.')
+        self.steps_done.assign(0)
+        return means if int(first) < step + 1 else self._means(self.sums.numpy(), step)
+
+    def _means(self, sums: np.ndarray, step: int) -> dict[str, float]:
+        count = self._settings.global_batch_size * (step + 1)
+        cross_entropy, penalty, correct = sums[0] / count, sums[1] / (step + 1), sums[2] / count
+        for name, value in (('cross-entropy', cross_entropy), ('penalty', penalty)):
+            if not math.isfinite(value):
+                raise NonFiniteLossError(f'{name} is {value} at step {step + 1} of this epoch.')
+        return {'loss': float(cross_entropy + penalty), 'cross_entropy': float(cross_entropy),
+                'penalty': float(penalty), 'accuracy': float(correct)}
+
+    @tf.function
+    def _train_step(self, images, labels) -> tf.Tensor:
+        per_replica = self.strategy.run(self._replica_step, (images, labels))
+        total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+        self.sums.assign_add(total)
+        return self.sums.value()
+
+    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        settings, replicas = self._settings, self.strategy.num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            logits = self.model(tf.cast(images, tf.float32), training=True)
+            summed = tf.reduce_sum(cross_entropy(labels, logits, settings.label_smoothing))
+            penalty = self._penalty() if self._penalty else tf.constant(0.0)
+            decay = tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(k)) for k in self._kernels])
+            loss = (summed / settings.global_batch_size
+                    + (settings.weight_decay * decay + penalty) / replicas)
+        variables = self.model.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        correct = tf.reduce_sum(tf.cast(tf.equal(
+            tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64))
+        return tf.stack([tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas,
+                         correct, tf.constant(0.0, tf.float64)])
+
+
+class Evaluator:
+    """Top-1 accuracy of a model, traced once."""
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
+        self.model, self.strategy = model, strategy
+
+    def __call__(self, batches: tf.data.Dataset) -> float:
+        """Accuracy in [0, 1] over all (images [B, H, W, C], labels [B])."""
+        correct, total = 0, 0
+        with contextlib.closing(_Iterator(batches, self.strategy)) as iterator:
+            for images, labels in iterator:
+                hits, count = self._step(images, labels).numpy()
+                correct, total = correct + int(hits), total + int(count)
+        if not total:
+            raise ValueError('there are no images to evaluate on.')
+        return correct / total
+
+    @tf.function(reduce_retracing=True)
+    def _step(self, images, labels) -> tf.Tensor:
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(
+            lambda x, y: count_correct(self.model, x, y), (images, labels)), axis=None)
+
+
+def count_correct(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """int32 [2]: (correct, all) of a batch."""
+    logits = model(tf.cast(images, tf.float32), training=False)
+    hits = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
+    return tf.stack([tf.reduce_sum(tf.cast(hits, tf.int32)), tf.size(labels)])
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
+    """Cross-entropy [B] of int labels [B]; smoothing s moves s of the mass to all K classes."""
+    logits = tf.cast(logits, tf.float32)
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if smoothing:
+        uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
+        loss = (1 - smoothing) * loss + smoothing * uniform
+    return loss
+
+
+class _Iterator:
+    """Batches as the strategy wants them: distributed only where there are several replicas."""
+
+    def __init__(self, batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
+        if strategy.num_replicas_in_sync > 1:
+            batches = strategy.experimental_distribute_dataset(batches)
+        self._iterator: Iterator | None = iter(batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._iterator is None:
+            raise ValueError('this iterator is closed.')
+        return self._iterator
+
+    def close(self) -> None:
+        self._iterator = None
+
+
+def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The batch-normalisation layers of a model."""
+    return [layer for layer in model.layers
+            if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+def reestimate_batch_norm(layers: Iterable[keras.layers.BatchNormalization],
+                          forward: Callable[[tf.Tensor], object],
+                          batches: Iterable[tf.Tensor]) -> None:
+    """Replaces the layers' moving statistics by those of `batches` alone.
+
+    From zeros, k batches with momentum m leave (1 - m) sum_i m^(k-1-i) s_i, a weighted mean of the
+    batches' statistics s_i short of the factor 1 - m^k; dividing by it needs no change of the layer.
+
+    Args:
+        forward: runs the model on images [B, H, W, C] with training=True.
+    """
+    layers = list(layers)
+    for layer in layers:
+        layer.moving_mean.assign(tf.zeros(layer.moving_mean.shape))
+        layer.moving_variance.assign(tf.zeros(layer.moving_variance.shape))
+    count = 0
+    for images in batches:
+        forward(images)
+        count += 1
+    if not count:
+        raise ValueError('re-estimating batch-norm statistics needs at least one batch.')
+    for layer in layers:
+        scale = 1 / (1 - layer.momentum ** count)
+        layer.moving_mean.assign(layer.moving_mean * scale)
+        layer.moving_variance.assign(layer.moving_variance * scale)
+
+
+def _synchronise_batch_norm(model: keras.Model, on: bool) -> None:
+    for layer in batch_norm_layers(model):
+        layer.synchronized = on
