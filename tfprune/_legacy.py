@@ -24,4 +24,14 @@ def require_legacy_keras() -> None:
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 
+def hush_gym() -> None:
+    """TF-Agents imports gym, which prints that it has a successor: nothing for our users."""
+    try:
+        from gym_notices import notices
+    except ImportError:
+        return
+    notices.notices.clear()
+
+
 require_legacy_keras()
+hush_gym()

@@ -93,7 +93,7 @@ class StrengthController:
         """Sets lambda after an epoch; returns it."""
         gap = full_accuracy - subnetwork_accuracy
         scale = self._factor if gap > self._target_gap else 1 / self._factor
-        value = float(np.clip(float(self._strength) * scale, self._smallest, self._largest))
+        value = float(np.clip(float(self._strength.numpy()) * scale, self._smallest, self._largest))
         self._strength.assign(value)
         return value
 

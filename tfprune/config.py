@@ -57,6 +57,8 @@ class Config:
     score_batch_size: int = _field(500, 'Images a step when scoring.')
     calibration_batches: int = _field(2, 'Batches that re-estimate batch-norm statistics of a sub-network.')
     episodes_per_epoch: int = _field(8, 'Episodes after each random or joint epoch.')
+    random_reference_episodes: int = _field(
+        2, 'Episodes of random actions in each joint epoch, the reference of the reward curve.')
     rescored_candidates: int = _field(3, "Best earlier decisions re-scored on today's weights each epoch.")
     comparison_episodes: int = _field(
         16, 'Episodes of the policy and of random actions compared on the same weights at the end '
@@ -90,12 +92,15 @@ class Config:
         for name in ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
                      'fine_tune_epochs', 'lr_warmup_epochs', 'weight_decay', 'context_size',
                      'context_updates', 'alignment_strength', 'rescored_candidates',
-                     'comparison_episodes', 'learning_rate', 'fine_tune_learning_rate'):
+                     'comparison_episodes', 'random_reference_episodes', 'learning_rate',
+                     'fine_tune_learning_rate'):
             self._require(name, getattr(self, name) >= 0, 'at least 0')
         self._require('batch_size', self.batch_size % self.replicas == 0,
                       f'a multiple of --replicas={self.replicas}')
         self._require('score_images', self.score_images <= self.reward_images,
                       f'at most --reward_images={self.reward_images}')
+        self._require('score_images', self.score_images % self.score_batch_size == 0,
+                      f'a multiple of --score_batch_size={self.score_batch_size}')
         self._require('the sum of all epochs', self.total_epochs >= 1, 'at least 1')
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
@@ -112,6 +117,14 @@ class Config:
     def total_epochs(self) -> int:
         """Epochs of the whole run, the same for every method."""
         return self.search_epochs + self.fine_tune_epochs
+
+    def phase(self, epoch: int) -> str:
+        """Name of the phase of an epoch, counted from 0, under a method that has all phases."""
+        for name in ('warmup', 'random', 'joint', 'alignment'):
+            epoch -= getattr(self, f'{name}_epochs')
+            if epoch < 0:
+                return name
+        return 'fine_tune'
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionary of all fields."""

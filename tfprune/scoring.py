@@ -35,15 +35,8 @@ class SubnetworkScorer:
         with self._as_it_was():
             self._gated.set_masks(masks)
             reestimate_batch_norm(self._layers, self._forward, self._calibration)
-            return self._accuracy()
-
-    def full(self) -> float:
-        """Accuracy of the full model, with the statistics that it has, on the same images."""
-        return self._accuracy()
-
-    def _accuracy(self) -> float:
-        counts = sum(self._count(images, labels).numpy() for images, labels in self._images)
-        return float(counts[0] / counts[1])
+            counts = sum(self._count(images, labels).numpy() for images, labels in self._images)
+            return float(counts[0] / counts[1])
 
     @contextlib.contextmanager
     def _as_it_was(self) -> Iterator[None]:

@@ -27,8 +27,7 @@ class Problem:
     Attributes:
         model: the dense model, whose weights train.
         groups, cost_model, budget: what may be pruned, what it costs, what is allowed.
-        score: masks -> accuracy in [0, 1] on held-out training images; never test data. None to a
-            method that says it needs none.
+        score: masks -> accuracy in [0, 1] on held-out training images; never test data.
         scope: context manager factory under which variables are to be created.
     """
     config: Config
@@ -94,9 +93,19 @@ class Method(tf.Module, abc.ABC):
         """A scalar that each training step adds to the loss; a function of variables."""
         return None
 
-    def after_epoch(self, epoch: int) -> EpochResult:
-        """Called after each epoch before surgery, weights frozen. epoch counts from 0."""
+    def phase(self, epoch: int) -> str:
+        """What the method calls this epoch before surgery, for the report."""
         del epoch
+        return 'train'
+
+    def after_epoch(self, epoch: int, full_accuracy: float) -> EpochResult:
+        """Called after each epoch before surgery, weights frozen.
+
+        Args:
+            epoch: counts from 0.
+            full_accuracy: the full model's accuracy on the images that score sub-networks.
+        """
+        del epoch, full_accuracy
         return EpochResult()
 
     @abc.abstractmethod

@@ -59,8 +59,6 @@ class RLAL(Method):
     def __init__(self, problem: Problem):
         super().__init__(problem)
         config = problem.config
-        self._phase_ends = np.cumsum([config.warmup_epochs, config.random_epochs,
-                                      config.joint_epochs, config.alignment_epochs])
         episodes = config.episodes_per_epoch
         self._reward = TodaysRewards(problem)
         self._envs = [PruningEnv(problem.groups, problem.cost_model, self._reward,
@@ -82,19 +80,18 @@ class RLAL(Method):
                                               target_gap=config.alignment_gap)
         # v's widths; uniform until an episode has been scored.
         self.best_widths = tf.Variable(uniform_widths(problem.budget), trainable=False)
+        self.alignment.set_masks(self._select(self.best_widths.numpy()))
 
     def penalty(self) -> tf.Tensor | None:
         return None if self.problem.config.alignment == 'none' else self.alignment()
 
     def phase(self, epoch: int) -> str:
-        """'warmup', 'random', 'joint' or 'alignment'."""
-        phases = ('warmup', 'random', 'joint', 'alignment')
-        return phases[int(np.searchsorted(self._phase_ends, epoch, side='right'))]
+        return self.problem.config.phase(epoch)
 
-    def after_epoch(self, epoch: int) -> EpochResult:
+    def after_epoch(self, epoch: int, full_accuracy: float) -> EpochResult:
         config, phase = self.problem.config, self.phase(epoch)
         self._reward.forget()
-        metrics: dict[str, float] = {}
+        metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
         if phase in ('random', 'joint'):
             rows += self._episodes(epoch, phase)
@@ -103,18 +100,22 @@ class RLAL(Method):
             rewards = [row['reward'] for row in rows]
             metrics['reward_mean'], _ = mean_and_error(rewards)
             metrics['reward_max'] = max(rewards)
-            best = self._rescore()
+            metrics['subnetwork_accuracy'] = self._rescore()
             self.alignment.set_masks(self._select(self.best_widths.numpy()))
-            metrics['subnetwork_accuracy'] = best
-        if phase == 'joint' and epoch + 1 == self._phase_ends[2] and config.comparison_episodes:
-            compared, extra = self._compare(epoch)
-            metrics.update(compared)
-            rows += extra
+        if phase == 'joint':
+            reference = self._play_many(self._random_policy(epoch, 1), epoch, 'random_reference',
+                                        config.random_reference_episodes)
+            if reference:
+                metrics['random_reference_mean'], _ = mean_and_error(
+                    [row['reward'] for row in reference])
+            rows += reference
+            if self.phase(epoch + 1) != 'joint' and config.comparison_episodes:
+                compared, played = self._compare(epoch)
+                metrics.update(compared)
+                rows += played
         if phase == 'alignment':
             metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
-        if phase != 'warmup':
-            metrics['full_accuracy'] = self.problem.score.full()
-        metrics['next_strength'] = self._set_strength(epoch, metrics)
+        self._set_strength(epoch, full_accuracy, metrics.get('subnetwork_accuracy'))
         return EpochResult(metrics, tuple(rows))
 
     def decide(self) -> Decision:
@@ -124,42 +125,51 @@ class RLAL(Method):
 
     def _episodes(self, epoch: int, phase: str) -> list[Mapping[str, Any]]:
         """Plays this epoch's episodes; agent and history learn of them."""
-        config = self.problem.config
         joint = phase == 'joint'
-        policy = (self.agent.collect_policy if joint
-                  else random_policy(self._envs[0], _episode_seed(config.seed, epoch)))
-        z = self.context.network(np.array([epoch]))[0].numpy()
-        steps, rows = self._play(policy, epoch, 'policy' if joint else 'random', z)
+        policy = self.agent.collect_policy if joint else self._random_policy(epoch, 0)
+        steps, rows = self._play(policy, epoch, 'policy' if joint else 'random')
         self.agent.observe(steps, on_policy=joint)
         for env, row in zip(self._envs, rows):
             self.history.append(epoch, env.rates, row['reward'])
         return rows
 
-    def _play(self, policy: Policy, epoch: int, source: str, z: np.ndarray
+    def _play(self, policy: Policy, epoch: int, source: str, count: int | None = None
               ) -> tuple[Sequence[Any], list[Mapping[str, Any]]]:
-        for env in self._envs:
+        """An episode in each of the first `count` environments (all), under today's z."""
+        envs = self._envs[:count]
+        z = self.context.network(np.array([epoch]))[0].numpy()
+        for env in envs:
             env.set_context(z)
-        steps, rewards = play(self._envs, policy)
+        steps, rewards = play(envs, policy)
         return steps, [{'epoch': epoch, 'source': source, 'reward': reward, 'widths': env.widths}
-                       for env, reward in zip(self._envs, rewards)]
+                       for env, reward in zip(envs, rewards)]
+
+    def _play_many(self, policy: Policy, epoch: int, source: str, count: int
+                   ) -> list[Mapping[str, Any]]:
+        """`count` episodes from which nobody learns."""
+        rows: list[Mapping[str, Any]] = []
+        while len(rows) < count:
+            rows += self._play(policy, epoch, source, count - len(rows))[1]
+        return rows
+
+    def _random_policy(self, epoch: int, stream: int) -> Policy:
+        seed = np.random.default_rng((self.problem.config.seed, epoch, stream)).integers(2 ** 31)
+        return random_policy(self._envs[0], int(seed))
 
     def _compare(self, epoch: int) -> tuple[dict[str, float], list[Mapping[str, Any]]]:
         """Policy against random actions on the same weights, the same number of episodes each."""
-        config = self.problem.config
-        z = self.context.network(np.array([epoch]))[0].numpy()
-        random = random_policy(self._envs[0], _episode_seed(config.seed, epoch) + 1)
-        rows: dict[str, list[Mapping[str, Any]]] = {'policy': [], 'random': []}
-        for source, policy in (('policy', self.agent.collect_policy), ('random', random)):
-            while len(rows[source]) < config.comparison_episodes:
-                rows[source] += self._play(policy, epoch, f'{source}_comparison', z)[1]
-            rows[source] = rows[source][:config.comparison_episodes]
-        metrics = {}
-        for source, played in rows.items():
-            rewards = [row['reward'] for row in played]
+        count = self.problem.config.comparison_episodes
+        metrics: dict[str, float] = {}
+        played: list[Mapping[str, Any]] = []
+        for source, policy in (('policy', self.agent.collect_policy),
+                               ('random', self._random_policy(epoch, 2))):
+            rows = self._play_many(policy, epoch, f'{source}_comparison', count)
+            rewards = [row['reward'] for row in rows]
             mean, error = mean_and_error(rewards)
-            metrics.update({f'{source}_reward_mean': mean, f'{source}_reward_error': error,
-                            f'{source}_reward_max': max(rewards)})
-        return metrics, rows['policy'] + rows['random']
+            metrics |= {f'{source}_reward_mean': mean, f'{source}_reward_error': error,
+                        f'{source}_reward_max': max(rewards)}
+            played += rows
+        return metrics, played
 
     def _rescore(self) -> float:
         """Sets best_widths to the best candidate on today's weights; returns its accuracy."""
@@ -175,20 +185,17 @@ class RLAL(Method):
         self.best_widths.assign(candidates[best])
         return scored[best]
 
-    def _set_strength(self, epoch: int, metrics: Mapping[str, float]) -> float:
+    def _set_strength(self, epoch: int, full_accuracy: float, subnetwork_accuracy: float | None
+                      ) -> None:
         """lambda for the next epoch: 0 until a joint epoch comes."""
-        config, strength = self.problem.config, self.alignment.strength
-        if epoch + 1 < self._phase_ends[1] or config.alignment == 'none':
+        config, strength, coming = self.problem.config, self.alignment.strength, self.phase(epoch + 1)
+        if config.alignment == 'none' or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
-        elif epoch + 1 == self._phase_ends[1] or config.alignment == 'fixed':
+        elif config.alignment == 'fixed' or not strength.numpy() or subnetwork_accuracy is None:
             strength.assign(config.alignment_strength)
         else:
-            self._controller.update(metrics['full_accuracy'], metrics['subnetwork_accuracy'])
-        return float(strength)
+            self._controller.update(full_accuracy, subnetwork_accuracy)
 
     def _select(self, widths: np.ndarray) -> Masks:
         return self.problem.select(self.problem.budget.as_dict(widths))
 
-
-def _episode_seed(seed: int, epoch: int) -> int:
-    return int(np.random.default_rng((seed, epoch)).integers(2 ** 31 - 1))

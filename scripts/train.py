@@ -1,0 +1,60 @@
+r"""Trains, prunes, fine-tunes and exports a network.
+
+python scripts/train.py --flagfile=flags/quickstart.flags --run_dir=runs/quickstart
+
+The same command resumes an interrupted run. Flags are the fields of tfprune.config.Config.
+"""
+import dataclasses
+import signal
+import sys
+
+import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from absl import app, flags, logging
+
+from tfprune.config import Config
+from tfprune.report import format_table
+from tfprune.trainer import Interrupted, train_and_prune
+from tfprune.training import NonFiniteLossError
+
+_DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
+           str: flags.DEFINE_string}
+for field in dataclasses.fields(Config):
+    _DEFINE[type(field.default)](field.name, field.default, field.metadata['help'])
+RUN_DIR = flags.DEFINE_string('run_dir', None, 'Folder of the run.', required=True)
+DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of errors.')
+
+_stop = False
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        return _refuse(f'stray arguments: {" ".join(argv[1:])}; flags start with --.')
+    logging.set_verbosity(logging.WARNING)
+    signal.signal(signal.SIGTERM, _on_signal)
+    try:
+        config = Config(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)})
+        result = train_and_prune(config, RUN_DIR.value, should_stop=lambda: _stop)
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr)
+        return 143
+    except (ValueError, TypeError, KeyError, OSError, NonFiniteLossError) as error:
+        if DEBUG.value:
+            raise
+        return _refuse(str(error.args[0] if isinstance(error, KeyError) else error))
+    print(format_table(result.report))
+    print(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
+    return 0
+
+
+def _refuse(message: str) -> int:
+    print(f'train.py: error: {message}', file=sys.stderr)
+    return 2
+
+
+def _on_signal(*_: object) -> None:
+    global _stop
+    _stop = True
+
+
+if __name__ == '__main__':
+    app.run(main)

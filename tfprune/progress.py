@@ -1,0 +1,41 @@
+"""What a run tells the person who waits: a bar an epoch, a line an event."""
+import sys
+from typing import Any
+
+import tqdm
+
+
+class Progress:
+    """A progress bar of images with rate, loss, accuracy and time left; silent if asked to be."""
+
+    def __init__(self, enabled: bool = True):
+        self._enabled = enabled
+        self._bar: tqdm.tqdm | None = None
+
+    def start_epoch(self, title: str, images: int, done: int = 0) -> None:
+        """Opens the bar of an epoch of `images` images, of which `done` are done."""
+        # A log file wants a line now and then, a terminal ten a second.
+        interval = 0.1 if sys.stderr.isatty() else 30.0
+        self._bar = tqdm.tqdm(total=images, initial=done, desc=title, unit='images',
+                              unit_scale=False, mininterval=interval, disable=not self._enabled,
+                              bar_format='{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} '
+                              '[{rate_fmt}, {remaining} left{postfix}]')
+
+    def step(self, images: int, means: dict[str, float]) -> None:
+        """Advances the bar."""
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f'{means["loss"]:.3f}', accuracy=f'{means["accuracy"]:.3f}',
+                                  refresh=False)
+            self._bar.update(images)
+
+    def end_epoch(self) -> None:
+        """Closes the bar, its last state on the screen."""
+        if self._bar is not None:
+            self._bar.refresh()
+            self._bar.close()
+            self._bar = None
+
+    def say(self, *words: Any) -> None:
+        """Prints a line, not through a bar."""
+        if self._enabled:
+            tqdm.tqdm.write(' '.join(str(word) for word in words))
