@@ -9,6 +9,7 @@ import signal
 import sys
 
 import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+import tensorflow as tf
 from absl import app, flags, logging
 
 from tfprune.config import Config
@@ -21,6 +22,9 @@ _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFI
 for field in dataclasses.fields(Config):
     _DEFINE[type(field.default)](field.name, field.default, field.metadata['help'])
 RUN_DIR = flags.DEFINE_string('run_dir', None, 'Folder of the run.', required=True)
+THREADS = flags.DEFINE_integer('threads', 0, 'Threads within an operation; 0 leaves it to '
+                               'TensorFlow. Runs are bit for bit equal for equal threads.',
+                               lower_bound=0)
 DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of errors.')
 
 _stop = False
@@ -31,6 +35,7 @@ def main(argv: list[str]) -> int:
         return _refuse(f'stray arguments: {" ".join(argv[1:])}; flags start with --.')
     logging.set_verbosity(logging.WARNING)
     signal.signal(signal.SIGTERM, _on_signal)
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
     try:
         config = Config(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)})
         result = train_and_prune(config, RUN_DIR.value, should_stop=lambda: _stop)

@@ -15,12 +15,13 @@ def require_legacy_keras() -> None:
     if os.environ.get('TF_USE_LEGACY_KERAS') not in _TRUE:
         if 'tensorflow' in sys.modules:
             raise ImportError(
-                'tfprune must be imported before tensorflow and keras, or TF_USE_LEGACY_KERAS=1 be '
-                'set in the environment: TF-Agents needs the Keras 2 that TensorFlow then provides.')
+                'import tfprune before tensorflow and keras, or set TF_USE_LEGACY_KERAS=1 in the '
+                'environment: TF-Agents needs the Keras 2 that TensorFlow then provides.')
         os.environ['TF_USE_LEGACY_KERAS'] = '1'
     backend = os.environ.setdefault('KERAS_BACKEND', 'tensorflow')
     if backend != 'tensorflow':
-        raise ImportError(f'tfprune needs the TensorFlow backend of Keras; KERAS_BACKEND={backend}.')
+        raise ImportError('tfprune needs the TensorFlow backend of Keras; '
+                          f'KERAS_BACKEND is {backend!r}.')
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 

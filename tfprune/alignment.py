@@ -12,8 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.groups import ChannelGroups, WeightSlice
-from tfprune.masks import open_masks
+from tfprune.groups import ChannelGroups
+from tfprune.layout import WeightSlice
+from tfprune.masks import check_masks, open_masks
 
 # The derivative of a norm at 0 is infinite: what is aligned already must not turn into NaN.
 _EPSILON = 1e-12
@@ -29,6 +30,7 @@ class AlignmentPenalty(tf.Module):
     def __init__(self, model: keras.Model, groups: ChannelGroups, *, strength: float = 0.0):
         super().__init__()
         _check_strength(strength)
+        self._groups = groups
         self.strength = tf.Variable(strength, trainable=False, dtype=tf.float32, name='strength')
         self.masks = {name: tf.Variable(mask.astype(np.float32), trainable=False, name='mask')
                       for name, mask in open_masks(groups).items()}
@@ -37,8 +39,12 @@ class AlignmentPenalty(tf.Module):
                    if part.slot.is_kernel] for name in groups}
 
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
-        """Sets v, {group name: bool [C_g]}; True = kept."""
-        for name, mask in masks.items():
+        """Sets v, {group name: bool [C_g]}; True = kept, a missing group opens.
+
+        Raises:
+            ValueError, TypeError: for unknown groups or masks of another shape or type.
+        """
+        for name, mask in check_masks(self._groups, masks).items():
             self.masks[name].assign(mask.astype(np.float32))
 
     def get_masks(self) -> dict[str, np.ndarray]:
@@ -73,7 +79,7 @@ def alignment_penalty(model: keras.Model, groups: ChannelGroups, masks: Mapping[
     """The penalty of `model` towards `masks`, a scalar >= 0; see the module.
 
     Raises:
-        ValueError: strength is negative or not finite.
+        ValueError, TypeError: strength is negative or not finite; masks do not fit the groups.
     """
     penalty = AlignmentPenalty(model, groups, strength=strength)
     penalty.set_masks(masks)

@@ -6,15 +6,23 @@ At step g, with w_1..w_{g-1} fixed and cost(.) the exact integer cost, the width
     w_g >= lo = the smallest w with cost(w_<g, w, C_>g)     >= T
 
 (w_min the smallest allowed widths, C the dense ones). hi keeps the rest feasible, lo keeps the
-budget used. Cost grows with each width, so that lo exceeds hi by at most one width step, and then
-hi is taken. Hence any sequence of actions ends at a cost <= T, and raising one of the widths by one
-step would exceed T, unless all is dense. (AMC, arXiv 1802.03494, section 3.3 bounds an additive
-estimate of the cost; here in- and out-widths multiply, as they do.)
+budget used. Cost never falls with a width, so that lo exceeds hi by at most one width step, and
+then hi is taken. Hence any sequence of actions ends at widths w with cost(w) <= T and
+
+    cost(w) = T,  or  cost(w with w_g one step wider) > T for some group g:
+
+what is left of the budget is less than one width step of that group. (Proof: where lo <= hi at each
+step, the last one gives cost(w) = T. At the first step with lo > hi, hi is not the dense width, and
+cost(w_<g, hi + one step, w_min) > T.) AMC, arXiv 1802.03494, section 3.3, bounds an additive
+estimate of the cost; here in- and out-widths multiply, as they do.
 """
+import fractions
+import math
 from typing import Mapping, Sequence
 
 import numpy as np
 
+from tfprune.config import TARGETS
 from tfprune.costs import CostModel
 from tfprune.groups import ChannelGroups
 from tfprune.masks import allowed_widths
@@ -35,11 +43,16 @@ class Budget:
         width_multiple, min_keep_ratio: see masks.allowed_widths.
 
     Raises:
+        ValueError: an unknown target, or a ratio outside (0, 1].
         InfeasibleBudgetError: even the smallest allowed widths cost more.
     """
 
     def __init__(self, groups: ChannelGroups, cost_model: CostModel, *, target: str = 'macs',
                  ratio: float = 0.5, width_multiple: int = 1, min_keep_ratio: float = 0.1):
+        if target not in TARGETS:
+            raise ValueError(f'Unknown target {target!r}. Available: {", ".join(sorted(TARGETS))}')
+        if not 0 < ratio <= 1:
+            raise ValueError(f'budget_ratio must be in (0, 1]; received {ratio!r}.')
         self.names = tuple(groups)
         self.dense_widths = np.array([groups[name] for name in self.names], np.int64)
         self.allowed = [allowed_widths(int(c), multiple=width_multiple,
@@ -48,12 +61,14 @@ class Budget:
         self.target, self.ratio = target, ratio
         self._cost_model = cost_model
         self.dense_cost = self.cost(self.dense_widths)
-        self.limit = int(np.floor(ratio * self.dense_cost))
+        # The ratio as written: the float 0.57 times 100 is 56.99999999999999.
+        self.limit = math.floor(fractions.Fraction(str(ratio)) * self.dense_cost)
         smallest = self.cost(self.min_widths) if self.names else self.dense_cost
         if smallest > self.limit:
+            reachable = _round_up(smallest / self.dense_cost)
             raise InfeasibleBudgetError(
-                f'budget_ratio={ratio:g} allows {self.limit:,} {target}, but the smallest reachable '
-                f'is {smallest:,} (ratio {smallest / self.dense_cost:.4f}); raise the budget, lower '
+                f'budget_ratio={ratio:g} allows {self.limit:,} {target}, but the smallest '
+                f'reachable is {smallest:,} (ratio {reachable}); raise the budget, lower '
                 '--min_keep_ratio or pass --prune_residual_groups.')
 
     def costs(self, widths: np.ndarray) -> np.ndarray:
@@ -79,12 +94,15 @@ class Budget:
         return int(choices[lo]), int(choices[hi])
 
     def clip(self, decided: Sequence[int], width: int) -> int:
-        """The allowed width of the next group nearest to `width`."""
+        """`width`, an allowed one of the next group, moved into the bounds."""
         lo, hi = self.bounds(decided)
         return min(max(width, lo), hi)
 
     def fill(self, widths: Sequence[int]) -> np.ndarray:
-        """Spends what is left: raises the relatively narrowest group by one step while it fits."""
+        """Spends what is left: raises the relatively narrowest group by one step while one fits.
+
+        Returns int64 [G], inside the budget where `widths` is; then no group's next step fits.
+        """
         filled = np.array(widths, np.int64)
         open_groups = set(range(len(self.names)))
         while open_groups:
@@ -106,3 +124,8 @@ class Budget:
     def as_vector(self, widths: Mapping[str, int]) -> np.ndarray:
         """Width vector, int64 [G], of {group name: width}."""
         return np.array([widths[name] for name in self.names], np.int64)
+
+
+def _round_up(ratio: float) -> float:
+    """Four digits that are enough: the ratio that a message names must be reachable."""
+    return math.ceil(ratio * 1e4) / 1e4

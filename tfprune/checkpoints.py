@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Callable
 
@@ -19,6 +20,11 @@ class Position:
     epoch: int = 0
     step: int = 0
 
+    @property
+    def name(self) -> str:
+        """Its folder; sorts as positions do."""
+        return f'e{self.epoch:05d}_s{self.step:08d}'
+
 
 class CheckpointError(ValueError):
     """No checkpoint of the run can be read."""
@@ -33,27 +39,43 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path, report: Callable[[str], None] = print):
         self._folder, self._report = folder, report
+        self._damaged: set[str] = set()
 
     def save(self, position: Position, state: tf.train.Checkpoint) -> None:
-        """Writes all variables of `state`; atomic against kill -9 and a full disk."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._remove_partial()
-        name = f'e{position.epoch:05d}_s{position.step:08d}'
-        partial = self._folder / f'partial_{name}'
+        """Writes all variables of `state`; atomic against kill -9 and a full disk.
+
+        Raises:
+            OSError: it cannot be written, in one line; what was there before is untouched.
+        """
+        partial, final = self._folder / f'partial_{position.name}', self._folder / position.name
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_partial()
+            self._write(partial, position, state)
+        except (OSError, tf.errors.OpError) as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            reason = str(getattr(error, 'strerror', None) or error).splitlines()[0]
+            raise OSError(f'cannot write checkpoint {final}: {reason}') from error
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        _sync(self._folder)
+        # What was passed over as damaged must not push out a whole one.
+        stale = self._damaged - {position.name}
+        whole = [name for name in self._names() if name not in stale]
+        for name in (*stale, *whole[:-_KEEP]):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        self._damaged.clear()
+
+    def _write(self, partial: pathlib.Path, position: Position, state: tf.train.Checkpoint
+               ) -> None:
         partial.mkdir()
         state.write(str(partial / 'state'))
         files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
         manifest = {'position': dataclasses.asdict(position), 'sha256': files}
         (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for path in partial.iterdir():
+        for path in (*partial.iterdir(), partial):
             _sync(path)
-        final = self._folder / name
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
-        _sync(self._folder)
-        for old in self._names()[:-_KEEP]:
-            shutil.rmtree(self._folder / old)
 
     def newest(self) -> tuple[Position, str] | None:
         """Position and path prefix of the newest whole checkpoint; None where none was written.
@@ -65,12 +87,13 @@ class Checkpoints:
         for name in reversed(names):
             try:
                 return self._check(self._folder / name)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+                self._damaged.add(name)
                 self._report(f'checkpoint {self._folder / name} is damaged ({error}); '
                              'using the one before.')
         if names:
-            raise CheckpointError(f'all checkpoints in {self._folder} are damaged; remove the folder '
-                                  'to start anew.')
+            raise CheckpointError(f'all checkpoints in {self._folder} are damaged; remove the '
+                                  'folder to start anew.')
         return None
 
     def _check(self, folder: pathlib.Path) -> tuple[Position, str]:
@@ -78,12 +101,16 @@ class Checkpoints:
         for file, digest in manifest['sha256'].items():
             if _digest(folder / file) != digest:
                 raise ValueError(f'{file} is not what was written')
-        return Position(**manifest['position']), str(folder / 'state')
+        position = Position(**manifest['position'])
+        if position.name != folder.name:
+            raise ValueError(f'its manifest is of {position.name}')
+        return position, str(folder / 'state')
 
     def _names(self) -> list[str]:
         if not self._folder.is_dir():
             return []
-        return sorted(path.name for path in self._folder.iterdir() if path.name.startswith('e'))
+        return sorted(path.name for path in self._folder.iterdir()
+                      if re.fullmatch(r'e\d{5,}_s\d{8,}', path.name))
 
     def _remove_partial(self) -> None:
         for path in self._folder.glob('partial_*'):

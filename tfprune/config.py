@@ -1,6 +1,5 @@
-"""The configuration of a run: one frozen dataclass, from which the flags of the scripts are made."""
+"""The configuration of a run: a frozen dataclass, from which the flags of scripts are made."""
 import dataclasses
-import json
 from typing import Any, Mapping
 
 TARGETS = ('macs', 'params', 'peak_memory_bytes')
@@ -24,9 +23,10 @@ class Config:
     model: str = _field('resnet20', 'Name of a model in tfprune.models.')
     dataset: str = _field('cifar10', 'Name of a dataset in tfprune.data.')
     data_dir: str = _field('', "Where the dataset lies; '' is tensorflow-datasets' default.")
-    initial_weights: str = _field('', "File with the dense model's weights: .npz, .weights.h5, .keras.")
+    initial_weights: str = _field(
+        '', "File with the dense model's weights: .npz, .weights.h5 or .keras.")
     method: str = _field('rlal', 'Name of a method in tfprune.methods.')
-    seed: int = _field(0, 'Seed of weights, data order, agent; the data splits do not depend on it.')
+    seed: int = _field(0, 'Seed of weights, data order and agent, not of the data splits.')
     target: str = _field('macs', 'The cost that the budget limits.')
     budget_ratio: float = _field(0.5, 'Allowed cost relative to the dense model, in (0, 1].')
     width_multiple: int = _field(1, 'Widths are multiples of this, or dense.')
@@ -45,21 +45,23 @@ class Config:
     learning_rate: float = _field(0.1, 'Peak learning rate until surgery.')
     fine_tune_learning_rate: float = _field(0.05, 'Peak learning rate after surgery.')
     schedule: str = _field('cosine', 'Learning-rate schedule before and after surgery.')
-    lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up, once, at the start.')
+    lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up at the start.')
     momentum: float = _field(0.9, 'Momentum of SGD (Nesterov).')
     weight_decay: float = _field(1e-4, 'L2 coefficient on convolution and dense kernels.')
     label_smoothing: float = _field(0.0, 'Label smoothing in [0, 1).')
     mixed_precision: str = _field('float32', 'Compute precision of the network while training.')
-    replicas: int = _field(1, 'Replicas of tf.distribute.MirroredStrategy (logical devices on CPU).')
+    replicas: int = _field(1, 'Replicas of MirroredStrategy (logical devices on CPU).')
     # Rewards.
     reward_images: int = _field(5000, 'Training images held out to measure rewards.')
     score_images: int = _field(2000, 'Of these, the images that score one episode.')
     score_batch_size: int = _field(500, 'Images a step when scoring.')
-    calibration_batches: int = _field(2, 'Batches that re-estimate batch-norm statistics of a sub-network.')
+    calibration_batches: int = _field(
+        2, "Batches that re-estimate a sub-network's batch-norm statistics.")
     episodes_per_epoch: int = _field(8, 'Episodes after each random or joint epoch.')
     random_reference_episodes: int = _field(
         2, 'Episodes of random actions in each joint epoch, the reference of the reward curve.')
-    rescored_candidates: int = _field(3, "Best earlier decisions re-scored on today's weights each epoch.")
+    rescored_candidates: int = _field(
+        3, "Best earlier decisions re-scored on today's weights each epoch.")
     comparison_episodes: int = _field(
         16, 'Episodes of the policy and of random actions compared on the same weights at the end '
         'of the joint phase.')
@@ -68,12 +70,14 @@ class Config:
     agent_learning_rate: float = _field(3e-4, "Learning rate of the agent's networks.")
     agent_updates: int = _field(10, "Passes over an epoch's episodes per update.")
     context_size: int = _field(128, 'Size of z; 0 runs without context.')
-    context_updates: int = _field(100, 'Steps of the context network and its decoder after each epoch.')
+    context_updates: int = _field(
+        100, 'Steps of the context network and its decoder after each epoch.')
     context_learning_rate: float = _field(1e-3, 'Learning rate of the context network.')
     # Alignment.
-    alignment: str = _field('fixed', 'Strength of the alignment penalty: fixed, adaptive, or no penalty.')
+    alignment: str = _field('fixed', 'Alignment penalty: fixed or adaptive strength, or none.')
     alignment_strength: float = _field(1e-4, 'lambda, or its initial value when adaptive.')
-    alignment_gap: float = _field(0.02, 'Accuracy gap, full to sub-network, that adaptive lambda aims at.')
+    alignment_gap: float = _field(
+        0.02, 'Accuracy gap, full to sub-network, that adaptive lambda aims at.')
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -148,11 +152,15 @@ class Config:
 
 
 def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
-    """'--flag: theirs -> ours' for each field in which a stored configuration differs."""
+    """'--flag: theirs -> ours' for each field in which a stored configuration differs.
+
+    A field that is younger than the stored configuration had its default.
+    """
     rows = []
-    for name, value in json.loads(json.dumps(ours.to_json())).items():
-        if theirs.get(name) != value:
-            rows.append(f'--{name}: {theirs.get(name)!r} -> {value!r}')
+    for field in dataclasses.fields(ours):
+        stored, value = theirs.get(field.name, field.default), getattr(ours, field.name)
+        if stored != value:
+            rows.append(f'--{field.name}: {stored!r} -> {value!r}')
     return rows
 
 

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from tfprune.groups import ChannelGroups, functional_graph, ordered_nodes, trace_groups
+from tfprune.graph import functional_graph, ordered_nodes
+from tfprune.groups import ChannelGroups, trace_groups
 from tfprune.layer_rules import RULES, Call, MacTerm
 from tfprune.masks import check_widths
 

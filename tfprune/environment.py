@@ -21,7 +21,8 @@ class PruningEnv(py_environment.PyEnvironment):
     Observation: float32 [len(FEATURES) + context_size], the features of the group at hand, all in
     [0, 1], then z (one flat vector, as TF-Agents' critics want it). Action: float32 [1] in [0, 1],
     the group's pruning rate; the width is the allowed one nearest to C_g (1 - a_g), clipped to the
-    budget's bounds (tfprune.budget); a Gaussian policy's action beyond [0, 1] counts as 0 or 1. Reward: 0 until the last group, then evaluate(widths).
+    budget's bounds (tfprune.budget); a Gaussian policy's action beyond [0, 1] counts as 0 or 1.
+    Reward: 0 until the last group, then evaluate(widths).
 
     Args:
         groups, cost_model: as traced from the model.
@@ -59,7 +60,7 @@ class PruningEnv(py_environment.PyEnvironment):
 
     def set_context(self, z: Sequence[float] | np.ndarray) -> None:
         """Sets z, float32 [context_size] in [-1, 1], for all coming observations."""
-        z = np.asarray(z, np.float32)
+        z = np.array(z, np.float32)
         if z.shape != self._z.shape:
             raise ValueError(f'z must have shape {self._z.shape}; received {z.shape}.')
         self._z = z

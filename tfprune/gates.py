@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.groups import ChannelGroups, functional_graph, ordered_nodes
+from tfprune.graph import functional_graph, ordered_nodes
+from tfprune.groups import ChannelGroups
 from tfprune.layer_rules import RULES
 from tfprune.masks import check_masks
 

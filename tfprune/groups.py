@@ -17,103 +17,16 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional  # no public name
 
+from tfprune.graph import functional_graph, ordered_nodes
 from tfprune.layer_rules import Call, Labels, LayerRule, Shape, Tracer, find_rule
+from tfprune.layout import Layout, LayerNode, Positions, TensorInfo, WeightSlot
 
 RESIDUAL_REASON = 'couples several layers; --prune_residual_groups prunes it'
 
 
 class UnsupportedLayerError(ValueError):
     """A layer has no rule and unknown_layers='raise'."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Positions:
-    """What stands at each channel position: group[c] and index[c] within the group, int [C]."""
-    group: np.ndarray
-    index: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class TensorInfo:
-    """A tensor of the model: its shape [B, …, C] and what its channels are."""
-    shape: Shape
-    positions: Positions
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerNode:
-    """A call of a layer; inputs and outputs index `Layout.tensors`. No rule: refused says why."""
-    layer: str
-    kind: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    refused: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightSlot:
-    """A weight and the tensors whose channels its axes run over (None: an axis is static)."""
-    layer: str
-    weight: str
-    shape: tuple[int, ...]
-    trainable: bool
-    in_axis: int | None
-    in_tensor: int | None
-    out_axis: int | None
-    out_tensor: int | None
-
-    @property
-    def is_kernel(self) -> bool:
-        """Whether the weight mixes channels: its output slices are filters."""
-        return self.in_axis is not None and self.out_axis is not None
-
-    def variable(self, model: keras.Model) -> Any:
-        """Returns the Keras variable in `model`."""
-        return getattr(model.get_layer(self.layer), self.weight)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class WeightSlice:
-    """Where one group stands along one axis of a weight: positions[i] is channel index[i]."""
-    slot: WeightSlot
-    side: str  # 'in' or 'out'
-    axis: int
-    positions: np.ndarray
-    index: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Layout:
-    """The traced model in integers. Group ids index `names` and `widths` (all groups)."""
-    names: tuple[str, ...]
-    widths: tuple[int, ...]
-    tensors: tuple[TensorInfo, ...]
-    nodes: tuple[LayerNode, ...]
-    weights: tuple[WeightSlot, ...]
-    outputs: tuple[int, ...]
-
-    def kept(self, masks: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Returns for every tensor a bool [C]: the channels that `masks` keep (missing: all)."""
-        full = [np.asarray(masks[name], bool) if name in masks else np.ones(width, bool)
-                for name, width in zip(self.names, self.widths)]
-        offsets = np.cumsum([0, *self.widths])
-        flat = np.concatenate([*full, np.ones(0, bool)])
-        return [flat[offsets[t.positions.group] + t.positions.index] for t in self.tensors]
-
-    def slices(self, name: str) -> Iterator[WeightSlice]:
-        """Yields every weight axis along which the group `name` stands, in topological order."""
-        group = self.names.index(name)
-        for slot in self.weights:
-            for side, axis, tensor in (('in', slot.in_axis, slot.in_tensor),
-                                       ('out', slot.out_axis, slot.out_tensor)):
-                if axis is None or tensor is None:
-                    continue
-                where = self.tensors[tensor].positions
-                found = np.flatnonzero(where.group == group)
-                if found.size:
-                    yield WeightSlice(slot, side, axis, found, where.index[found])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,17 +39,15 @@ class Group:
       producers: layers whose kernels write it.
       consumers: channel-mixing layers that read it.
       members: all layers that touch it, in topological order.
+      is_residual: whether something else writes the same channels, as in a residual stream: another
+        kernel, or the zeros of a padded shortcut.
     """
     name: str
     width: int
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     members: tuple[str, ...]
-
-    @property
-    def is_residual(self) -> bool:
-        """Whether several layers produce it, as in a residual stream."""
-        return len(self.producers) > 1
+    is_residual: bool
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,39 +96,6 @@ class ChannelGroups(Mapping[str, int]):
 
 def _reason(name: str, why: str) -> str:
     return f"group '{name}' is not prunable: {why}"
-
-
-def functional_graph(model: keras.Model) -> Any:
-    """Returns the functional graph of a functional or built Sequential model.
-
-    Raises:
-      TypeError: if `model` is not a Keras 3 model.
-      ValueError: if it is subclassed or not built.
-    """
-    if not isinstance(model, keras.Model):
-        kind = f'{type(model).__module__}.{type(model).__name__}'
-        raise TypeError(f'model must be a Keras 3 model (keras.Model), received {kind}')
-    graph = model
-    if isinstance(model, keras.Sequential):
-        # Keras has no public name for the graph inside a Sequential.
-        graph = model._functional
-        if graph is None:
-            raise ValueError(f"model '{model.name}' is not built: give it an Input layer or call "
-                             'model.build(input_shape)')
-    if not isinstance(graph, Functional) or type(graph).call is not Functional.call:
-        raise ValueError(f"model '{model.name}' ({type(model).__name__}) is a subclassed model: "
-                         'expected a functional or Sequential one, whose layers can be traced')
-    return graph
-
-
-def ordered_nodes(graph: Any) -> list[Any]:
-    """Returns the Keras nodes of a functional graph in the order in which Keras runs them."""
-    rank = {id(operation): place for place, operation in enumerate(graph.operations)}
-    nodes = []
-    for depth in sorted(graph._nodes_by_depth, reverse=True):
-        nodes += sorted(graph._nodes_by_depth[depth],
-                        key=lambda node: rank.get(id(node.operation), -1))
-    return nodes
 
 
 @dataclasses.dataclass
@@ -336,7 +214,9 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
     places = [Positions(group_of[roots[labels]], index_of[roots[labels]])
               for labels in traced.labels]
 
-    drafts = [Group('', len(group), *_roles(traced, places, number))
+    coupled = np.bincount(roots, minlength=len(roots))
+    drafts = [Group('', len(group), *_roles(traced, places, number),
+                    is_residual=bool(coupled[group[0]] > 1))
               for number, group in enumerate(members)]
     place = {node.layer: i for i, node in reversed(list(enumerate(traced.nodes)))}
     heads = [(draft.producers or draft.members)[0] for draft in drafts]

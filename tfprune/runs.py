@@ -1,4 +1,5 @@
 """The run folder: what a run writes beside its checkpoints, each file whole or not there."""
+import contextlib
 import fcntl
 import json
 import os
@@ -7,12 +8,15 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
-from typing import Any, Iterable, Mapping
+from typing import Any, Iterable, Iterator, Mapping
 
 from tfprune.config import Config, differing_fields
 
 _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
+# What a run killed before it wrote config.json leaves behind.
+_FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.config.flags.partial',
+                '.environment.json.partial', '.config.json.partial'}
 
 
 class RunFolder:
@@ -32,7 +36,7 @@ class RunFolder:
         config_file = self.path / 'config.json'
         if config_file.exists():
             _check_same(config_file, config)
-        elif self.path.is_dir() and any(p.name != '.lock' for p in self.path.iterdir()):
+        elif self.path.is_dir() and {p.name for p in self.path.iterdir()} - _FIRST_FILES:
             raise ValueError(f'{self.path} is neither empty nor a run folder (no config.json).')
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -58,25 +62,30 @@ class RunFolder:
     def read_json(self, name: str) -> Any:
         """What write_json wrote; None where there is no such file."""
         path = self.path / name
-        return json.loads(path.read_text()) if path.exists() else None
+        return json.loads(path.read_bytes()) if path.exists() else None
 
     def append_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends rows to a JSON-lines file."""
+        """Appends rows to a JSON-lines file; a line that was cut short stays on its own."""
         text = ''.join(json.dumps(row) + '\n' for row in rows)
-        with open(self.path / name, 'a') as file:
-            file.write(text)
+        with _naming(self.path / name), open(self.path / name, 'a+b') as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read(1) == b'\n' else '\n' + text
+            file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
-        """Rows of a JSON-lines file; a last line that was cut short is left out."""
+        """Rows of a JSON-lines file; lines that were cut short are left out."""
         path = self.path / name
         rows = []
-        for line in path.read_text().splitlines() if path.exists() else ():
+        for line in path.read_bytes().splitlines() if path.exists() else ():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
-                break
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
         return rows
 
     def forget_rows_from(self, name: str, epoch: int) -> None:
@@ -87,16 +96,26 @@ class RunFolder:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all; OSError names it."""
     partial = path.with_name(f'.{path.name}.partial')
+    with _naming(path):
+        try:
+            with open(partial, 'w', encoding='utf-8') as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """A full disk does not say which file did not fit."""
     try:
-        with open(partial, 'w') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(f'cannot write {path}: {error.strerror or error}') from error
 
 
 def describe_environment() -> dict[str, Any]:
@@ -109,13 +128,15 @@ def describe_environment() -> dict[str, Any]:
 
 def _check_same(config_file: pathlib.Path, config: Config) -> None:
     try:
-        theirs = json.loads(config_file.read_text())
+        theirs = json.loads(config_file.read_bytes())
     except ValueError:
-        raise ValueError(f'{config_file} is damaged: not JSON.') from None
+        theirs = None
+    if not isinstance(theirs, dict):
+        raise ValueError(f'{config_file} is damaged: not a JSON object.')
     rows = differing_fields(config, theirs)
     if rows:
-        raise ValueError(f'{config_file.parent} is a run of another configuration; differing flags: '
-                         f'{"; ".join(rows)}.')
+        raise ValueError(f'{config_file.parent} is a run of another configuration; differing '
+                         f'flags: {"; ".join(rows)}.')
 
 
 def _version(package: str) -> str | None:
@@ -126,9 +147,15 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    here = pathlib.Path(__file__).parent
-    done = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12'], cwd=here,
-                          capture_output=True, text=True, check=False)
+    checkout = pathlib.Path(__file__).parent.parent
+    # Installed, the package may lie inside a repository that is not its own.
+    if not (checkout / '.git').exists():
+        return None
+    try:
+        done = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12'],
+                              cwd=checkout, capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return None
     return done.stdout.strip() or None
 
 

@@ -6,7 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.groups import ChannelGroups, LayerNode, functional_graph
+from tfprune.graph import functional_graph
+from tfprune.groups import ChannelGroups
+from tfprune.layout import LayerNode
 from tfprune.layer_rules import RULES
 from tfprune.masks import check_masks
 

@@ -147,7 +147,6 @@ class _Run:
         return model
 
     def _scorer(self, model: keras.Model, groups: ChannelGroups) -> SubnetworkScorer:
-        config = self.config
         with self.strategy.scope():
             gated = insert_gates(model, groups)
         return SubnetworkScorer(gated, self.strategy, self._calibration(), self.score_batches)

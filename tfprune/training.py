@@ -17,7 +17,7 @@ Batch = tuple[tf.Tensor, tf.Tensor]
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss became NaN or infinite; the message names the term, the epoch and the step."""
+    """A loss became NaN or infinite; the message names the term and the step."""
 
 
 class StopTraining(Exception):
@@ -25,12 +25,15 @@ class StopTraining(Exception):
 
 
 def make_strategy(replicas: int = 1) -> tf.distribute.Strategy:
-    """MirroredStrategy over all accelerators, or over `replicas` logical CPU devices.
+    """MirroredStrategy over `replicas` accelerators or, where there are none, logical CPU devices.
 
     Raises:
+        ValueError: there are fewer accelerators.
         RuntimeError: TensorFlow is initialised with fewer logical CPU devices.
     """
     accelerators = tf.config.list_physical_devices('GPU')
+    if 0 < len(accelerators) < replicas:
+        raise ValueError(f'replicas={replicas}, but there are {len(accelerators)} accelerators.')
     if accelerators:
         return tf.distribute.MirroredStrategy([f'GPU:{i}' for i in range(replicas)])
     cpu = tf.config.list_physical_devices('CPU')[0]
@@ -84,11 +87,12 @@ class Trainer(tf.Module):
 
     Args:
         model: pixels [B, H, W, C] -> logits [B, K], created under `strategy`.
-        penalty: a scalar of variables that every step adds, such as the alignment.
+        penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
-                 optimisation: Optimisation, penalty: Callable[[], tf.Tensor] | None = None):
+                 optimisation: Optimisation,
+                 penalty: Callable[[], tf.Tensor | None] | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
         self._settings, self._penalty = optimisation, penalty
@@ -98,7 +102,7 @@ class Trainer(tf.Module):
             self.optimizer = keras.optimizers.SGD(0.0, momentum=optimisation.momentum)
             self.optimizer.build(model.trainable_variables)
         # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
-        self.sums = tf.Variable(tf.zeros(4, tf.float64), trainable=False)
+        self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
 
     def train_epoch(self, batches: tf.data.Dataset, learning_rate: Callable[[int], float],
@@ -115,30 +119,38 @@ class Trainer(tf.Module):
             Means over the epoch: loss, cross_entropy, penalty, accuracy.
 
         Raises:
-            NonFiniteLossError: before the weights of this epoch are saved anywhere.
+            NonFiniteLossError: a term of the loss or, after the last step, a weight is NaN or
+                infinite.
+            ValueError: there are no batches.
         """
         first = int(self.steps_done)
         if first == 0:
-            self.sums.assign(tf.zeros(4, tf.float64))
+            self.sums.assign(tf.zeros(3, tf.float64))
         with contextlib.closing(_Iterator(batches.skip(first), self.strategy)) as iterator:
             for step, (images, labels) in enumerate(iterator, start=first):
                 self.optimizer.learning_rate.assign(learning_rate(step))
                 sums = self._train_step(images, labels)
                 self.steps_done.assign(step + 1)
-                means = self._means(sums.numpy(), step)
+                means = self._means(sums.numpy(), step + 1)
                 if on_step:
                     on_step(step + 1, means)
-        if int(self.steps_done) == 0:
+        # From the variables: a run stopped after the last step resumes with no batch left.
+        steps = int(self.steps_done)
+        if not steps:
             raise ValueError('the training data hold no whole batch.')
+        for variable in self.model.variables:
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+                raise NonFiniteLossError(f'{variable.path} is not finite after step {steps} of '
+                                         'this epoch.')
         self.steps_done.assign(0)
-        return means if int(first) < step + 1 else self._means(self.sums.numpy(), step)
+        return self._means(self.sums.numpy(), steps)
 
-    def _means(self, sums: np.ndarray, step: int) -> dict[str, float]:
-        count = self._settings.global_batch_size * (step + 1)
-        cross_entropy, penalty, correct = sums[0] / count, sums[1] / (step + 1), sums[2] / count
+    def _means(self, sums: np.ndarray, steps: int) -> dict[str, float]:
+        count = self._settings.global_batch_size * steps
+        cross_entropy, penalty, correct = sums[0] / count, sums[1] / steps, sums[2] / count
         for name, value in (('cross-entropy', cross_entropy), ('penalty', penalty)):
             if not math.isfinite(value):
-                raise NonFiniteLossError(f'{name} is {value} at step {step + 1} of this epoch.')
+                raise NonFiniteLossError(f'{name} is {value} at step {steps} of this epoch.')
         return {'loss': float(cross_entropy + penalty), 'cross_entropy': float(cross_entropy),
                 'penalty': float(penalty), 'accuracy': float(correct)}
 
@@ -154,7 +166,8 @@ class Trainer(tf.Module):
         with tf.GradientTape() as tape:
             logits = self.model(tf.cast(images, tf.float32), training=True)
             summed = tf.reduce_sum(cross_entropy(labels, logits, settings.label_smoothing))
-            penalty = self._penalty() if self._penalty else tf.constant(0.0)
+            penalty = self._penalty() if self._penalty else None
+            penalty = tf.constant(0.0) if penalty is None else penalty
             decay = tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(k)) for k in self._kernels])
             loss = (summed / settings.global_batch_size
                     + (settings.weight_decay * decay + penalty) / replicas)
@@ -163,7 +176,7 @@ class Trainer(tf.Module):
         correct = tf.reduce_sum(tf.cast(tf.equal(
             tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64))
         return tf.stack([tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas,
-                         correct, tf.constant(0.0, tf.float64)])
+                         correct])
 
 
 class Evaluator:
@@ -235,12 +248,13 @@ def reestimate_batch_norm(layers: Iterable[keras.layers.BatchNormalization],
     """Replaces the layers' moving statistics by those of `batches` alone.
 
     From zeros, k batches with momentum m leave (1 - m) sum_i m^(k-1-i) s_i, a weighted mean of the
-    batches' statistics s_i short of the factor 1 - m^k; dividing by it needs no change of the layer.
+    batches' statistics s_i short of the factor 1 - m^k; dividing by it needs no change of a layer.
 
     Args:
         forward: runs the model on images [B, H, W, C] with training=True.
     """
-    layers = list(layers)
+    # A frozen layer normalises by its moving statistics in training too, and never moves them.
+    layers = [layer for layer in layers if layer.trainable]
     for layer in layers:
         layer.moving_mean.assign(tf.zeros(layer.moving_mean.shape))
         layer.moving_variance.assign(tf.zeros(layer.moving_variance.shape))

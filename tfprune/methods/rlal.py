@@ -12,10 +12,11 @@ Phases: warm-up (plain training); epochs of random actions; joint epochs (the ag
 followed each epoch); epochs of alignment to the frozen v.
 
 Deviations: 1. PPO instead of SAC, which is --agent=sac. 2. The alignment starts with the joint
-epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by reward above their epoch's mean) and this epoch's, each scored today with
-channels chosen anew by the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda (--alignment=adaptive) is
-ours. 5. At the end of the joint epochs the policy is compared with random actions on the same
-weights: a measurement, from which nothing is learnt or chosen.
+epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by
+reward above their epoch's mean) and this epoch's, each scored today with channels chosen anew by
+the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
+(--alignment=adaptive) is ours. 5. At the end of the joint epochs the policy is compared with random
+actions on the same weights: a measurement, from which nothing is learnt or chosen.
 """
 from typing import Any, Mapping, Sequence
 
@@ -188,7 +189,8 @@ class RLAL(Method):
     def _set_strength(self, epoch: int, full_accuracy: float, subnetwork_accuracy: float | None
                       ) -> None:
         """lambda for the next epoch: 0 until a joint epoch comes."""
-        config, strength, coming = self.problem.config, self.alignment.strength, self.phase(epoch + 1)
+        config, strength = self.problem.config, self.alignment.strength
+        coming = self.phase(epoch + 1)
         if config.alignment == 'none' or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
         elif config.alignment == 'fixed' or not strength.numpy() or subnetwork_accuracy is None:
@@ -198,4 +200,3 @@ class RLAL(Method):
 
     def _select(self, widths: np.ndarray) -> Masks:
         return self.problem.select(self.problem.budget.as_dict(widths))
-

@@ -1,0 +1,69 @@
+r"""Runs together: one line a configuration, mean and standard deviation over seeds.
+
+python scripts/report.py 'runs/rlal_s*' 'runs/uniform_s*' --format=markdown --out=rows.jsonl
+python scripts/report.py --rows=rows.jsonl
+
+Run folders or quoted patterns of them; unfinished ones are listed as such.
+"""
+import glob
+import json
+import math
+import pathlib
+import sys
+
+import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from absl import app, flags, logging
+
+from tfprune import report
+from tfprune.runs import write_text
+
+FORMAT = flags.DEFINE_string('format', 'text', 'text or markdown.')
+ROWS = flags.DEFINE_string('rows', None, 'Reads runs from a file that --out wrote.')
+OUT = flags.DEFINE_string('out', None, 'Also writes the runs to this file, a JSON line each.')
+JSON = flags.DEFINE_string('json', None, 'Also writes the table and the runs to this JSON file.')
+HTML = flags.DEFINE_string('html', None, 'Also writes the table to this HTML file.')
+
+
+def main(argv: list[str]) -> int:
+    try:
+        rows = report.read_rows_file(ROWS.value) if ROWS.value else []
+        rows += [report.run_row(path) for path in run_folders(argv[1:])]
+        print(report.format_summary(rows, FORMAT.value))
+        if OUT.value:
+            report.write_rows_file(OUT.value, rows)
+        if JSON.value:
+            table = [_without_nan(line) for line in report.aggregate(rows)]
+            write_text(pathlib.Path(JSON.value),
+                       json.dumps({'table': table, 'runs': rows}, indent=1) + '\n')
+        if HTML.value:
+            write_text(pathlib.Path(HTML.value), report.summary_html(rows))
+    except (ValueError, OSError) as error:
+        print(f'report.py: error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_folders(patterns: list[str]) -> list[pathlib.Path]:
+    """Folders that match, each once, in the order of the patterns.
+
+    ValueError for a pattern without a match.
+    """
+    found: dict[pathlib.Path, pathlib.Path] = {}
+    for pattern in patterns:
+        paths = [pathlib.Path(name) for name in sorted(glob.glob(pattern))]
+        folders = [path for path in paths if path.is_dir()]
+        if not folders:
+            raise ValueError(f'no run folder matches {pattern!r}.')
+        for path in folders:
+            found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _without_nan(line: dict) -> dict:
+    return {name: None if isinstance(value, float) and math.isnan(value) else value
+            for name, value in line.items()}
+
+
+if __name__ == '__main__':
+    flags.FLAGS.set_default('verbosity', logging.WARNING)
+    app.run(main)

@@ -1,0 +1,2 @@
+"""Prepares TensorFlow's environment before any test module imports it."""
+import tfprune  # noqa: F401

@@ -1,0 +1,175 @@
+"""PruningEnv: TF-Agents' validation, features by hand, actions inside and beyond the bounds."""
+import tfprune  # noqa: F401  (before keras)
+import numpy as np
+import pytest
+from tf_agents.environments import utils
+
+from tfprune.budget import Budget
+from tfprune.costs import CostModel
+from tfprune.environment import FEATURES, PruningEnv
+from tfprune.groups import trace_groups
+from tfprune.models import build_model
+from tfprune.testing import TOYS, plain
+
+PLAIN = plain()
+GROUPS = trace_groups(PLAIN)
+COSTS = CostModel(PLAIN, GROUPS)
+
+
+def make(evaluate=lambda widths: 0.5, **kwargs):
+    return PruningEnv(GROUPS, COSTS, evaluate, **kwargs)
+
+
+def step(env, rate):
+    return env.step(np.array([rate], np.float32))
+
+
+def named(observation):
+    return dict(zip(FEATURES, observation.tolist()))
+
+
+@pytest.mark.parametrize('context_size', [0, 3])
+@pytest.mark.parametrize('name', TOYS)
+def test_tf_agents_validates_it(name, context_size):
+    model = TOYS[name].build()
+    groups = trace_groups(model)
+    env = PruningEnv(groups, CostModel(model, groups), lambda widths: 0.25,
+                     context_size=context_size, budget_ratio=.6)
+    utils.validate_py_environment(env, episodes=5)
+
+
+def test_tf_agents_validates_it_on_a_resnet():
+    model = build_model('resnet20', image_shape=(8, 8, 3), num_classes=10, mean=(0, 0, 0),
+                        std=(1, 1, 1))
+    groups = trace_groups(model)
+    for kept, size in ((groups, 12), (groups.without_residual(), 9)):
+        env = PruningEnv(kept, CostModel(model, kept), lambda widths: 0.25, width_multiple=4,
+                         target='params')
+        assert len(env.budget.names) == size
+        utils.validate_py_environment(env, episodes=3)
+
+
+def test_features_are_in_0_1_under_any_actions():
+    model = TOYS['residual'].build()
+    groups = trace_groups(model)
+    env = PruningEnv(groups, CostModel(model, groups), lambda widths: 1.0, budget_ratio=.4)
+    rng = np.random.default_rng(0)
+    seen = []
+    for episode in range(20):
+        seen.append(env.reset().observation)
+        while not env.current_time_step().is_last():
+            seen.append(step(env, rng.uniform() if episode else 1.0).observation)
+    seen = np.array(seen)
+    assert seen.dtype == np.float32 and seen.shape == (20 * 7, len(FEATURES))
+    assert seen.min() >= 0 and seen.max() <= 1
+    varied = dict(zip(FEATURES, np.ptp(seen, axis=0) > 0))
+    assert [name for name in FEATURES if not varied[name]] == ['kernel']  # all are 3x3
+
+
+def test_features_by_hand():
+    # image 6x6x3 - conv1 5, 3x3 - conv2 7, 3x3 /2 - flatten 63 - hidden 11 - logits 2.
+    # MACs 36·27·5 = 4860, 9·45·7 = 2835, 63·11 = 693; dense 8410, limit 4205.
+    env = make()
+    first = named(env.reset().observation)
+    least = 36 * 27 + 81 + 9 * 2 + 2 * 2  # at widths 1, 1, 2
+    assert first == pytest.approx({
+        'index': 1 / 3, 'in_channels': 3 / 63, 'channels': 5 / 11, 'stride': 1 / 2, 'kernel': 1,
+        'layer_cost': 1, 'cost_spent': 0, 'cost_left': (4205 - least) / 8410,
+        'previous_action': 0}, abs=1e-6)
+    second = named(step(env, 0.4).observation)  # conv1 keeps 3 of 5
+    spent = 8410 - (972 * 3 + 81 * 3 * 7 + 693 + 22)
+    least = 972 * 3 + 81 * 3 + 18 + 4
+    assert second == pytest.approx({
+        'index': 2 / 3, 'in_channels': 5 / 63, 'channels': 7 / 11, 'stride': 1, 'kernel': 1,
+        'layer_cost': 2835 / 4860, 'cost_spent': spent / 8410, 'cost_left': (4205 - least) / 8410,
+        'previous_action': 2 / 5}, abs=1e-6)
+    third = named(step(env, 0.0).observation)  # conv2: 4 of 7, whatever was asked for
+    assert third['previous_action'] == pytest.approx(3 / 7)
+    assert (third['stride'], third['kernel']) == pytest.approx((1 / 2, 1 / 3))
+    assert third['in_channels'] == 1 and third['layer_cost'] == pytest.approx(693 / 4860)
+
+
+def test_the_last_observation_shows_the_final_cost():
+    env = make()
+    env.reset()
+    for rate in (.4, .4, .3):
+        last = step(env, rate)
+    assert last.is_last()
+    cost = env.budget.cost(list(env.widths.values()))
+    assert named(last.observation)['cost_spent'] == pytest.approx(1 - cost / 8410)
+    assert named(last.observation)['cost_left'] == pytest.approx((4205 - cost) / 8410)
+
+
+def test_one_reward_at_the_end():
+    calls = []
+    env = make(lambda widths: calls.append(dict(widths)) or 0.875)
+    env.reset()
+    steps = [step(env, .4) for _ in range(3)]
+    assert [float(s.reward) for s in steps] == [0, 0, 0.875]
+    assert [float(s.discount) for s in steps] == [1, 1, 0]
+    assert calls == [{'conv1': 3, 'conv2': 4, 'hidden': 8}] == [env.widths]
+    assert env.rates.tolist() == pytest.approx([2 / 5, 3 / 7, 3 / 11])
+    # The next step begins a new episode, whatever the action.
+    assert step(env, 1.0).is_first()
+    assert env.widths == {} and env.rates.shape == (0,) and len(calls) == 1
+
+
+def test_widths_are_the_nearest_allowed():
+    env = make(budget_ratio=.8, width_multiple=4, min_keep_ratio=.2)
+    assert [a.tolist() for a in env.budget.allowed] == [[4, 5], [4, 7], [4, 8, 11]]
+    for rate, width in ((.15, 4), (.05, 5)):  # of 4.25 and 4.75
+        env.reset()
+        step(env, rate)
+        assert env.widths == {'conv1': width}
+
+
+@pytest.mark.parametrize('beyond, inside', [(-3.0, 0.0), (2.5, 1.0), (np.inf, 1.0)])
+def test_an_action_beyond_the_bounds_is_the_bound(beyond, inside):
+    outcomes = []
+    for rate in (beyond, inside):
+        env = make(budget_ratio=.7)
+        env.reset()
+        for _ in range(3):
+            step(env, rate)
+        outcomes.append(env.widths)
+    assert outcomes[0] == outcomes[1]
+
+
+def test_an_action_that_is_no_number_is_refused():
+    env = make()
+    env.reset()
+    with pytest.raises(ValueError, match='rate must be in'):
+        step(env, np.nan)
+
+
+def test_z_is_in_every_observation_from_its_setting_on():
+    env = make(context_size=4)
+    assert env.observation_spec().shape == (len(FEATURES) + 4,)
+    assert env.observation_spec().minimum[-4:].tolist() == [-1] * 4
+    assert env.reset().observation[-4:].tolist() == [0] * 4
+    z = np.array([.5, -.25, 1, -1], np.float32)
+    env.set_context(z)
+    for time_step in (env.reset(), step(env, .5), step(env, .5), step(env, .5)):
+        assert time_step.observation[-4:].tolist() == [.5, -.25, 1, -1]
+    z[:] = 0  # the caller's array is not ours
+    assert env.reset().observation[-4:].tolist() == [.5, -.25, 1, -1]
+    with pytest.raises(ValueError, match=r'z must have shape \(4,\); received \(3,\)'):
+        env.set_context([0, 0, 0])
+
+
+def test_environments_share_a_budget_but_no_state():
+    budget = Budget(GROUPS, COSTS, ratio=.7)
+    a, b = make(budget=budget), make(budget=budget)
+    a.reset(), b.reset()
+    step(a, 1.0)
+    assert a.budget is b.budget and b.widths == {} and len(a.widths) == 1
+
+
+def test_bad_input():
+    none = trace_groups(PLAIN, frozen=['conv1', 'conv2', 'hidden'])
+    with pytest.raises(ValueError, match='needs at least one prunable group; received none'):
+        PruningEnv(none, CostModel(PLAIN, none), lambda widths: 0.0)
+    with pytest.raises(ValueError, match='smallest reachable'):
+        make(budget_ratio=.05)
+    with pytest.raises(ValueError, match='Unknown target'):
+        make(target='flops')

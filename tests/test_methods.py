@@ -1,0 +1,67 @@
+"""Every entry of METHODS keeps the contract: budget, determinism, a plain Keras model."""
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from tfprune.config import Config
+from tfprune.costs import count_cost
+from tfprune.methods import METHODS, check_method
+from tfprune.trainer import train_and_prune
+
+# Real digits, every phase, seconds.
+SMALL = dict(model='resnet8', dataset='digits', warmup_epochs=1, random_epochs=1, joint_epochs=1,
+             alignment_epochs=1, fine_tune_epochs=1, batch_size=256, reward_images=100,
+             score_images=100, score_batch_size=100, calibration_batches=1, episodes_per_epoch=2,
+             random_reference_episodes=1, comparison_episodes=2, context_size=4, context_updates=3,
+             agent_updates=2, lr_warmup_epochs=0.0)
+
+
+@pytest.mark.parametrize('name', sorted(METHODS))
+def test_method_keeps_the_contract(name, tmp_path):
+    config = Config(method=name, **SMALL)
+    result = train_and_prune(config, tmp_path / 'run', progress=False)
+
+    report = json.loads((tmp_path / 'run/report.json').read_text())
+    assert report == json.loads(json.dumps(result.report))
+    cost = count_cost(result.model)
+    assert cost.macs == report['cost'] == report['pruned']['macs']
+    if METHODS[name].prunes:
+        assert cost.macs <= report['budget_limit'] <= 0.5 * report['dense_cost']
+        # Within one step of the widest layer's budget, not somewhere below it.
+        assert cost.macs > 0.97 * report['budget_limit']
+    else:
+        assert cost.macs == report['dense_cost']
+    assert {row['name']: row['width'] for row in report['groups']} == {
+        layer.name: layer.filters for layer in result.model.layers
+        if layer.name in {row['name'] for row in report['groups']}}
+    metrics = [json.loads(line) for line in open(tmp_path / 'run/metrics.jsonl')]
+    assert [row['epoch'] for row in metrics] == list(range(config.total_epochs))
+    assert (tmp_path / 'run/report.html').stat().st_size > 10_000
+
+    again = train_and_prune(config, tmp_path / 'again', progress=False)
+    for one, other in zip(result.model.get_weights(), again.model.get_weights()):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_pruned_model_loads_without_tfprune(tmp_path):
+    result = train_and_prune(Config(method='uniform', **SMALL), tmp_path / 'run', progress=False)
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.float32)
+    np.save(tmp_path / 'images.npy', images)
+    code = ('import sys, numpy as np; sys.modules["tfprune"] = None; import keras; '
+            f'm = keras.models.load_model(r"{tmp_path}/run/export/pruned.keras"); '
+            f'np.save(r"{tmp_path}/out.npy", m(np.load(r"{tmp_path}/images.npy")))')
+    subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path,
+                   env={**os.environ, 'KERAS_BACKEND': 'tensorflow'})
+    np.testing.assert_allclose(np.load(tmp_path / 'out.npy'),
+                               keras.ops.convert_to_numpy(result.model(images)), rtol=1e-5,
+                               atol=1e-5)
+
+
+def test_unknown_method_is_answered_with_the_right_ones():
+    with pytest.raises(ValueError, match="Unknown method 'rlla'. Available: dense, magnitude, "):
+        check_method('rlla')

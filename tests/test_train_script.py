@@ -1,0 +1,120 @@
+"""scripts/train.py as a user runs it: interruptions, bad input."""
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMALL = ['--model=resnet8', '--dataset=digits', '--warmup_epochs=1', '--random_epochs=1',
+         '--joint_epochs=2', '--alignment_epochs=1', '--fine_tune_epochs=2', '--batch_size=32',
+         '--reward_images=100', '--score_images=100', '--score_batch_size=100',
+         '--calibration_batches=1', '--episodes_per_epoch=2', '--random_reference_episodes=1',
+         '--comparison_episodes=2', '--context_size=4', '--context_updates=3',
+         '--agent_updates=2', '--alignment=adaptive', '--threads=1']
+
+
+def start(run_dir, *flags):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / 'scripts/train.py'), *SMALL, f'--run_dir={run_dir}', *flags],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process, expected=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == expected, err[-2000:]
+    return out, err
+
+
+def interrupt(run_dir, *, rows, delay, how):
+    """Runs until `rows` epochs are in metrics.jsonl and `delay` seconds more; sends a signal."""
+    process, metrics = start(run_dir), run_dir / 'metrics.jsonl'
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= rows):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.02)
+    time.sleep(delay)
+    process.send_signal(how)
+    finish(process, {signal.SIGKILL: -9, signal.SIGTERM: 143}[how])
+
+
+def rows_of(path, *, without=()):
+    return [{k: v for k, v in json.loads(line).items() if k not in without}
+            for line in path.read_text().splitlines()]
+
+
+def weights_of(run_dir):
+    return keras.models.load_model(run_dir / 'export/pruned.keras').get_weights()
+
+
+def test_interrupted_in_every_way_equals_uninterrupted(tmp_path):
+    out, _ = finish(start(tmp_path / 'whole'))
+    assert 'test accuracy' in out and 'MACs' in out
+    run = tmp_path / 'broken'
+    interrupt(run, rows=1, delay=0.1, how=signal.SIGTERM)   # within the random epoch or after it
+    interrupt(run, rows=3, delay=0.3, how=signal.SIGKILL)   # within a joint epoch
+    newest = sorted((run / 'checkpoints').glob('e*'))[-1]
+    with open(newest / 'state.data-00000-of-00001', 'r+b') as file:
+        file.seek(1000)
+        file.write(b'damage')
+    interrupt(run, rows=6, delay=0.0, how=signal.SIGKILL)   # after surgery
+    out, err = finish(start(run))
+    for one, other in zip(weights_of(tmp_path / 'whole'), weights_of(run), strict=True):
+        np.testing.assert_array_equal(one, other)
+    timing = ('images_per_second', 'train_seconds', 'method_seconds')
+    for name in ('metrics.jsonl', 'episodes.jsonl'):
+        assert (rows_of(run / name, without=timing)
+                == rows_of(tmp_path / 'whole' / name, without=timing))
+
+
+def test_damaged_checkpoint_is_reported(tmp_path):
+    run = tmp_path / 'run'
+    interrupt(run, rows=3, delay=0.5, how=signal.SIGTERM)
+    checkpoints = sorted((run / 'checkpoints').glob('e*'))
+    (checkpoints[-1] / 'manifest.json').write_text('{')
+    process = start(run)
+    for line in process.stdout:
+        if 'damaged' in line:
+            assert str(checkpoints[-1].name) in line
+            break
+    else:
+        pytest.fail('the damage was not reported')
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['stray'], 'stray arguments: stray'),
+    (['--method=rlla'], "Unknown method 'rlla'. Available: dense, magnitude, random, rlal"),
+    (['--model=resnet21'], "Unknown model 'resnet21'. Available: resnet110, resnet20"),
+    (['--dataset=cifar'], "Unknown dataset 'cifar'. Available: cifar10, cifar100, digits"),
+    (['--target=flops'], "Unknown target 'flops'. Available: macs, params"),
+    (['--reward_images=0'], 'reward_images must be at least 1'),
+    (['--reward_images=1437'], 'reward_images'),
+    (['--budget_ratio=0.01'], 'the smallest reachable is'),
+    (['--initial_weights=nowhere.npz'], 'nowhere.npz'),
+    (['--frozen=layer_x'], 'layer_x'),
+    (['--run_dir=README.md/run'], 'README.md'),
+    (['--batch_size=4000'], 'batch_size=4000 is larger'),
+])
+def test_bad_input_is_one_line(tmp_path, flags, message):
+    out, err = finish(start(tmp_path / 'run', *flags), expected=2)
+    line = err.strip().splitlines()[-1]
+    assert line.startswith('train.py: error: ') and message in line
+    assert 'Traceback' not in err
+    assert not list(tmp_path.rglob('*.partial')) and not list(tmp_path.rglob('checkpoints'))
+
+
+def test_folder_of_another_configuration_lists_the_flags(tmp_path):
+    (tmp_path / 'run').mkdir()
+    interrupt(tmp_path / 'run', rows=1, delay=0.0, how=signal.SIGKILL)
+    before = os.stat(tmp_path / 'run/config.json').st_mtime_ns
+    _, err = finish(start(tmp_path / 'run', '--seed=3', '--learning_rate=0.2'), expected=2)
+    assert '--seed: 0 -> 3' in err and '--learning_rate: 0.1 -> 0.2' in err
+    assert os.stat(tmp_path / 'run/config.json').st_mtime_ns == before

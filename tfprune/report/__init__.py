@@ -1,0 +1,8 @@
+"""What a run says about itself: the table on the screen, report.html, and several runs together."""
+from tfprune.report.aggregate import (aggregate, format_summary, read_rows_file, run_row,
+                                      summary_html, write_rows_file)
+from tfprune.report.html import write_html
+from tfprune.report.table import format_table
+
+__all__ = ['aggregate', 'format_summary', 'format_table', 'read_rows_file', 'run_row',
+           'summary_html', 'write_html', 'write_rows_file']

@@ -1,0 +1,145 @@
+"""report.html: a run in one file, without network."""
+import os
+import urllib.parse
+from typing import Any, Callable
+
+from tfprune.report import plots
+from tfprune.report.page import figure, link, page, section, table, tiles
+from tfprune.report.reading import Run, read_run
+from tfprune.report.table import (MISSING, agent_sentences, budget_sentence, columns, count,
+                                  duration, headline, listed, milliseconds, percent, points,
+                                  quotient, table_notes, table_rows)
+from tfprune.runs import write_text
+
+
+def write_html(run_dir: str | os.PathLike[str]) -> None:
+    """Writes report.html into the folder of a finished run, whole or not at all.
+
+    Raises:
+        FileNotFoundError: it has no report.json.
+        ValueError: a file of it is damaged.
+    """
+    run = read_run(run_dir)
+    write_text(run.path / 'report.html', render(run))
+
+
+def render(run: Run) -> str:
+    """The page; a section without content is left out."""
+    report = run.report
+    title = f'{report["method"]}: {report["model"]} on {report["dataset"]}, seed {report["seed"]}'
+    parts = (_tiles, _table, _accuracy, _episodes, _widths, _strength, _loss, _parity, _files,
+             _environment, _configuration)
+    lead = headline(report).removeprefix(title).strip(', ')
+    return page(title, lead, ''.join(part(run) for part in parts))
+
+
+def _tiles(run: Run) -> str:
+    dense, pruned = run.report['dense'], run.report['pruned']
+    name = columns(run.report)[0]
+    facts = [('test accuracy', percent(pruned['test_accuracy']),
+              f'{points(pruned["test_accuracy"], dense["test_accuracy"])} against {name}'
+              if dense['test_accuracy'] is not None else 'trained after surgery')]
+    for key, label in (('macs', 'MACs'), ('tflite_bytes', 'TFLite bytes')):
+        facts.append((label, percent(quotient(pruned[key], dense[key]))
+                      if dense[key] else count(pruned[key]),
+                      f'{count(pruned[key])} of {count(dense[key])}' if dense[key] else ''))
+    ratio = run.report['latency_ratio']
+    facts.append(('TFLite latency', percent(ratio, 1) if ratio else
+                  f'{milliseconds(pruned["latency_ms"])} ms',
+                  f'{milliseconds(pruned["latency_ms"])} ms, 1 thread'))
+    return tiles(facts)
+
+
+def _table(run: Run) -> str:
+    report = run.report
+    names = columns(report)
+    rows = [('', *names)]
+    rows += [(row.name, row.dense, row.pruned, row.change) for row in table_rows(report)]
+    spread = [f'{name} {milliseconds(side["latency_p10_ms"])}–'
+              f'{milliseconds(side["latency_p90_ms"])} ms'
+              for name, side in zip(names, (report['dense'], report['pruned']))
+              if side['latency_ms'] is not None]
+    return section(f'{names[0].capitalize()} and {names[1]}', table(rows),
+                   paragraphs=[budget_sentence(report)],
+                   notes=[*table_notes(report),
+                          f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
+
+
+def _accuracy(run: Run) -> str:
+    caption = ('Epochs count from 1. Held-out images are training images kept for rewards; test '
+               'images were used once, after the last epoch.')
+    return _plot(run, 'Accuracy', plots.plot_accuracy, caption)
+
+
+def _episodes(run: Run) -> str:
+    caption = ('Each dot is an episode: the accuracy of one sub-network on held-out training '
+               'images, weights frozen. Lines are means of an epoch. Right: policy and random '
+               'actions on the same weights, squares are means with their standard errors.')
+    return _plot(run, 'Episodes', plots.plot_episodes, caption, agent_sentences(run.report))
+
+
+def _widths(run: Run) -> str:
+    return _plot(run, 'Widths', plots.plot_widths,
+                 'Channels kept of each prunable group, in topological order.')
+
+
+def _strength(run: Run) -> str:
+    return _plot(run, 'Strength of the alignment', plots.plot_strength,
+                 'λ, the factor of the alignment penalty, as each epoch trained with it.')
+
+
+def _loss(run: Run) -> str:
+    return _plot(run, 'Loss and learning rate', plots.plot_loss,
+                 'Means over the steps of an epoch; the learning rate at its last step.')
+
+
+def _plot(run: Run, title: str, plot: Callable[[Run], str | None], caption: str,
+          paragraphs: list[str] | None = None) -> str:
+    svg = plot(run)
+    if svg is None and not paragraphs:
+        return ''
+    body = figure(svg, title, caption) if svg else ''
+    return section(title, body, paragraphs=paragraphs or [])
+
+
+def _parity(run: Run) -> str:
+    parity = run.report.get('parity')
+    if not parity or not parity.get('pairs'):
+        return ''
+    rows = [('forms', 'largest difference', 'allowed')]
+    rows += [(f'{pair["first"]} – {pair["second"]}', f'{pair["difference"]:.3g}',
+              f'{pair["limit"]:.3g}') for pair in parity['pairs']]
+    return section('Parity of the exported forms', table(rows), notes=[
+        f'Largest absolute difference of outputs on {count(parity["images"])} '
+        f'{parity["source"]} images; the largest output is {parity["largest_output"]:.4g}.'])
+
+
+def _files(run: Run) -> str:
+    files = run.report.get('files')
+    if not files:
+        return ''
+    rows = [('form', 'file'), *((form, link(urllib.parse.quote(path)))
+                                for form, path in files.items())]
+    return section('Files', table(rows, left=2, raw=True))
+
+
+def _environment(run: Run) -> str:
+    environment, seconds = run.environment, run.report['seconds']
+    packages = environment.get('packages') or {}
+    cores = environment.get('cores')
+    facts = [('command', environment.get('command')), ('commit', environment.get('commit')),
+             ('python', environment.get('python')),
+             ('packages', listed(f'{name} {version}' for name, version in packages.items()
+                                 if version)),
+             ('platform', environment.get('platform')),
+             ('hardware', f'{environment.get("processor") or MISSING}, {cores or "?"} cores'
+              if environment else None),
+             ('time', f'{duration(seconds["total"])}: training {duration(seconds["training"])}, '
+                      f'method {duration(seconds["search"])}')]
+    rows = [(name, str(value)) for name, value in facts if value]
+    return section('Environment', table(rows, left=2, header=False))
+
+
+def _configuration(run: Run) -> str:
+    rows: list[tuple[str, Any]] = [(f'--{name}', str(value)) for name, value in run.config.items()]
+    return section('Configuration', table(rows, left=2, header=False), closed=True) if rows else ''

@@ -1,0 +1,306 @@
+"""The plots of report.html, each an inline SVG string; None where there is nothing to plot."""
+import contextlib
+import io
+import itertools
+import re
+from typing import Any, Iterator, Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from tfprune.report.reading import Row, Run, finite, is_pruned, surgery_first
+
+# Okabe and Ito's colours, which the colour-blind tell apart.
+BLUE, ORANGE, GREEN, GREY = '#0072b2', '#d55e00', '#009e73', '#6f7780'
+_STYLE: dict[Any, Any] = {
+    'svg.fonttype': 'none', 'svg.hashsalt': 'tfprune', 'font.size': 10, 'axes.labelsize': 10,
+    'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#9aa2a9',
+    'axes.labelcolor': '#3b444b', 'text.color': '#3b444b', 'xtick.color': '#3b444b',
+    'ytick.color': '#3b444b', 'axes.grid': True, 'grid.color': '#e6e9eb', 'grid.linewidth': .8,
+    'axes.axisbelow': True, 'lines.linewidth': 1.8, 'lines.markersize': 4, 'legend.frameon': False,
+    'legend.fontsize': 9.5, 'figure.facecolor': 'white', 'axes.unicode_minus': True,
+}
+_PHASES = {'warmup': 'warm-up', 'random': 'random actions', 'joint': 'joint',
+           'alignment': 'alignment', 'train': 'training', 'fine_tune': 'fine-tuning'}
+_WIDTH = 9.4  # inches, the page's width
+
+
+def plot_accuracy(run: Run) -> str | None:
+    """Accuracy of full, sub- and pruned model by epoch; test accuracies at the end."""
+    rows, end = run.metrics, _surgery(run)
+    if not rows:
+        return None
+    before = [row for row in rows if row['epoch'] < end]
+    after = [row for row in rows if row['epoch'] >= end]
+    with _figure('accuracy', height=3.7) as (fig, svg):
+        axes = _epoch_axes(fig, run, 'accuracy')
+        _line(axes, rows, 'accuracy', GREY, 'training images (as trained)', linewidth=1.3)
+        _line(axes, before, 'reward_accuracy', BLUE, 'full model, held-out images')
+        _line(axes, before, 'subnetwork_accuracy', ORANGE, 'sub-network, held-out images',
+              marker='o', linewidth=1.2)
+        _line(axes, after, 'reward_accuracy', ORANGE, 'pruned model, held-out images')
+        last = len(before) if before and after else len(rows)
+        for side, epoch, colour in (('dense', last, BLUE), ('pruned', len(rows), ORANGE)):
+            accuracy = run.report[side]['test_accuracy']
+            if finite(accuracy) and (side == 'pruned' or is_pruned(run.report)):
+                axes.plot([epoch], [accuracy], 'D', color=colour, markersize=7, zorder=5,
+                          markeredgecolor='white', clip_on=False,
+                          label=f'test images, {side if is_pruned(run.report) else "final"}')
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
+        _legend_below(fig, axes, columns=3)
+        return svg()
+
+
+def plot_episodes(run: Run) -> str | None:
+    """Each episode's reward by epoch; policy against random actions at the end beside it."""
+    sources: dict[str, list[tuple[float, float]]] = {}
+    for row in run.episodes:
+        if finite(row['reward']):
+            sources.setdefault(row['source'], []).append((row['epoch'] + 1, row['reward']))
+    if not sources:
+        return None
+    compared = [(name, [reward for _, reward in sources.get(f'{name}_comparison', [])])
+                for name in ('policy', 'random')]
+    beside = all(rewards for _, rewards in compared)
+    with _figure('episodes', height=3.5) as (fig, svg):
+        grid = fig.add_gridspec(1, 2, width_ratios=(1, 0.28)) if beside else None
+        axes = _epoch_axes(fig, run, 'reward (accuracy)', place=grid[0] if grid else None,
+                           searching=True)
+        for name, label, colour, shift in (
+                ('random', 'random actions', ORANGE, 0.0),
+                ('random_reference', 'random actions, for reference', ORANGE, 0.18),
+                ('policy', 'policy', BLUE, 0.0)):
+            _reward_dots(axes, sources.get(name, []), label, colour, shift)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
+        if grid:
+            _comparison(fig.add_subplot(grid[1]), compared)
+        _legend_below(fig, axes)
+        return svg()
+
+
+def plot_strength(run: Run) -> str | None:
+    """Strength of the alignment penalty by epoch."""
+    _, values = _series(run.metrics, 'strength')
+    positive = values[values > 0]
+    if not positive.size:
+        return None
+    with _figure('strength', height=2.3) as (fig, svg):
+        axes = _epoch_axes(fig, run, 'λ', searching=True)
+        _line(axes, run.metrics, 'strength', GREEN, None, drawstyle='steps-mid')
+        if positive.max() > 20 * positive.min():
+            axes.set_yscale('log')
+        else:
+            axes.set_ylim(0, 1.15 * positive.max())
+            axes.yaxis.set_major_formatter('{x:.3g}')  # no offset above the axis
+        return svg()
+
+
+def plot_widths(run: Run) -> str | None:
+    """Channels kept of each group, the dense width as an outline."""
+    groups = run.report['groups']
+    if not groups or not is_pruned(run.report):
+        return None
+    dense = np.array([group['dense_width'] for group in groups])
+    kept = np.array([group['width'] for group in groups])
+    places = np.arange(len(groups))
+    with _figure('widths', height=0.85 + 0.27 * len(groups)) as (fig, svg):
+        axes = fig.add_subplot()
+        axes.barh(places, dense, height=0.68, facecolor='#f1f3f5', edgecolor='#9aa2a9',
+                  linewidth=1, label='dense')
+        axes.barh(places, kept, height=0.68, color=BLUE, label='kept')
+        for place, w, c in zip(places, kept, dense):
+            axes.annotate(f'{w} / {c}  ({100 * w / c:.0f}%)', (c, place), (6, 0),
+                          textcoords='offset points', va='center', fontsize=9)
+        axes.set_yticks(places, [group['name'] for group in groups], fontsize=9)
+        axes.set(xlabel='channels', xlim=(0, 1.2 * dense.max()), ylim=(len(groups) - 0.4, -0.6))
+        axes.grid(axis='y', visible=False)
+        axes.tick_params(axis='y', length=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _legend_below(fig, axes)
+        return svg()
+
+
+def plot_loss(run: Run) -> str | None:
+    """Loss and learning rate by epoch."""
+    if not run.metrics:
+        return None
+    with _figure('loss', height=4.6) as (fig, svg):
+        # The schedule starts anew there, also where nothing is pruned.
+        cut = run.report['epochs']['search']
+        grid = fig.add_gridspec(2, 1, height_ratios=(1.7, 1))
+        axes = _epoch_axes(fig, run, 'loss', place=grid[0], surgery_at='top')
+        _, penalties = _series(run.metrics, 'penalty')
+        if np.any(penalties > 0):
+            _line(axes, run.metrics, 'loss', GREY, 'cross-entropy + alignment penalty',
+                  linestyle='--', linewidth=1.4, cut=cut)
+        _line(axes, run.metrics, 'cross_entropy', BLUE, 'cross-entropy', cut=cut)
+        _from_zero_or_log(axes)
+        axes.set_xlabel('')
+        rate = _epoch_axes(fig, run, 'learning rate', place=grid[1], named=False)
+        _line(rate, run.metrics, 'learning_rate', GREEN, None, cut=cut)
+        rate.set_ylim(bottom=0)
+        fig.align_ylabels()
+        _legend_below(fig, axes)
+        return svg()
+
+
+def plot_summary(labels: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
+    """Test accuracy of several configurations: each run, mean and standard deviation."""
+    with _figure('summary', height=0.9 + 0.42 * len(lines)) as (fig, svg):
+        axes = fig.add_subplot()
+        for place, line in enumerate(lines):
+            seen = np.array([a for a in line['accuracies'] if finite(a)])
+            axes.plot(100 * seen, np.full(len(seen), place - 0.16), '.', color=GREY, alpha=.8)
+            if finite(line['accuracy_mean']):
+                spread = line['accuracy_sd'] if finite(line['accuracy_sd']) else 0
+                axes.errorbar(100 * line['accuracy_mean'], place + 0.1, xerr=100 * spread, fmt='o',
+                              color=BLUE, capsize=4, markersize=7)
+        axes.set_yticks(range(len(labels)), labels)
+        axes.set(xlabel='test accuracy, %', ylim=(len(lines) - 0.5, -0.5))
+        axes.margins(x=0.1)
+        return svg()
+
+
+@contextlib.contextmanager
+def _figure(name: str, height: float) -> Iterator[tuple[Figure, Any]]:
+    """A figure of the page's width in the common style, and what makes its SVG; a unique name."""
+    with matplotlib.rc_context(_STYLE):
+        fig = Figure(figsize=(_WIDTH, height), layout='constrained')
+        yield fig, lambda: _to_svg(fig, name)
+
+
+def _to_svg(fig: Figure, name: str) -> str:
+    """SVG to stand in HTML: no prologue, no metadata, no namespaces, ids unlike other plots'."""
+    file = io.StringIO()
+    fig.savefig(file, format='svg', metadata={'Date': None})
+    svg = file.getvalue()
+    svg = svg[svg.index('<svg'):].strip()
+    svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', '', svg)
+    svg = re.sub(r'(<svg[^>]*?)\s+height="[^"]*"', r'\1', svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?)\s+width="[^"]*"', r'\1', svg, count=1)
+    svg = svg.replace('xlink:href', 'href')
+    return re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{name}-', svg)
+
+
+def _epoch_axes(fig: Figure, run: Run, ylabel: str, *, place: Any = None, named: bool = True,
+                searching: bool = False, surgery_at: str = 'bottom') -> Axes:
+    """Axes over all epochs, or those before surgery, from 1; phases shaded, surgery marked."""
+    axes = fig.add_subplot(place) if place is not None else fig.add_subplot()
+    end = _surgery(run)
+    rows = [row for row in run.metrics if not searching or row['epoch'] < end]
+    last = max((row['epoch'] + 1 for row in rows), default=1)
+    axes.set(xlabel='epoch', ylabel=ylabel, xlim=(0.5, last + 0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(axis='x', visible=False)
+    ends: list[float] = []  # right end of the last name in each row of names
+    for number, (phase, group) in enumerate(itertools.groupby(rows, lambda r: r.get('phase'))):
+        epochs = [row['epoch'] + 1 for row in group]
+        left, right = epochs[0] - 0.5, epochs[-1] + 0.5
+        if number % 2:
+            axes.axvspan(left, right, color='#eff2f5', linewidth=0, zorder=0)
+        if named and phase:
+            _name_phase(axes, _PHASES.get(phase, phase), (left + right) / 2, last, ends)
+    if rows and rows[0]['epoch'] < end <= rows[-1]['epoch']:
+        axes.axvline(end + 0.5, color='#3b444b', linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+        if named:
+            height = 0.03 if surgery_at == 'bottom' else 0.97
+            axes.annotate('surgery', (end + 0.5, height), (4, 0), fontsize=9, va=surgery_at,
+                          xycoords=('data', 'axes fraction'), textcoords='offset points')
+    return axes
+
+
+def _name_phase(axes: Axes, name: str, centre: float, last: int, ends: list[float]) -> None:
+    """Writes a phase's name above the axes, in the lowest row where it meets no other."""
+    half = 0.5 * len(name) * 0.075 / (0.72 * _WIDTH) * last  # about, in epochs
+    left = centre - half
+    level = next((i for i, taken in enumerate(ends) if taken < left), len(ends))
+    ends[level:level + 1] = [centre + half]
+    axes.annotate(name, (centre, 1.0), (0, 4 + 12 * level), xycoords=('data', 'axes fraction'),
+                  textcoords='offset points', ha='center', va='bottom', fontsize=9)
+
+
+def _surgery(run: Run) -> float:
+    """The first epoch, from 0, of the pruned model; beyond the last where nothing was pruned."""
+    if surgery_first(run.report):
+        return 0
+    after = [row['epoch'] for row in run.metrics if row.get('phase') == 'fine_tune']
+    return min(after) if after and is_pruned(run.report) else np.inf
+
+
+def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """(epochs from 1, values) [n] of the rows that have a finite value."""
+    pairs = [(row['epoch'] + 1, row[name]) for row in rows if finite(row.get(name))]
+    array = np.array(pairs, float).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _line(axes: Axes, rows: Sequence[Row], name: str, colour: str, label: str | None,
+          cut: float = np.inf, **style: Any) -> None:
+    """A line over epochs, broken where epoch `cut`, from 0, begins."""
+    epochs, values = _series(rows, name)
+    if len(epochs) == 1:
+        style.setdefault('marker', 'o')  # a line of one point is invisible
+    if len(epochs) > 60:
+        style.pop('marker', None)
+    place = int(np.searchsorted(epochs, cut + 1))
+    if 0 < place < len(epochs):
+        epochs, values = (np.insert(array, place, np.nan) for array in (epochs, values))
+    if len(epochs):
+        axes.plot(epochs, values, color=colour, label=label, **style)
+
+
+def _reward_dots(axes: Axes, points: Sequence[tuple[float, float]], label: str, colour: str,
+                 shift: float) -> None:
+    """A dot an episode, and the line of the epochs' means."""
+    if not points:
+        return
+    epochs, rewards = np.array(points, float).T
+    reference = shift > 0
+    marker, style = ('D', '--') if reference else ('o', '-')
+    axes.plot(epochs + shift, rewards, marker, color=colour, alpha=.45,
+              markersize=3.5 if reference else 4, markeredgewidth=0)
+    steps = np.unique(epochs)
+    means = [rewards[epochs == epoch].mean() for epoch in steps]
+    axes.plot(steps + shift, means, color=colour, linewidth=1.3 if reference else 2,
+              linestyle=style, marker='_' if len(steps) == 1 else None, markersize=14)
+    axes.plot([], [], color=colour, marker=marker, linestyle=style, label=label)
+
+
+def _comparison(axes: Axes, compared: Sequence[tuple[str, Sequence[float]]]) -> None:
+    """The comparison's episodes in two columns, mean and standard error beside them."""
+    for place, ((_, rewards), colour) in enumerate(zip(compared, (BLUE, ORANGE))):
+        array = np.array(rewards)
+        spread = np.linspace(-0.13, 0.13, len(array)) if len(array) > 1 else np.zeros(1)
+        axes.plot(place - 0.12 + spread, array, 'o', color=colour, alpha=.45, markeredgewidth=0)
+        error = array.std(ddof=1) / len(array) ** 0.5 if len(array) > 1 else 0
+        axes.errorbar(place + 0.24, array.mean(), yerr=error, fmt='s', color=colour, capsize=4,
+                      markersize=5)
+    axes.set_xticks(range(len(compared)), [name for name, _ in compared])
+    axes.set(xlim=(-0.5, 1.55), xlabel='comparison at the end')
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
+    axes.grid(axis='x', visible=False)
+
+
+def _decimals(axes: Axes) -> int:
+    low, high = axes.get_ylim()
+    return 1 if high - low < 0.05 else 0
+
+
+def _from_zero_or_log(axes: Axes) -> None:
+    """A linear axis from 0, or a logarithmic one for values of several magnitudes."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
+    positive = values[values > 0]
+    if positive.size and positive.max() > 100 * positive.min():
+        axes.set_yscale('log')
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def _legend_below(fig: Figure, axes: Axes, columns: int = 4) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        fig.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), columns))

@@ -1,0 +1,209 @@
+"""Dense against pruned, as a table and in sentences."""
+import dataclasses
+import math
+import textwrap
+from typing import Any, Iterable, Mapping, Sequence
+
+from tfprune.report.reading import finite, is_pruned, surgery_first
+
+MISSING = '–'
+LINE = 96  # characters of a line of text
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """One quantity, as text; `change` is a ratio, for accuracy a difference."""
+    name: str
+    dense: str
+    pruned: str
+    change: str
+
+
+def format_table(report: Mapping[str, Any]) -> str:
+    """The table printed at the end of a run, from the content of report.json."""
+    rows = [('', *columns(report))]
+    rows += [(row.name, row.dense, row.pruned, row.change) for row in table_rows(report)]
+    lines = [headline(report), '', *align(rows, rule=True), '']
+    for note in [budget_sentence(report), *agent_sentences(report), *table_notes(report)]:
+        lines += textwrap.wrap(note, LINE)
+    return '\n'.join(lines)
+
+
+def columns(report: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Headers of the three columns of numbers."""
+    if is_pruned(report):
+        return 'dense', 'pruned', 'pruned / dense'
+    return 'before', 'final', 'final / before'
+
+
+def table_rows(report: Mapping[str, Any]) -> list[TableRow]:
+    """Accuracy, MACs, params, bytes, latency, and the target's cost where that is another."""
+    dense, pruned = report['dense'], report['pruned']
+    names = [('macs', 'MACs'), ('params', 'params')]
+    if report['target'] == 'peak_memory_bytes':
+        names.append(('peak_memory_bytes', 'peak memory, bytes'))
+    names.append(('tflite_bytes', 'TFLite bytes'))
+    rows = [TableRow('test accuracy', percent(dense['test_accuracy']),
+                     percent(pruned['test_accuracy']),
+                     points(pruned['test_accuracy'], dense['test_accuracy']))]
+    rows += [TableRow(label, count(dense[name]), count(pruned[name]),
+                      percent(quotient(pruned[name], dense[name]))) for name, label in names]
+    rows.append(TableRow('TFLite latency (1 thread, median), ms',
+                         milliseconds(dense['latency_ms']), milliseconds(pruned['latency_ms']),
+                         percent(report['latency_ratio'], 1)))
+    return rows
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """What ran, in one line."""
+    epochs = report['epochs']
+    if surgery_first(report):
+        when = 'all after surgery'
+    elif is_pruned(report):
+        when = f'{epochs["search"]} before surgery, {epochs["fine_tune"]} after'
+    else:
+        when = 'no surgery'
+    return (f'{report["method"]}: {report["model"]} on {report["dataset"]}, '
+            f'seed {report["seed"]}, {epochs["total"]} epochs ({when})')
+
+
+def budget_sentence(report: Mapping[str, Any]) -> str:
+    """Limit, cost, share used."""
+    target, limit, cost = report['target'], report['budget_limit'], report['cost']
+    if not is_pruned(report):
+        return f'Budget: not applied; nothing is pruned, {target} {count(cost)}.'
+    return (f'Budget: {target} at most {count(limit)} ({report["budget_ratio"]:.4g} of dense '
+            f'{count(report["dense_cost"])}); cost {count(cost)}, '
+            f'{percent(quotient(cost, limit))} of the budget.')
+
+
+def table_notes(report: Mapping[str, Any]) -> list[str]:
+    """What the columns are, and how much a difference of accuracies means."""
+    total, search = report['epochs']['total'], report['epochs']['search']
+    if surgery_first(report):
+        notes = ["'dense' is the architecture before surgery, which was not trained in this run; "
+                 'a separately trained baseline is --method=dense.']
+    elif is_pruned(report):
+        notes = [f"'dense' is this run's model just before surgery (after {search} of {total} "
+                 'epochs, not fine-tuned), not a separately trained baseline: that is '
+                 '--method=dense.']
+    else:
+        notes = [f"'before' is the model after {search} epochs, 'final' the same model after all "
+                 f'{total}; nothing was pruned.']
+    accuracy, images = report['pruned']['test_accuracy'], report.get('test_images')
+    if finite(accuracy) and images:
+        error = 100 * math.sqrt(accuracy * (1 - accuracy) / images)
+        notes.append(f'Accuracy on {count(images)} test images: standard error of one accuracy '
+                     f'{error:.2f} points.')
+    return notes
+
+
+def agent_sentences(report: Mapping[str, Any]) -> list[str]:
+    """The policy against random actions, in words; none for methods without an agent."""
+    agent = report.get('agent')
+    if not agent:
+        return []
+    episodes = agent['episodes']
+    said = [f'Agent against random actions, the same weights, {episodes} episodes each: mean '
+            f'reward {_mean(agent, "policy")} (policy) and {_mean(agent, "random")} (random), best '
+            f'{_number(agent.get("policy_reward_max"))} and '
+            f'{_number(agent.get("random_reward_max"))}; ± is the standard error of the mean.']
+    difference, errors = reward_difference(agent)
+    if not finite(difference):
+        return said + ['The agent cannot be judged: a mean reward is missing.']
+    text = f'The difference is {difference:+.4f}'
+    if not finite(errors):
+        return said + [f'{text}; without a standard error it cannot be judged.']
+    if errors >= 2:
+        verdict = 'the agent beats random actions.'
+    elif errors <= -2:
+        verdict = 'the agent does not beat random actions; it is worse.'
+    else:
+        verdict = ('the agent does not beat random actions: a difference below 2 standard errors '
+                   'may be chance.')
+    return said + [f'{text}, {errors:+.1f} standard errors: {verdict}']
+
+
+def reward_difference(agent: Mapping[str, Any]) -> tuple[float, float]:
+    """(policy - random, the same in standard errors of the difference); NaN where unknown.
+
+    standard error of the difference = sqrt(policy_error^2 + random_error^2)
+    """
+    policy, random = agent.get('policy_reward_mean'), agent.get('random_reward_mean')
+    if not finite(policy) or not finite(random):
+        return math.nan, math.nan
+    errors = agent.get('policy_reward_error'), agent.get('random_reward_error')
+    error = math.hypot(*(e if finite(e) else math.nan for e in errors))
+    return policy - random, quotient(policy - random, error)
+
+
+def align(rows: Sequence[Sequence[str]], *, rule: bool = False, left: int = 1) -> list[str]:
+    """Lines of columns: the first `left` flush left, the others flush right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
+    lines = ['   '.join(cell.ljust(width) if i < left else cell.rjust(width)
+                        for i, (cell, width) in enumerate(zip(row, widths))).rstrip()
+             for row in rows]
+    if rule:
+        lines.insert(1, '─' * (sum(widths) + 3 * (len(widths) - 1)))
+    return lines
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Lines of a markdown table; the first row is its header."""
+    cells = [[cell.replace('|', r'\|') for cell in row] for row in rows]
+    rule = [':--' if i < left else '--:' for i in range(len(cells[0]))]
+    return ['| ' + ' | '.join(row) + ' |' for row in (cells[0], rule, *cells[1:])]
+
+
+def percent(share: Any, digits: int = 2) -> str:
+    """'49.98%' of 0.4998."""
+    return f'{100 * share:.{digits}f}%' if finite(share) else MISSING
+
+
+def points(share: Any, reference: Any) -> str:
+    """'-0.42 points', share - reference in percentage points."""
+    if not finite(share) or not finite(reference):
+        return MISSING
+    difference = round(100 * (share - reference), 2)
+    return f'{difference + 0.0:+.2f} points'
+
+
+def count(value: Any) -> str:
+    """'1,234'."""
+    return f'{value:,.0f}' if finite(value) else MISSING
+
+
+def milliseconds(value: Any) -> str:
+    """Three significant digits, more where there are more before the point."""
+    if not finite(value):
+        return MISSING
+    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def duration(seconds: Any) -> str:
+    """'48 s', '12.3 min', '5.2 h'."""
+    if not finite(seconds):
+        return MISSING
+    for limit, size, unit in ((100, 1, 's'), (6000, 60, 'min')):
+        if seconds < limit:
+            return f'{seconds / size:.{0 if size == 1 else 1}f} {unit}'
+    return f'{seconds / 3600:.1f} h'
+
+
+def quotient(part: Any, whole: Any) -> float:
+    """part / whole; NaN where either is missing or whole is zero."""
+    return part / whole if finite(part) and finite(whole) and whole else math.nan
+
+
+def listed(words: Iterable[Any]) -> str:
+    """'a, b, c'."""
+    return ', '.join(str(word) for word in words)
+
+
+def _mean(agent: Mapping[str, Any], source: str) -> str:
+    mean, error = (_number(agent.get(f'{source}_reward_{name}')) for name in ('mean', 'error'))
+    return f'{mean} ± {error}'
+
+
+def _number(value: Any) -> str:
+    return f'{value:.4f}' if finite(value) else MISSING
