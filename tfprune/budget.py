@@ -98,7 +98,7 @@ class Budget:
         lo, hi = self.bounds(decided)
         return min(max(width, lo), hi)
 
-    def fill(self, widths: Sequence[int]) -> np.ndarray:
+    def fill(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
         """Spends what is left: raises the relatively narrowest group by one step while one fits.
 
         Returns int64 [G], inside the budget where `widths` is; then no group's next step fits.

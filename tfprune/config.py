@@ -67,8 +67,8 @@ class Config:
         'of the joint phase.')
     # Agent and context.
     agent: str = _field('ppo', 'Agent of TF-Agents.')
-    agent_learning_rate: float = _field(3e-4, "Learning rate of the agent's networks.")
-    agent_updates: int = _field(10, "Passes over an epoch's episodes per update.")
+    agent_learning_rate: float = _field(1e-2, "Learning rate of the agent's networks.")
+    agent_updates: int = _field(20, "Passes over an epoch's episodes per update.")
     context_size: int = _field(128, 'Size of z; 0 runs without context.')
     context_updates: int = _field(
         100, 'Steps of the context network and its decoder after each epoch.')

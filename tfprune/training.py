@@ -88,6 +88,9 @@ class Trainer(tf.Module):
     Args:
         model: pixels [B, H, W, C] -> logits [B, K], created under `strategy`.
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
+
+    Raises:
+        ValueError: the model was not created under `strategy`.
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
@@ -100,7 +103,11 @@ class Trainer(tf.Module):
         _synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
         with strategy.scope():
             self.optimizer = keras.optimizers.SGD(0.0, momentum=optimisation.momentum)
-            self.optimizer.build(model.trainable_variables)
+            try:
+                self.optimizer.build(model.trainable_variables)
+            except ValueError:
+                raise ValueError(f"model '{model.name}' must be created under the strategy's "
+                                 'scope().') from None
         # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
         self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)

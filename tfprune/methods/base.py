@@ -4,7 +4,6 @@ The trainer runs `search_epochs` epochs; after each it calls `after_epoch`. Then
 decision, performs surgery and fine-tunes. A method's state is its tf.Variables (it is a tf.Module
 and is checkpointed as one); a method without state is a function of the weights.
 """
-import abc
 import dataclasses
 from typing import Any, Callable, Mapping
 
@@ -75,7 +74,7 @@ class EpochResult:
     episodes: tuple[Mapping[str, Any], ...] = ()
 
 
-class Method(tf.Module, abc.ABC):
+class Method(tf.Module):
     """A way to decide what is pruned.
 
     Class attributes:
@@ -108,6 +107,6 @@ class Method(tf.Module, abc.ABC):
         del epoch, full_accuracy
         return EpochResult()
 
-    @abc.abstractmethod
     def decide(self) -> Decision:
         """The decision, inside the budget; called once, after the last epoch before surgery."""
+        raise NotImplementedError

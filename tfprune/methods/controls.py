@@ -83,8 +83,9 @@ class Magnitude(Method):
 
         def widths_at(threshold: float) -> np.ndarray:
             wanted = [int((score > threshold).sum()) for score in ranked]
-            return np.array([allowed[max(np.searchsorted(allowed, width, side='right') - 1, 0)]
-                             for allowed, width in zip(budget.allowed, wanted)], np.int64)
+            at = [max(int(np.searchsorted(allowed, width, side='right')) - 1, 0)
+                  for allowed, width in zip(budget.allowed, wanted)]
+            return np.array([allowed[i] for allowed, i in zip(budget.allowed, at)], np.int64)
 
         top = max(float(score.max()) for score in ranked)
         widths = budget.fill(_bisect(widths_at, budget, 0.0, top))

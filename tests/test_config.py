@@ -1,0 +1,168 @@
+"""Config: what is wrong is said in one line, and its flags give it back."""
+import dataclasses
+import json
+import pathlib
+
+import tfprune
+import pytest
+from absl import flags as absl_flags
+
+from tfprune.config import _CHOICES, Config, differing_fields
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+# Every field another than its default.
+OTHER = Config(
+    **{f.name: {bool: True, int: f.default + 1 if isinstance(f.default, int) else 0,
+                float: .25, str: 'some/thing'}[type(f.default)] for f in dataclasses.fields(Config)
+       if f.name not in {*_CHOICES, 'score_images', 'reward_images', 'score_batch_size',
+                         'batch_size', 'replicas', 'budget_ratio'}},
+    target='params', schedule='step', mixed_precision='bfloat16', agent='sac',
+    alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
+    batch_size=96, replicas=3, budget_ratio=0.57)
+
+
+def test_every_field_has_a_plain_type_and_a_help():
+    for field in dataclasses.fields(Config):
+        assert type(field.default) in (bool, int, float, str)
+        assert field.metadata['help'][0].isupper() or field.name == 'alignment_strength'
+        assert field.metadata['help'].endswith('.')
+        assert getattr(OTHER, field.name) != field.default
+
+
+@pytest.mark.parametrize('name', sorted(_CHOICES))
+def test_a_wrong_choice_is_answered_with_the_right_ones(name):
+    right = ', '.join(sorted(_CHOICES[name]))
+    with pytest.raises(ValueError) as caught:
+        Config(**{name: 'wrogn'})
+    assert str(caught.value) == f"Unknown {name} 'wrogn'. Available: {right}"
+    for choice in _CHOICES[name]:
+        assert getattr(Config(**{name: choice}), name) == choice
+
+
+def test_choices_by_hand():
+    with pytest.raises(ValueError, match='Available: macs, params, peak_memory_bytes$'):
+        Config(target='flops')
+    with pytest.raises(ValueError, match='Available: adaptive, fixed, none$'):
+        Config(alignment='')
+
+
+@pytest.mark.parametrize('field, value, message', [
+    ('seed', 1.0, 'seed must be int; received float 1.0.'),
+    ('seed', True, 'seed must be int; received bool True.'),
+    ('seed', '1', "seed must be int; received str '1'."),
+    ('budget_ratio', '0.5', "budget_ratio must be float; received str '0.5'."),
+    ('budget_ratio', True, 'budget_ratio must be float; received bool True.'),
+    ('prune_residual_groups', 1, 'prune_residual_groups must be bool; received int 1.'),
+    ('model', None, 'model must be str; received NoneType None.')])
+def test_types(field, value, message):
+    with pytest.raises(TypeError) as caught:
+        Config(**{field: value})
+    assert str(caught.value) == message
+
+
+def test_an_integer_is_a_float():
+    assert Config(budget_ratio=1).budget_ratio == 1
+
+
+@pytest.mark.parametrize('wrong, message', [
+    ({'budget_ratio': 0.0}, 'budget_ratio must be in (0, 1]; received 0.0.'),
+    ({'budget_ratio': 1.01}, 'budget_ratio must be in (0, 1]; received 1.01.'),
+    ({'budget_ratio': float('nan')}, 'budget_ratio must be in (0, 1]; received nan.'),
+    ({'min_keep_ratio': -0.1}, 'min_keep_ratio must be in [0, 1]; received -0.1.'),
+    ({'label_smoothing': 1.0}, 'label_smoothing must be in [0, 1); received 1.0.'),
+    ({'momentum': 1.0}, 'momentum must be in [0, 1); received 1.0.'),
+    ({'width_multiple': 0}, 'width_multiple must be at least 1; received 0.'),
+    ({'reward_images': 0}, 'reward_images must be at least 1; received 0.'),
+    ({'joint_epochs': -1}, 'joint_epochs must be at least 0; received -1.'),
+    ({'learning_rate': float('nan')}, 'learning_rate must be at least 0; received nan.'),
+    ({'batch_size': 10, 'replicas': 4},
+     'batch_size must be a multiple of --replicas=4; received 10.'),
+    ({'replicas': 0}, 'replicas must be at least 1; received 0.'),
+    ({'score_images': 6000}, 'score_images must be at most --reward_images=5000; received 6000.'),
+    ({'score_images': 700},
+     'score_images must be a multiple of --score_batch_size=500; received 700.'),
+    ({'warmup_epochs': 0, 'random_epochs': 0, 'joint_epochs': 0, 'alignment_epochs': 0,
+      'fine_tune_epochs': 0}, 'the sum of all epochs must be at least 1; received 0.')])
+def test_ranges(wrong, message):
+    with pytest.raises(ValueError) as caught:
+        Config(**wrong)
+    assert str(caught.value) == message
+
+
+def test_epochs_and_phases():
+    config = Config(warmup_epochs=2, random_epochs=1, joint_epochs=3, alignment_epochs=0,
+                    fine_tune_epochs=2)
+    assert (config.search_epochs, config.total_epochs) == (6, 8)
+    assert [config.phase(epoch) for epoch in range(8)] == [
+        'warmup', 'warmup', 'random', 'joint', 'joint', 'joint', 'fine_tune', 'fine_tune']
+    assert Config().total_epochs == 2 + 1 + 6 + 3 + 8
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize('config', [Config(), OTHER])
+def test_json_gives_it_back(config):
+    assert Config.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_json_of_another_version():
+    with pytest.raises(ValueError, match='Unknown configuration fields: depth, width.'):
+        Config.from_json({**Config().to_json(), 'width': 1, 'depth': 2})
+
+
+def test_differing_fields():
+    stored = json.loads(json.dumps(Config().to_json()))
+    assert differing_fields(Config(), stored) == []
+    assert differing_fields(Config(seed=2, frozen='a'), stored) == [
+        '--seed: 0 -> 2', "--frozen: '' -> 'a'"]
+    del stored['seed']  # younger than the stored one: it had its default
+    assert differing_fields(Config(), stored) == []
+    assert differing_fields(Config(seed=2), stored) == ['--seed: 0 -> 2']
+
+
+# Flags.
+
+def test_flags_as_text():
+    lines = OTHER.to_flags().splitlines()
+    assert lines[0].startswith('# ') and len(lines) == 1 + len(dataclasses.fields(Config))
+    for line in ('--prune_residual_groups=true', '--budget_ratio=0.57', '--seed=1',
+                 '--data_dir=some/thing', '--alignment=adaptive'):
+        assert line in lines
+    default = Config().to_flags().splitlines()
+    assert '--prune_residual_groups=false' in default and '--data_dir=' in default
+    assert '--weight_decay=0.0001' in default
+
+
+@pytest.mark.parametrize('config', [Config(), OTHER, Config(weight_decay=1e-12, seed=2 ** 31)])
+def test_a_flagfile_gives_the_config_back(config, tmp_path):
+    """Parsed by absl into flags defined as scripts/train.py defines them."""
+    (tmp_path / 'config.flags').write_text(config.to_flags(), encoding='utf-8')
+    values = absl_flags.FlagValues()
+    define = {bool: absl_flags.DEFINE_bool, int: absl_flags.DEFINE_integer,
+              float: absl_flags.DEFINE_float, str: absl_flags.DEFINE_string}
+    for field in dataclasses.fields(Config):
+        define[type(field.default)](field.name, field.default, field.metadata['help'],
+                                    flag_values=values)
+    absl_flags.DEFINE_string('flagfile', '', '', flag_values=values)
+    rest = values(['train.py', f'--flagfile={tmp_path / "config.flags"}'])
+    assert rest == ['train.py']
+    assert Config(**{f.name: values[f.name].value for f in dataclasses.fields(Config)}) == config
+
+
+def test_flagfiles_of_the_repository_name_existing_fields():
+    known = {field.name for field in dataclasses.fields(Config)} | {'flagfile', 'threads'}
+    found = sorted((ROOT / 'flags').glob('*.flags'))
+    assert found
+    for path in found:
+        for line in path.read_text(encoding='utf-8').splitlines():
+            if line.startswith('--'):
+                name = line[2:].split('=')[0]
+                assert name.removeprefix('no') in known or name in known, f'{path.name}: {line}'
+
+
+def test_no_flags_in_the_package():
+    assert 'absl' not in (pathlib.Path(tfprune.__file__).parent / 'config.py').read_text()
