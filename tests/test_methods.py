@@ -48,6 +48,21 @@ def test_method_keeps_the_contract(name, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize('options', [
+    dict(agent='sac', prune_residual_groups=True, target='params', schedule='step',
+         label_smoothing=0.1, width_multiple=4),
+    dict(mixed_precision='bfloat16', context_size=0, alignment='adaptive', criterion='l2',
+         target='peak_memory_bytes', budget_ratio=0.9),
+], ids=['sac', 'bfloat16'])
+def test_rlal_with_options(options, tmp_path):
+    result = train_and_prune(Config(**SMALL | options), tmp_path / 'run', progress=False)
+    report, cost = result.report, count_cost(result.model)
+    assert getattr(cost, report['target']) == report['cost'] <= report['budget_limit']
+    assert {layer.dtype_policy.name for layer in result.model.layers} == {'float32'}
+    residual = {row['name'] for row in report['groups']} & {'stem_conv', 'stage2_block1_conv2'}
+    assert bool(residual) == options.get('prune_residual_groups', False)
+
+
 def test_pruned_model_loads_without_tfprune(tmp_path):
     result = train_and_prune(Config(method='uniform', **SMALL), tmp_path / 'run', progress=False)
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.float32)

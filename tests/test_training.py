@@ -1,10 +1,5 @@
-"""Training: schedules and losses by hand, replicas, resumption, batch-norm statistics."""
-import json
+"""Training: schedules and losses by hand, resumption, batch-norm statistics."""
 import math
-import os
-import pathlib
-import subprocess
-import sys
 
 import tfprune  # noqa: F401  (before keras)
 import keras
@@ -281,6 +276,25 @@ def test_a_run_stopped_within_an_epoch_continues_bit_for_bit(strategy, tmp_path,
     assert int(resumed.steps_done) == 0
 
 
+def test_dropout_continues_its_stream(strategy, tmp_path):
+    def build(seed):
+        keras.utils.set_random_seed(seed)
+        image = x = keras.Input((8, 8, 3))
+        with strategy.scope():
+            x = layers.Dropout(.5)(layers.GlobalAveragePooling2D()(x))
+            model = keras.Model(image, layers.Dense(3)(layers.Dropout(.3)(x)))
+        trainer = make(model, strategy)
+        return trainer, tf.train.Checkpoint(model=model, trainer=trainer)
+
+    expected, state = build(0)
+    expected.train_epoch(dataset(), falling)
+    prefix = state.write(str(tmp_path / 'state'))
+    resumed, state = build(9)
+    restore(state, prefix)
+    assert expected.train_epoch(dataset(), falling) == resumed.train_epoch(dataset(), falling)
+    assert equal(weights(expected.model), weights(resumed.model))
+
+
 # Losses that are not finite.
 
 def test_a_cross_entropy_that_is_no_number_is_named(strategy):
@@ -290,8 +304,8 @@ def test_a_cross_entropy_that_is_no_number_is_named(strategy):
     data = tf.data.Dataset.from_tensor_slices((images, labels)).batch(BATCH)
     seen = []
     with pytest.raises(NonFiniteLossError, match='cross-entropy is nan at step 3 of this epoch'):
-        make(under(strategy, toy), strategy).train_epoch(data, lambda step: .01,
-                                          on_step=lambda n, _: seen.append(n))
+        make(under(strategy, toy), strategy).train_epoch(
+            data, lambda step: .01, on_step=lambda n, _: seen.append(n))
     assert seen == [1, 2]
 
 
@@ -377,54 +391,3 @@ def test_too_late_for_more_replicas(strategy):
     tf.zeros(1)  # initialises TensorFlow
     with pytest.raises((RuntimeError, ValueError), match='4096'):
         make_strategy(4096)
-
-
-# Replicas: logical devices must be asked for before TensorFlow starts.
-
-def run_replicas(replicas):
-    """What `python test_training.py REPLICAS` prints, read."""
-    here = pathlib.Path(__file__).resolve()
-    path = os.pathsep.join(filter(None, [str(here.parents[1]), os.environ.get('PYTHONPATH')]))
-    done = subprocess.run([sys.executable, str(here), str(replicas)], capture_output=True,
-                          text=True, check=False, env={**os.environ, 'PYTHONPATH': path,
-                                                       'CUDA_VISIBLE_DEVICES': ''})
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_two_replicas_give_the_losses_of_one():
-    one, two = train_on(1), run_replicas(2)
-    assert (one['replicas'], two['replicas']) == (1, 2)
-    assert one['synchronised'] == [False] and two['synchronised'] == [True]
-    assert two['losses'] == pytest.approx(one['losses'], rel=1e-4)
-    assert len(one['losses']) == 2 * STEPS and one['losses'][-1] < one['losses'][0]
-    assert two['penalty'] == pytest.approx(one['penalty'], rel=1e-4) and one['penalty'] > 0
-    assert two['weights'].keys() == one['weights'].keys()
-    for name, value in one['weights'].items():
-        assert np.allclose(two['weights'][name], value, rtol=1e-3, atol=1e-4), name
-    # 21 images in batches of 8: the last replica of the last batch has fewer.
-    assert one['accuracy'] == two['accuracy'] and 0 < one['accuracy'] <= 1
-
-
-def train_on(replicas):
-    keras.utils.set_random_seed(0)
-    strategy = make_strategy(replicas)
-    with strategy.scope():
-        model = flat()
-        penalty = AlignmentPenalty(model, trace_groups(model), strength=1e-2)
-    penalty.set_masks({'s1_conv1': np.arange(7) < 3})
-    trainer = make(model, strategy, penalty)
-    losses: list[float] = []
-    for _ in range(2):
-        means = trainer.train_epoch(dataset(), lambda step: .01,
-                                    on_step=lambda n, means: losses.append(means['loss']))
-    test = tf.data.Dataset.from_tensor_slices(images_and_labels(21, seed=2)).batch(8)
-    return {
-        'replicas': strategy.num_replicas_in_sync, 'losses': losses, 'penalty': means['penalty'],
-        'synchronised': sorted({layer.synchronized for layer in batch_norm_layers(model)}),
-        'accuracy': Evaluator(model, strategy)(test),
-        'weights': {v.path: keras.ops.convert_to_numpy(v).tolist() for v in model.variables}}
-
-
-if __name__ == '__main__':
-    print(json.dumps(train_on(int(sys.argv[1]))))

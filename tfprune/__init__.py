@@ -7,6 +7,8 @@ __version__ = '0.1.0'
 
 # Public name -> module. Resolved on first use, so that `import tfprune` stays cheap.
 _EXPORTS = {
+    'build_model': 'models',
+    'load_data': 'data',
     'trace_groups': 'groups',
     'CostModel': 'costs',
     'select_channels': 'masks',
@@ -19,6 +21,7 @@ _EXPORTS = {
     'Config': 'config',
     'train_and_prune': 'trainer',
     'export_model': 'export',
+    'ParityError': 'export',
 }
 __all__ = sorted(_EXPORTS)
 

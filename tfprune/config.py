@@ -46,7 +46,7 @@ class Config:
     fine_tune_learning_rate: float = _field(0.05, 'Peak learning rate after surgery.')
     schedule: str = _field('cosine', 'Learning-rate schedule before and after surgery.')
     lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up at the start.')
-    momentum: float = _field(0.9, 'Momentum of SGD (Nesterov).')
+    momentum: float = _field(0.9, 'Momentum of SGD.')
     weight_decay: float = _field(1e-4, 'L2 coefficient on convolution and dense kernels.')
     label_smoothing: float = _field(0.0, 'Label smoothing in [0, 1).')
     mixed_precision: str = _field('float32', 'Compute precision of the network while training.')
@@ -161,6 +161,8 @@ def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
         stored, value = theirs.get(field.name, field.default), getattr(ours, field.name)
         if stored != value:
             rows.append(f'--{field.name}: {stored!r} -> {value!r}')
+    known = {field.name for field in dataclasses.fields(ours)}
+    rows += [f'--{name}: {theirs[name]!r} -> no such flag' for name in sorted(set(theirs) - known)]
     return rows
 
 

@@ -61,8 +61,7 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """What write_json wrote; None where there is no such file."""
-        path = self.path / name
-        return json.loads(path.read_bytes()) if path.exists() else None
+        return read_json(self.path / name)
 
     def append_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows to a JSON-lines file; a line that was cut short stays on its own."""
@@ -77,22 +76,36 @@ class RunFolder:
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """Rows of a JSON-lines file; lines that were cut short are left out."""
-        path = self.path / name
-        rows = []
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-        return rows
+        return read_rows(self.path / name)
 
     def forget_rows_from(self, name: str, epoch: int) -> None:
         """Drops the rows of `epoch` and later: they come again."""
         if (self.path / name).exists():
             kept = [row for row in self.read_rows(name) if row['epoch'] < epoch]
             write_text(self.path / name, ''.join(json.dumps(row) + '\n' for row in kept))
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """The content of a JSON file; None where there is none, ValueError where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f'{path} is damaged: not JSON ({error}).') from None
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of a JSON-lines file, none where there is no file; lines cut short are left out."""
+    rows = []
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def write_text(path: pathlib.Path, text: str) -> None:

@@ -111,6 +111,8 @@ class Trainer(tf.Module):
         # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
         self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
+        # Dropout's streams: Keras keeps them where a checkpoint of the model does not look.
+        self.seeds = [v for v in model.variables if v.path.endswith('seed_generator_state')]
 
     def train_epoch(self, batches: tf.data.Dataset, learning_rate: Callable[[int], float],
                     *, on_step: Callable[[int, dict[str, float]], None] | None = None

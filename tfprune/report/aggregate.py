@@ -12,10 +12,10 @@ from typing import Any, Iterable, Mapping, Sequence
 
 from tfprune.report.page import figure, page, section, table
 from tfprune.report.plots import plot_summary
-from tfprune.report.reading import finite, is_pruned, read_json, read_rows
+from tfprune.report.reading import finite, is_pruned
 from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
                                   quotient)
-from tfprune.runs import write_text
+from tfprune.runs import read_json, read_rows, write_text
 
 Row = Mapping[str, Any]
 FORMATS = ('text', 'markdown')

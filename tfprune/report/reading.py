@@ -1,10 +1,11 @@
 """Reads a run folder for its report, without taking its lock."""
 import dataclasses
-import json
 import math
 import os
 import pathlib
 from typing import Any, Mapping, Sequence, TypeGuard
+
+from tfprune.runs import read_json, read_rows
 
 Row = Mapping[str, Any]
 
@@ -37,27 +38,6 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
     return Run(path, report, read_json(path / 'config.json') or {},
                read_json(path / 'environment.json') or {},
                [metrics[epoch] for epoch in sorted(metrics)], read_rows(path / 'episodes.jsonl'))
-
-
-def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file; None where there is none, ValueError where it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f'{path} is damaged: not JSON ({error}).') from None
-
-
-def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file, none where there is no file; a line cut short ends it."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
 
 
 def finite(value: Any) -> TypeGuard[float]:
