@@ -52,7 +52,7 @@ def test_method_keeps_the_contract(name, tmp_path):
     dict(agent='sac', prune_residual_groups=True, target='params', schedule='step',
          label_smoothing=0.1, width_multiple=4),
     dict(mixed_precision='bfloat16', context_size=0, alignment='adaptive', criterion='l2',
-         target='peak_memory_bytes', budget_ratio=0.9),
+         frozen='stage1_block1_conv1'),
 ], ids=['sac', 'bfloat16'])
 def test_rlal_with_options(options, tmp_path):
     result = train_and_prune(Config(**SMALL | options), tmp_path / 'run', progress=False)
