@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from tfprune import artefacts
 from tfprune.data import load_data
 from tfprune.export import FORMATS
+from tfprune.runs import write_text
 
 FLAGS = flags.FLAGS
 FLAGS.set_default('verbosity', logging.WARNING)
@@ -43,7 +44,7 @@ def evaluate() -> None:
     print(artefacts.format_table(rows))
     if FLAGS.json:
         result = {'dataset': dataset, 'artefacts': [row.to_json() for row in rows]}
-        pathlib.Path(FLAGS.json).write_text(json.dumps(result, indent=2) + '\n')
+        write_text(pathlib.Path(FLAGS.json), json.dumps(result, indent=2) + '\n')
 
 
 def main(argv: list[str]) -> None:

@@ -13,9 +13,9 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from tfprune.config import Config
+from tfprune.epochs import Interrupted
 from tfprune.report import format_table
-from tfprune.trainer import Interrupted, train_and_prune
-from tfprune.training import NonFiniteLossError
+from tfprune.trainer import train_and_prune
 
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
            str: flags.DEFINE_string}
@@ -27,25 +27,27 @@ THREADS = flags.DEFINE_integer('threads', 0, 'Threads within an operation; 0 lea
                                lower_bound=0)
 DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of errors.')
 
-_stop = False
+_stop: list[int] = []  # signals received
 
 
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
         return _refuse(f'stray arguments: {" ".join(argv[1:])}; flags start with --.')
     logging.set_verbosity(logging.WARNING)
-    signal.signal(signal.SIGTERM, _on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _on_signal)
     tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
     try:
         config = Config(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)})
-        result = train_and_prune(config, RUN_DIR.value, should_stop=lambda: _stop)
+        result = train_and_prune(config, RUN_DIR.value, should_stop=lambda: bool(_stop))
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
-        return 143
-    except (ValueError, TypeError, KeyError, OSError, NonFiniteLossError) as error:
+        return 128 + _stop[0]
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
         if DEBUG.value:
             raise
-        return _refuse(str(error.args[0] if isinstance(error, KeyError) else error))
+        text = str(error.args[0] if isinstance(error, KeyError) else error)
+        return _refuse((text.splitlines() or [type(error).__name__])[0])
     print(format_table(result.report))
     print(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
     return 0
@@ -56,9 +58,10 @@ def _refuse(message: str) -> int:
     return 2
 
 
-def _on_signal(*_: object) -> None:
-    global _stop
-    _stop = True
+def _on_signal(number: int, _: object) -> None:
+    """The first signal saves and stops, the second stops at once."""
+    _stop.append(number)
+    signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == '__main__':

@@ -81,6 +81,8 @@ def held_out_loss(context_size):
 def test_z_explains_a_drifting_reward_on_held_out_episodes():
     _, _, without = held_out_loss(0)
     first, last, with_z = held_out_loss(8)
+    print(f'\nheld-out loss in units of the reward variance: with z {with_z:.4f}, without '
+          f'{without:.3f}, constant 1')
     assert last < .1 * first
     # In units of the rewards' variance a constant has a loss of 1, and so has what ignores the
     # epoch, but for the few hundredths that the rates explain here.

@@ -48,6 +48,28 @@ def test_method_keeps_the_contract(name, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_scratch_starts_from_weights_of_its_own(tmp_path):
+    config = Config(**SMALL | dict(method='scratch', learning_rate=0.0, weight_decay=0.0,
+                                   fine_tune_learning_rate=0.0))
+    result = train_and_prune(config, tmp_path / 'run', progress=False)
+    kernel = keras.ops.convert_to_numpy(result.model.get_layer('stage3_block1_conv2').kernel)
+    fan_in = kernel[..., 0].size
+    assert kernel.std() == pytest.approx(np.sqrt(2 / fan_in), rel=0.05)
+    with pytest.raises(ValueError, match="'scratch' trains from random weights"):
+        train_and_prune(Config(**SMALL | dict(method='scratch', initial_weights='x.npz')),
+                        tmp_path / 'other', progress=False)
+
+
+def test_report_that_was_not_written_is_written_when_a_finished_run_is_read(tmp_path):
+    config = Config(method='dense', **SMALL)
+    train_and_prune(config, tmp_path / 'run', progress=False)
+    (tmp_path / 'run/report.html').unlink()
+    before = (tmp_path / 'run/cost.json').stat().st_mtime_ns
+    train_and_prune(config, tmp_path / 'run', progress=False)
+    assert (tmp_path / 'run/report.html').exists()
+    assert (tmp_path / 'run/cost.json').stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize('options', [
     dict(agent='sac', prune_residual_groups=True, target='params', schedule='step',
          label_smoothing=0.1, width_multiple=4),

@@ -31,6 +31,7 @@ def make_report(method='rlal', seed=0, **changes):
     pruned = {**PRUNED, 'macs': 4000} if method == 'dense' else PRUNED
     return {
         'method': method, 'model': 'resnet8', 'dataset': 'digits', 'seed': seed, 'target': 'macs',
+        'decides_first': method == 'scratch',
         'budget_ratio': 0.5, 'budget_limit': 2000, 'dense_cost': 4000, 'cost': pruned['macs'],
         'epochs': {'search': 6, 'fine_tune': 4, 'total': 10}, 'dense': dense, 'pruned': pruned,
         'latency_ratio': None if method == 'scratch' else 0.61,

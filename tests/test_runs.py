@@ -100,8 +100,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize('left', [
-    ['.lock'], ['.lock', '.config.flags.partial'], ['.lock', 'config.flags'],
-    ['.lock', 'config.flags', 'environment.json', '.config.json.partial']])
+    ['.lock'], ['.lock', '.partial_config.flags'], ['.lock', 'config.flags'],
+    ['.lock', 'config.flags', 'environment.json', '.partial_config.json']])
 def test_a_start_that_was_killed_is_started_again(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text('half')

@@ -10,6 +10,7 @@ _EXPORTS = {
     'build_model': 'models',
     'load_data': 'data',
     'trace_groups': 'groups',
+    'UnsupportedLayerError': 'groups',
     'CostModel': 'costs',
     'select_channels': 'masks',
     'insert_gates': 'gates',

@@ -18,7 +18,7 @@ estimate of the cost; here in- and out-widths multiply, as they do.
 """
 import fractions
 import math
-from typing import Mapping, Sequence
+from typing import Sequence
 
 import numpy as np
 
@@ -120,10 +120,6 @@ class Budget:
     def as_dict(self, widths: Sequence[int] | np.ndarray) -> dict[str, int]:
         """{group name: width} of a width vector [G]."""
         return {name: int(w) for name, w in zip(self.names, widths)}
-
-    def as_vector(self, widths: Mapping[str, int]) -> np.ndarray:
-        """Width vector, int64 [G], of {group name: width}."""
-        return np.array([widths[name] for name in self.names], np.int64)
 
 
 def _round_up(ratio: float) -> float:

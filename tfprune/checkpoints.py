@@ -16,9 +16,13 @@ _KEEP = 2
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a run stands: `epoch` epochs and `step` steps of the next one are done."""
+    """Where a run stands: `epoch` epochs and `step` steps of the next one are done.
+
+    After the last step of an epoch its method has yet to act. `seconds` went into the steps.
+    """
     epoch: int = 0
     step: int = 0
+    seconds: float = 0.0
 
     @property
     def name(self) -> str:
@@ -55,6 +59,7 @@ class Checkpoints:
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             reason = str(getattr(error, 'strerror', None) or error).splitlines()[0]
+            reason = re.sub(r'^.*;\s*|\s*\[Op:.*$', '', reason)  # TensorFlow's inner names
             raise OSError(f'cannot write checkpoint {final}: {reason}') from error
         if final.exists():
             shutil.rmtree(final)

@@ -3,6 +3,8 @@ import dataclasses
 from typing import Any, Mapping
 
 TARGETS = ('macs', 'params', 'peak_memory_bytes')
+# Where the data lie is no part of what was run.
+NOT_IDENTITY = ('data_dir',)
 _CHOICES: dict[str, tuple[str, ...]] = {
     'target': TARGETS,
     'schedule': ('cosine', 'step'),
@@ -67,7 +69,8 @@ class Config:
         'of the joint phase.')
     # Agent and context.
     agent: str = _field('ppo', 'Agent of TF-Agents.')
-    agent_learning_rate: float = _field(1e-2, "Learning rate of the agent's networks.")
+    agent_learning_rate: float = _field(
+        0.0, "Learning rate of the agent's actor; 0 takes the agent's own default.")
     agent_updates: int = _field(20, "Passes over an epoch's episodes per update.")
     context_size: int = _field(128, 'Size of z; 0 runs without context.')
     context_updates: int = _field(
@@ -97,6 +100,7 @@ class Config:
                      'fine_tune_epochs', 'lr_warmup_epochs', 'weight_decay', 'context_size',
                      'context_updates', 'alignment_strength', 'rescored_candidates',
                      'comparison_episodes', 'random_reference_episodes', 'learning_rate',
+                     'agent_learning_rate', 'context_learning_rate', 'alignment_gap',
                      'fine_tune_learning_rate'):
             self._require(name, getattr(self, name) >= 0, 'at least 0')
         self._require('batch_size', self.batch_size % self.replicas == 0,
@@ -159,7 +163,7 @@ def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     rows = []
     for field in dataclasses.fields(ours):
         stored, value = theirs.get(field.name, field.default), getattr(ours, field.name)
-        if stored != value:
+        if stored != value and field.name not in NOT_IDENTITY:
             rows.append(f'--{field.name}: {stored!r} -> {value!r}')
     known = {field.name for field in dataclasses.fields(ours)}
     rows += [f'--{name}: {theirs[name]!r} -> no such flag' for name in sorted(set(theirs) - known)]

@@ -15,7 +15,7 @@ from tfprune.export import LatencyStats, compare_latency, export_model
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.groups import ChannelGroups
-from tfprune.methods import Decision
+from tfprune.methods import Decision, check_method
 from tfprune.progress import Progress
 from tfprune.report import write_html
 from tfprune.runs import RunFolder
@@ -24,14 +24,36 @@ _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_ma
                   'random_reward_mean', 'random_reward_error', 'random_reward_max')
 
 
-def finish(config: Config, folder: RunFolder, data: ImageData, pruned: keras.Model,
-           groups: ChannelGroups, cost_model: CostModel, budget: Budget, decision: Decision,
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run works on, made before its first epoch: the dense model and what may be pruned."""
+    config: Config
+    data: ImageData
+    model: keras.Model
+    groups: ChannelGroups
+    cost_model: CostModel
+    budget: Budget
+
+
+def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
+    """(pruned model, report.json) of a finished run, None for others."""
+    report = folder.read_json('report.json')
+    if report is None:
+        return None
+    if not (folder.path / 'report.html').exists():
+        write_html(folder.path)
+    return keras.models.load_model(folder.path / 'export' / 'pruned.keras'), report
+
+
+def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decision,
            progress: Progress) -> Mapping[str, Any]:
     """Measures, exports and reports the pruned float32 model; returns report.json's content.
 
     Raises:
         RuntimeError: the recount of the pruned model is not what was predicted.
+        ParityError: two exported forms disagree.
     """
+    config, data, budget, cost_model = setup.config, setup.data, setup.budget, setup.cost_model
     predicted = cost_model(decision.widths)
     if count_cost(pruned) != predicted:
         raise RuntimeError(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
@@ -48,7 +70,8 @@ def finish(config: Config, folder: RunFolder, data: ImageData, pruned: keras.Mod
     metrics = folder.read_rows('metrics.jsonl')
     report = {
         'method': config.method, 'model': config.model, 'dataset': config.dataset,
-        'seed': config.seed, 'target': config.target, 'budget_ratio': config.budget_ratio,
+        'seed': config.seed, 'decides_first': check_method(config.method).decides_first,
+        'target': config.target, 'budget_ratio': budget.ratio,
         'budget_limit': budget.limit, 'dense_cost': budget.dense_cost,
         'cost': getattr(predicted, config.target),
         'epochs': {'search': config.search_epochs, 'fine_tune': config.fine_tune_epochs,
@@ -57,8 +80,8 @@ def finish(config: Config, folder: RunFolder, data: ImageData, pruned: keras.Mod
                        latency.dense if dense_tflite else None),
         'pruned': _side(pruned, data, dataclasses.asdict(predicted), tflite, latency.pruned),
         'latency_ratio': latency.ratio if dense_tflite else None,
-        'groups': [{'name': name, 'dense_width': width,
-                    'width': decision.widths.get(name, width)} for name, width in groups.items()],
+        'groups': [{'name': name, 'dense_width': width, 'width': decision.widths.get(name, width)}
+                   for name, width in setup.groups.items()],
         'agent': _agent(config, metrics),
         'parity': dataclasses.asdict(exported.parity),
         'seconds': {'training': sum(row['train_seconds'] for row in metrics),

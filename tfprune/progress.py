@@ -16,8 +16,8 @@ class Progress:
         """Opens the bar of an epoch of `images` images, of which `done` are done."""
         # A log file wants a line now and then, a terminal ten a second.
         interval = 0.1 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm.tqdm(total=images, initial=done, desc=title, unit='images',
-                              unit_scale=False, mininterval=interval, disable=not self._enabled,
+        self._bar = tqdm.tqdm(total=images, initial=done, desc=title, unit=' images',
+                              mininterval=interval, disable=not self._enabled,
                               bar_format='{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} '
                               '[{rate_fmt}, {remaining} left{postfix}]')
 
@@ -34,6 +34,10 @@ class Progress:
             self._bar.refresh()
             self._bar.close()
             self._bar = None
+
+    def warn(self, text: str) -> None:
+        """Prints a line on the error output, silent or not."""
+        tqdm.tqdm.write(f'warning: {text}', file=sys.stderr)
 
     def say(self, *words: Any) -> None:
         """Prints a line, not through a bar."""

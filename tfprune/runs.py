@@ -15,8 +15,8 @@ from tfprune.config import Config, differing_fields
 _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
 # What a run killed before it wrote config.json leaves behind.
-_FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.config.flags.partial',
-                '.environment.json.partial', '.config.json.partial'}
+_FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.flags',
+                '.partial_environment.json', '.partial_config.json'}
 
 
 class RunFolder:
@@ -50,6 +50,14 @@ class RunFolder:
             write_text(self.path / 'config.flags', config.to_flags())
             self.write_json('environment.json', describe_environment())
             self.write_json('config.json', config.to_json())  # last: its presence marks a run
+
+    def note_resumption(self) -> None:
+        """Adds to environment.json what a resumed run goes on with, if that is something new."""
+        environment, now = self.read_json('environment.json') or {}, describe_environment()
+        resumed = environment.setdefault('resumed', [])
+        if {k: v for k, v in environment.items() if k != 'resumed'} != now and now not in resumed:
+            resumed.append(now)
+            self.write_json('environment.json', environment)
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -110,12 +118,18 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all; OSError names it."""
-    partial = path.with_name(f'.{path.name}.partial')
+    with replacing(path) as partial:
+        partial.write_text(text, encoding='utf-8')
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write, which becomes `path` when all went well; OSError names `path`."""
+    partial = path.with_name(f'.partial_{path.name}')
     with _naming(path):
         try:
-            with open(partial, 'w', encoding='utf-8') as file:
-                file.write(text)
-                file.flush()
+            yield partial
+            with open(partial, 'rb') as file:
                 os.fsync(file.fileno())
             os.replace(partial, path)
         finally:

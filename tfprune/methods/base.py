@@ -16,7 +16,6 @@ from tfprune.config import Config
 from tfprune.costs import CostModel
 from tfprune.groups import ChannelGroups
 from tfprune.masks import Masks, select_channels, widths_of
-from tfprune.scoring import SubnetworkScorer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Problem:
     groups: ChannelGroups
     cost_model: CostModel
     budget: Budget
-    score: SubnetworkScorer
+    score: Callable[[Mapping[str, np.ndarray]], float]
     scope: Callable[[], Any]
 
     def select(self, widths: Mapping[str, int]) -> Masks:

@@ -70,7 +70,7 @@ class Random(Method):
         for dense, allowed in zip(budget.dense_widths, budget.allowed):
             wish = nearest_width(int(dense), float(rng.uniform()), allowed)
             widths.append(budget.clip(widths, wish))
-        return Decision(self.problem.select(budget.as_dict(widths)))
+        return Decision(self.problem.select(budget.as_dict(budget.fill(widths))))
 
 
 class Magnitude(Method):

@@ -16,7 +16,8 @@ epochs: before, no decision deserves it. 3. Candidates for v are the best of ear
 reward above their epoch's mean) and this epoch's, each scored today with channels chosen anew by
 the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
 (--alignment=adaptive) is ours. 5. At the end of the joint epochs the policy is compared with random
-actions on the same weights: a measurement, from which nothing is learnt or chosen.
+actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Without
+epochs of random actions and joint ones, v is the uniform decision.
 """
 from typing import Any, Mapping, Sequence
 
@@ -92,6 +93,10 @@ class RLAL(Method):
     def after_epoch(self, epoch: int, full_accuracy: float) -> EpochResult:
         config, phase = self.problem.config, self.phase(epoch)
         self._reward.forget()
+        # The day's z, before the context learns of the day: the agent acts and is judged under it.
+        z = self.context.network(np.array([epoch]))[0].numpy()
+        for env in self._envs:
+            env.set_context(z)
         metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
         if phase in ('random', 'joint'):
@@ -102,6 +107,7 @@ class RLAL(Method):
             metrics['reward_mean'], _ = mean_and_error(rewards)
             metrics['reward_max'] = max(rewards)
             metrics['subnetwork_accuracy'] = self._rescore()
+        if phase != 'alignment':
             self.alignment.set_masks(self._select(self.best_widths.numpy()))
         if phase == 'joint':
             reference = self._play_many(self._random_policy(epoch, 1), epoch, 'random_reference',
@@ -136,11 +142,8 @@ class RLAL(Method):
 
     def _play(self, policy: Policy, epoch: int, source: str, count: int | None = None
               ) -> tuple[Sequence[Any], list[Mapping[str, Any]]]:
-        """An episode in each of the first `count` environments (all), under today's z."""
+        """An episode in each of the first `count` environments (all)."""
         envs = self._envs[:count]
-        z = self.context.network(np.array([epoch]))[0].numpy()
-        for env in envs:
-            env.set_context(z)
         steps, rewards = play(envs, policy)
         return steps, [{'epoch': epoch, 'source': source, 'reward': reward, 'widths': env.widths}
                        for env, reward in zip(envs, rewards)]

@@ -10,17 +10,17 @@ import pathlib
 import statistics
 from typing import Any, Iterable, Mapping, Sequence
 
+from tfprune.config import NOT_IDENTITY
 from tfprune.report.page import figure, page, section, table
 from tfprune.report.plots import plot_summary
-from tfprune.report.reading import finite, is_pruned
+from tfprune.report.reading import all_values, finite, is_pruned
 from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
                                   quotient)
 from tfprune.runs import read_json, read_rows, write_text
 
 Row = Mapping[str, Any]
 FORMATS = ('text', 'markdown')
-# Where the data lie is no part of what was run.
-_NOT_CONFIGURATION = ('seed', 'data_dir')
+_NOT_CONFIGURATION = ('seed', *NOT_IDENTITY)
 _SHOWN = ('method', 'model', 'dataset', 'target', 'budget_ratio')
 _HEADER = ('method', 'model', 'dataset', 'budget', 'MACs', 'n', 'test accuracy, %',
            'before surgery, %', 'epochs', 'time a run')
@@ -44,7 +44,8 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         'run': path.resolve().name, 'finished': report is not None,
         'epochs': _total_epochs(config), 'seed': config.get('seed'),
         **{name: config.get(name) for name in _SHOWN},
-        'commit': environment.get('commit'), 'processor': environment.get('processor'),
+        'commit': all_values(environment, 'commit'),
+        'processor': all_values(environment, 'processor'),
         'cores': environment.get('cores'),
         'configuration': {k: v for k, v in config.items() if k not in _NOT_CONFIGURATION}}
     if report is None:

@@ -5,7 +5,7 @@ from typing import Any, Callable
 
 from tfprune.report import plots
 from tfprune.report.page import figure, link, page, section, table, tiles
-from tfprune.report.reading import Run, read_run
+from tfprune.report.reading import Run, all_values, read_run
 from tfprune.report.table import (MISSING, agent_sentences, budget_sentence, columns, count,
                                   duration, headline, listed, milliseconds, percent, points,
                                   quotient, table_notes, table_rows)
@@ -127,12 +127,12 @@ def _environment(run: Run) -> str:
     environment, seconds = run.environment, run.report['seconds']
     packages = environment.get('packages') or {}
     cores = environment.get('cores')
-    facts = [('command', environment.get('command')), ('commit', environment.get('commit')),
+    facts = [('command', environment.get('command')), ('commit', all_values(environment, 'commit')),
              ('python', environment.get('python')),
              ('packages', listed(f'{name} {version}' for name, version in packages.items()
                                  if version)),
              ('platform', environment.get('platform')),
-             ('hardware', f'{environment.get("processor") or MISSING}, {cores or "?"} cores'
+             ('hardware', f'{all_values(environment, "processor") or MISSING}, {cores or "?"} cores'
               if environment else None),
              ('time', f'{duration(seconds["total"])}: training {duration(seconds["training"])}, '
                       f'method {duration(seconds["search"])}')]

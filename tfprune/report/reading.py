@@ -40,6 +40,12 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
                [metrics[epoch] for epoch in sorted(metrics)], read_rows(path / 'episodes.jsonl'))
 
 
+def all_values(environment: Row, name: str) -> str | None:
+    """What a run had under `name` at its start and resumptions, each once; None if nothing."""
+    starts = [environment, *environment.get('resumed', ())]
+    return ', '.join(dict.fromkeys(str(start[name]) for start in starts if start.get(name))) or None
+
+
 def finite(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number, neither NaN nor infinite."""
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -53,5 +59,4 @@ def is_pruned(report: Mapping[str, Any]) -> bool:
 
 def surgery_first(report: Mapping[str, Any]) -> bool:
     """Whether surgery came before the first epoch: the dense model was never trained."""
-    return is_pruned(report) and (report['method'] == 'scratch'
-                                  or report['dense']['test_accuracy'] is None)
+    return bool(report['decides_first'])
