@@ -48,6 +48,23 @@ def test_method_keeps_the_contract(name, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_epochs_before_surgery_can_be_taken_from_another_run(tmp_path):
+    dense = tmp_path / 'dense'
+    train_and_prune(Config(method='dense', **SMALL), dense, progress=False)
+    own = train_and_prune(Config(method='magnitude', **SMALL), tmp_path / 'own', progress=False)
+    taken = train_and_prune(Config(method='magnitude', before_surgery_from=str(dense), **SMALL),
+                            tmp_path / 'taken', progress=False)
+    for one, other in zip(own.model.get_weights(), taken.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    epochs = [json.loads(line)['epoch'] for line in open(tmp_path / 'taken/metrics.jsonl')]
+    assert epochs == list(range(5))
+    for options, message in ((dict(method='rlal'), "'rlal' acts before surgery"),
+                             (dict(method='uniform', seed=1), '--seed: 0 -> 1')):
+        with pytest.raises(ValueError, match=message):
+            train_and_prune(Config(before_surgery_from=str(dense), **SMALL | options),
+                            tmp_path / f'bad_{options["method"]}', progress=False)
+
+
 def test_scratch_starts_from_weights_of_its_own(tmp_path):
     config = Config(**SMALL | dict(method='scratch', learning_rate=0.0, weight_decay=0.0,
                                    fine_tune_learning_rate=0.0))

@@ -3,8 +3,8 @@ import dataclasses
 from typing import Any, Mapping
 
 TARGETS = ('macs', 'params', 'peak_memory_bytes')
-# Where the data lie is no part of what was run.
-NOT_IDENTITY = ('data_dir',)
+# Where data lie, and where equal epochs were trained, is no part of what was run.
+NOT_IDENTITY = ('data_dir', 'before_surgery_from')
 _CHOICES: dict[str, tuple[str, ...]] = {
     'target': TARGETS,
     'schedule': ('cosine', 'step'),
@@ -28,6 +28,9 @@ class Config:
     initial_weights: str = _field(
         '', "File with the dense model's weights: .npz, .weights.h5 or .keras.")
     method: str = _field('rlal', 'Name of a method in tfprune.methods.')
+    before_surgery_from: str = _field(
+        '', 'Run of the same flags but --method: its epochs before surgery are taken instead '
+        'of trained again. For methods that only decide: dense, uniform, random, magnitude.')
     seed: int = _field(0, 'Seed of weights, data order and agent, not of the data splits.')
     target: str = _field('macs', 'The cost that the budget limits.')
     budget_ratio: float = _field(0.5, 'Allowed cost relative to the dense model, in (0, 1].')

@@ -22,6 +22,7 @@ from tfprune.methods import Decision, Problem, check_method, make_method
 from tfprune.models import build_model, load_initial_weights
 from tfprune.outcome import Setup, finish, read_finished
 from tfprune.progress import Progress
+from tfprune.reuse import take_epochs
 from tfprune.runs import RunFolder, replacing
 from tfprune.scoring import SubnetworkScorer
 from tfprune.surgery import prune_model
@@ -156,7 +157,9 @@ class _Run:
             self.folder.append_rows('episodes.jsonl', result.episodes)
             return {'phase': method.phase(epoch), **result.metrics}
 
-        if self.first:
+        if self.first and config.before_surgery_from and not prefix:
+            take_epochs(config, self.folder, setup.model)
+        elif self.first:
             trainer = self._trainer(setup.model, method.penalty)
             state = tf.train.Checkpoint(model=setup.model, trainer=trainer, method=method)
             if prefix:

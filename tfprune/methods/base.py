@@ -78,10 +78,13 @@ class Method(tf.Module):
 
     Class attributes:
         prunes: False trains the dense model to the end.
+        only_decides: neither penalises nor acts after epochs, so that the epochs before surgery
+            are those of any other such method.
         decides_first: the decision is taken, and surgery done, before the first epoch.
     """
     prunes = True
     decides_first = False
+    only_decides = False
 
     def __init__(self, problem: Problem):
         super().__init__()

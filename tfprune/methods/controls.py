@@ -46,12 +46,14 @@ def uniform_widths(budget: Budget) -> np.ndarray:
 
 class Dense(Method):
     prunes = False
+    only_decides = True
 
     def decide(self) -> Decision:
         return Decision({})
 
 
 class Uniform(Method):
+    only_decides = True
 
     def decide(self) -> Decision:
         budget = self.problem.budget
@@ -60,9 +62,11 @@ class Uniform(Method):
 
 class Scratch(Uniform):
     decides_first = True
+    only_decides = False
 
 
 class Random(Method):
+    only_decides = True
 
     def decide(self) -> Decision:
         budget, rng = self.problem.budget, np.random.default_rng(self.problem.config.seed)
@@ -74,6 +78,7 @@ class Random(Method):
 
 
 class Magnitude(Method):
+    only_decides = True
 
     def decide(self) -> Decision:
         problem, budget = self.problem, self.problem.budget

@@ -1,0 +1,37 @@
+"""Epochs before surgery that another run has trained already.
+
+A method that only decides (`Method.only_decides`) has no part in those epochs, so that all such
+methods of one configuration and seed train them alike, bit for bit; the second need not.
+"""
+import pathlib
+
+import keras
+
+from tfprune.config import Config, differing_fields
+from tfprune.methods import check_method
+from tfprune.models import load_initial_weights
+from tfprune.runs import RunFolder, read_json, read_rows
+
+
+def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
+    """Takes weights and rows of metrics.jsonl from the run `config.before_surgery_from`.
+
+    Raises:
+        ValueError: it, or this run, is of a method that acts before surgery; or it differs in
+            flags, which are listed.
+        FileNotFoundError: it is no run, or has not come to surgery yet.
+    """
+    source = pathlib.Path(config.before_surgery_from)
+    theirs = read_json(source / 'config.json')
+    if theirs is None or not (source / 'dense.keras').exists():
+        raise FileNotFoundError(f'before_surgery_from: {source} is no run that came to surgery.')
+    for name in (config.method, theirs['method']):
+        if not check_method(name).only_decides:
+            raise ValueError(f'before_surgery_from: method {name!r} acts before surgery; its '
+                             'epochs are its own.')
+    rows = [row for row in differing_fields(config, theirs) if not row.startswith('--method:')]
+    if rows:
+        raise ValueError(f'before_surgery_from: {source} has other flags: {"; ".join(rows)}.')
+    load_initial_weights(model, str(source / 'dense.keras'))
+    folder.append_rows('metrics.jsonl', [row for row in read_rows(source / 'metrics.jsonl')
+                                         if row['epoch'] < config.search_epochs])
