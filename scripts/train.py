@@ -12,15 +12,21 @@ import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
 import tensorflow as tf
 from absl import app, flags, logging
 
-from tfprune.config import Config
+from tfprune.config import CHOICES, Config
+from tfprune.criteria import CRITERIA
+from tfprune.data import DATASETS
 from tfprune.epochs import Interrupted
+from tfprune.methods import METHODS
+from tfprune.models import MODELS
 from tfprune.report import format_table
 from tfprune.trainer import train_and_prune
 
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
            str: flags.DEFINE_string}
+_VALUES = {**CHOICES, 'method': METHODS, 'model': MODELS, 'dataset': DATASETS, 'criterion': CRITERIA}
 for field in dataclasses.fields(Config):
-    _DEFINE[type(field.default)](field.name, field.default, field.metadata['help'])
+    values = f' One of: {", ".join(_VALUES[field.name])}.' if field.name in _VALUES else ''
+    _DEFINE[type(field.default)](field.name, field.default, field.metadata['help'] + values)
 RUN_DIR = flags.DEFINE_string('run_dir', None, 'Folder of the run.', required=True)
 THREADS = flags.DEFINE_integer('threads', 0, 'Threads within an operation; 0 leaves it to '
                                'TensorFlow. Runs are bit for bit equal for equal threads.',
@@ -61,6 +67,7 @@ def _refuse(message: str) -> int:
 def _on_signal(number: int, _: object) -> None:
     """The first signal saves and stops, the second stops at once."""
     _stop.append(number)
+    print('\nstopping as soon as all is saved ...', file=sys.stderr)
     signal.signal(number, signal.SIG_DFL)
 
 

@@ -5,7 +5,7 @@ from typing import Any, Mapping
 TARGETS = ('macs', 'params', 'peak_memory_bytes')
 # Where data lie, and where equal epochs were trained, is no part of what was run.
 NOT_IDENTITY = ('data_dir', 'before_surgery_from')
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     'target': TARGETS,
     'schedule': ('cosine', 'step'),
     'mixed_precision': ('float32', 'bfloat16'),
@@ -22,12 +22,12 @@ def _field(default: Any, text: str) -> Any:
 class Config:
     """What decides the outcome of a run. Two runs with equal configs give equal weights on CPU."""
     # What is pruned, with what data, by which method, to which budget.
-    model: str = _field('resnet20', 'Name of a model in tfprune.models.')
-    dataset: str = _field('cifar10', 'Name of a dataset in tfprune.data.')
+    model: str = _field('resnet20', 'The dense model.')
+    dataset: str = _field('cifar10', 'The images.')
     data_dir: str = _field('', "Where the dataset lies; '' is tensorflow-datasets' default.")
     initial_weights: str = _field(
         '', "File with the dense model's weights: .npz, .weights.h5 or .keras.")
-    method: str = _field('rlal', 'Name of a method in tfprune.methods.')
+    method: str = _field('rlal', 'What decides.')
     before_surgery_from: str = _field(
         '', 'Run of the same flags but --method: its epochs before surgery are taken instead '
         'of trained again. For methods that only decide: dense, uniform, random, magnitude.')
@@ -38,7 +38,7 @@ class Config:
     min_keep_ratio: float = _field(0.1, 'No group is pruned below this share of its dense width.')
     prune_residual_groups: bool = _field(False, 'Also prune groups that couple several layers.')
     frozen: str = _field('', 'Comma-separated layers or groups that are not pruned.')
-    criterion: str = _field('l1', 'Ranks the channels within a group: a name in tfprune.criteria.')
+    criterion: str = _field('l1', 'Ranks the channels within a group.')
     # Epochs of each phase. The controls train the same total.
     warmup_epochs: int = _field(2, 'Plain training before any pruning decision.')
     random_epochs: int = _field(1, 'Epochs whose episodes take random actions.')
@@ -88,7 +88,7 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field, getattr(self, field.name))
-        for name, choices in _CHOICES.items():
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f'Unknown {name} {getattr(self, name)!r}. '
                                  f'Available: {", ".join(sorted(choices))}')

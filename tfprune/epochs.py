@@ -1,8 +1,9 @@
 """The epoch loop, the same before and after surgery: train, measure, let the method act, save."""
+import contextlib
 import dataclasses
 import pathlib
 import time
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -49,6 +50,7 @@ class EpochLoop:
             NonFiniteLossError: names epoch and step; the checkpoints before it stand.
         """
         evaluate = Evaluator(trainer.model, trainer.strategy)
+        scalars = _Scalars(self.folder.path / 'tensorboard')
         for epoch in range(position.epoch, end):
             keras.utils.set_random_seed(epoch_seed(self.config.seed, epoch))
             start = position if epoch == position.epoch else Position(epoch)
@@ -63,7 +65,7 @@ class EpochLoop:
             self._write({'epoch': epoch, 'learning_rate': rate, **trained.means,
                          'images_per_second': images / trained.seconds,
                          'train_seconds': trained.seconds,
-                         'method_seconds': time.perf_counter() - begun, **row})
+                         'method_seconds': time.perf_counter() - begun, **row}, scalars)
             self.checkpoints.save(Position(epoch + 1), state)
             if self.should_stop():
                 raise self._interrupted(epoch + 1)
@@ -111,10 +113,10 @@ class EpochLoop:
         accuracy = evaluate(self.held_out)
         return {'reward_accuracy': accuracy, **after_epoch(epoch, accuracy)}
 
-    def _write(self, row: Mapping[str, Any]) -> None:
+    def _write(self, row: Mapping[str, Any], scalars: '_Scalars') -> None:
         row = {name: value for name, value in row.items() if value == value}  # no NaN in JSON
         self.folder.append_rows('metrics.jsonl', [row])
-        write_scalars(self.folder.path / 'tensorboard', row)
+        scalars.write(row)
         self.progress.say(_summary(row))
 
     def _interrupted(self, epoch: int) -> Interrupted:
@@ -143,17 +145,27 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.default_rng((seed, epoch)).integers(2 ** 31))
 
 
-def write_scalars(folder: pathlib.Path, row: Mapping[str, Any]) -> None:
-    """The numbers of a row for TensorBoard; OSError when they cannot be written."""
-    try:
-        writer = tf.summary.create_file_writer(str(folder))
-        with writer.as_default(step=row['epoch']):
+class _Scalars:
+    """The numbers of rows for TensorBoard; OSError when they cannot be written."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        with self._naming():
+            self._writer = tf.summary.create_file_writer(str(folder))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        with self._naming(), self._writer.as_default(step=row['epoch']):
             for name, value in row.items():
                 if isinstance(value, (int, float)) and name != 'epoch':
                     tf.summary.scalar(name, value)
-        writer.close()
-    except tf.errors.OpError as error:
-        raise OSError(f'cannot write {folder}: {str(error).splitlines()[0]}') from error
+            self._writer.flush()
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise OSError(f'cannot write {self._folder}: {str(error).splitlines()[0]}') from error
 
 
 def _summary(row: Mapping[str, Any]) -> str:
@@ -162,4 +174,4 @@ def _summary(row: Mapping[str, Any]) -> str:
     shown = [f'{name} {row[name]:.4g}' if isinstance(row[name], float) else f'{name} {row[name]}'
              for name in names if name in row]
     return (f'epoch {row["epoch"] + 1}: {", ".join(shown)}, '
-            f'{row["images_per_second"]:.0f} images/s, {row["method_seconds"]:.1f} s after')
+            f'{row["images_per_second"]:.0f} images/s, {row["method_seconds"]:.1f} s of scoring')

@@ -1,4 +1,5 @@
 """What a run tells the person who waits: a bar an epoch, a line an event."""
+import shutil
 import sys
 from typing import Any
 
@@ -17,6 +18,7 @@ class Progress:
         # A log file wants a line now and then, a terminal ten a second.
         interval = 0.1 if sys.stderr.isatty() else 30.0
         self._bar = tqdm.tqdm(total=images, initial=done, desc=title, unit=' images',
+                              ncols=shutil.get_terminal_size((100, 24)).columns or 100,
                               mininterval=interval, disable=not self._enabled,
                               bar_format='{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} '
                               '[{rate_fmt}, {remaining} left{postfix}]')

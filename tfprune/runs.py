@@ -46,10 +46,19 @@ class RunFolder:
             raise ValueError(f'another process runs in {self.path}.') from None
         except OSError as error:
             raise OSError(f'cannot write the run folder {self.path}: {error.strerror}.') from None
-        if not config_file.exists():
+        self._is_new = not config_file.exists()
+        if self._is_new:
             write_text(self.path / 'config.flags', config.to_flags())
             self.write_json('environment.json', describe_environment())
             self.write_json('config.json', config.to_json())  # last: its presence marks a run
+
+    def forget_if_new(self) -> None:
+        """Removes what opening it wrote: a configuration that turned out impossible."""
+        if self._is_new:
+            for name in (*_FIRST_FILES, 'config.json'):
+                (self.path / name).unlink(missing_ok=True)
+            if not any(self.path.iterdir()):
+                self.path.rmdir()
 
     def note_resumption(self) -> None:
         """Adds to environment.json what a resumed run goes on with, if that is something new."""
@@ -163,7 +172,7 @@ def _check_same(config_file: pathlib.Path, config: Config) -> None:
     rows = differing_fields(config, theirs)
     if rows:
         raise ValueError(f'{config_file.parent} is a run of another configuration; differing '
-                         f'flags: {"; ".join(rows)}.')
+                         f'flags: {"; ".join(rows)}. Choose another run_dir, or remove this one.')
 
 
 def _version(package: str) -> str | None:

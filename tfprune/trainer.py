@@ -73,7 +73,11 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *,
         if finished:
             shown.say(f'{folder.path} is finished.')
             return RunResult(folder.path, *finished)
-        setup = prepare(config, strategy)
+        try:
+            setup = prepare(config, strategy)
+        except Exception:
+            folder.forget_if_new()
+            raise
         folder.write_json('groups.json', setup.groups.to_json())
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense), 'target': config.target,

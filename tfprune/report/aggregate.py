@@ -179,14 +179,16 @@ def mean_and_sd(values: Iterable[Any]) -> tuple[float, float]:
 
 
 def _line(members: Sequence[Row]) -> dict[str, Any]:
-    accuracy, accuracy_sd = mean_and_sd(row['test_accuracy'] for row in members)
-    dense, dense_sd = mean_and_sd(row['dense_test_accuracy'] for row in members)
+    # A seed that ran twice tells nothing of the spread over seeds.
+    by_seed = {row['seed']: row for row in members}.values()
+    accuracy, accuracy_sd = mean_and_sd(row['test_accuracy'] for row in by_seed)
+    dense, dense_sd = mean_and_sd(row['dense_test_accuracy'] for row in by_seed)
     first = members[0]
     return {**{name: first[name] for name in _SHOWN}, 'epochs': first['epochs'],
             'budget_ratio': first['budget_ratio'] if first['pruned'] else None,
             'macs_ratios': [quotient(row['macs'], row['dense_macs']) for row in members],
             'runs': [row['run'] for row in members], 'seeds': [row['seed'] for row in members],
-            'n': len({row['seed'] for row in members}),
+            'n': len(by_seed),
             'accuracies': [row['test_accuracy'] for row in members],
             'accuracy_mean': accuracy, 'accuracy_sd': accuracy_sd,
             'dense_accuracy_mean': dense, 'dense_accuracy_sd': dense_sd,
