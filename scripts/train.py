@@ -23,7 +23,8 @@ from tfprune.trainer import train_and_prune
 
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
            str: flags.DEFINE_string}
-_VALUES = {**CHOICES, 'method': METHODS, 'model': MODELS, 'dataset': DATASETS, 'criterion': CRITERIA}
+_VALUES = {**CHOICES, 'method': METHODS, 'model': MODELS, 'dataset': DATASETS,
+           'criterion': CRITERIA}
 for field in dataclasses.fields(Config):
     values = f' One of: {", ".join(_VALUES[field.name])}.' if field.name in _VALUES else ''
     _DEFINE[type(field.default)](field.name, field.default, field.metadata['help'] + values)

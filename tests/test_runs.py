@@ -61,7 +61,8 @@ def test_another_configuration_lists_the_differing_flags(folder):
     message = str(caught.value)
     assert 'is a run of another configuration; differing flags: ' in message
     assert message.endswith("--method: 'rlal' -> 'uniform'; --seed: 3 -> 4; "
-                            '--prune_residual_groups: False -> True.')
+                            '--prune_residual_groups: False -> True. Choose another run_dir, or '
+                            'remove this one.')
     assert '\n' not in message
     assert {p.name: p.read_bytes() for p in folder.path.iterdir()} == before
 
