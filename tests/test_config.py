@@ -7,7 +7,7 @@ import tfprune
 import pytest
 from absl import flags as absl_flags
 
-from tfprune.config import _CHOICES, Config, differing_fields
+from tfprune.config import CHOICES, Config, differing_fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OTHER = Config(
     **{f.name: {bool: True, int: f.default + 1 if isinstance(f.default, int) else 0,
                 float: .25, str: 'some/thing'}[type(f.default)] for f in dataclasses.fields(Config)
-       if f.name not in {*_CHOICES, 'score_images', 'reward_images', 'score_batch_size',
+       if f.name not in {*CHOICES, 'score_images', 'reward_images', 'score_batch_size',
                          'batch_size', 'replicas', 'budget_ratio'}},
     target='params', schedule='step', mixed_precision='bfloat16', agent='sac',
     alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
@@ -30,13 +30,13 @@ def test_every_field_has_a_plain_type_and_a_help():
         assert getattr(OTHER, field.name) != field.default
 
 
-@pytest.mark.parametrize('name', sorted(_CHOICES))
+@pytest.mark.parametrize('name', sorted(CHOICES))
 def test_a_wrong_choice_is_answered_with_the_right_ones(name):
-    right = ', '.join(sorted(_CHOICES[name]))
+    right = ', '.join(sorted(CHOICES[name]))
     with pytest.raises(ValueError) as caught:
         Config(**{name: 'wrogn'})
     assert str(caught.value) == f"Unknown {name} 'wrogn'. Available: {right}"
-    for choice in _CHOICES[name]:
+    for choice in CHOICES[name]:
         assert getattr(Config(**{name: choice}), name) == choice
 
 
