@@ -126,9 +126,7 @@ class RLAL(Method):
         return EpochResult(metrics, tuple(rows))
 
     def decide(self) -> Decision:
-        if self.problem.config.alignment_epochs:
-            return Decision(self.alignment.get_masks())
-        return Decision(self._select(self.best_widths.numpy()))
+        return Decision(self.alignment.get_masks())
 
     def _episodes(self, epoch: int, phase: str) -> list[Mapping[str, Any]]:
         """Plays this epoch's episodes; agent and history learn of them."""
