@@ -2,6 +2,7 @@
 
     python scripts/evaluate.py --path=runs/x
     python scripts/evaluate.py --path=model.tflite --dataset=cifar10 --data_dir=…
+    python scripts/evaluate.py --path=model.tflite --dataset=folder --data_dir=… --image_size=128
 """
 import json
 import pathlib
@@ -21,6 +22,7 @@ flags.DEFINE_string('path', None, 'Run folder (every form in its export/ is meas
                     '.tflite or SavedModel directory.', required=True)
 flags.DEFINE_string('dataset', None, "Data set; by default the run folder's.")
 flags.DEFINE_string('data_dir', None, "Where its files are; by default the run folder's.")
+flags.DEFINE_string('image_size', None, "Images are resized to this; by default the run folder's.")
 flags.DEFINE_integer('batch_size', 250, 'Images a batch.', lower_bound=1)
 flags.DEFINE_string('json', None, 'Also writes the measurements to this file.')
 
@@ -28,10 +30,12 @@ flags.DEFINE_string('json', None, 'Also writes the measurements to this file.')
 def evaluate() -> None:
     """Measures every artefact at --path and prints a table."""
     found = artefacts.find_artefacts(FLAGS.path)
-    dataset, data_dir = artefacts.data_source(FLAGS.path, FLAGS.dataset, FLAGS.data_dir)
+    dataset, options = artefacts.data_source(
+        FLAGS.path, FLAGS.dataset, data_dir=FLAGS.data_dir, image_size=FLAGS.image_size)
     opened = [FORMATS[form].open(path) for form, path in found.items()]
     # The test split does not depend on the reward split, which may not be empty.
-    data = load_data(dataset, data_dir=data_dir, reward_images=1, augment=False)
+    data = load_data(dataset, **{**options, 'reward_images': 1, 'augment': False})
+    artefacts.check_classes(FLAGS.path, dataset, data)
     for artefact in opened:
         artefacts.check_fits(artefact, data)
     rows = []

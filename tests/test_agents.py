@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tfprune.agents import (AGENTS, SAC, _Memory, make_agent, mean_and_error, play, random_policy)
+from tfprune.budget import Budget
 from tfprune.checkpoints import restore
 from tfprune.costs import CostModel
 from tfprune.environment import FEATURES, PruningEnv
@@ -29,9 +30,8 @@ def envs():
     model = residual()
     groups = trace_groups(model)
     costs = CostModel(model, groups)
-    first = PruningEnv(groups, costs, reward, budget_ratio=.5, context_size=Z)
-    return [first] + [PruningEnv(groups, costs, reward, budget=first.budget, context_size=Z)
-                      for _ in range(E - 1)]
+    budget = Budget(groups, costs, {'macs': .5})
+    return [PruningEnv(groups, costs, reward, budget=budget, context_size=Z) for _ in range(E)]
 
 
 def make(name, envs, *, seed, updates=10, learning_rate=3e-3):
@@ -240,7 +240,8 @@ def test_mean_and_error():
 def test_a_single_group_makes_an_agent():
     model = plain()
     groups = trace_groups(model, frozen=['conv1', 'conv2'])
-    env = PruningEnv(groups, CostModel(model, groups), lambda widths: 1.0, budget_ratio=.95)
+    costs = CostModel(model, groups)
+    env = PruningEnv(groups, costs, lambda widths: 1.0, budget=Budget(groups, costs, {'macs': .95}))
     agent = make('ppo', [env], seed=0, updates=1)
     steps, _ = play([env], agent.collect_policy)
     agent.observe(steps, on_policy=True)

@@ -7,19 +7,19 @@ import tfprune
 import pytest
 from absl import flags as absl_flags
 
-from tfprune.config import CHOICES, Config, differing_fields
+from tfprune.config import CHOICES, TARGETS, Config, check_limit, differing_fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Every field another than its default.
 OTHER = Config(
-    **{f.name: {bool: True, int: f.default + 1 if isinstance(f.default, int) else 0,
+    **{f.name: {bool: not f.default, int: f.default + 1 if isinstance(f.default, int) else 0,
                 float: .25, str: 'some/thing'}[type(f.default)] for f in dataclasses.fields(Config)
        if f.name not in {*CHOICES, 'score_images', 'reward_images', 'score_batch_size',
-                         'batch_size', 'replicas', 'budget_ratio'}},
-    target='params', schedule='step', mixed_precision='bfloat16', agent='sac',
-    alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
-    batch_size=96, replicas=3, budget_ratio=0.57)
+                         'batch_size', 'replicas', *TARGETS}},
+    macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',
+    mixed_precision='bfloat16', agent='sac', alignment='adaptive', reward_images=900,
+    score_images=600, score_batch_size=200, batch_size=96, replicas=3)
 
 
 def test_every_field_has_a_plain_type_and_a_help():
@@ -41,8 +41,8 @@ def test_a_wrong_choice_is_answered_with_the_right_ones(name):
 
 
 def test_choices_by_hand():
-    with pytest.raises(ValueError, match='Available: macs, params, peak_memory_bytes$'):
-        Config(target='flops')
+    with pytest.raises(ValueError, match='Available: cosine, step$'):
+        Config(schedule='linear')
     with pytest.raises(ValueError, match='Available: adaptive, fixed, none$'):
         Config(alignment='')
 
@@ -51,8 +51,8 @@ def test_choices_by_hand():
     ('seed', 1.0, 'seed must be int; received float 1.0.'),
     ('seed', True, 'seed must be int; received bool True.'),
     ('seed', '1', "seed must be int; received str '1'."),
-    ('budget_ratio', '0.5', "budget_ratio must be float; received str '0.5'."),
-    ('budget_ratio', True, 'budget_ratio must be float; received bool True.'),
+    ('macs', '0.5', "macs must be float; received str '0.5'."),
+    ('macs', True, 'macs must be float; received bool True.'),
     ('prune_residual_groups', 1, 'prune_residual_groups must be bool; received int 1.'),
     ('model', None, 'model must be str; received NoneType None.')])
 def test_types(field, value, message):
@@ -62,17 +62,34 @@ def test_types(field, value, message):
 
 
 def test_an_integer_is_a_float():
-    assert Config(budget_ratio=1).budget_ratio == 1
+    assert Config(macs=1).macs == 1
+
+
+def test_budgets_are_the_limits_that_are_set():
+    assert Config().budgets == {}
+    assert Config(params=300_000, macs=.5).budgets == {'macs': .5, 'params': 300_000}
+    assert Config(peak_memory_bytes=1).budgets == {'peak_memory_bytes': 1}
+
+
+@pytest.mark.parametrize('name', TARGETS)
+def test_a_limit_is_a_ratio_or_a_whole_number(name):
+    for limit in (1e-9, .5, 1, 1.0, 2, 2e7, 10 ** 12):
+        assert Config(**{name: limit}).budgets == {name: limit}
+    for limit in (-1, -.5, 1.5, 300_000.5, float('nan'), float('inf')):
+        with pytest.raises(ValueError) as caught:
+            Config(**{name: limit})
+        assert str(caught.value) == (f'{name} must be a ratio in (0, 1] or a whole number above 1; '
+                                     f'received {limit!r}.')
+    with pytest.raises(ValueError, match='received 0.'):
+        check_limit(name, 0)
 
 
 @pytest.mark.parametrize('wrong, message', [
-    ({'budget_ratio': 0.0}, 'budget_ratio must be in (0, 1]; received 0.0.'),
-    ({'budget_ratio': 1.01}, 'budget_ratio must be in (0, 1]; received 1.01.'),
-    ({'budget_ratio': float('nan')}, 'budget_ratio must be in (0, 1]; received nan.'),
     ({'min_keep_ratio': -0.1}, 'min_keep_ratio must be in [0, 1]; received -0.1.'),
     ({'label_smoothing': 1.0}, 'label_smoothing must be in [0, 1); received 1.0.'),
     ({'momentum': 1.0}, 'momentum must be in [0, 1); received 1.0.'),
     ({'width_multiple': 0}, 'width_multiple must be at least 1; received 0.'),
+    ({'criterion_batches': 0}, 'criterion_batches must be at least 1; received 0.'),
     ({'reward_images': 0}, 'reward_images must be at least 1; received 0.'),
     ({'joint_epochs': -1}, 'joint_epochs must be at least 0; received -1.'),
     ({'learning_rate': float('nan')}, 'learning_rate must be at least 0; received nan.'),
@@ -129,7 +146,7 @@ def test_differing_fields():
 def test_flags_as_text():
     lines = OTHER.to_flags().splitlines()
     assert lines[0].startswith('# ') and len(lines) == 1 + len(dataclasses.fields(Config))
-    for line in ('--prune_residual_groups=true', '--budget_ratio=0.57', '--seed=1',
+    for line in ('--prune_residual_groups=true', '--macs=0.57', '--params=300000', '--seed=1',
                  '--data_dir=some/thing', '--alignment=adaptive'):
         assert line in lines
     default = Config().to_flags().splitlines()

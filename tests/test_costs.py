@@ -128,11 +128,11 @@ def test_what_is_not_counted_is_said():
     image = keras.Input((4, 4, 3))
     x = layers.Conv2D(5, 1, name='conv')(image)
     x = layers.Lambda(lambda t: t * 2, name='double')(x)
-    x = layers.Conv2D(10, 1, groups=5, use_bias=False, name='grouped')(x)
+    x = layers.EinsumDense('bhwc,cd->bhwd', (4, 4, 10), name='einsum')(x)
     costs = cost_model(keras.Model(image, layers.Dense(2, name='logits')(x)))
-    assert costs.uncounted == ['double (Lambda)', 'grouped (Conv2D)']
+    assert costs.uncounted == ['double (Lambda)', 'einsum (EinsumDense)']
     assert costs.dense.macs == 16 * (3 * 5 + 10 * 2)
-    assert costs.dense.params == 3 * 5 + 5 + 10 + 10 * 2 + 2  # parameters are counted all the same
+    assert costs.dense.params == 3 * 5 + 5 + 5 * 10 + 10 * 2 + 2  # parameters are counted anyway
     assert cost_model(branches()).uncounted == []
 
 

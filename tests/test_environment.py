@@ -16,8 +16,17 @@ GROUPS = trace_groups(PLAIN)
 COSTS = CostModel(PLAIN, GROUPS)
 
 
-def make(evaluate=lambda widths: 0.5, **kwargs):
-    return PruningEnv(GROUPS, COSTS, evaluate, **kwargs)
+def env_of(model, limits, residual=True, evaluate=lambda widths: 0.25, context_size=0, **kwargs):
+    groups = trace_groups(model)
+    groups = groups if residual else groups.without_residual()
+    costs = CostModel(model, groups)
+    return PruningEnv(groups, costs, evaluate, context_size=context_size,
+                      budget=Budget(groups, costs, limits, **kwargs))
+
+
+def make(evaluate=lambda widths: 0.5, limits={'macs': .5}, context_size=0, **kwargs):
+    return PruningEnv(GROUPS, COSTS, evaluate, context_size=context_size,
+                      budget=Budget(GROUPS, COSTS, limits, **kwargs))
 
 
 def step(env, rate):
@@ -28,31 +37,28 @@ def named(observation):
     return dict(zip(FEATURES, observation.tolist()))
 
 
-@pytest.mark.parametrize('context_size', [0, 3])
+@pytest.mark.parametrize('context_size, limits', [
+    (0, {'macs': .6}), (3, {'macs': .6, 'params': .7, 'peak_memory_bytes': .9})])
 @pytest.mark.parametrize('name', TOYS)
-def test_tf_agents_validates_it(name, context_size):
-    model = TOYS[name].build()
-    groups = trace_groups(model)
-    env = PruningEnv(groups, CostModel(model, groups), lambda widths: 0.25,
-                     context_size=context_size, budget_ratio=.6)
+def test_tf_agents_validates_it(name, context_size, limits):
+    env = env_of(TOYS[name].build(), limits, context_size=context_size)
     utils.validate_py_environment(env, episodes=5)
+    assert env.observation_spec().shape == (len(FEATURES) + context_size,)  # however many limits
 
 
 def test_tf_agents_validates_it_on_a_resnet():
     model = build_model('resnet20', image_shape=(8, 8, 3), num_classes=10, mean=(0, 0, 0),
                         std=(1, 1, 1))
-    groups = trace_groups(model)
-    for kept, size in ((groups, 12), (groups.without_residual(), 9)):
-        env = PruningEnv(kept, CostModel(model, kept), lambda widths: 0.25, width_multiple=4,
-                         target='params')
+    for residual, size in ((True, 12), (False, 9)):
+        env = env_of(model, {'params': .5}, residual, width_multiple=4)
         assert len(env.budget.names) == size
         utils.validate_py_environment(env, episodes=3)
 
 
-def test_features_are_in_0_1_under_any_actions():
-    model = TOYS['residual'].build()
-    groups = trace_groups(model)
-    env = PruningEnv(groups, CostModel(model, groups), lambda widths: 1.0, budget_ratio=.4)
+@pytest.mark.parametrize('limits', [
+    {'macs': .4}, {'macs': .5, 'params': .4}, {'macs': .5, 'peak_memory_bytes': 10 ** 9}])
+def test_features_are_in_0_1_under_any_actions(limits):
+    env = env_of(TOYS['residual'].build(), limits)
     rng = np.random.default_rng(0)
     seen = []
     for episode in range(20):
@@ -95,9 +101,35 @@ def test_the_last_observation_shows_the_final_cost():
     for rate in (.4, .4, .3):
         last = step(env, rate)
     assert last.is_last()
-    cost = env.budget.cost(list(env.widths.values()))
+    cost, = env.budget.costs(list(env.widths.values()))
     assert named(last.observation)['cost_spent'] == pytest.approx(1 - cost / 8410)
     assert named(last.observation)['cost_left'] == pytest.approx((4205 - cost) / 8410)
+
+
+def test_the_budget_features_tell_of_the_tightest_limit():
+    # params: 27·5 + 2·5 + 45·7 + 7 + 63·11 + 11 + 22 + 2 = 1195; at (1, 1, 2) 27 + 2 + 9 + 1
+    # + 18 + 2 + 4 + 2 = 65. 4205 of 8410 MACs is tighter than 717 of 1195 parameters.
+    env = make(limits={'params': .6, 'macs': .5})
+    least = 36 * 27 + 81 + 9 * 2 + 2 * 2
+    first = named(env.reset().observation)
+    assert first['cost_spent'] == 0
+    assert first['cost_left'] == pytest.approx(min((4205 - least) / 8410, (717 - 65) / 1195))
+    # conv1 keeps 2 of 5: MACs 972·2 + 81·2·7 + 693 + 22 = 3793 fit now, parameters 27·2 + 2·2
+    # + 18·7 + 7 + 693 + 11 + 22 + 2 = 919 do not: the tightest is another.
+    env = make(limits={'params': .6, 'macs': .5}, min_keep_ratio=.3)
+    env.reset()
+    assert env.budget.allowed[0][0] == 2
+    decided = step(env, .6)
+    assert env.widths == {'conv1': 2}
+    assert named(decided.observation)['cost_spent'] == pytest.approx(1 - 919 / 1195)
+
+
+def test_a_limit_that_binds_nothing_changes_no_observation():
+    one, other = make(), make(limits={'macs': .5, 'params': 10 ** 9})
+    for rate in (None, .3, .9, .1):
+        seen = [(env.reset() if rate is None else step(env, rate)).observation.tolist()
+                for env in (one, other)]
+        assert seen[0] == seen[1]
 
 
 def test_one_reward_at_the_end():
@@ -115,7 +147,7 @@ def test_one_reward_at_the_end():
 
 
 def test_widths_are_the_nearest_allowed():
-    env = make(budget_ratio=.8, width_multiple=4, min_keep_ratio=.2)
+    env = make(limits={'macs': .8}, width_multiple=4, min_keep_ratio=.2)
     assert [a.tolist() for a in env.budget.allowed] == [[4, 5], [4, 7], [4, 8, 11]]
     for rate, width in ((.15, 4), (.05, 5)):  # of 4.25 and 4.75
         env.reset()
@@ -127,7 +159,7 @@ def test_widths_are_the_nearest_allowed():
 def test_an_action_beyond_the_bounds_is_the_bound(beyond, inside):
     outcomes = []
     for rate in (beyond, inside):
-        env = make(budget_ratio=.7)
+        env = make(limits={'macs': .7})
         env.reset()
         for _ in range(3):
             step(env, rate)
@@ -158,8 +190,8 @@ def test_z_is_in_every_observation_from_its_setting_on():
 
 
 def test_environments_share_a_budget_but_no_state():
-    budget = Budget(GROUPS, COSTS, ratio=.7)
-    a, b = make(budget=budget), make(budget=budget)
+    budget = Budget(GROUPS, COSTS, {'macs': .7})
+    a, b = (PruningEnv(GROUPS, COSTS, lambda widths: 0.5, budget=budget) for _ in range(2))
     a.reset(), b.reset()
     step(a, 1.0)
     assert a.budget is b.budget and b.widths == {} and len(a.widths) == 1
@@ -168,8 +200,5 @@ def test_environments_share_a_budget_but_no_state():
 def test_bad_input():
     none = trace_groups(PLAIN, frozen=['conv1', 'conv2', 'hidden'])
     with pytest.raises(ValueError, match='needs at least one prunable group; received none'):
-        PruningEnv(none, CostModel(PLAIN, none), lambda widths: 0.0)
-    with pytest.raises(ValueError, match='smallest reachable'):
-        make(budget_ratio=.05)
-    with pytest.raises(ValueError, match='Unknown target'):
-        make(target='flops')
+        PruningEnv(none, CostModel(PLAIN, none), lambda widths: 0.0,
+                   budget=Budget(none, CostModel(PLAIN, none), {'macs': 1}))

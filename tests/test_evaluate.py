@@ -109,15 +109,27 @@ def test_the_highest_version_of_a_saved_model_is_opened(run_dir, tmp_path):
 
 
 def test_data_source_prefers_what_is_given(tmp_path):
-    (tmp_path / 'config.json').write_text('{"dataset": "cifar10", "data_dir": "/d"}')
-    assert artefacts.data_source(tmp_path) == ('cifar10', '/d')
-    assert artefacts.data_source(tmp_path, 'cifar10', '/e') == ('cifar10', '/e')
-    assert artefacts.data_source(tmp_path, 'digits') == ('digits', None)
+    (tmp_path / 'config.json').write_text('{"dataset": "cifar10", "data_dir": "/d", "seed": 3, '
+                                          '"image_size": "8", "method": "rlal"}')
+    ours = {'data_dir': '/d', 'seed': 3, 'image_size': '8'}
+    assert artefacts.data_source(tmp_path) == ('cifar10', ours)
+    assert artefacts.data_source(tmp_path, 'cifar10', data_dir='/e', image_size=None) == (
+        'cifar10', {**ours, 'data_dir': '/e'})
+    assert artefacts.data_source(tmp_path, 'digits', data_dir=None) == ('digits', {})
     with pytest.raises(ValueError, match='dataset: needed'):
         artefacts.data_source(tmp_path / 'model.keras')
     (tmp_path / 'config.json').write_text('{"dataset"')
-    with pytest.raises(ValueError, match='not valid JSON'):
+    with pytest.raises(ValueError, match='config.json is damaged: not JSON'):
         artefacts.data_source(tmp_path)
+
+
+def test_other_class_names_are_refused(data, tmp_path):
+    artefacts.check_classes(tmp_path, 'digits', data)  # Nothing is known of what was learnt.
+    (tmp_path / 'data.json').write_text(json.dumps(
+        {'name': 'digits', 'class_names': ['0', '1', 'x', *'3456789']}))
+    artefacts.check_classes(tmp_path, 'other', data)
+    with pytest.raises(ValueError, match="knows 10 classes, the data 10, .* are 'x' and '2'"):
+        artefacts.check_classes(tmp_path, 'digits', data)
 
 
 def write_bad(folder, run_dir, kind):

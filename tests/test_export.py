@@ -294,6 +294,16 @@ def test_unwritable_directories_are_one_line_os_errors(fast_formats, model, tmp_
     assert caught.value.filename == str(tmp_path / 'export')
 
 
+def test_class_names_are_written_one_a_line(model, tmp_path, fast_formats):
+    names = ['cat', 'wild\ndog', 'Élan', *'0123456789'][:model.output_shape[-1]]
+    export.export_model(model, tmp_path / 'export', formats=['first'], class_names=names)
+    text = (tmp_path / 'export/labels.txt').read_text(encoding='utf-8')
+    assert text.split('\n') == [name.replace('\n', ' ') for name in names] + ['']
+    with pytest.raises(ValueError, match=f'class_names: expected {len(names)} .* received 1$'):
+        export.export_model(model, tmp_path / 'other', formats=['first'], class_names=['cat'])
+    assert os.listdir(tmp_path) == ['export']
+
+
 def test_bad_input_is_refused_before_anything_is_written(model, tmp_path):
     out_dir = tmp_path / 'export'
     with pytest.raises(ValueError, match="Unknown format 'onnx'. Available: keras, saved_model, "):

@@ -101,15 +101,22 @@ def test_unknown_layers_freeze_or_raise():
         trace_groups(with_lambda(), unknown_layers='skip')
 
 
-def test_operations_and_nested_models_freeze():
-    inner = keras.Sequential([keras.Input((4, 4, 5)), layers.Conv2D(5, 1)], name='inner')
+def test_nested_models_are_unfolded_and_operations_pass():
+    inner = keras.Sequential([keras.Input((4, 4, 5)), layers.Conv2D(6, 1, name='a')], name='inner')
     image = keras.Input((4, 4, 3), name='image')
     x = inner(layers.Conv2D(5, 1, name='a')(image))
     x = layers.Conv2D(7, 1, name='b')(x) * 2.
     groups = trace_groups(keras.Model(image, layers.Dense(2, name='logits')(x)))
+    assert dict(groups) == {'a': 5, 'inner/a': 6, 'b': 7}
+    assert groups.groups['inner/a'].consumers == ('b',)
+
+
+def test_a_nested_subclassed_model_freezes():
+    image = keras.Input((4, 4, 3), name='image')
+    x = Subclassed()(layers.Conv2D(5, 1, name='a')(image))
+    groups = trace_groups(keras.Model(image, layers.Dense(2, name='logits')(x)))
     assert not groups
-    assert "'inner' (Sequential), which has no rule" in groups.unprunable['a']
-    assert '(Multiply), which has no rule' in groups.unprunable['b']
+    assert "'mine' (Subclassed), which has no rule" in groups.unprunable['a']
 
 
 class Subclassed(keras.Model):

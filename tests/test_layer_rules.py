@@ -93,9 +93,7 @@ def test_a_softmax_head_leaves_its_input_prunable():
 
 
 @pytest.mark.parametrize('layer, reason', [
-    (lambda: layers.Conv2D(10, 1, groups=5, name='x'), 'groups=5'),
     (lambda: layers.BatchNormalization(axis=1, name='x'), 'normalises axis 1'),
-    (lambda: layers.MaxPooling2D(2, data_format='channels_first', name='x'), 'channels_first'),
     (lambda: layers.Dropout(.5, noise_shape=(None, 1, 1, 5), name='x'), 'noise_shape'),
     (lambda: type('MyReLU', (layers.ReLU,), {})(name='x'), 'MyReLU), which has no rule'),
 ])
@@ -106,13 +104,20 @@ def test_uses_beyond_a_rule_freeze_with_the_reason(layer, reason):
     assert "touches layer 'x'" in groups.unprunable['first']
 
 
-def test_broadcasting_add_freezes():
+def test_channels_first_is_refused_by_name():
+    layer = layers.MaxPooling2D(2, data_format='channels_first', name='x')
+    with pytest.raises(ValueError, match=r"layer 'x' \(MaxPooling2D\) has data_format='channels_f"):
+        trace_groups(model_with(layer))
+
+
+def test_what_is_broadcast_to_all_channels_stays_one():
     image = keras.Input((4, 4, 3), name='image')
     x = layers.Conv2D(5, 1, name='wide')(image)
     y = layers.Conv2D(1, 1, name='narrow')(image)
     x = layers.Add(name='add')([x, y])
     groups = trace_groups(keras.Model(image, layers.Dense(2, name='logits')(x)))
-    assert not groups and 'broadcasts' in groups.unprunable['wide']
+    assert dict(groups) == {'wide': 5} and not groups.groups['wide'].is_residual
+    assert "layer 'add' (Add) broadcasts it to all" in groups.unprunable['narrow']
 
 
 def test_a_shared_layer_ties_the_channels_of_its_calls():

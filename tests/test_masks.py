@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tfprune.groups import trace_groups
-from tfprune.masks import (allowed_widths, check_masks, check_widths, nearest_width, open_masks,
-                           select_channels, widths_of)
+from tfprune.masks import (allowed_widths, best_channels, check_masks, check_widths, nearest_width,
+                           open_masks, select_channels, widths_of)
 from tfprune.testing import plain, residual
 
 GROUPS = trace_groups(plain())  # conv1 5, conv2 7, hidden 11
@@ -68,6 +68,22 @@ def test_select_channels_at_random_depends_on_seed_and_group_only():
     assert widths_of(first) == widths
     assert (first['stem'] == again['stem']).all()
     assert any((first[name] != other[name]).any() for name in groups)
+
+
+def test_select_channels_with_data():
+    model = residual()
+    data = [(np.ones((2, 8, 8, 3), 'float32'), np.array([0, 1]))]
+    masks = select_channels(model, trace_groups(model), {'stem': 2}, criterion='taylor', data=data)
+    assert widths_of(masks)['stem'] == 2
+    with pytest.raises(ValueError, match="criterion 'taylor' needs data"):
+        select_channels(model, trace_groups(model), {'stem': 2}, criterion='taylor')
+
+
+def test_best_channels_by_hand():
+    masks = best_channels(GROUPS, {'conv1': 2, 'hidden': 10}, {
+        'conv1': np.array([3., 1., 3., 3., 0.]), 'hidden': np.arange(11.)})
+    assert masks['conv1'].tolist() == [True, False, True, False, False]
+    assert masks['hidden'].tolist() == [False] + 10 * [True] and masks['conv2'].all()
 
 
 @pytest.mark.parametrize('widths, error, message', [

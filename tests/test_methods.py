@@ -1,4 +1,5 @@
 """Every entry of METHODS keeps the contract: budget, determinism, a plain Keras model."""
+import contextlib
 import json
 import os
 import subprocess
@@ -8,17 +9,20 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.config import Config
-from tfprune.costs import count_cost
-from tfprune.methods import METHODS, check_method
+from tfprune.budget import Budget
+from tfprune.config import TARGETS, Config
+from tfprune.costs import CostModel, count_cost
+from tfprune.groups import trace_groups
+from tfprune.methods import METHODS, Problem, check_method, make_method
+from tfprune.models import build_model
 from tfprune.trainer import train_and_prune
 
 # Real digits, every phase, seconds.
-SMALL = dict(model='resnet8', dataset='digits', warmup_epochs=1, random_epochs=1, joint_epochs=1,
-             alignment_epochs=1, fine_tune_epochs=1, batch_size=256, reward_images=100,
-             score_images=100, score_batch_size=100, calibration_batches=1, episodes_per_epoch=2,
-             random_reference_episodes=1, comparison_episodes=2, context_size=4, context_updates=3,
-             agent_updates=2, lr_warmup_epochs=0.0)
+SMALL = dict(model='resnet8', dataset='digits', macs=0.5, warmup_epochs=1, random_epochs=1,
+             joint_epochs=1, alignment_epochs=1, fine_tune_epochs=1, batch_size=256,
+             reward_images=100, score_images=100, score_batch_size=100, calibration_batches=1,
+             episodes_per_epoch=2, random_reference_episodes=1, comparison_episodes=2,
+             context_size=4, context_updates=3, agent_updates=2, lr_warmup_epochs=0.0)
 
 
 @pytest.mark.parametrize('name', sorted(METHODS))
@@ -29,13 +33,14 @@ def test_method_keeps_the_contract(name, tmp_path):
     report = json.loads((tmp_path / 'run/report.json').read_text())
     assert report == json.loads(json.dumps(result.report))
     cost = count_cost(result.model)
-    assert cost.macs == report['cost'] == report['pruned']['macs']
+    budget, = report['budgets']
+    assert cost.macs == budget['cost'] == report['pruned']['macs']
     if METHODS[name].prunes:
-        assert cost.macs <= report['budget_limit'] <= 0.5 * report['dense_cost']
+        assert cost.macs <= budget['limit'] <= 0.5 * budget['dense']
         # Within one step of the widest layer's budget, not somewhere below it.
-        assert cost.macs > 0.97 * report['budget_limit']
+        assert cost.macs > 0.97 * budget['limit']
     else:
-        assert cost.macs == report['dense_cost']
+        assert cost.macs == budget['dense']
     assert {row['name']: row['width'] for row in report['groups']} == {
         layer.name: layer.filters for layer in result.model.layers
         if layer.name in {row['name'] for row in report['groups']}}
@@ -46,6 +51,26 @@ def test_method_keeps_the_contract(name, tmp_path):
     again = train_and_prune(config, tmp_path / 'again', progress=False)
     for one, other in zip(result.model.get_weights(), again.model.get_weights()):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize('name', ['uniform', 'random', 'magnitude', 'rlal'])
+def test_decisions_keep_every_limit_and_leave_no_step(name):
+    """Without training: what is decided on the first weights."""
+    model = build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0,), std=(1,))
+    groups = trace_groups(model)
+    cost_model = CostModel(model, groups)
+    limits = {'macs': 0.7, 'params': 30_000, 'peak_memory_bytes': 0.9}
+    budget = Budget(groups, cost_model, limits)
+    config = Config(method=name, criterion='geometric_median', **SMALL | limits)
+    problem = Problem(config, model, groups, cost_model, budget, lambda masks: 0.5, (),
+                      contextlib.nullcontext)
+    widths = make_method(problem).decide().widths
+    cost = cost_model(widths)
+    assert cost.macs <= 0.7 * cost_model.dense.macs and cost.params <= 30_000
+    assert cost.peak_memory_bytes <= 0.9 * cost_model.dense.peak_memory_bytes
+    for group, width in widths.items():
+        if width < groups[group]:
+            assert not budget.fits(list((widths | {group: width + 1}).values()))
 
 
 def test_epochs_before_surgery_can_be_taken_from_another_run(tmp_path):
@@ -88,15 +113,22 @@ def test_report_that_was_not_written_is_written_when_a_finished_run_is_read(tmp_
 
 
 @pytest.mark.parametrize('options', [
-    dict(agent='sac', prune_residual_groups=True, target='params', schedule='step',
-         label_smoothing=0.1, width_multiple=4),
-    dict(mixed_precision='bfloat16', context_size=0, alignment='adaptive', criterion='l2',
-         frozen='stage1_block1_conv1'),
+    dict(agent='sac', prune_residual_groups=True, macs=0.7, params=45_000, peak_memory_bytes=0.9,
+         schedule='step', label_smoothing=0.1, width_multiple=4),
+    dict(mixed_precision='bfloat16', context_size=0, alignment='adaptive', criterion='taylor',
+         criterion_batches=1, frozen='stem_conv, stage1_block1_conv1'),
 ], ids=['sac', 'bfloat16'])
 def test_rlal_with_options(options, tmp_path):
     result = train_and_prune(Config(**SMALL | options), tmp_path / 'run', progress=False)
     report, cost = result.report, count_cost(result.model)
-    assert getattr(cost, report['target']) == report['cost'] <= report['budget_limit']
+    assert [row['target'] for row in report['budgets']] == [
+        name for name in TARGETS if name in SMALL | options]
+    for row in report['budgets']:
+        assert getattr(cost, row['target']) == row['cost'] <= row['limit'] < row['dense']
+    widths = {row['name']: (row['width'], row['dense_width']) for row in report['groups']}
+    assert not widths.keys() & set(options.get('frozen', '').split(', '))
+    assert all(width == dense or width % options.get('width_multiple', 1) == 0
+               for width, dense in widths.values())
     assert {layer.dtype_policy.name for layer in result.model.layers} == {'float32'}
     residual = {row['name'] for row in report['groups']} & {'stem_conv', 'stage2_block1_conv2'}
     assert bool(residual) == options.get('prune_residual_groups', False)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.models import MODELS, build_model
+from tfprune.models import build_model
 
 CIFAR = dict(
     image_shape=(32, 32, 3), num_classes=10, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
@@ -42,7 +42,7 @@ def test_published_sizes(name, params, macs):
     assert count_macs(model) == macs
 
 
-@pytest.mark.parametrize('name', sorted(MODELS))
+@pytest.mark.parametrize('name', [f'resnet{depth}' for depth in (8, 20, 32, 44, 56, 110)])
 def test_depth_is_the_number_of_weight_layers(name):
     model = build_model(name, **GREY)
     weight_layers = [
@@ -133,6 +133,6 @@ def test_bad_arguments(change, message):
 
 
 def test_unknown_model_lists_the_known():
-    expected = "Unknown model 'resnet21'. Available: resnet110, resnet20, resnet32"
+    expected = "Unknown model 'resnet21'. Available: mobilenet_v1, .*, or the path of a .keras"
     with pytest.raises(ValueError, match=expected):
         build_model('resnet21', **CIFAR)

@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune.alignment import AlignmentPenalty
+from tfprune.criteria import score_groups
 from tfprune.groups import trace_groups
 from tfprune.training import (Evaluator, Optimisation, Trainer, batch_norm_layers, make_strategy)
 
@@ -59,6 +60,8 @@ def train_on(replicas):
         'replicas': strategy.num_replicas_in_sync, 'losses': losses, 'penalty': means['penalty'],
         'synchronised': sorted({layer.synchronized for layer in batch_norm_layers(model)}),
         'accuracy': Evaluator(model, strategy)(images(21, seed=2)),
+        'taylor': score_groups(model, trace_groups(model), criterion='taylor',
+                               data=images(2 * BATCH, seed=3))['c1'].tolist(),
         'weights': [keras.ops.convert_to_numpy(v).tolist() for v in model.variables]}
 
 
@@ -82,6 +85,7 @@ def test_two_replicas_give_the_losses_of_one():
     assert two['penalty'] == pytest.approx(one['penalty'], rel=1e-4) and one['penalty'] > 0
     for ours, theirs in zip(one['weights'], two['weights'], strict=True):
         assert np.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert two['taylor'] == pytest.approx(one['taylor'], rel=1e-2) and max(one['taylor']) > 0
     # 21 images in batches of 8: the replicas share the last batch unequally.
     assert one['accuracy'] == two['accuracy'] and 0 < one['accuracy'] <= 1
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tfprune import report
-from tfprune.config import Config
+from tfprune.config import TARGETS, Config
 from tfprune.report import table
 from tfprune.report.aggregate import mean_and_sd
 from tfprune.report.plots import plot_summary
@@ -30,9 +30,10 @@ def make_report(method='rlal', seed=0, **changes):
     dense = {**DENSE, 'test_accuracy': None, 'latency_ms': None} if method == 'scratch' else DENSE
     pruned = {**PRUNED, 'macs': 4000} if method == 'dense' else PRUNED
     return {
-        'method': method, 'model': 'resnet8', 'dataset': 'digits', 'seed': seed, 'target': 'macs',
+        'method': method, 'model': 'resnet8', 'dataset': 'digits', 'seed': seed,
         'decides_first': method == 'scratch',
-        'budget_ratio': 0.5, 'budget_limit': 2000, 'dense_cost': 4000, 'cost': pruned['macs'],
+        'budgets': [{'target': 'macs', 'asked': 0.5, 'limit': 2000, 'dense': 4000,
+                     'cost': pruned['macs']}],
         'epochs': {'search': 6, 'fine_tune': 4, 'total': 10}, 'dense': dense, 'pruned': pruned,
         'latency_ratio': None if method == 'scratch' else 0.61,
         'groups': [{'name': 'stage1/conv<1>', 'dense_width': 16,
@@ -48,8 +49,9 @@ def make_report(method='rlal', seed=0, **changes):
 def make_run(folder, method='rlal', seed=0, finished=True, environment=None, **changes):
     """A run folder: 6 epochs before surgery, 4 after it, made-up curves with a NaN."""
     folder.mkdir(parents=True)
-    config = Config(method=method, seed=seed, model='resnet8', dataset='digits', warmup_epochs=1,
-                    random_epochs=1, joint_epochs=3, alignment_epochs=1, fine_tune_epochs=4)
+    config = Config(method=method, seed=seed, model='resnet8', dataset='digits', macs=0.5,
+                    warmup_epochs=1, random_epochs=1, joint_epochs=3, alignment_epochs=1,
+                    fine_tune_epochs=4)
     metrics, episodes = [], []
     for epoch in range(10 if finished else 3):
         phase = config.phase(epoch) if method == 'rlal' else 'train' if epoch < 6 else 'fine_tune'
@@ -103,8 +105,20 @@ def test_table_sums():
     # sqrt(0.95 * 0.05 / 1900) = 0.005
     assert 'standard error of one accuracy 0.50 points' in words
     assert 'peak memory' not in text
-    assert 'peak memory, bytes' in report.format_table(make_report(target='peak_memory_bytes'))
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_every_budget_is_said():
+    rows = [{'target': 'params', 'asked': 400.0, 'limit': 400, 'dense': 800, 'cost': 300},
+            {'target': 'peak_memory_bytes', 'asked': 0.75, 'limit': 384, 'dense': 512, 'cost': 256}]
+    text = report.format_table(make_report(budgets=rows))
+    assert line_of(text, 'peak memory, bytes')[1:] == ['512', '256', '50.00%']
+    assert [line for line in text.splitlines() if line.startswith('Budget')] == [
+        'Budget: params at most 400 (dense 800); cost 300, 75.00% of the budget.',
+        'Budget: peak_memory_bytes at most 384 (0.75 of dense 512); cost 256, 66.67% of the '
+        'budget.']
+    text = report.format_table(make_report('dense', budgets=rows))
+    assert 'Budget: not applied; nothing is pruned, params 300, peak_memory_bytes 256.' in text
 
 
 def test_table_is_aligned():
@@ -207,6 +221,13 @@ def test_html_sections_and_escaping(tmp_path):
     assert not re.search(r'\bnan\b', text, re.IGNORECASE)
 
 
+def test_html_lists_the_classes(tmp_path):
+    text = html_of(make_run(tmp_path / 'run', class_names=['cat', 'dog <2>']))
+    assert 'Classes (2)' in Page(text).headings
+    assert re.search(r'>0</td>\s*<td[^>]*>cat<', text)
+    assert re.search(r'>1</td>\s*<td[^>]*>dog &lt;2&gt;<', text)
+
+
 @pytest.mark.parametrize('method, widths', [('uniform', True), ('scratch', True), ('dense', False)])
 def test_html_leaves_out_what_does_not_apply(tmp_path, method, widths):
     text = html_of(make_run(tmp_path / 'run', method))
@@ -306,6 +327,57 @@ def test_configurations_differ_by_flags_not_by_data_dir(tmp_path):
     ppo, sac = report.aggregate(rows_of(tmp_path))
     assert (ppo['n'], ppo['flags']) == (2, '--agent=ppo')
     assert (sac['n'], sac['flags']) == (1, '--agent=sac')
+
+
+def test_one_path_with_another_content_is_another_line(tmp_path):
+    for seed, digest in enumerate(('a' * 64, 'a' * 64, 'b' * 64)):
+        make_run(tmp_path / str(seed), seed=seed, environment={'files': {'model': digest}})
+    same, other = report.aggregate(rows_of(tmp_path))
+    assert (same['n'], other['n']) == (2, 1)
+    assert other['flags'] == '--model=resnet8 (bbbbbbbb)'
+
+
+def as_of_old(run):
+    """Turns a run folder into one of the time of --target and --budget_ratio."""
+    config = json.loads((run / 'config.json').read_text())
+    for name in TARGETS:
+        del config[name]
+    config |= {'target': 'macs', 'budget_ratio': 0.5}
+    (run / 'config.json').write_text(json.dumps(config))
+    content = json.loads((run / 'report.json').read_text())
+    row, = content.pop('budgets')
+    content |= {'target': row['target'], 'budget_ratio': row['asked'], 'cost': row['cost'],
+                'budget_limit': row['limit'], 'dense_cost': row['dense']}
+    (run / 'report.json').write_text(json.dumps(content))
+    return content
+
+
+def test_runs_of_old_are_read(tmp_path):
+    assert report.format_table(as_of_old(make_run(tmp_path / 'a'))) == (
+        report.format_table(make_report()))
+    make_run(tmp_path / 'b', seed=1)
+    assert 'macs at most 2,000 (0.5 of dense 4,000)' in html_of(tmp_path / 'a')
+    rows = rows_of(tmp_path)
+    assert rows[0]['budgets'] == rows[1]['budgets']
+    line, = report.aggregate(rows)  # one configuration
+    assert (line['n'], line['budgets'], line['flags']) == (2, {'macs': 0.5}, '')
+    # A rows file written then had these in place of `budgets`.
+    del rows[0]['budgets']
+    rows[0] |= {'target': 'macs', 'budget_ratio': 0.5, 'budget_limit': 2000, 'cost': 1990}
+    assert report.aggregate(rows) == [line]
+    assert line_of(report.format_summary(rows), 'rlal')[3] == 'macs 50%'
+
+
+def test_budgets_tell_configurations_apart(tmp_path):
+    for name, limits in (('a', {'macs': 0.5}), ('b', {'macs': 0.5, 'params': 300_000})):
+        run = make_run(tmp_path / name)
+        config = json.loads((run / 'config.json').read_text())
+        (run / 'config.json').write_text(json.dumps(config | limits))
+    one, both = report.aggregate(rows_of(tmp_path))
+    assert (one['budgets'], both['budgets']) == ({'macs': 0.5}, {'macs': 0.5, 'params': 300_000})
+    assert not one['flags'] and not both['flags']  # the column of budgets says it
+    text = report.format_summary(rows_of(tmp_path))
+    assert 'macs 50%, params 300,000 ' in text and 'macs 50% ' in text
 
 
 def test_one_seed_twice_is_said(tmp_path):

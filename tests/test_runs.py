@@ -1,4 +1,5 @@
 """The run folder: whose it is, and that each file in it is whole."""
+import hashlib
 import json
 import os
 import pathlib
@@ -142,7 +143,56 @@ def test_a_read_only_folder_is_an_oserror(tmp_path):
         tmp_path.chmod(stat.S_IRWXU)
 
 
+@pytest.mark.parametrize('field', ['model', 'initial_weights'])
+def test_a_file_that_changed_is_another_configuration(tmp_path, field):
+    file, run = tmp_path / 'weights.keras', tmp_path / 'run'
+    file.write_bytes(b'one')
+    config = Config(**{field: str(file)})
+    RunFolder(run, config).close()
+    digest = json.loads((run / 'environment.json').read_text())['files'][field]
+    assert digest == hashlib.sha256(b'one').hexdigest()
+    RunFolder(run, config).close()
+    file.write_bytes(b'two')
+    with pytest.raises(ValueError) as caught:
+        RunFolder(run, config)
+    assert str(caught.value) == (f'{run} began with another content of --{field}. Choose another '
+                                 'run_dir, or remove this one.')
+    file.unlink()  # what is finished can still be read
+    RunFolder(run, config).close()
+
+
+def test_a_folder_older_than_the_digests_opens(tmp_path):
+    file, run = tmp_path / 'weights.npz', tmp_path / 'run'
+    file.write_bytes(b'one')
+    config = Config(initial_weights=str(file))
+    RunFolder(run, config).close()
+    environment = json.loads((run / 'environment.json').read_text())
+    del environment['files']
+    (run / 'environment.json').write_text(json.dumps(environment))
+    RunFolder(run, config).close()
+
+
+def test_a_resumption_with_the_same_files_is_nothing_new(tmp_path):
+    file = tmp_path / 'weights.npz'
+    file.write_bytes(b'one')
+    config = Config(initial_weights=str(file))
+    RunFolder(tmp_path / 'run', config).close()
+    run = RunFolder(tmp_path / 'run', config)
+    run.note_resumption()
+    assert 'resumed' not in run.read_json('environment.json')
+    run.close()
+
+
 # Rows.
+
+def test_what_is_kept_is_compared(folder):
+    folder.keep_json('data.json', {'num_train': 75, 'class_names': ['a', 'b']})
+    folder.keep_json('data.json', {'num_train': 75, 'class_names': ['a', 'b']})
+    with pytest.raises(ValueError) as caught:
+        folder.keep_json('data.json', {'num_train': 74, 'class_names': ['a', 'c']})
+    assert 'another data.json: num_train: 75 -> 74; class_names. Restore' in str(caught.value)
+    assert folder.read_json('data.json')['num_train'] == 75
+
 
 def test_rows_come_back_in_order(folder):
     assert folder.read_rows('m.jsonl') == []

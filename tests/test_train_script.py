@@ -17,7 +17,7 @@ SMALL = ['--model=resnet8', '--dataset=digits', '--warmup_epochs=1', '--random_e
          '--reward_images=100', '--score_images=100', '--score_batch_size=100',
          '--calibration_batches=1', '--episodes_per_epoch=2', '--random_reference_episodes=1',
          '--comparison_episodes=2', '--context_size=4', '--context_updates=3',
-         '--agent_updates=2', '--alignment=adaptive', '--threads=1']
+         '--agent_updates=2', '--alignment=adaptive', '--threads=1', '--macs=0.5']
 
 
 def start(run_dir, *flags):
@@ -93,12 +93,15 @@ def test_damaged_checkpoint_is_reported(tmp_path):
 @pytest.mark.parametrize('flags, message', [
     (['stray'], 'stray arguments: stray'),
     (['--method=rlla'], "Unknown method 'rlla'. Available: dense, magnitude, random, rlal"),
-    (['--model=resnet21'], "Unknown model 'resnet21'. Available: resnet110, resnet20"),
+    (['--model=resnet21'], "Unknown model 'resnet21'. Available: mobilenet_v1, mobilenet"),
+    (['--model=nowhere.keras'], "model 'nowhere.keras': no such file"),
     (['--dataset=cifar'], "Unknown dataset 'cifar'. Available: cifar10, cifar100, digits"),
-    (['--target=flops'], "Unknown target 'flops'. Available: macs, params"),
+    (['--macs=1.5'], 'macs must be a ratio in (0, 1] or a whole number above 1; received 1.5'),
+    (['--macs=0'], "method 'rlal' needs a budget: --macs, --params or --peak_memory_bytes."),
+    (['--criterion=l3'], "Unknown criterion 'l3'. Available: bn_scale, geometric_median, l1"),
     (['--reward_images=0'], 'reward_images must be at least 1'),
     (['--reward_images=1437'], 'reward_images'),
-    (['--budget_ratio=0.01'], 'the smallest reachable is'),
+    (['--params=0.01', '--macs=2000'], 'macs=2000 allows 2,000, but the smallest reachable is'),
     (['--initial_weights=nowhere.npz'], 'nowhere.npz'),
     (['--frozen=layer_x'], 'layer_x'),
     (['--run_dir=README.md/run'], 'README.md'),

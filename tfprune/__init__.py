@@ -16,11 +16,12 @@ _EXPORTS = {
     'insert_gates': 'gates',
     'prune_model': 'surgery',
     'PruningEnv': 'environment',
+    'Budget': 'budget',
     'InfeasibleBudgetError': 'budget',
     'ContextNetwork': 'context',
     'alignment_penalty': 'alignment',
     'Config': 'config',
-    'train_and_prune': 'trainer',
+    'train_and_prune': 'user_api',
     'export_model': 'export',
     'ParityError': 'export',
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -11,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.data import ImageData
+from tfprune.data import DataOptions, ImageData
 from tfprune.export import saved_model
 from tfprune.export.base import Artefact, ArtefactCost, dims, size_of
 from tfprune.export.exporter import FORMATS
+from tfprune.runs import read_json
 
 EXPORT_DIR = 'export'  # in a run folder
 CONFIG_FILE = 'config.json'  # in a run folder
+DATA_FILE = 'data.json'  # in a run folder
 SUFFIXES = {'.keras': 'keras', '.tflite': 'tflite'}  # of a file -> key of FORMATS
 DIRECTORY_FORMAT = 'saved_model'
 
@@ -115,20 +116,30 @@ def check_fits(artefact: Artefact, data: ImageData) -> None:
 
 
 def data_source(path: str | os.PathLike[str], dataset: str | None = None,
-                data_dir: str | None = None) -> tuple[str, str | None]:
-    """(dataset, data_dir) to measure `path` on: what is given, else what its run folder says."""
+                **given: Any) -> tuple[str, dict[str, Any]]:
+    """(dataset, options of load_data) to measure `path` on: what is given, else its run folder's.
+
+    Of another data set than the run's, only what is given. ValueError if there is no data set, or
+    the run folder is damaged.
+    """
     config_file = pathlib.Path(path) / CONFIG_FILE
-    config = {}
-    if config_file.is_file():
-        try:
-            config = json.loads(config_file.read_text())
-        except ValueError as error:
-            raise ValueError(f'{config_file}: not valid JSON: {error}') from error
+    config = read_json(config_file) or {}
+    given = {name: value for name, value in given.items() if value}
     if not dataset and not config.get('dataset'):
         raise ValueError(f'dataset: needed, since {path} is no run folder with a {CONFIG_FILE}')
     if dataset and dataset != config.get('dataset'):
-        return dataset, data_dir or None  # the run folder's data_dir is another data set's
-    return config['dataset'], data_dir or config.get('data_dir') or None
+        return dataset, given
+    return config['dataset'], {**DataOptions.names_in(config), **given}
+
+
+def check_classes(path: str | os.PathLike[str], dataset: str, data: ImageData) -> None:
+    """ValueError if the run folder at `path` learnt other class names from the same data set."""
+    known = read_json(pathlib.Path(path) / DATA_FILE) or {}
+    theirs, ours = known.get('class_names'), list(data.class_names)
+    if known.get('name') == dataset and theirs and theirs != ours:
+        here, there = next((pair for pair in zip(ours, theirs) if pair[0] != pair[1]), ('', ''))
+        raise ValueError(f"{path}: knows {len(theirs)} classes, the data {len(ours)}, the first "
+                         f"that differ are '{there}' and '{here}'")
 
 
 def format_table(rows: Sequence[Measurement]) -> str:

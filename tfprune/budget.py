@@ -1,28 +1,35 @@
-"""The budget as a bound on each action, in exact integers.
+"""The budget as a bound on each action, in exact integers, for one limit or several.
 
-At step g, with w_1..w_{g-1} fixed and cost(.) the exact integer cost, the widths allowed are
+Widths w are *inside* if cost_k(w) <= T_k for every limit k. No cost falls with a width, so that
+whatever is narrower than an inside w is inside too. At step g, with w_1..w_{g-1} fixed, the widths
+allowed are
 
-    w_g <= hi = the largest  w with cost(w_<g, w, w_min,>g) <= T
-    w_g >= lo = the smallest w with cost(w_<g, w, C_>g)     >= T
+    w_g <= hi = the largest  w with (w_<g, w, w_min,>g) inside
+    w_g >= lo = the smallest w with (w_<g, w, C_>g) not inside, or hi where that is above hi or none
 
 (w_min the smallest allowed widths, C the dense ones). hi keeps the rest feasible, lo keeps the
-budget used. Cost never falls with a width, so that lo exceeds hi by at most one width step, and
-then hi is taken. Hence any sequence of actions ends at widths w with cost(w) <= T and
+budget used. Hence any sequence of actions ends at widths w that are inside and, unless the dense
+model is inside itself (then w = C),
 
-    cost(w) = T,  or  cost(w with w_g one step wider) > T for some group g:
+    for some group g, w with w_g one step wider is not inside:
 
-what is left of the budget is less than one width step of that group. (Proof: where lo <= hi at each
-step, the last one gives cost(w) = T. At the first step with lo > hi, hi is not the dense width, and
-cost(w_<g, hi + one step, w_min) > T.) AMC, arXiv 1802.03494, section 3.3, bounds an additive
-estimate of the cost; here in- and out-widths multiply, as they do.
+what is left of the budget is less than one width step of that group. (Proof: C is not inside, and
+as long as lo <= hi, (w_<=g, C_>g) is not inside for any w_g >= lo. After the last step it would
+have to be, as w is; so at some step g, the first, lo > hi. There w_g = hi < lo <= C_g, and hi plus
+one step is not inside even with w_min after it, the less so with w_>g.) Nothing here asks a cost to
+rise: peak memory, a maximum over layers, is flat in many widths. Which limit binds depends on the
+actions; the others may be left with more.
+
+AMC, arXiv 1802.03494, section 3.3, bounds an additive estimate of the cost; here in- and out-widths
+multiply, as they do.
 """
 import fractions
 import math
-from typing import Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from tfprune.config import TARGETS
+from tfprune.config import TARGETS, check_limit
 from tfprune.costs import CostModel
 from tfprune.groups import ChannelGroups
 from tfprune.masks import allowed_widths
@@ -33,51 +40,70 @@ class InfeasibleBudgetError(ValueError):
 
 
 class Budget:
-    """Widths under a limit on one cost.
+    """Widths under limits that all hold.
 
     Args:
         groups: the prunable groups, name -> dense width.
         cost_model: exact cost of integer widths.
-        target: a field of Cost: 'macs', 'params' or 'peak_memory_bytes'.
-        ratio: the allowed share of the dense cost, in (0, 1].
+        limits: {target: limit}, a target being a field of Cost ('macs', 'params',
+            'peak_memory_bytes') and a limit a ratio of the dense cost, in (0, 1], or a whole number
+            above 1.
         width_multiple, min_keep_ratio: see masks.allowed_widths.
 
+    Attributes:
+        names, dense_widths, min_widths, allowed: of the groups, in order [G].
+        targets, limits, dense_costs: of the K limits; what they allow and what dense costs, int64.
+
     Raises:
-        ValueError: an unknown target, or a ratio outside (0, 1].
+        ValueError: no limit, an unknown target, or a limit that is neither.
         InfeasibleBudgetError: even the smallest allowed widths cost more.
     """
 
-    def __init__(self, groups: ChannelGroups, cost_model: CostModel, *, target: str = 'macs',
-                 ratio: float = 0.5, width_multiple: int = 1, min_keep_ratio: float = 0.1):
-        if target not in TARGETS:
-            raise ValueError(f'Unknown target {target!r}. Available: {", ".join(sorted(TARGETS))}')
-        if not 0 < ratio <= 1:
-            raise ValueError(f'budget_ratio must be in (0, 1]; received {ratio!r}.')
+    def __init__(self, groups: ChannelGroups, cost_model: CostModel, limits: Mapping[str, float],
+                 *, width_multiple: int = 1, min_keep_ratio: float = 0.1):
+        if not limits:
+            raise ValueError(f'a budget needs a limit on {" or ".join(TARGETS)}; received none.')
+        for target, limit in limits.items():
+            if target not in TARGETS:
+                raise ValueError(f'Unknown target {target!r}. '
+                                 f'Available: {", ".join(sorted(TARGETS))}')
+            check_limit(target, limit)
         self.names = tuple(groups)
         self.dense_widths = np.array([groups[name] for name in self.names], np.int64)
         self.allowed = [allowed_widths(int(c), multiple=width_multiple,
                                        min_keep_ratio=min_keep_ratio) for c in self.dense_widths]
         self.min_widths = np.array([a[0] for a in self.allowed], np.int64)
-        self.target, self.ratio = target, ratio
+        self.targets, self._asked = tuple(limits), tuple(limits.values())
         self._cost_model = cost_model
-        self.dense_cost = self.cost(self.dense_widths)
-        # The ratio as written: the float 0.57 times 100 is 56.99999999999999.
-        self.limit = math.floor(fractions.Fraction(str(ratio)) * self.dense_cost)
-        smallest = self.cost(self.min_widths) if self.names else self.dense_cost
-        if smallest > self.limit:
-            reachable = _round_up(smallest / self.dense_cost)
+        self.dense_costs = self.costs(self.dense_widths)
+        self.limits = np.array([_allowance(limit, int(dense)) for limit, dense
+                                in zip(self._asked, self.dense_costs)], np.int64)
+        self._check_feasible()
+
+    def _check_feasible(self) -> None:
+        # The smallest widths have the smallest of every cost: each limit can be asked alone.
+        smallest = self.costs(self.min_widths)
+        missed = [
+            f'{target}={asked if asked <= 1 else int(asked)} allows {limit:,}, but the smallest '
+            f'reachable is {least:,} (ratio {_round_up(least / dense)})'
+            for target, asked, limit, least, dense in zip(
+                self.targets, self._asked, self.limits, smallest, self.dense_costs)
+            if least > limit]
+        if missed:
             raise InfeasibleBudgetError(
-                f'budget_ratio={ratio:g} allows {self.limit:,} {target}, but the smallest '
-                f'reachable is {smallest:,} (ratio {reachable}); raise the budget, lower '
-                '--min_keep_ratio or pass --prune_residual_groups.')
+                f'{"; ".join(missed)}: raise the budget, lower --min_keep_ratio or '
+                '--width_multiple, or pass --prune_residual_groups.')
 
-    def costs(self, widths: np.ndarray) -> np.ndarray:
-        """Target cost, int64 [N], of integer widths [N, G]."""
-        return self._cost_model.batch(np.asarray(widths, np.int64))[self.target]
+    def costs(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Limited costs, int64 [..., K], of integer widths [..., G]."""
+        widths = np.asarray(widths, np.int64)
+        *batch, size = widths.shape
+        rows = self._cost_model.batch(widths.reshape(math.prod(batch), size))
+        return np.stack([rows[target] for target in self.targets], -1).reshape(*batch, -1)
 
-    def cost(self, widths: Sequence[int] | np.ndarray) -> int:
-        """Target cost of one width vector [G]."""
-        return int(self.costs(np.asarray(widths, np.int64)[None])[0])
+    def fits(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Whether all limits hold, bool [...], for integer widths [..., G]."""
+        return np.asarray((self.costs(widths) <= self.limits).all(-1))
 
     def bounds(self, decided: Sequence[int]) -> tuple[int, int]:
         """Smallest and largest allowed width of group g = len(decided), given w_<g."""
@@ -88,10 +114,10 @@ class Budget:
         trial[..., g] = choices
         trial[0, :, g + 1:] = self.min_widths[g + 1:]
         trial[1, :, g + 1:] = self.dense_widths[g + 1:]
-        cheapest, dearest = self.costs(trial.reshape(-1, len(self.names))).reshape(2, -1)
-        hi = max(int(np.searchsorted(cheapest, self.limit, side='right')) - 1, 0)
-        lo = min(int(np.searchsorted(dearest, self.limit, side='left')), hi)
-        return int(choices[lo]), int(choices[hi])
+        # In the order of widths, those that fit come first.
+        with_least, with_dense = np.count_nonzero(self.fits(trial), axis=1)
+        hi = max(with_least - 1, 0)
+        return int(choices[min(with_dense, hi)]), int(choices[hi])
 
     def clip(self, decided: Sequence[int], width: int) -> int:
         """`width`, an allowed one of the next group, moved into the bounds."""
@@ -111,7 +137,7 @@ class Budget:
             trial = filled.copy()
             if wider.size:
                 trial[g] = wider[0]
-            if not wider.size or self.cost(trial) > self.limit:
+            if not wider.size or not self.fits(trial):
                 open_groups.remove(g)
             else:
                 filled = trial
@@ -120,6 +146,18 @@ class Budget:
     def as_dict(self, widths: Sequence[int] | np.ndarray) -> dict[str, int]:
         """{group name: width} of a width vector [G]."""
         return {name: int(w) for name, w in zip(self.names, widths)}
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """A row a limit: target, the limit as asked for, the cost it allows, the dense cost."""
+        return [{'target': target, 'asked': asked, 'limit': int(limit), 'dense': int(dense)}
+                for target, asked, limit, dense in zip(
+                    self.targets, self._asked, self.limits, self.dense_costs)]
+
+
+def _allowance(limit: float, dense: int) -> int:
+    """The whole number that a limit allows."""
+    # The ratio as written: the float 0.57 times 100 is 56.99999999999999.
+    return math.floor(fractions.Fraction(str(limit)) * dense) if limit <= 1 else int(limit)
 
 
 def _round_up(ratio: float) -> float:

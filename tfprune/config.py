@@ -3,10 +3,11 @@ import dataclasses
 from typing import Any, Mapping
 
 TARGETS = ('macs', 'params', 'peak_memory_bytes')
+_LIMIT = 'Up to 1 it is a ratio of the dense model, above 1 a number; 0: no limit.'
 # Where data lie, and where equal epochs were trained, is no part of what was run.
-NOT_IDENTITY = ('data_dir', 'before_surgery_from')
+NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
 CHOICES: dict[str, tuple[str, ...]] = {
-    'target': TARGETS,
+    'unknown_layers': ('freeze', 'raise'),
     'schedule': ('cosine', 'step'),
     'mixed_precision': ('float32', 'bfloat16'),
     'agent': ('ppo', 'sac'),
@@ -22,9 +23,22 @@ def _field(default: Any, text: str) -> Any:
 class Config:
     """What decides the outcome of a run. Two runs with equal configs give equal weights on CPU."""
     # What is pruned, with what data, by which method, to which budget.
-    model: str = _field('resnet20', 'The dense model.')
-    dataset: str = _field('cifar10', 'The images.')
-    data_dir: str = _field('', "Where the dataset lies; '' is tensorflow-datasets' default.")
+    model: str = _field(
+        'resnet20', 'The dense model: the path of a .keras file that takes pixels 0..255, so that '
+        'it normalises them itself, and gives logits or a softmax; or a name.')
+    dataset: str = _field('cifar10', 'The images, or the name of any other image classification '
+                          'set of tensorflow-datasets.')
+    data_dir: str = _field('', 'Where the dataset lies: the folder of class folders for '
+                           "--dataset=folder, else '' is tensorflow-datasets' default.")
+    image_size: str = _field('', "Images are resized to this: N, HxW or HxWxC, C 1 (grey) or 3; '' "
+                             'keeps the size that all of them have.')
+    test_fraction: float = _field(0.2, 'Share of the images to test on, where the dataset has no '
+                                  'test split of its own.')
+    skip_unreadable: bool = _field(False, 'Leave out image files that cannot be read.')
+    mirror: bool = _field(True, 'Augmentation mirrors images (never characters of known datasets); '
+                          'off where a mirrored image is of another class.')
+    cache_dir: str = _field('', 'Folder for files of decoded images, which later runs read '
+                            "again; '' keeps decoded images in memory.")
     initial_weights: str = _field(
         '', "File with the dense model's weights: .npz, .weights.h5 or .keras.")
     method: str = _field('rlal', 'What decides.')
@@ -32,13 +46,18 @@ class Config:
         '', 'Run of the same flags but --method: its epochs before surgery are taken instead '
         'of trained again. For methods that only decide: dense, uniform, random, magnitude.')
     seed: int = _field(0, 'Seed of weights, data order and agent, not of the data splits.')
-    target: str = _field('macs', 'The cost that the budget limits.')
-    budget_ratio: float = _field(0.5, 'Allowed cost relative to the dense model, in (0, 1].')
+    macs: float = _field(0.0, f'Budget of multiply-adds at batch 1. {_LIMIT}')
+    params: float = _field(0.0, f'Budget of trainable parameters. {_LIMIT}')
+    peak_memory_bytes: float = _field(0.0, f'Budget of live activations at batch 1. {_LIMIT}')
     width_multiple: int = _field(1, 'Widths are multiples of this, or dense.')
     min_keep_ratio: float = _field(0.1, 'No group is pruned below this share of its dense width.')
     prune_residual_groups: bool = _field(False, 'Also prune groups that couple several layers.')
     frozen: str = _field('', 'Comma-separated layers or groups that are not pruned.')
-    criterion: str = _field('l1', 'Ranks the channels within a group.')
+    unknown_layers: str = _field(
+        'freeze', 'A layer without a rule: freeze the channels that it touches, or raise an error.')
+    criterion: str = _field(
+        'l1', 'Ranks the channels within a group; l1 stands in where a group lacks what it needs.')
+    criterion_batches: int = _field(8, 'Batches of training images that --criterion=taylor sees.')
     # Epochs of each phase. The controls train the same total.
     warmup_epochs: int = _field(2, 'Plain training before any pruning decision.')
     random_epochs: int = _field(1, 'Epochs whose episodes take random actions.')
@@ -92,12 +111,14 @@ class Config:
             if getattr(self, name) not in choices:
                 raise ValueError(f'Unknown {name} {getattr(self, name)!r}. '
                                  f'Available: {", ".join(sorted(choices))}')
-        self._require('budget_ratio', 0 < self.budget_ratio <= 1, 'in (0, 1]')
+        for name, limit in self.budgets.items():
+            check_limit(name, limit)
         self._require('min_keep_ratio', 0 <= self.min_keep_ratio <= 1, 'in [0, 1]')
         self._require('label_smoothing', 0 <= self.label_smoothing < 1, 'in [0, 1)')
         self._require('momentum', 0 <= self.momentum < 1, 'in [0, 1)')
         for name in ('width_multiple', 'batch_size', 'replicas', 'score_images', 'score_batch_size',
-                     'calibration_batches', 'episodes_per_epoch', 'reward_images', 'agent_updates'):
+                     'calibration_batches', 'episodes_per_epoch', 'reward_images', 'agent_updates',
+                     'criterion_batches'):
             self._require(name, getattr(self, name) >= 1, 'at least 1')
         for name in ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
                      'fine_tune_epochs', 'lr_warmup_epochs', 'weight_decay', 'context_size',
@@ -117,6 +138,11 @@ class Config:
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ValueError(f'{name} must be {expected}; received {getattr(self, name, 0)!r}.')
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The limits that are set, target -> limit; see `check_limit`."""
+        return {name: getattr(self, name) for name in TARGETS if getattr(self, name)}
 
     @property
     def search_epochs(self) -> int:
@@ -156,6 +182,13 @@ class Config:
         if unknown:
             raise ValueError(f'Unknown configuration fields: {", ".join(unknown)}.')
         return cls(**values)
+
+
+def check_limit(name: str, limit: float) -> None:
+    """ValueError unless `limit` is a ratio of dense, in (0, 1], or a whole number above 1."""
+    if not (0 < limit <= 1 or (limit > 1 and limit % 1 == 0)):
+        raise ValueError(f'{name} must be a ratio in (0, 1] or a whole number above 1; '
+                         f'received {limit!r}.')
 
 
 def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:

@@ -12,13 +12,13 @@ exact in float64 up to 2⁵³. Predicted costs therefore equal a recount of the 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import keras
 import numpy as np
 
-from tfprune.graph import functional_graph, ordered_nodes
-from tfprune.groups import ChannelGroups, trace_groups
+from tfprune.graph import Graph, unfold
+from tfprune.groups import ChannelGroups, check_traced, trace_groups
 from tfprune.layer_rules import RULES, Call, MacTerm
 from tfprune.masks import check_widths
 
@@ -104,6 +104,7 @@ class CostModel:
       dense_widths: their dense widths, int64 [G].
       dense: the cost of the dense model.
       layers: every call that costs MACs, in topological order.
+      layer_outputs: the tensor in `groups.layout` that each of them makes.
       uncounted: "layer (class)" of what has no rule and so no MACs; [] says all is counted.
     """
 
@@ -118,25 +119,26 @@ class CostModel:
         self.dense_widths = np.array([groups[name] for name in groups], np.int64)
         self._groups, self._latency_table = groups, latency_table
         self._forms = _linear_forms(groups)
-        nodes = ordered_nodes(functional_graph(model))
-        layout = groups.layout
-        if [node.operation.name for node in nodes] != [node.layer for node in layout.nodes]:
-            raise ValueError(f"groups was traced on another model than '{model.name}'")
+        graph, layout = unfold(model), groups.layout
+        check_traced(model, graph, groups)
         self.uncounted = [f'{node.layer} ({node.kind})' for node in layout.nodes
                           if node.refused is not None]
-        self._count_macs(nodes)
+        self._count_macs(graph)
         params = _Quadratic(len(self.group_names))
         ruled = {slot.layer for slot in layout.weights}
         for slot in layout.weights:
             if slot.trainable:
-                axes = {slot.in_axis: slot.in_tensor, slot.out_axis: slot.out_tensor}
-                static = [n for axis, n in enumerate(slot.shape) if axis not in axes]
-                params.add(int(np.prod(static)), *(
-                    self._forms[t] for t in axes.values() if t is not None))
-        for layer in functional_graph(model).layers:
-            if layer.name not in ruled:
-                params.add(sum(int(np.prod(v.shape)) for v in layer.trainable_variables))
-        self._live = _live_bytes(self._forms, groups, nodes)
+                axes = slot.axes()
+                static = [n for axis, n in enumerate(slot.shape)
+                          if axis not in [axis for _, axis, _, _ in axes]]
+                repeats = [repeat for *_, repeat in axes]
+                params.add(math.prod([*static, *repeats]), *(
+                    self._forms[tensor] for _, _, tensor, _ in axes))
+        for path, layer in graph.layers.items():
+            if path not in ruled:
+                params.add(sum(math.prod(v.shape) for v in getattr(
+                    layer, 'trainable_variables', ())))
+        self._live = _live_bytes(self._forms, groups, graph)
         self._values: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             'macs': self._macs.compiled(self.dense_widths),
             'params': params.compiled(self.dense_widths),
@@ -213,17 +215,17 @@ class CostModel:
                 total[..., column] += macs
         return total
 
-    def _count_macs(self, nodes: list[Any]) -> None:
+    def _count_macs(self, graph: Graph) -> None:
         self._macs = _Quadratic(len(self.group_names))
         self._terms: list[tuple[MacTerm, ...]] = []
         tensors, rows = [], []
         layout, forms = self._groups.layout, self._forms
-        for node, traced in zip(nodes, layout.nodes):
+        for step, traced in zip(graph.steps, layout.nodes):
             if traced.refused is not None:
                 continue
-            rule = RULES[type(node.operation)]
+            rule = RULES[type(step.operation)]
             shapes = [layout.tensors[i].shape for i in (*traced.inputs, *traced.outputs)]
-            call = Call(node.operation, tuple(shapes[:-1]), (shapes[-1],))
+            call = Call(step.operation, tuple(shapes[:-1]), (shapes[-1],))
             terms = rule.mac_terms(call)
             if not terms:
                 continue
@@ -231,7 +233,7 @@ class CostModel:
             for term in terms:
                 used = [i for i, uses in zip(pair, (term.uses_in, term.uses_out)) if uses]
                 self._macs.add(term.coefficient, *(forms[i] for i in used))
-            kernel, stride = rule.geometry(node.operation)
+            kernel, stride = rule.geometry(step.operation)
             names = [tuple(layout.names[g] for g in np.unique(layout.tensors[i].positions.group))
                      for i in pair]
             self._terms.append(terms)
@@ -240,6 +242,7 @@ class CostModel:
                                   shapes[0][-1] or 0, shapes[-1][-1] or 0,
                                   shapes[0], shapes[-1], 0))
         self._layer_tensors = np.array(tensors, np.int64).reshape(-1, 2)
+        self.layer_outputs = tuple(self._layer_tensors[:, 1].tolist())
         macs = self.layer_macs(self.dense_widths)
         self.layers = tuple(dataclasses.replace(row, macs=int(n)) for row, n in zip(rows, macs))
 
@@ -273,7 +276,7 @@ def _linear_forms(groups: ChannelGroups) -> np.ndarray:
     return forms
 
 
-def _live_bytes(forms: np.ndarray, groups: ChannelGroups, nodes: list[Any]) -> np.ndarray:
+def _live_bytes(forms: np.ndarray, groups: ChannelGroups, graph: Graph) -> np.ndarray:
     """Returns the live bytes while each node runs, as distinct linear forms, float64 [M, 1 + G]."""
     layout = groups.layout
     size = []
@@ -290,13 +293,13 @@ def _live_bytes(forms: np.ndarray, groups: ChannelGroups, nodes: list[Any]) -> n
     buffer = list(range(len(size)))  # tensor -> the tensor that owns its bytes
     live: dict[int, int] = {}        # owner -> uses to come
     rows = []
-    for node, traced in zip(nodes, layout.nodes):
-        rule = RULES.get(type(node.operation))
+    for step, traced in zip(graph.steps, layout.nodes):
+        rule = RULES.get(type(step.operation))
         for tensor in traced.inputs:
             live[buffer[tensor]] -= 1
         source = buffer[traced.inputs[0]] if traced.inputs else -1
-        if (traced.refused is None and rule is not None and rule.in_place
-                and live[source] == 0):
+        if step.is_entry or (traced.refused is None and rule is not None and rule.in_place
+                             and live.get(source) == 0):
             buffer[traced.outputs[0]] = source
         for tensor in traced.outputs:
             live[buffer[tensor]] = live.get(buffer[tensor], 0) + int(uses[tensor])

@@ -24,26 +24,26 @@ class PruningEnv(py_environment.PyEnvironment):
     budget's bounds (tfprune.budget); a Gaussian policy's action beyond [0, 1] counts as 0 or 1.
     Reward: 0 until the last group, then evaluate(widths).
 
+    Two features tell of the budget, as shares of a dense cost: cost_spent, what the decided groups
+    have saved, the others dense, of the cost that is then furthest above its limit; cost_left, what
+    every limit leaves, the others at their smallest.
+
     Args:
         groups, cost_model: as traced from the model.
         evaluate: {group name: width} -> reward, usually the sub-network's accuracy.
-        target, budget_ratio, width_multiple, min_keep_ratio: see tfprune.budget.Budget.
+        budget: of the same groups and cost model; environments may share one.
         context_size: length of z, 0 for none.
 
     Source: METHODS 'RLAL'; the features are those of AMC, arXiv 1802.03494, section 3.1.
     """
 
     def __init__(self, groups: ChannelGroups, cost_model: CostModel,
-                 evaluate: Callable[[dict[str, int]], float], *, target: str = 'macs',
-                 budget_ratio: float = 0.5, width_multiple: int = 1, min_keep_ratio: float = 0.1,
-                 context_size: int = 0, budget: Budget | None = None):
+                 evaluate: Callable[[dict[str, int]], float], *, budget: Budget,
+                 context_size: int = 0):
         super().__init__(handle_auto_reset=True)
         if not len(groups):
             raise ValueError('PruningEnv needs at least one prunable group; received none.')
-        self.budget = budget or Budget(
-            groups, cost_model, target=target, ratio=budget_ratio, width_multiple=width_multiple,
-            min_keep_ratio=min_keep_ratio)
-        self._evaluate = evaluate
+        self.budget, self._evaluate = budget, evaluate
         self._static = _static_features(groups, cost_model)
         self._z = np.zeros(context_size, np.float32)
         self._widths: list[int] = []
@@ -96,10 +96,10 @@ class PruningEnv(py_environment.PyEnvironment):
         decided = np.array(self._widths, np.int64)
         ends = np.stack([np.concatenate([decided, budget.dense_widths[g:]]),
                          np.concatenate([decided, budget.min_widths[g:]])])
-        cost_dense, cost_min = budget.costs(ends) / budget.dense_cost
+        most, least = budget.costs(ends) / budget.dense_costs
+        allowed = budget.limits / budget.dense_costs
         here = self._static[min(g, len(self._static) - 1)]
-        moving = [1 - cost_dense,
-                  np.clip(budget.limit / budget.dense_cost - cost_min, 0, 1),
+        moving = [1 - most[np.argmax(most / allowed)], np.clip(np.min(allowed - least), 0, 1),
                   self._rates[-1] if self._rates else 0.0]
         return np.concatenate([here, moving, self._z]).astype(np.float32)
 

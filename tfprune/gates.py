@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.graph import functional_graph, ordered_nodes
-from tfprune.groups import ChannelGroups
+from tfprune.graph import Graph, flat_inputs, functional_graph, unfold
+from tfprune.groups import ChannelGroups, check_traced
 from tfprune.layer_rules import RULES
 from tfprune.masks import check_masks
 
@@ -36,16 +36,69 @@ class ChannelGate(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, inputs.dtype)
 
 
+class _GatedNetwork(keras.Model):
+    """Runs the steps of a model, unfolded, with gates before the layers that mix channels."""
+
+    def __init__(self, model: keras.Model, graph: Graph,
+                 before: Mapping[int, Mapping[int, ChannelGate]]) -> None:
+        """`before` maps the index of a step to the gate of each of its inputs (by value)."""
+        super().__init__(name=f'{model.name}_gated', autocast=False)
+        self._dense = _Untracked(model)
+        self._graph, self._before = _Untracked(graph), _Untracked(before)
+        # Keras tracks the layers of a list, each once.
+        self.operations = list({
+            id(step.operation): step.operation for step in graph.steps
+            if isinstance(step.operation, keras.layers.Layer)}.values())
+        self.gates = list({id(gate): gate for gates in before.values()
+                           for gate in gates.values()}.values())
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        graph: Graph = self._graph.value
+        values: dict[int, Any] = dict(zip(
+            graph.inputs, flat_inputs(self._dense.value, inputs)))
+        gated: dict[int, Any] = {}
+        for place, step in enumerate(graph.steps):
+            if step.outputs[0] in values:
+                continue
+            if step.is_entry:
+                values[step.outputs[0]] = values[step.inputs[0]]
+                continue
+            feed = {id(tensor): values[value] for tensor, value in zip(step.tensors, step.inputs)}
+            for tensor, value in zip(step.tensors, step.inputs):
+                gate = self._before.value.get(place, {}).get(value)
+                if gate is not None:
+                    if value not in gated:
+                        gated[value] = gate(values[value])
+                    feed[id(tensor)] = gated[value]
+            args, kwargs = step.arguments.fill_in(feed)
+            if training is not None and 'training' in getattr(
+                    step.operation, '_call_context_args', ()):
+                kwargs['training'] = training  # as in a functional model
+            outputs = keras.tree.flatten(step.operation(*args, **kwargs))
+            values.update(zip(step.outputs, outputs))
+        return keras.tree.pack_sequence_as(functional_graph(self._dense.value).output,
+                                           [values[value] for value in graph.outputs])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Untracked:
+    """Keeps Keras from wrapping what a model holds."""
+    value: Any
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class GatedModel:
     """A model with gates that shares all layers of the dense model.
 
     Attributes:
-      model: the gated model. Training it trains the dense one, and the reverse.
+      model: the gated model, on the same inputs. Training it trains the dense one, and the reverse.
+      graph: what it runs, gates apart.
       groups: the channel groups that the gates know.
       gates: tensor id in `groups.layout` to its gate.
     """
     model: keras.Model
+    graph: Graph
     groups: ChannelGroups
     gates: Mapping[int, ChannelGate]
 
@@ -63,41 +116,26 @@ class GatedModel:
 def insert_gates(model: keras.Model, groups: ChannelGroups) -> GatedModel:
     """Returns `model` with an open gate in front of each channel-mixing layer of a prunable group.
 
-    The layers are called once more on the same inputs, not copied; `model` keeps its own graph and
-    saves, clones and predicts as before. Consumers of one tensor share its gate.
+    The layers are shared, not copied; `model` keeps its own graph and saves, clones and predicts as
+    before. Consumers of one tensor share its gate.
 
     Raises:
       ValueError: if `groups` was traced on another model.
     """
-    graph = functional_graph(model)
-    nodes = ordered_nodes(graph)
-    layout = groups.layout
-    if [node.operation.name for node in nodes] != [node.layer for node in layout.nodes]:
-        raise ValueError(f"groups was traced on another model than '{model.name}'")
+    graph, layout = unfold(model), groups.layout
+    check_traced(model, graph, groups)
     prunable = [layout.names.index(name) for name in groups]
-    values: dict[int, Any] = {id(tensor): tensor for tensor in graph.inputs}
     gates: dict[int, ChannelGate] = {}
-    gated: dict[int, Any] = {}
-
-    def gate(tensor: int, value: Any, consumer: str) -> Any:
-        if not np.isin(layout.tensors[tensor].positions.group, prunable).any():
-            return value
-        if tensor not in gates:
-            gates[tensor] = ChannelGate(name=f'{consumer}_gate{tensor}')
-            gated[tensor] = gates[tensor](value)
-        return gated[tensor]
-
-    for node, traced in zip(nodes, layout.nodes):
-        if node.is_input:
+    before: dict[int, dict[int, ChannelGate]] = {}
+    for place, (step, node) in enumerate(zip(graph.steps, layout.nodes)):
+        rule = RULES.get(type(step.operation))
+        if node.refused is not None or rule is None or not rule.mixes_channels(step.operation):
             continue
-        feed = {id(tensor): values[id(tensor)] for tensor in node.input_tensors}
-        rule = RULES.get(type(node.operation))
-        if traced.refused is None and rule is not None and rule.mixes_channels:
-            for tensor, i in zip(node.input_tensors, traced.inputs):
-                feed[id(tensor)] = gate(i, feed[id(tensor)], traced.layer)
-        args, kwargs = node.arguments.fill_in(feed)
-        outputs = keras.tree.flatten(node.operation(*args, **kwargs))
-        values.update({id(old): new for old, new in zip(node.output_tensors, outputs)})
-
-    outputs = keras.tree.map_structure(lambda tensor: values[id(tensor)], graph.output)
-    return GatedModel(keras.Model(graph.input, outputs, name=f'{model.name}_gated'), groups, gates)
+        for tensor in node.inputs:
+            if np.isin(layout.tensors[tensor].positions.group, prunable).any():
+                if tensor not in gates:
+                    name = f"{node.layer.replace('/', '_')}_gate{tensor}"
+                    gates[tensor] = ChannelGate(name=name)
+                    gates[tensor].build(layout.tensors[tensor].shape)
+                before.setdefault(place, {})[tensor] = gates[tensor]
+    return GatedModel(_GatedNetwork(model, graph, before), graph, groups, gates)

@@ -18,8 +18,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.graph import functional_graph, ordered_nodes
-from tfprune.layer_rules import Call, Labels, LayerRule, Shape, Tracer, find_rule
+from tfprune.graph import Graph, Shape, unfold
+from tfprune.layer_rules import Call, Labels, LayerRule, Tracer, find_rule
 from tfprune.layout import Layout, LayerNode, Positions, TensorInfo, WeightSlot
 
 RESIDUAL_REASON = 'couples several layers; --prune_residual_groups prunes it'
@@ -39,8 +39,8 @@ class Group:
       producers: layers whose kernels write it.
       consumers: channel-mixing layers that read it.
       members: all layers that touch it, in topological order.
-      is_residual: whether something else writes the same channels, as in a residual stream: another
-        kernel, or the zeros of a padded shortcut.
+      is_residual: whether a sum couples it with other channels, as in a residual stream: those of
+        another kernel, or the zeros of a padded shortcut.
     """
     name: str
     width: int
@@ -101,7 +101,7 @@ def _reason(name: str, why: str) -> str:
 @dataclasses.dataclass
 class _Traced:
     """A model half way: labels per tensor, layers per node."""
-    shapes: list[Shape]
+    shapes: Sequence[Shape]
     labels: list[Labels]
     nodes: list[LayerNode]
     mixing: set[str]
@@ -109,51 +109,43 @@ class _Traced:
     outputs: tuple[int, ...]
 
 
-def _trace(graph: Any, tracer: Tracer, unknown_layers: str) -> _Traced:
-    traced = _Traced([], [], [], set(), [], ())
-    ids: dict[int, int] = {}
+def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
+    traced = _Traced(graph.shapes, [], [], set(), [], graph.outputs)
     first_calls: dict[str, LayerNode] = {}
-
-    def add(tensor: Any, labels: Labels) -> int:
-        ids[id(tensor)] = len(traced.labels)
-        traced.shapes.append(tuple(tensor.shape))
-        traced.labels.append(labels)
-        return ids[id(tensor)]
-
-    for node in ordered_nodes(graph):
-        layer = node.operation
-        inputs = tuple(ids[id(tensor)] for tensor in node.input_tensors)
-        in_labels = [traced.labels[i] for i in inputs]
-        call = Call(layer, tuple(traced.shapes[i] for i in inputs),
-                    tuple(tuple(tensor.shape) for tensor in node.output_tensors))
+    for step in graph.steps:
+        layer = step.operation
+        in_labels = [traced.labels[i] for i in step.inputs]
+        call = Call(layer, tuple(graph.shapes[i] for i in step.inputs),
+                    tuple(graph.shapes[i] for i in step.outputs), step.constants)
         rule, refused = find_rule(call)
+        first = first_calls.get(step.path)
+        if first is not None and first.refused is not None:
+            rule, refused = None, first.refused
         if rule is None:
-            assert refused is not None
             if unknown_layers == 'raise':
                 raise UnsupportedLayerError(
-                    f"Layer '{layer.name}' ({type(layer).__name__}) is not supported: the model "
-                    f"{refused}; unknown_layers='freeze' keeps the channels that it touches")
-            outputs = []
-            for tensor in node.output_tensors:
-                width = tensor.shape[-1] if len(tensor.shape) > 1 else None
-                outputs.append(add(tensor, tracer.fresh(width or 0)))
-            for labels in [*in_labels, *(traced.labels[i] for i in outputs)]:
+                    f"Layer '{step.path}' ({call.kind}) is not supported: the model {refused}; "
+                    "unknown_layers='freeze' keeps the channels that it touches")
+            made = [tracer.fresh((shape[-1] or 0) if len(shape) > 1 else 0)
+                    for shape in call.output_shapes]
+            before = () if first is None else (*first.inputs, *first.outputs)
+            for labels in [*in_labels, *made, *(traced.labels[i] for i in before)]:
                 tracer.freeze(labels, f'it {refused}')
         else:
-            outputs = [add(node.output_tensors[0], rule.flow(call, in_labels, tracer))]
-            if rule.mixes_channels:
-                traced.mixing.add(layer.name)
-        current = LayerNode(layer.name, type(layer).__name__, inputs, tuple(outputs), refused)
+            made = [rule.flow(call, in_labels, tracer)]
+            if rule.mixes_channels(layer):
+                traced.mixing.add(step.path)
+        traced.labels += made
+        current = LayerNode(step.path, call.kind, step.inputs, step.outputs, refused)
         traced.nodes.append(current)
-        first = first_calls.setdefault(layer.name, current)
+        first_calls.setdefault(step.path, current)
         if rule is None:
             continue
-        if first is current:
+        if first is None:
             traced.weights += _slots(layer, rule, current)
         elif rule.ties_calls(layer):
-            for one, other in zip((*first.inputs, *first.outputs), (*inputs, *outputs)):
+            for one, other in zip((*first.inputs, *first.outputs), (*step.inputs, *step.outputs)):
                 tracer.union(traced.labels[one], traced.labels[other])
-    traced.outputs = tuple(ids[id(tensor)] for tensor in graph.outputs)
     for output in traced.outputs:
         tracer.freeze(traced.labels[output], "it feeds the model's output")
     return traced
@@ -164,9 +156,9 @@ def _slots(layer: Any, rule: LayerRule, node: LayerNode) -> list[WeightSlot]:
     for axes in rule.weight_axes(layer):
         weight = getattr(layer, axes.name)
         slots.append(WeightSlot(
-            layer.name, axes.name, tuple(weight.shape), bool(weight.trainable),
+            node.layer, axes.name, tuple(weight.shape), bool(weight.trainable),
             axes.in_axis, None if axes.in_axis is None else node.inputs[0],
-            axes.out_axis, None if axes.out_axis is None else node.outputs[0]))
+            axes.out_axis, None if axes.out_axis is None else node.outputs[0], axes.in_repeat))
     return slots
 
 
@@ -202,7 +194,7 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
         raise ValueError(f"unknown_layers must be 'freeze' or 'raise', received {unknown_layers!r}")
     frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
     tracer = Tracer()
-    traced = _trace(functional_graph(model), tracer, unknown_layers)
+    traced = _trace(unfold(model), tracer, unknown_layers)
     roots = tracer.roots()
     reasons = tracer.reasons(roots)
 
@@ -214,10 +206,9 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
     places = [Positions(group_of[roots[labels]], index_of[roots[labels]])
               for labels in traced.labels]
 
-    coupled = np.bincount(roots, minlength=len(roots))
-    drafts = [Group('', len(group), *_roles(traced, places, number),
-                    is_residual=bool(coupled[group[0]] > 1))
-              for number, group in enumerate(members)]
+    summed = tracer.summed(roots)
+    drafts = [Group('', len(group), *roles, is_residual=group[0] in summed)
+              for group, roles in zip(members, _roles(traced, places, len(members)))]
     place = {node.layer: i for i, node in reversed(list(enumerate(traced.nodes)))}
     heads = [(draft.producers or draft.members)[0] for draft in drafts]
     order = sorted(range(len(drafts)), key=lambda g: (place[heads[g]], members[g][0]))
@@ -242,17 +233,34 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
     return ChannelGroups(groups, unprunable, layout)
 
 
-def _roles(traced: _Traced, places: list[Positions], group: int
-           ) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Returns the producers, consumers and members of a group, each in topological order."""
-    here = {tensor for tensor, p in enumerate(places) if np.any(p.group == group)}
-    writes = [node.layer for node in traced.nodes if here.intersection(node.outputs)]
-    reads = {node.layer for node in traced.nodes if here.intersection(node.inputs)}
-    every = [node.layer for node in traced.nodes if node.layer in reads or node.layer in writes]
-    return (tuple(dict.fromkeys(name for name in writes if name in traced.mixing)),
-            tuple(dict.fromkeys(name for name in every
-                                if name in reads and name in traced.mixing)),
-            tuple(dict.fromkeys(every)))
+def check_traced(model: keras.Model, graph: Graph, groups: ChannelGroups) -> None:
+    """ValueError unless `groups` was traced on `model`, whose steps `graph` has, or on its like."""
+    layout, other = groups.layout, f"groups was traced on another model than '{model.name}'"
+    paths, expected = [step.path for step in graph.steps], [node.layer for node in layout.nodes]
+    if paths != expected:
+        missing = [path for path in expected if path not in paths]
+        raise ValueError(f"{other}: it has no layer '{missing[0]}'" if missing else other)
+    layers = graph.layers
+    for slot in layout.weights:
+        shape = tuple(getattr(layers[slot.layer], slot.weight).shape)
+        if shape != slot.shape:
+            raise ValueError(f"{other}: '{slot.layer}/{slot.weight}' has the shape {shape}, "
+                             f'expected {slot.shape}')
+
+
+def _roles(traced: _Traced, places: list[Positions], size: int
+           ) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]]:
+    """Returns the producers, consumers and members of each group, each in topological order."""
+    here = [np.unique(place.group).tolist() for place in places]
+    # Dictionaries, for they keep the order and drop what comes again.
+    roles: list[tuple[dict[str, None], ...]] = [({}, {}, {}) for _ in range(size)]
+    for node in traced.nodes:
+        for side, tensors in ((1, node.inputs), (0, node.outputs)):
+            for group in {group for tensor in tensors for group in here[tensor]}:
+                roles[group][2][node.layer] = None
+                if node.layer in traced.mixing:
+                    roles[group][side][node.layer] = None
+    return [(tuple(writes), tuple(reads), tuple(every)) for writes, reads, every in roles]
 
 
 def _unique_names(heads: list[str]) -> list[str]:

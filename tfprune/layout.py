@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.layer_rules import Shape
+from tfprune.graph import Shape, layer_at
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +26,10 @@ class TensorInfo:
 
 @dataclasses.dataclass(frozen=True)
 class LayerNode:
-    """A call of a layer; inputs and outputs index `Layout.tensors`. No rule: refused says why."""
+    """A call of a layer, named by its path in nested models ('model/layer').
+
+    Inputs and outputs index `Layout.tensors`. Without a rule, refused says why.
+    """
     layer: str
     kind: str
     inputs: tuple[int, ...]
@@ -36,7 +39,10 @@ class LayerNode:
 
 @dataclasses.dataclass(frozen=True)
 class WeightSlot:
-    """A weight and the tensors whose channels its axes run over (None: an axis is static)."""
+    """A weight and the tensors whose channels its axes run over (None: an axis is static).
+
+    Each input channel stands in_repeat times in a row along in_axis.
+    """
     layer: str
     weight: str
     shape: tuple[int, ...]
@@ -45,15 +51,25 @@ class WeightSlot:
     in_tensor: int | None
     out_axis: int | None
     out_tensor: int | None
+    in_repeat: int = 1
 
     @property
     def is_kernel(self) -> bool:
         """Whether the weight mixes channels: its output slices are filters."""
         return self.in_axis is not None and self.out_axis is not None
 
+    def axes(self) -> list[tuple[str, int, int, int]]:
+        """Returns (side, axis, tensor, repeat) of each axis that runs over channels."""
+        found = []
+        if self.in_axis is not None and self.in_tensor is not None:
+            found.append(('in', self.in_axis, self.in_tensor, self.in_repeat))
+        if self.out_axis is not None and self.out_tensor is not None:
+            found.append(('out', self.out_axis, self.out_tensor, 1))
+        return found
+
     def variable(self, model: keras.Model) -> Any:
         """Returns the Keras variable in `model`."""
-        return getattr(model.get_layer(self.layer), self.weight)
+        return getattr(layer_at(model, self.layer), self.weight)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,11 +104,8 @@ class Layout:
         """Yields every weight axis along which the group `name` stands, in topological order."""
         group = self.names.index(name)
         for slot in self.weights:
-            for side, axis, tensor in (('in', slot.in_axis, slot.in_tensor),
-                                       ('out', slot.out_axis, slot.out_tensor)):
-                if axis is None or tensor is None:
-                    continue
+            for side, axis, tensor, repeat in slot.axes():
                 where = self.tensors[tensor].positions
-                found = np.flatnonzero(where.group == group)
+                found = np.flatnonzero(np.repeat(where.group, repeat) == group)
                 if found.size:
-                    yield WeightSlice(slot, side, axis, found, where.index[found])
+                    yield WeightSlice(slot, side, axis, found, where.index[found // repeat])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import keras
 import numpy as np
 
-from tfprune.criteria import score_groups
+from tfprune.criteria import Batch, score_groups
 from tfprune.groups import ChannelGroups
 
 Masks = dict[str, np.ndarray]  # group name -> bool [C_g], True = kept
@@ -50,7 +50,8 @@ def nearest_width(dense: int, rate: float, allowed: np.ndarray) -> int:
 
 
 def select_channels(model: keras.Model, groups: ChannelGroups, widths: Mapping[str, int], *,
-                    criterion: str = 'l1', seed: int = 0) -> Masks:
+                    criterion: str = 'l1', seed: int = 0, data: Iterable[Batch] | None = None
+                    ) -> Masks:
     """Returns masks that keep the `widths[g]` channels of highest score; of equals the first.
 
     Args:
@@ -58,14 +59,25 @@ def select_channels(model: keras.Model, groups: ChannelGroups, widths: Mapping[s
       groups: its channel groups.
       widths: group name to width; a missing group stays dense.
       criterion: a name in `criteria.CRITERIA`.
-      seed: for the criterion 'random'.
+      seed, data: for the criteria 'random' and 'taylor', see `criteria.score_groups`.
 
     Raises:
-      ValueError, TypeError: for unknown groups, widths out of range, an unknown criterion.
+      ValueError, TypeError: for unknown groups, widths out of range, an unknown criterion, or one
+        that lacks what it needs.
     """
     widths = check_widths(groups, widths)
     pruned = [name for name in groups if widths[name] < groups[name]]
-    scores = score_groups(model, groups, criterion=criterion, seed=seed, names=pruned)
+    return best_channels(groups, widths, score_groups(
+        model, groups, criterion=criterion, seed=seed, data=data, names=pruned))
+
+
+def best_channels(groups: ChannelGroups, widths: Mapping[str, int],
+                  scores: Mapping[str, np.ndarray]) -> Masks:
+    """Returns masks that keep the `widths[g]` channels of highest score; of equals the first.
+
+    A group without scores stays dense, and so does one without a width.
+    """
+    widths = check_widths(groups, widths)
     masks = open_masks(groups)
     for name, score in scores.items():
         masks[name][np.argsort(-score, kind='stable')[widths[name]:]] = False

@@ -26,13 +26,17 @@ _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_ma
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a run works on, made before its first epoch: the dense model and what may be pruned."""
+    """What a run works on, made before its first epoch: the dense model and what may be pruned.
+
+    has_weights: whether the dense model came with weights of its own.
+    """
     config: Config
     data: ImageData
     model: keras.Model
     groups: ChannelGroups
     cost_model: CostModel
     budget: Budget
+    has_weights: bool = False
 
 
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
@@ -60,7 +64,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     progress.say('exporting ...')
     images = np.concatenate([batch.numpy() for batch, _ in data.calibration_batches(32, 1)])
     exported = export_model(pruned, folder.path / 'export', representative_data=images,
-                            overwrite=True)
+                            class_names=data.class_names, overwrite=True)
     tflite = exported.paths['tflite'].read_bytes()
     dense, dense_tflite = _dense_model(folder), None
     if dense is not None:
@@ -71,9 +75,8 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     report = {
         'method': config.method, 'model': config.model, 'dataset': config.dataset,
         'seed': config.seed, 'decides_first': check_method(config.method).decides_first,
-        'target': config.target, 'budget_ratio': budget.ratio,
-        'budget_limit': budget.limit, 'dense_cost': budget.dense_cost,
-        'cost': getattr(predicted, config.target),
+        'budgets': [row | {'cost': getattr(predicted, row['target'])}
+                    for row in budget.to_json()],
         'epochs': {'search': config.search_epochs, 'fine_tune': config.fine_tune_epochs,
                    'total': config.total_epochs},
         'dense': _side(dense, data, dataclasses.asdict(cost_model.dense), dense_tflite,
@@ -88,6 +91,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                     'search': sum(row['method_seconds'] for row in metrics),
                     'total': sum(row['train_seconds'] + row['method_seconds'] for row in metrics)},
         'test_images': data.num_test,
+        'class_names': list(data.class_names),
         'files': {form: str(path.relative_to(folder.path.resolve()))
                   for form, path in exported.paths.items()},
     }

@@ -10,7 +10,7 @@ import keras
 from tfprune.config import Config, differing_fields
 from tfprune.methods import check_method
 from tfprune.models import load_initial_weights
-from tfprune.runs import RunFolder, read_json, read_rows
+from tfprune.runs import RunFolder, changed_files, read_json, read_rows
 
 
 def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
@@ -18,7 +18,7 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
 
     Raises:
         ValueError: it, or this run, is of a method that acts before surgery; or it differs in
-            flags, which are listed.
+            flags, which are listed, or in the content of the files that they name.
         FileNotFoundError: it is no run, or has not come to surgery yet.
     """
     source = pathlib.Path(config.before_surgery_from)
@@ -32,6 +32,11 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
     rows = [row for row in differing_fields(config, theirs) if not row.startswith('--method:')]
     if rows:
         raise ValueError(f'before_surgery_from: {source} has other flags: {"; ".join(rows)}.')
+    files = (folder.read_json('environment.json') or {}).get('files', {})
+    changed = changed_files(files, read_json(source / 'environment.json'))
+    if changed:
+        raise ValueError(f'before_surgery_from: {source} began with another content of '
+                         f'{", ".join(changed)}.')
     load_initial_weights(model, str(source / 'dense.keras'))
     folder.append_rows('metrics.jsonl', [row for row in read_rows(source / 'metrics.jsonl')
                                          if row['epoch'] < config.search_epochs])

@@ -1,6 +1,7 @@
 """The run folder: what a run writes beside its checkpoints, each file whole or not there."""
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from tfprune.config import Config, differing_fields
 
 _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
+_FILES = ('model', 'initial_weights')  # fields that may name a file
 # What a run killed before it wrote config.json leaves behind.
 _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.flags',
                 '.partial_environment.json', '.partial_config.json'}
@@ -23,19 +25,28 @@ class RunFolder:
     """Files of one run under `path`.
 
     Opening one writes config.flags, config.json and environment.json, or checks that the config
-    there is the same, and takes the folder's lock.
+    there is the same, and the content of the files that it names, and takes the folder's lock.
 
     Raises:
         ValueError: the folder belongs to another configuration, whose differing flags are listed;
-            or is not a run folder and not empty; or another process runs in it.
+            or a file that it names has changed since; or is not a run folder and not empty; or
+            another process runs in it.
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike, config: Config):
+    def __init__(self, path: str | os.PathLike, config: Config,
+                 digests: Mapping[str, str] | None = None):
+        """`digests`: sha256 by field of what the configuration only names, beside its files."""
         self.path = pathlib.Path(path)
         config_file = self.path / 'config.json'
+        files = {**_digests(config), **(digests or {})}
+        self._environment = {**describe_environment(), **({'files': files} if files else {})}
         if config_file.exists():
             _check_same(config_file, config)
+            changed = changed_files(files, self.read_json('environment.json'))
+            if changed:
+                raise ValueError(f'{self.path} began with another content of {", ".join(changed)}. '
+                                 'Choose another run_dir, or remove this one.')
         elif self.path.is_dir() and {p.name for p in self.path.iterdir()} - _FIRST_FILES:
             raise ValueError(f'{self.path} is neither empty nor a run folder (no config.json).')
         try:
@@ -49,7 +60,7 @@ class RunFolder:
         self._is_new = not config_file.exists()
         if self._is_new:
             write_text(self.path / 'config.flags', config.to_flags())
-            self.write_json('environment.json', describe_environment())
+            self.write_json('environment.json', self._environment)
             self.write_json('config.json', config.to_json())  # last: its presence marks a run
 
     def forget_if_new(self) -> None:
@@ -62,7 +73,7 @@ class RunFolder:
 
     def note_resumption(self) -> None:
         """Adds to environment.json what a resumed run goes on with, if that is something new."""
-        environment, now = self.read_json('environment.json') or {}, describe_environment()
+        environment, now = self.read_json('environment.json') or {}, self._environment
         resumed = environment.setdefault('resumed', [])
         if {k: v for k, v in environment.items() if k != 'resumed'} != now and now not in resumed:
             resumed.append(now)
@@ -75,6 +86,20 @@ class RunFolder:
     def write_json(self, name: str, value: Any) -> None:
         """Writes a JSON file, atomically."""
         write_text(self.path / name, json.dumps(value, indent=1) + '\n')
+
+    def keep_json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Writes a JSON file, or checks that the one there says the same.
+
+        ValueError names what differs: the run would go on with something else than it began with.
+        """
+        stored = self.read_json(name)
+        if stored is None:
+            self.write_json(name, value)
+        elif stored != value:
+            rows = [key if isinstance(new, list) else f'{key}: {stored.get(key)!r} -> {new!r}'
+                    for key, new in value.items() if stored.get(key) != new]
+            raise ValueError(f'{self.path} began with another {name}: {"; ".join(rows)}. Restore '
+                             'what it began with, or choose another run_dir.')
 
     def read_json(self, name: str) -> Any:
         """What write_json wrote; None where there is no such file."""
@@ -160,6 +185,23 @@ def describe_environment() -> dict[str, Any]:
             'packages': {name: _version(name) for name in ('tfprune', *_PACKAGES)},
             'commit': _commit(), 'platform': platform.platform(), 'processor': _processor(),
             'cores': os.cpu_count()}
+
+
+def changed_files(files: Mapping[str, str], environment: Mapping[str, Any] | None) -> list[str]:
+    """'--flag's of `files`, {field: sha256}, that are others in a stored environment.json."""
+    stored = (environment or {}).get('files', {})
+    return [f'--{name}' for name, digest in files.items() if stored.get(name, digest) != digest]
+
+
+def _digests(config: Config) -> dict[str, str]:
+    """sha256 of the files that the configuration names, by field."""
+    digests = {}
+    for name in _FILES:
+        path = pathlib.Path(getattr(config, name))
+        if path.is_file():
+            with open(path, 'rb') as file:
+                digests[name] = hashlib.file_digest(file, 'sha256').hexdigest()
+    return digests
 
 
 def _check_same(config_file: pathlib.Path, config: Config) -> None:

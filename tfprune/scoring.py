@@ -34,7 +34,7 @@ class SubnetworkScorer:
     def __call__(self, masks: Mapping[str, np.ndarray]) -> float:
         with self._as_it_was():
             self._gated.set_masks(masks)
-            reestimate_batch_norm(self._layers, self._forward, self._calibration)
+            reestimate_batch_norm(self._gated.graph, self._forward, self._calibration)
             counts = sum(self._count(images, labels).numpy() for images, labels in self._images)
             return float(counts[0] / counts[1])
 

@@ -6,10 +6,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.graph import functional_graph
-from tfprune.groups import ChannelGroups
-from tfprune.layout import LayerNode
+from tfprune.graph import Graph, functional_graph, unfold
+from tfprune.groups import ChannelGroups, check_traced
 from tfprune.layer_rules import RULES
+from tfprune.layout import LayerNode
 from tfprune.masks import check_masks
 
 
@@ -29,47 +29,78 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     Raises:
       ValueError, TypeError: for unknown groups, wrong masks, or groups of another model.
     """
-    layers = {layer.name: layer for layer in functional_graph(model).layers}
-    layout = groups.layout
-    for node in layout.nodes:
-        if node.refused is None and node.layer not in layers:
-            raise ValueError(f"groups was traced on another model than '{model.name}': it has no "
-                             f"layer '{node.layer}'")
+    graph, layout = unfold(model), groups.layout
+    check_traced(model, graph, groups)
+    kept = layout.kept(check_masks(groups, masks))
+    cloning = _Cloning(graph, groups, kept, dtype_policy)
+    pruned = cloning.rebuild(model)
+    ruled = {slot.layer for slot in layout.weights}
+    for path, layer in graph.layers.items():
+        if path not in ruled and isinstance(layer, keras.layers.Layer) and layer.weights:
+            clone = cloning.clone_of(layer)
+            clone.set_weights(layer.get_weights())
+            if isinstance(layer, keras.layers.Normalization):
+                clone.finalize_state()
     for slot in layout.weights:
-        shape = tuple(getattr(layers[slot.layer], slot.weight).shape)
-        if shape != slot.shape:
-            raise ValueError(f"groups was traced on another model than '{model.name}': "
-                             f"'{slot.layer}/{slot.weight}' has the shape {shape}, "
-                             f'expected {slot.shape}')
-    kept = [np.flatnonzero(mask) for mask in layout.kept(check_masks(groups, masks))]
-    nodes: dict[str, LayerNode] = {}
-    for node in layout.nodes:
-        if node.refused is None:
-            nodes.setdefault(node.layer, node)
+        layer = graph.layers[slot.layer]
+        value = keras.ops.convert_to_numpy(getattr(layer, slot.weight))
+        for _, axis, tensor, repeat in slot.axes():
+            value = np.compress(np.repeat(kept[tensor], repeat), value, axis)
+        getattr(cloning.clone_of(layer), slot.weight).assign(value)
+    return pruned
 
-    def clone(layer: Any) -> Any:
-        if not isinstance(layer, keras.layers.Layer):
-            return layer  # an operation of keras.ops has no state
-        config = layer.get_config()
-        if dtype_policy is not None:
-            config['dtype'] = dtype_policy
-        node = nodes.get(layer.name)
-        if node is not None:
-            config = RULES[type(layer)].edit_config(
-                layer, config, [kept[i] for i in node.inputs], kept[node.outputs[0]])
+
+class _Cloning:
+    """Copies layers with the configs that their rules give them; nested models likewise."""
+
+    def __init__(self, graph: Graph, groups: ChannelGroups, kept: list[np.ndarray],
+                 dtype_policy: str | None) -> None:
+        self._nested, self._kept, self._dtype_policy = graph.nested, kept, dtype_policy
+        self._nodes: dict[int, LayerNode] = {}  # id of an operation -> its first call
+        for step, node in zip(graph.steps, groups.layout.nodes):
+            self._nodes.setdefault(id(step.operation), node)
+        self._clones: dict[int, Any] = {}
+
+    def rebuild(self, model: keras.Model) -> keras.Model:
+        """Returns a copy of a model, root or nested, of cloned layers."""
+        # Not model.input: of a nested Sequential model it is what that was called on.
+        inputs = keras.tree.map_structure(self._input, functional_graph(model).input)
+        return keras.models.clone_model(model, input_tensors=inputs, clone_function=self.clone_of)
+
+    def clone_of(self, layer: Any) -> Any:
+        """Returns the copy of a layer or operation, always the same one."""
+        if id(layer) not in self._clones:
+            is_model = id(layer) in self._nested
+            self._clones[id(layer)] = self.rebuild(layer) if is_model else self._clone(layer)
+        return self._clones[id(layer)]
+
+    def _input(self, tensor: Any) -> Any:
+        layer = tensor._keras_history.operation
+        width = int(self._kept[self._nodes[id(layer)].outputs[0]].sum())
+        shape = (*tensor.shape[:-1], width) if len(tensor.shape) > 1 else tensor.shape
+        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=layer.name,
+                           optional=layer.optional)
+
+    def _clone(self, layer: Any) -> Any:
+        node, rule = self._nodes[id(layer)], RULES.get(type(layer))
+        is_layer = isinstance(layer, keras.layers.Layer)
+        if node.refused is not None or rule is None:
+            if not is_layer:
+                return layer  # an operation of keras.ops has no state
+            config = layer.get_config()
+        else:
+            try:
+                config = layer.get_config()
+            except NotImplementedError:
+                return layer  # an operation with arguments that no config can hold
+            edited = rule.edit_config(layer, dict(config), [self._kept[i] for i in node.inputs],
+                                      self._kept[node.outputs[0]])
+            if not is_layer and edited == config:
+                return layer
+            config = edited
+        if is_layer and self._dtype_policy is not None:
+            config['dtype'] = self._dtype_policy
         if isinstance(layer, keras.layers.Lambda):
             # The function comes from memory, not from a file: nothing to guard against.
             return type(layer).from_config(config, safe_mode=False)
         return type(layer).from_config(config)
-
-    pruned = keras.models.clone_model(model, clone_function=clone)
-    for name, layer in layers.items():
-        if name not in nodes and layer.weights:
-            pruned.get_layer(name).set_weights(layer.get_weights())
-    for slot in layout.weights:
-        value = keras.ops.convert_to_numpy(slot.variable(model))
-        for axis, tensor in ((slot.in_axis, slot.in_tensor), (slot.out_axis, slot.out_tensor)):
-            if axis is not None and tensor is not None:
-                value = np.take(value, kept[tensor], axis)
-        slot.variable(pruned).assign(value)
-    return pruned

@@ -6,12 +6,18 @@ Widths are distinct primes, so that a swapped dimension cannot pass.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 
-from tfprune.groups import ChannelGroups
+from tfprune.costs import CostModel
+from tfprune.gates import insert_gates
+from tfprune.graph import unfold
+from tfprune.groups import ChannelGroups, trace_groups
+from tfprune.masks import widths_of
+from tfprune.surgery import prune_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +152,66 @@ def max_relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def recount(model: keras.Model) -> tuple[int, int]:
-    """Returns (MACs, trainable parameters) from kernel and output shapes, not through CostModel."""
-    macs = 0
-    for layer in model.layers:
-        if isinstance(layer, layers.DepthwiseConv2D | layers.Conv2D | layers.Dense):
-            # Every kernel weight is used once at each output position.
-            macs += math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1])
+    """Returns (MACs, trainable parameters) from the shapes of kernels, not through CostModel."""
+    macs, graph = 0, unfold(model)
+    for step in graph.steps:
+        layer = step.operation
+        # Every kernel weight is used once at each output position; of a transposed one, input.
+        side = step.inputs if 'Transpose' in type(layer).__name__ else step.outputs
+        size = math.prod(n or 1 for n in graph.shapes[side[0]][1:-1]) if side else 0
+        for name in ('kernel', 'depthwise_kernel', 'pointwise_kernel'):
+            if isinstance(layer, keras.layers.Layer) and hasattr(layer, name):
+                macs += math.prod(getattr(layer, name).shape) * size
     return macs, sum(math.prod(v.shape) for v in model.trainable_variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class Promises:
+    """What `check_promises` found on one model.
+
+    Attributes:
+      groups: prunable groups.
+      gated_difference: largest relative difference of the gated to the pruned model.
+      dense_difference: of a surgery that removes nothing to the model.
+      predicted, counted: (MACs, parameters) by CostModel and by recount of the pruned model.
+    """
+    groups: int
+    gated_difference: float
+    dense_difference: float
+    predicted: tuple[int, int]
+    counted: tuple[int, int]
+
+    def hold(self, tolerance: float = 1e-4) -> bool:
+        """Whether gated is pruned, surgery without masks is the identity, and costs are exact."""
+        return (self.gated_difference <= tolerance and self.dense_difference <= tolerance
+                and self.predicted == self.counted)
+
+
+def check_promises(model: keras.Model, masks: Mapping[str, np.ndarray] | None = None, *,
+                   groups: ChannelGroups | None = None, inputs: Any = None, seed: int = 0
+                   ) -> Promises:
+    """Returns how well gates, surgery and costs agree on `model` under `masks` (default: random).
+
+    Weights should be noise (`randomise`); `inputs` are drawn if none are given.
+    """
+    rng = np.random.default_rng(seed)
+    groups = trace_groups(model) if groups is None else groups
+    masks = random_masks(groups, rng) if masks is None else masks
+    if inputs is None:
+        inputs = keras.tree.map_structure(
+            lambda x: rng.normal(size=(2, *x.shape[1:])).astype(np.float32), model.input)
+    gated = insert_gates(model, groups)
+    gated.set_masks(masks)
+    pruned = prune_model(model, groups, masks)
+    cost = CostModel(model, groups)(widths_of(masks))
+    return Promises(
+        len(groups),
+        _difference(pruned(inputs, training=False), gated.model(inputs, training=False)),
+        _difference(model(inputs, training=False),
+                    prune_model(model, groups, {})(inputs, training=False)),
+        (cost.macs, cost.params), recount(pruned))
+
+
+def _difference(a: Any, b: Any) -> float:
+    return max(max_relative_difference(x, y) for x, y in zip(
+        keras.tree.flatten(a), keras.tree.flatten(b), strict=True))

@@ -1,5 +1,6 @@
 """One configuration, one run folder: train, search, prune, fine-tune, export, report."""
 import dataclasses
+import hashlib
 import os
 import pathlib
 from typing import Any, Callable, Mapping
@@ -11,15 +12,18 @@ import tensorflow as tf
 from tfprune import data as data_sets
 from tfprune.budget import Budget
 from tfprune.checkpoints import CheckpointError, Checkpoints, Position, restore
-from tfprune.config import Config
+from tfprune.config import TARGETS, Config
 from tfprune.costs import CostModel
-from tfprune.data import ImageData
+from tfprune.criteria import score_groups
+from tfprune.data import DataOptions, ImageData
 from tfprune.epochs import EpochLoop, Interrupted
 from tfprune.gates import insert_gates
+from tfprune.graph import unfold
 from tfprune.groups import trace_groups
 from tfprune.masks import Masks
 from tfprune.methods import Decision, Problem, check_method, make_method
-from tfprune.models import build_model, load_initial_weights
+from tfprune.models import (as_classifier, build_model, is_model_file,
+                            load_initial_weights)
 from tfprune.outcome import Setup, finish, read_finished
 from tfprune.progress import Progress
 from tfprune.reuse import take_epochs
@@ -44,12 +48,32 @@ class RunResult:
     report: Mapping[str, Any]
 
 
-def train_and_prune(config: Config, run_dir: str | os.PathLike, *,
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnProblem:
+    """A user's own model and data, in place of those that a configuration names.
+
+    Attributes:
+        model: a classifier with its weights; it is copied.
+        data: its images.
+    """
+    model: keras.Model
+    data: ImageData
+
+    def digest(self) -> str:
+        """sha256 of the model's configuration and weights."""
+        digest = hashlib.sha256(self.model.to_json().encode())
+        for value in self.model.get_weights():
+            digest.update(np.ascontiguousarray(value).tobytes())
+        return digest.hexdigest()
+
+
+def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProblem | None = None,
                     should_stop: Callable[[], bool] = lambda: False,
                     progress: bool = True) -> RunResult:
     """Runs `config` in `run_dir`, or resumes it there; a finished run is only read.
 
     Args:
+        own: the user's model and data; config.model and config.dataset are then mere names.
         should_stop: asked after each step and each score; True saves and raises Interrupted.
         progress: whether to show a progress bar.
 
@@ -59,7 +83,11 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *,
         NonFiniteLossError: the loss is NaN or infinite; the checkpoints before it stand.
         Interrupted: see should_stop.
     """
-    if check_method(config.method).decides_first and config.initial_weights:
+    method = check_method(config.method)
+    if method.prunes and not config.budgets:
+        raise ValueError(f'method {config.method!r} needs a budget: '
+                         f'--{", --".join(TARGETS[:-1])} or --{TARGETS[-1]}.')
+    if method.decides_first and config.initial_weights:
         raise ValueError(f'method {config.method!r} trains from random weights; '
                          f'initial_weights must be empty, received {config.initial_weights!r}.')
     if not tf.config.list_physical_devices('GPU'):
@@ -67,21 +95,23 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *,
         tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel('WARNING')
     strategy = make_strategy(config.replicas)
-    folder, shown = RunFolder(run_dir, config), Progress(progress)
+    digests = {'model': own.digest()} if own else {}
+    folder, shown = RunFolder(run_dir, config, digests), Progress(progress)
     try:
         finished = read_finished(folder)
         if finished:
             shown.say(f'{folder.path} is finished.')
             return RunResult(folder.path, *finished)
         try:
-            setup = prepare(config, strategy)
+            setup = prepare(config, strategy, own)
         except Exception:
             folder.forget_if_new()
             raise
+        folder.keep_json('data.json', setup.data.to_json())
         folder.write_json('groups.json', setup.groups.to_json())
         folder.write_json('cost.json', {
-            'dense': dataclasses.asdict(setup.cost_model.dense), 'target': config.target,
-            'limit': setup.budget.limit, 'uncounted': setup.cost_model.uncounted})
+            'dense': dataclasses.asdict(setup.cost_model.dense),
+            'budgets': setup.budget.to_json(), 'uncounted': setup.cost_model.uncounted})
         model, decision = _Run(setup, folder, strategy, should_stop, shown).run()
         report = finish(setup, folder, model, decision, shown)
         return RunResult(folder.path, model, report)
@@ -89,26 +119,45 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *,
         folder.close()
 
 
-def prepare(config: Config, strategy: tf.distribute.Strategy) -> Setup:
+def prepare(config: Config, strategy: tf.distribute.Strategy,
+            own: OwnProblem | None = None) -> Setup:
     """Data, dense model, groups, costs, budget: whatever is impossible fails here."""
-    data = _load_data(config)
+    data = own.data if own else _load_data(config)
+    if data.num_train < config.batch_size:
+        raise ValueError(f'batch_size={config.batch_size} is larger than the {data.num_train} '
+                         'training images.')
     keras.utils.set_random_seed(config.seed)
-    policy = 'mixed_bfloat16' if config.mixed_precision == 'bfloat16' else 'float32'
     with strategy.scope():
-        model = build_model(config.model, image_shape=data.image_shape,
-                            num_classes=data.num_classes, mean=data.mean, std=data.std,
-                            seed=config.seed, dtype_policy=policy)
-        if config.initial_weights:
-            load_initial_weights(model, config.initial_weights)
-    groups = trace_groups(model, frozen=[name for name in config.frozen.split(',') if name])
+        model = _own_model(own) if own else _named_model(config, data)
+    frozen = [name.strip() for name in config.frozen.split(',') if name.strip()]
+    groups = trace_groups(model, frozen=frozen, unknown_layers=config.unknown_layers)
     if not config.prune_residual_groups:
         groups = groups.without_residual()
     cost_model = CostModel(model, groups)
     # What does not prune cannot miss a budget.
-    ratio = config.budget_ratio if check_method(config.method).prunes else 1.0
-    budget = Budget(groups, cost_model, target=config.target, ratio=ratio,
-                    width_multiple=config.width_multiple, min_keep_ratio=config.min_keep_ratio)
-    return Setup(config, data, model, groups, cost_model, budget)
+    limits = config.budgets if check_method(config.method).prunes else {'macs': 1.0}
+    budget = Budget(groups, cost_model, limits, width_multiple=config.width_multiple,
+                    min_keep_ratio=config.min_keep_ratio)
+    # Some methods ask for scores after hours only: what is wrong with the criterion is said now.
+    score_groups(model, groups, criterion=config.criterion,
+                 data=_criterion_batches(config, data).take(1))
+    has_weights = bool(own or config.initial_weights or is_model_file(config.model))
+    return Setup(config, data, model, groups, cost_model, budget, has_weights)
+
+
+def _own_model(own: OwnProblem) -> keras.Model:
+    model = as_classifier(own.model, source=f"model '{own.model.name}'",
+                          image_shape=own.data.image_shape, num_classes=own.data.num_classes)
+    return prune_model(model, trace_groups(model), {})  # a copy
+
+
+def _named_model(config: Config, data: ImageData) -> keras.Model:
+    policy = 'mixed_bfloat16' if config.mixed_precision == 'bfloat16' else 'float32'
+    model = build_model(config.model, image_shape=data.image_shape, num_classes=data.num_classes,
+                        mean=data.mean, std=data.std, seed=config.seed, dtype_policy=policy)
+    if config.initial_weights:
+        load_initial_weights(model, config.initial_weights)
+    return model
 
 
 class _Run:
@@ -153,7 +202,8 @@ class _Run:
         """Trains to surgery, the method deciding; returns the decision, which is on disk."""
         setup, config = self.setup, self.config
         problem = Problem(config, setup.model, setup.groups, setup.cost_model, setup.budget,
-                          self._stoppable(self._scorer()), self.strategy.scope)
+                          self._stoppable(self._scorer()),
+                          _criterion_batches(config, setup.data), self.strategy.scope)
         method = make_method(problem)
 
         def after_epoch(epoch: int, accuracy: float) -> dict[str, Any]:
@@ -170,7 +220,7 @@ class _Run:
                 restore(state, prefix)
             self.loop.run(trainer, state, position, self.first, after_epoch)
         decision = method.decide()
-        if self.first or config.initial_weights:
+        if self.first or (setup.has_weights and not self.decides_first):
             # The model as it is before surgery: the report's dense side.
             with replacing(self.folder.path / 'dense.keras') as path:
                 _as_float32(setup.model).save(path)
@@ -202,7 +252,7 @@ class _Run:
         def forward(images: tf.Tensor) -> None:
             self.strategy.run(lambda x: pruned(tf.cast(x, tf.float32), training=True), (images,))
 
-        reestimate_batch_norm(batch_norm_layers(pruned), forward,
+        reestimate_batch_norm(unfold(pruned), forward,
                               (images for images, _ in self._calibration()))
 
     def _trainer(self, model: keras.Model, penalty: Callable[[], Any] | None = None) -> Trainer:
@@ -237,12 +287,11 @@ class _Run:
 
 
 def _load_data(config: Config) -> ImageData:
-    data = data_sets.load_data(config.dataset, data_dir=config.data_dir or None,
-                               reward_images=config.reward_images, seed=config.seed)
-    if data.num_train < config.batch_size:
-        raise ValueError(f'batch_size={config.batch_size} is larger than the {data.num_train} '
-                         'training images.')
-    return data
+    return data_sets.load_data(config.dataset, **DataOptions.names_in(config.to_json()))
+
+
+def _criterion_batches(config: Config, data: ImageData) -> tf.data.Dataset:
+    return data.calibration_batches(config.batch_size, config.criterion_batches)
 
 
 def _as_float32(model: keras.Model) -> keras.Model:

@@ -13,6 +13,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.graph import Graph
+from tfprune.models import as_logits
+
 Batch = tuple[tf.Tensor, tf.Tensor]
 
 
@@ -86,7 +89,7 @@ class Trainer(tf.Module):
     loss = cross-entropy + weight_decay / 2 * sum |kernel|^2 + penalty()
 
     Args:
-        model: pixels [B, H, W, C] -> logits [B, K], created under `strategy`.
+        model: pixels [B, H, W, C] -> logits or softmax [B, K], created under `strategy`.
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
 
     Raises:
@@ -173,7 +176,8 @@ class Trainer(tf.Module):
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         settings, replicas = self._settings, self.strategy.num_replicas_in_sync
         with tf.GradientTape() as tape:
-            logits = self.model(tf.cast(images, tf.float32), training=True)
+            outputs = self.model(tf.cast(images, tf.float32), training=True)
+            logits = as_logits(self.model, outputs)
             summed = tf.reduce_sum(cross_entropy(labels, logits, settings.label_smoothing))
             penalty = self._penalty() if self._penalty else None
             penalty = tf.constant(0.0) if penalty is None else penalty
@@ -246,24 +250,27 @@ class _Iterator:
 
 
 def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """The batch-normalisation layers of a model."""
-    return [layer for layer in model.layers
+    """The batch-normalisation layers of a model, those of layers and models in it included."""
+    return [layer for layer in model._flatten_layers()  # Keras has no public name
             if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def reestimate_batch_norm(layers: Iterable[keras.layers.BatchNormalization],
-                          forward: Callable[[tf.Tensor], object],
+def reestimate_batch_norm(graph: Graph, forward: Callable[[tf.Tensor], object],
                           batches: Iterable[tf.Tensor]) -> None:
-    """Replaces the layers' moving statistics by those of `batches` alone.
+    """Replaces the moving statistics of batch normalisation by those of `batches` alone.
 
-    From zeros, k batches with momentum m leave (1 - m) sum_i m^(k-1-i) s_i, a weighted mean of the
-    batches' statistics s_i short of the factor 1 - m^k; dividing by it needs no change of a layer.
+    From zeros, k updates with momentum m leave (1 - m) sum_i m^(k-1-i) s_i, a weighted mean of the
+    statistics s_i short of the factor 1 - m^k; dividing by it needs no change of a layer.
 
     Args:
+        graph: of the model; a shared layer is updated at each of its calls.
         forward: runs the model on images [B, H, W, C] with training=True.
     """
     # A frozen layer normalises by its moving statistics in training too, and never moves them.
-    layers = [layer for layer in layers if layer.trainable]
+    calls = {id(inner): (inner, graph.calls(layer)) for layer in graph.layers.values()
+             if isinstance(layer, keras.layers.Layer) for inner in layer._flatten_layers()
+             if isinstance(inner, keras.layers.BatchNormalization) and inner.trainable}
+    layers = [layer for layer, _ in calls.values()]
     for layer in layers:
         layer.moving_mean.assign(tf.zeros(layer.moving_mean.shape))
         layer.moving_variance.assign(tf.zeros(layer.moving_variance.shape))
@@ -273,8 +280,8 @@ def reestimate_batch_norm(layers: Iterable[keras.layers.BatchNormalization],
         count += 1
     if not count:
         raise ValueError('re-estimating batch-norm statistics needs at least one batch.')
-    for layer in layers:
-        scale = 1 / (1 - layer.momentum ** count)
+    for layer, times in calls.values():
+        scale = 1 / (1 - layer.momentum ** (count * times))
         layer.moving_mean.assign(layer.moving_mean * scale)
         layer.moving_variance.assign(layer.moving_variance * scale)
 

@@ -1,56 +1,46 @@
 """Image data by name.
 
-To add a data set: a file with a `load` function taking the keywords of `load_data` and returning
-an `ImageData` (`ArrayImageData.from_arrays` does the work for what fits in memory), and a line in
-DATASETS.
+To add a data set: a file with a `load` function that takes DataOptions and returns an `ImageData`
+(`ArrayImageData.from_arrays` does the work), and a line in DATASETS.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
-from tfprune.data import digits, tfds_images
+from tfprune.data import digits, folder, tfds_images
 from tfprune.data.array_data import ArrayImageData, Augmentation
 from tfprune.data.image_data import ImageData
+from tfprune.data.options import DataOptions
 
-__all__ = ['DATASETS', 'ArrayImageData', 'Augmentation', 'ImageData', 'load_data']
+__all__ = ['DATASETS', 'ArrayImageData', 'Augmentation', 'DataOptions', 'ImageData', 'load_data']
 
-DATASETS: dict[str, Callable[..., ImageData]] = {
+DATASETS: dict[str, Callable[[DataOptions], ImageData]] = {
     'digits': digits.load,
+    'folder': folder.load,
     'cifar10': functools.partial(tfds_images.load, 'cifar10'),
     'cifar100': functools.partial(tfds_images.load, 'cifar100'),
 }
 
 
-def load_data(
-    name: str,
-    *,
-    data_dir: str | None = None,
-    reward_images: int,
-    seed: int = 0,
-    split_seed: int = 0,
-    augment: bool = True,
-) -> ImageData:
+def load_data(name: str, **options: Any) -> ImageData:
     """Loads the data set called `name`.
 
     Args:
-      name: a key of DATASETS.
-      data_dir: where the files are; None for the data set's default.
-      reward_images: training images to hold out for rewards.
-      seed: of order and augmentation.
-      split_seed: of the draw of the reward split, apart from `seed` so that runs differ in
-        training alone.
-      augment: whether training images are augmented.
+      name: a key of DATASETS, or any image classification set of tensorflow-datasets.
+      **options: the fields of DataOptions; reward_images is needed.
 
     Raises:
-      ValueError: unknown name, impossible split, damaged data.
+      ValueError: unknown name, impossible split or option, damaged or unreadable data.
       FileNotFoundError: the files are not there; says how to get them.
     """
-    if name not in DATASETS:
-        raise ValueError(f"Unknown dataset '{name}'. Available: {', '.join(sorted(DATASETS))}")
-    if reward_images <= 0:
+    checked = DataOptions(**options)
+    if name in DATASETS:
+        return DATASETS[name](checked)
+    try:
+        return tfds_images.load(name, checked)
+    except tfds_images.UnknownSetError as error:
+        similar = f' (there is {", ".join(error.similar)})' if error.similar else ''
         raise ValueError(
-            f'reward_images: expected at least 1, received {reward_images}: '
-            f'an empty reward split cannot score sub-networks')
-    return DATASETS[name](
-        data_dir=data_dir, reward_images=reward_images, seed=seed, split_seed=split_seed,
-        augment=augment)
+            f"Unknown dataset '{name}'. Available: {', '.join(sorted(DATASETS))}, or any image "
+            f'classification set of tensorflow-datasets{similar}') from error

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tfprune.data.augment import random_shift_and_flip
 from tfprune.data.image_data import ImageData
+from tfprune.data.storage import as_tensor
 
 PREFETCH_BATCHES = 4
 
@@ -62,6 +63,8 @@ class ArrayImageData(ImageData):
     ) -> 'ArrayImageData':
         """Checks the arrays and holds out `reward_images` of the training images.
 
+        Images are shared, not copied, where TensorFlow can: do not change them afterwards.
+
         Args:
           train: (uint8 [N, H, W, C], integers [N]).
           test: (uint8 [M, H, W, C], integers [M]).
@@ -72,6 +75,9 @@ class ArrayImageData(ImageData):
         """
         for split, (images, labels) in (('train', train), ('test', test)):
             _check_arrays(f'{name}, {split} split', images, labels, len(class_names))
+        if len(class_names) < 2:
+            raise ValueError(
+                f'{name}: expected at least two classes, received {list(class_names)}')
         image_shape = tuple(train[0].shape[1:])
         if test[0].shape[1:] != image_shape:
             raise ValueError(
@@ -90,9 +96,9 @@ class ArrayImageData(ImageData):
         # Host memory: an accelerator must not hold the set.
         with tf.device('CPU:0'):
             tensors = {
-                'train_images': tf.convert_to_tensor(train[0]),
+                'train_images': as_tensor(train[0]),
                 'train_labels': tf.convert_to_tensor(train[1].astype(np.int32)),
-                'test_images': tf.convert_to_tensor(test[0]),
+                'test_images': as_tensor(test[0]),
                 'test_labels': tf.convert_to_tensor(test[1].astype(np.int32)),
             }
         return cls(

@@ -10,6 +10,7 @@ Augmentation: shifts by up to one pixel; no mirroring, since a mirrored digit is
 import numpy as np
 
 from tfprune.data.array_data import ArrayImageData, Augmentation
+from tfprune.data.options import DataOptions
 
 NUM_TEST = 360
 # Of the 1,437 images before the test split, in [0, 1].
@@ -17,11 +18,11 @@ MEAN = (0.3054,)
 STD = (0.3753,)
 
 
-def load(
-    *, data_dir: str | None, reward_images: int, seed: int, split_seed: int, augment: bool,
-) -> ArrayImageData:
-    """The digits, grey values 0..16 scaled to uint8 0..255. `data_dir` is not used."""
-    del data_dir
+def load(options: DataOptions) -> ArrayImageData:
+    """The digits, grey values 0..16 scaled to uint8 0..255; ValueError for another image_size."""
+    if options.image_size:
+        raise ValueError(f"image_size: digits are 8x8 and are not resized; received "
+                         f"'{options.image_size}'")
     from sklearn.datasets import load_digits  # Slow to import.
 
     source = load_digits()
@@ -32,5 +33,6 @@ def load(
         train=(images[:-NUM_TEST], labels[:-NUM_TEST]),
         test=(images[-NUM_TEST:], labels[-NUM_TEST:]),
         class_names=tuple(str(digit) for digit in range(10)),
-        mean=MEAN, std=STD, reward_images=reward_images, seed=seed, split_seed=split_seed,
-        augmentation=Augmentation(max_shift=1, flip=False, fill=(0,)) if augment else None)
+        mean=MEAN, std=STD, reward_images=options.reward_images, seed=options.seed,
+        split_seed=options.split_seed,
+        augmentation=Augmentation(max_shift=1, flip=False, fill=(0,)) if options.augment else None)

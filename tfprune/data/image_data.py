@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,7 +14,7 @@ class ImageData(abc.ABC):
     Every batch is (images uint8 [B, H, W, C], labels int32 [B]); the consumer casts on the device.
 
     Attributes:
-      name: key in DATASETS.
+      name: key in DATASETS, or a set of tensorflow-datasets.
       image_shape: (H, W, C).
       num_classes: labels are 0 … num_classes - 1.
       class_names: of length num_classes.
@@ -33,6 +34,12 @@ class ImageData(abc.ABC):
     num_train: int
     num_reward: int
     num_test: int
+
+    def to_json(self) -> dict[str, Any]:
+        """What tells this data from other data: sizes and class names."""
+        return {'name': self.name, 'image_shape': list(self.image_shape),
+                'num_train': self.num_train, 'num_reward': self.num_reward,
+                'num_test': self.num_test, 'class_names': list(self.class_names)}
 
     @abc.abstractmethod
     def train_batches(self, epoch: int, batch_size: int) -> tf.data.Dataset:

@@ -1,43 +1,49 @@
-"""Small colour images through tensorflow-datasets, read once into memory (CIFAR-10: 184 MB).
+"""Image classification sets of tensorflow-datasets, read once into memory (CIFAR-10: 184 MB).
 
-Augmentation is the usual one of CIFAR: pad by 4, crop at random, mirror. The padding is the mean
-colour (to the nearest grey level), so that it is zero after normalisation.
+Test split: the set's own 'test', else 'validation' or 'val'; a split without labels (-1) is none.
+Without any, it is the last test_fraction of 'train', which tensorflow-datasets shuffled when it
+prepared the set. Augmentation: see photographs.py; characters are not mirrored.
 """
 
+import contextlib
+import dataclasses
+import difflib
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from tfprune.data.array_data import ArrayImageData, Augmentation
+from tfprune.data.array_data import ArrayImageData
+from tfprune.data.options import DataOptions
+from tfprune.data.photographs import Split, photographs
+from tfprune.data.storage import cache_path, check_memory, stored
 
-# Of ImageNet; the constants of the public CIFAR ResNet code and weights.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
-PAD = 4
-_READ_BATCH = 1000
+TEST = ('test', 'validation', 'val')
+# A mirrored character is another thing.
+CHARACTERS = ('binary_alpha_digits', 'cmaterdb', 'emnist', 'kmnist', 'mnist', 'mnist_corrupted',
+              'omniglot', 'svhn_cropped')
+_READ_BATCH = 200
 
 
-def load(
-    name: str, *, data_dir: str | None, reward_images: int, seed: int, split_seed: int,
-    augment: bool,
-) -> ArrayImageData:
-    """The tensorflow-datasets set `name`: features 'image' [H, W, 3], 'label'; splits train, test.
+def load(name: str, options: DataOptions) -> ArrayImageData:
+    """The tensorflow-datasets set `name`, 'set' or 'set/config', of images with one label each.
 
     Args:
-      data_dir: where sets are, or are put; None for tensorflow-datasets' own default.
+      options: data_dir is where sets are, or are put; None for tensorflow-datasets' own default.
 
     Raises:
       FileNotFoundError: not prepared there and cannot be downloaded; says how to get it.
-      ValueError: damaged files.
+      UnknownSetError: tensorflow-datasets does not know it.
+      ValueError: not for classification, images of several sizes and no image_size, damaged files.
     """
-    import tensorflow_datasets as tfds  # Slow to import.
-
-    where = data_dir or '~/tensorflow_datasets'
+    where = options.data_dir or '~/tensorflow_datasets'
+    builder = _builder(name, options.data_dir)
+    keys = _check_features(name, builder.info)
+    image_shape = _image_shape(name, builder.info.features[keys[0]].shape, options)
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
         if not builder.is_prepared():
             _check_network(builder)
             builder.download_and_prepare()
@@ -46,18 +52,82 @@ def load(
             f"{name} is not in data_dir '{where}' and cannot be downloaded "
             f'({_one_line(error)}); on a machine with network run '
             f'"tfds build {name} --data_dir={where}" and copy the folder') from error
+    with _reading(builder):
+        splits = _splits(name, builder, keys[1], options.test_fraction)
+    check_memory(name, sum(builder.info.splits[split].num_examples for split in splits),
+                 image_shape, options.cache_dir)
+    train, test = (_read(builder, keys, image_shape, options, split) for split in splits)
+    if builder.name in CHARACTERS:
+        options = dataclasses.replace(options, mirror=False)
+    return photographs(name, train, test, tuple(builder.info.features[keys[1]].names), options)
+
+
+class UnknownSetError(ValueError):
+    """tensorflow-datasets knows no such set; `similar` are names of its own."""
+
+    def __init__(self, name: str, similar: list[str]):
+        super().__init__(f"tensorflow-datasets knows no set '{name}'")
+        self.similar = similar
+
+
+def _builder(name: str, data_dir: str | None):
+    import tensorflow_datasets as tfds  # Slow to import.
+
     try:
-        train, test = _read(builder, 'train'), _read(builder, 'test')
-    except (tf.errors.OpError, OSError) as error:
+        return tfds.builder(name, data_dir=data_dir or None)
+    except tfds.core.DatasetNotFoundError as error:
+        similar = difflib.get_close_matches(name, tfds.list_builders(), n=3)
+        raise UnknownSetError(name, similar) from error
+    except (ValueError, ImportError) as error:  # No such configuration, or no name at all.
+        raise ValueError(f"dataset '{name}': {_one_line(error)}") from error
+
+
+def _check_features(name: str, info) -> tuple[str, str]:
+    """Names of the image and of its label; ValueError if the set is not one of classification."""
+    import tensorflow_datasets as tfds
+
+    kinds = (tfds.features.Image, tfds.features.ClassLabel)
+    features = dict(info.features) if isinstance(info.features, tfds.features.FeaturesDict) else {}
+    pairs: list[tuple[str, ...]] = [info.supervised_keys or (), ('image', 'label')]
+    for keys in pairs:
+        if len(keys) == 2 and all(isinstance(features.get(key), kind)
+                                  for key, kind in zip(keys, kinds)):
+            break
+    else:
         raise ValueError(
-            f"{name} in data_dir '{where}' is damaged ({_one_line(error)}); "
-            f'remove {builder.data_dir} and prepare it again') from error
-    fill = tuple(round(255 * mean) for mean in MEAN)
-    return ArrayImageData.from_arrays(
-        name=name, train=train, test=test,
-        class_names=tuple(builder.info.features['label'].names), mean=MEAN, std=STD,
-        reward_images=reward_images, seed=seed, split_seed=split_seed,
-        augmentation=Augmentation(max_shift=PAD, flip=True, fill=fill) if augment else None)
+            f"dataset '{name}' is not one of image classification: expected an 'image' and its "
+            f"'label', received {', '.join(sorted(features)) or type(info.features).__name__}")
+    image, label = (features[key] for key in keys)
+    if image.np_dtype != np.uint8 or image.shape[-1] not in (1, 3) or not label.num_classes:
+        raise ValueError(
+            f"dataset '{name}': expected uint8 images of 1 or 3 channels and named classes, "
+            f'received {np.dtype(image.np_dtype).name} {image.shape}, {label.num_classes} classes')
+    return keys[0], keys[1]
+
+
+def _image_shape(name: str, shape: tuple[int | None, int | None, int],
+                 options: DataOptions) -> tuple[int, int, int]:
+    """[H, W, C] that images are brought to."""
+    asked = options.image_shape
+    height, width = asked[0] or shape[0], asked[1] or shape[1]
+    if not height or not width:
+        raise ValueError(f"dataset '{name}' has images of several sizes: it needs --image_size")
+    return height, width, asked[2] or shape[2]
+
+
+def _splits(name: str, builder, label: str, test_fraction: float) -> tuple[str, str]:
+    """Training and test split, in tensorflow-datasets' notation."""
+    sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
+    if 'train' not in sizes:
+        raise ValueError(f"dataset '{name}' has no split 'train', only {', '.join(sizes)}")
+    for split in TEST:
+        if sizes.get(split):
+            first = next(builder.as_dataset(split=f'{split}[:1]').as_numpy_iterator())
+            if first[label] >= 0:
+                return 'train', split
+    size = sizes['train']
+    count = min(max(round(test_fraction * size), 1), size - 1)
+    return f'train[:{size - count}]', f'train[{size - count}:]'
 
 
 def _check_network(builder) -> None:
@@ -68,24 +138,53 @@ def _check_network(builder) -> None:
             socket.getaddrinfo(urllib.parse.urlsplit(url).hostname, None)
 
 
-def _read(builder, split: str) -> tuple[np.ndarray, np.ndarray]:
+@contextlib.contextmanager
+def _reading(builder) -> Iterator[None]:
+    """Turns errors of reading a set's files into one that says what to do."""
+    try:
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        raise ValueError(f'{builder.name} is damaged ({_one_line(error)}); remove '
+                         f'{builder.data_dir} and prepare it again') from error
+
+
+def _read(builder, keys: tuple[str, str], image_shape: tuple[int, int, int], options: DataOptions,
+          split: str) -> Split:
     """All images [N, H, W, C] and labels [N] of a split, in the order of the files."""
     import tensorflow_datasets as tfds
 
     size = builder.info.splits[split].num_examples
-    images = np.empty((size, *builder.info.features['image'].shape), np.uint8)
-    labels = np.empty(size, np.int32)
-    # One file after the other: the order must not depend on the number of cores.
-    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    start = 0
-    batches = builder.as_dataset(split=split, shuffle_files=False, read_config=config)
-    for batch in batches.batch(_READ_BATCH).prefetch(2).as_numpy_iterator():
-        stop = start + len(batch['label'])
-        images[start:stop], labels[start:stop] = batch['image'], batch['label']
-        start = stop
-    if start != size:
-        raise OSError(f'{split} split: expected {size} images, read {start}')
-    return images, labels
+
+    def fill(images: np.ndarray, labels: np.ndarray) -> int:
+        # One file after the other: the order must not depend on the number of cores.
+        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+        batches = builder.as_dataset(
+            split=split, shuffle_files=False, read_config=config
+        ).map(lambda example: (_fit(example[keys[0]], image_shape), example[keys[1]]),
+              num_parallel_calls=tf.data.AUTOTUNE).batch(_READ_BATCH).prefetch(2)
+        start = 0
+        with _reading(builder):
+            for image, label in batches.as_numpy_iterator():
+                stop = start + len(label)
+                images[start:stop], labels[start:stop] = image, label
+                start = stop
+            if start != size:
+                raise OSError(f'{split} split: expected {size} images, read {start}')
+        return size
+
+    source = [builder.info.full_name, builder.info.splits.total_num_examples, split, image_shape]
+    return stored((size, *image_shape), fill, cache_path(options.cache_dir, source))
+
+
+def _fit(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+    """The image in another shape, [H, W, C]: resized by antialiased bilinear interpolation."""
+    if image.shape[-1] != shape[-1]:
+        image = (tf.image.rgb_to_grayscale(image) if shape[-1] == 1
+                 else tf.image.grayscale_to_rgb(image))
+    if tuple(image.shape[:2]) != shape[:2]:
+        image = tf.image.resize(image, shape[:2], antialias=True)
+        image = tf.cast(tf.round(image), tf.uint8)
+    return image
 
 
 def _one_line(error: Exception) -> str:

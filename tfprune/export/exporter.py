@@ -27,6 +27,7 @@ FORMATS: dict[str, Format] = {
 }
 MEMORY = 'model'  # the model in memory, the form that the others are written from
 PARITY_FILE = 'parity.json'
+LABELS_FILE = 'labels.txt'
 PARITY_IMAGES = 32
 
 
@@ -43,11 +44,13 @@ class ExportReport:
 def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  formats: Sequence[str] = ('keras', 'saved_model', 'tflite'),
                  representative_data: np.ndarray | None = None,
+                 class_names: Sequence[str] | None = None,
                  parity_tolerance: float | None = None, overwrite: bool = False) -> ExportReport:
     """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
 
     representative_data: images [N, H, W, C], raw pixels 0..255, uint8 or float, on the first
         PARITY_IMAGES of which the forms are compared; None compares on seeded random pixels.
+    class_names: of the outputs, in their order; written to labels.txt, one a line, if given.
     parity_tolerance: largest difference allowed between two forms, relative to the largest output;
         None takes each format's own.
     overwrite: whether `out_dir` may hold an earlier export, which is replaced as a whole once the
@@ -61,7 +64,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     formats = check_formats(formats)
     check_float32(model)
     image_shape = image_shape_of(model)
-    num_classes_of(model)
+    check_class_names(class_names, num_classes_of(model))
     images = parity_images(representative_data, image_shape)
     context = WriteContext(images=images)
 
@@ -82,6 +85,9 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
             source='random' if representative_data is None else 'representative')
         sizes = {name: size_of(partial / FORMATS[name].location) for name in formats}
         (partial / PARITY_FILE).write_text(json.dumps(dataclasses.asdict(parity), indent=2) + '\n')
+        if class_names is not None:
+            lines = [' '.join(name.split()) + '\n' for name in class_names]
+            (partial / LABELS_FILE).write_text(''.join(lines), encoding='utf-8')
     paths = {name: out_dir / FORMATS[name].location for name in formats}
     return ExportReport(out_dir=out_dir, paths=paths, bytes=sizes, parity=parity)
 
@@ -95,6 +101,13 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
         if name not in FORMATS:
             raise ValueError(f'Unknown format {name!r}. Available: {available}')
     return tuple(dict.fromkeys(formats))
+
+
+def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
+    """ValueError unless there is a name for each class, or no names are given."""
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(f'class_names: expected {num_classes} as the model has classes, received '
+                         f'{len(class_names)}')
 
 
 def check_float32(model: keras.Model) -> None:

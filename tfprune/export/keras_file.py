@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import zipfile
 
 import keras
 import numpy as np
@@ -11,8 +10,9 @@ import tensorflow as tf
 
 from tfprune.costs import CostModel
 from tfprune.export.base import (Artefact, ArtefactCost, Format, WriteContext, image_shape_of,
-                                 num_classes_of, one_line)
+                                 num_classes_of)
 from tfprune.groups import trace_groups
+from tfprune.models.model_files import read_keras_file
 
 
 def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None:
@@ -41,13 +41,7 @@ def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> A
 
 def open_file(path: pathlib.Path) -> Artefact:
     """Opens a .keras file in safe mode: code inside the file (a Lambda) is not run."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f'{path}: not a .keras file (a zip archive), or a damaged one')
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises nearly any type for a damaged or unsafe archive.
-        raise ValueError(f'{path}: cannot be loaded: {one_line(error)}') from error
-    return open_model(model, path)
+    return open_model(read_keras_file(path), path)
 
 
 FORMAT = Format(location='pruned.keras', write=write, open=open_file, tolerance=1e-4)

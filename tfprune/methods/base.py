@@ -5,7 +5,7 @@ decision, performs surgery and fine-tunes. A method's state is its tf.Variables 
 and is checkpointed as one); a method without state is a function of the weights.
 """
 import dataclasses
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 import keras
 import numpy as np
@@ -14,8 +14,9 @@ import tensorflow as tf
 from tfprune.budget import Budget
 from tfprune.config import Config
 from tfprune.costs import CostModel
+from tfprune.criteria import Batch, score_groups
 from tfprune.groups import ChannelGroups
-from tfprune.masks import Masks, select_channels, widths_of
+from tfprune.masks import Masks, best_channels, widths_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Problem:
         model: the dense model, whose weights train.
         groups, cost_model, budget: what may be pruned, what it costs, what is allowed.
         score: masks -> accuracy in [0, 1] on held-out training images; never test data.
+        batches: (images, labels) that are trained on, for criteria that need data.
         scope: context manager factory under which variables are to be created.
     """
     config: Config
@@ -34,12 +36,17 @@ class Problem:
     cost_model: CostModel
     budget: Budget
     score: Callable[[Mapping[str, np.ndarray]], float]
+    batches: Iterable[Batch]
     scope: Callable[[], Any]
+
+    def channel_scores(self) -> dict[str, np.ndarray]:
+        """{group name: [C_g]} by the configured criterion on today's weights."""
+        return score_groups(self.model, self.groups, criterion=self.config.criterion,
+                            seed=self.config.seed, data=self.batches)
 
     def select(self, widths: Mapping[str, int]) -> Masks:
         """Masks of these widths by the configured criterion on today's weights."""
-        return select_channels(self.model, self.groups, widths, criterion=self.config.criterion,
-                               seed=self.config.seed)
+        return best_channels(self.groups, widths, self.channel_scores())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,12 +23,12 @@ from tfprune.methods.base import Decision, Method
 
 def _bisect(widths_at: Callable[[float], np.ndarray], budget: Budget, low: float, high: float
             ) -> np.ndarray:
-    """Widths [G] at the smallest x in [low, high] that fits; cost falls with x."""
-    if budget.cost(widths_at(low)) <= budget.limit:
+    """Widths [G] at the smallest x in [low, high] that fits; costs fall with x."""
+    if budget.fits(widths_at(low)):
         return widths_at(low)
     for _ in range(60):
         middle = (low + high) / 2
-        if budget.cost(widths_at(middle)) <= budget.limit:
+        if budget.fits(widths_at(middle)):
             high = middle
         else:
             low = middle

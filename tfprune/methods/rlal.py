@@ -28,23 +28,31 @@ from tfprune.agents import Policy, make_agent, mean_and_error, play, random_poli
 from tfprune.alignment import AlignmentPenalty, StrengthController
 from tfprune.context import ContextNetwork, ContextTrainer, EpisodeHistory
 from tfprune.environment import PruningEnv
-from tfprune.masks import Masks
+from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
 
 
 class TodaysRewards:
-    """Widths -> accuracy on today's weights, each measured once until the weights change."""
+    """Widths -> masks, and their accuracy, on today's weights; each channel is scored and each
+    accuracy measured once until the weights change."""
 
     def __init__(self, problem: Problem):
         self._problem = problem
         self._rewards: dict[tuple[int, ...], float] = {}
+        self._scores: Mapping[str, np.ndarray] | None = None
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         key = tuple(widths[name] for name in self._problem.budget.names)
         if key not in self._rewards:
-            self._rewards[key] = self._problem.score(self._problem.select(widths))
+            self._rewards[key] = self._problem.score(self.select(widths))
         return self._rewards[key]
+
+    def select(self, widths: Mapping[str, int]) -> Masks:
+        """Problem.select, with scores of today."""
+        if self._scores is None:
+            self._scores = self._problem.channel_scores()
+        return best_channels(self._problem.groups, widths, self._scores)
 
     def known(self) -> list[tuple[int, ...]]:
         """Width vectors measured today."""
@@ -53,6 +61,7 @@ class TodaysRewards:
     def forget(self) -> None:
         """The weights have changed."""
         self._rewards.clear()
+        self._scores = None
 
 
 class RLAL(Method):
@@ -200,4 +209,4 @@ class RLAL(Method):
             self._controller.update(full_accuracy, subnetwork_accuracy)
 
     def _select(self, widths: np.ndarray) -> Masks:
-        return self.problem.select(self.problem.budget.as_dict(widths))
+        return self._reward.select(self.problem.budget.as_dict(widths))

@@ -1,7 +1,10 @@
-"""Dense models by name.
+"""Dense models by name, or from a user's .keras file.
 
 To add a model: a file with a builder taking the keywords of `build_model` (a functional model of
 stock Keras layers, raw pixels in, logits out), and a line in MODELS.
+
+resnet8 … resnet110 are the narrow CIFAR networks with padding shortcuts, resnet18, 34 and 50 the
+ImageNet ones with projections; a name with `_cifar` keeps the resolution of small images longer.
 """
 
 import functools
@@ -9,17 +12,42 @@ from collections.abc import Callable, Sequence
 
 import keras
 
-from tfprune.models import resnet_cifar
+from tfprune.models import mobilenet, resnet, resnet_cifar, vgg
 from tfprune.models.initial_weights import load_initial_weights
+from tfprune.models.model_files import as_classifier, is_path, load_model_file
+from tfprune.models.outputs import as_logits, outputs_probabilities
 
-__all__ = ['MODELS', 'build_model', 'load_initial_weights']
+__all__ = ['MODELS', 'as_classifier', 'as_logits', 'build_model', 'is_model_file',
+           'load_initial_weights', 'load_model_file', 'outputs_probabilities']
 
+_part = functools.partial
 MODELS: dict[str, Callable[..., keras.Model]] = {
-    f'resnet{depth}': functools.partial(resnet_cifar.build, depth=depth)
-    for depth in (8, 20, 32, 44, 56, 110)
+    'resnet8': _part(resnet_cifar.build, depth=8),
+    'resnet20': _part(resnet_cifar.build, depth=20),
+    'resnet32': _part(resnet_cifar.build, depth=32),
+    'resnet44': _part(resnet_cifar.build, depth=44),
+    'resnet56': _part(resnet_cifar.build, depth=56),
+    'resnet110': _part(resnet_cifar.build, depth=110),
+    'resnet18': _part(resnet.build, depth=18, small_images=False),
+    'resnet34': _part(resnet.build, depth=34, small_images=False),
+    'resnet50': _part(resnet.build, depth=50, small_images=False),
+    'resnet18_cifar': _part(resnet.build, depth=18, small_images=True),
+    'resnet34_cifar': _part(resnet.build, depth=34, small_images=True),
+    'resnet50_cifar': _part(resnet.build, depth=50, small_images=True),
+    'mobilenet_v1': _part(mobilenet.build_v1, small_images=False),
+    'mobilenet_v2': _part(mobilenet.build_v2, small_images=False),
+    'mobilenet_v1_cifar': _part(mobilenet.build_v1, small_images=True),
+    'mobilenet_v2_cifar': _part(mobilenet.build_v2, small_images=True),
+    'vgg16_bn_cifar': _part(vgg.build, depth=16),
+    'vgg19_bn_cifar': _part(vgg.build, depth=19),
 }
 
 DTYPE_POLICIES = ('float32', 'mixed_bfloat16')
+
+
+def is_model_file(name: str) -> bool:
+    """Whether `name` is meant as the path of a user's model; a name of MODELS comes first."""
+    return name not in MODELS and is_path(name)
 
 
 def build_model(
@@ -35,7 +63,9 @@ def build_model(
     """Builds the model called `name`: pixels [B, H, W, C] in 0..255 -> logits [B, num_classes].
 
     Args:
-      name: a key of MODELS.
+      name: a key of MODELS; or the path of a .keras file, which brings its own normalisation,
+        weights and dtype policies, so that mean, std and seed are for the others, and which may
+        give the probabilities of a softmax in place of logits.
       image_shape: (H, W, C).
       num_classes: at least 2.
       mean: per channel, of pixels in [0, 1]; normalisation is the model's first layer.
@@ -45,9 +75,11 @@ def build_model(
 
     Raises:
       ValueError: naming the argument, what was expected and what was received.
+      FileNotFoundError: `name` is a path, and there is no such file.
     """
-    if name not in MODELS:
-        raise ValueError(f"Unknown model '{name}'. Available: {', '.join(sorted(MODELS))}")
+    if name not in MODELS and not is_model_file(name):
+        raise ValueError(f"Unknown model '{name}'. Available: {', '.join(sorted(MODELS))}, or the "
+                         'path of a .keras file')
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f'image_shape: expected (height, width, channels), received {image_shape}')
@@ -65,6 +97,9 @@ def build_model(
     if dtype_policy not in DTYPE_POLICIES:
         raise ValueError(
             f"Unknown dtype_policy '{dtype_policy}'. Available: {', '.join(DTYPE_POLICIES)}")
+    if is_model_file(name):
+        return load_model_file(
+            name, image_shape=shape, num_classes=num_classes, dtype_policy=dtype_policy)
     return MODELS[name](
         image_shape=shape, num_classes=num_classes, mean=mean, std=std, seed=seed,
         dtype_policy=dtype_policy)

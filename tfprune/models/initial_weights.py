@@ -57,9 +57,15 @@ def _load_npz(model: keras.Model, path: pathlib.Path) -> None:
             arrays = {_model_name(name): archive[name] for name in archive.files}
     except _READ_ERRORS as error:
         raise _damaged(path, error) from error
-    variables = {
-        f'{layer.name}/{variable.name}': variable
-        for layer in model.layers for variable in layer.variables}
+    variables: dict[str, keras.Variable] = {}
+    for layer in model.layers:
+        for variable in layer.variables:
+            name = f'{layer.name}/{variable.name}'
+            if name in variables:
+                raise ValueError(
+                    f"initial weights '{path}': layer '{layer.name}' has layers of its own, whose "
+                    f"'{variable.name}' a .npz cannot tell apart: use .weights.h5 or .keras")
+            variables[name] = variable
     _check_shapes(path, _shapes(variables), _shapes(arrays))
     _check_finite(path, arrays)
     for name, variable in variables.items():

@@ -10,12 +10,13 @@ code whose trained weights are in circulation; the paper does not say where. (2)
 1e-5, momentum 0.9.
 """
 
-import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import keras
-import numpy as np
 from keras import layers
+
+from tfprune.models.parts import Parts, check_size
 
 MIN_SIZE = 8
 STAGE_WIDTHS = (16, 32, 64)
@@ -37,66 +38,30 @@ def build(
     """
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f'depth: expected 6n + 2 (8, 14, 20, …), received {depth}')
-    if min(image_shape[:2]) < MIN_SIZE:
-        raise ValueError(
-            f'image_shape: resnet{depth} expected at least {MIN_SIZE}x{MIN_SIZE} pixels, '
-            f'received {tuple(image_shape)}')
-
-    def conv(x, width: int, name: str, stride: int = 1):
-        if stride > 1:
-            # 'same' at stride 2 pads the far side only; PyTorch's weights expect both.
-            x = layers.ZeroPadding2D(
-                1, data_format='channels_last', dtype=dtype_policy, name=f'{name}_pad')(x)
-        return layers.Conv2D(
-            width, 3, stride, padding='valid' if stride > 1 else 'same', use_bias=False,
-            data_format='channels_last', dtype=dtype_policy, name=name,
-            kernel_initializer=_he_normal(seed, name))(x)
-
-    def norm(x, name: str):
-        return layers.BatchNormalization(
-            epsilon=1e-5, momentum=0.9, dtype=dtype_policy, name=name)(x)
-
-    def relu(x, name: str):
-        return layers.ReLU(dtype=dtype_policy, name=name)(x)
-
-    def shortcut(x, width: int, stride: int, name: str):
-        if stride > 1:
-            x = layers.MaxPooling2D(
-                pool_size=1, strides=stride, data_format='channels_last', dtype=dtype_policy,
-                name=f'{name}_shortcut_subsample')(x)
-        extra = width - x.shape[-1]
-        if extra:
-            # "channels_first" makes a stock layer pad the last axis of an NHWC tensor.
-            x = layers.ZeroPadding2D(
-                ((0, 0), (extra // 2, extra - extra // 2)), data_format='channels_first',
-                dtype=dtype_policy, name=f'{name}_shortcut_pad')(x)
-        return x
-
-    inputs = keras.Input(image_shape, name='image')
-    x = layers.Rescaling(
-        scale=[1 / (255 * s) for s in std], offset=[-m / s for m, s in zip(mean, std)],
-        dtype='float32', name='normalise')(inputs)
-    x = conv(x, STAGE_WIDTHS[0], 'stem_conv')
-    x = relu(norm(x, 'stem_bn'), 'stem_relu')
+    check_size(f'resnet{depth}', image_shape, MIN_SIZE)
+    parts = Parts(seed, dtype_policy)
+    inputs, x = parts.image(image_shape, mean, std)
+    x = parts.conv(x, STAGE_WIDTHS[0], 'stem_conv')
+    x = parts.relu(parts.norm(x, 'stem_bn'), 'stem_relu')
     for stage, width in enumerate(STAGE_WIDTHS, start=1):
         for block in range(1, (depth - 2) // 6 + 1):
             name = f'stage{stage}_block{block}'
             stride = 2 if stage > 1 and block == 1 else 1
-            y = conv(x, width, f'{name}_conv1', stride)
-            y = relu(norm(y, f'{name}_bn1'), f'{name}_relu1')
-            y = norm(conv(y, width, f'{name}_conv2'), f'{name}_bn2')
-            x = layers.Add(dtype=dtype_policy, name=f'{name}_add')(
-                [shortcut(x, width, stride, name), y])
-            x = relu(x, f'{name}_relu2')
-    x = layers.GlobalAveragePooling2D(
-        data_format='channels_last', dtype=dtype_policy, name='pool')(x)
-    logits = layers.Dense(
-        num_classes, dtype='float32', name='logits',
-        kernel_initializer=_he_normal(seed, 'logits'))(x)
-    return keras.Model(inputs, logits, name=f'resnet{depth}')
+            y = parts.conv(x, width, f'{name}_conv1', stride=stride)
+            y = parts.relu(parts.norm(y, f'{name}_bn1'), f'{name}_relu1')
+            y = parts.norm(parts.conv(y, width, f'{name}_conv2'), f'{name}_bn2')
+            x = parts.add(_shortcut(parts, x, width, stride, name), y, f'{name}_add')
+            x = parts.relu(x, f'{name}_relu2')
+    return keras.Model(inputs, parts.logits(x, num_classes), name=f'resnet{depth}')
 
 
-def _he_normal(seed: int, layer_name: str) -> keras.initializers.Initializer:
-    # One stream a layer: layers of equal shape must not start equal.
-    state = np.random.SeedSequence([seed, zlib.crc32(layer_name.encode())]).generate_state(1)
-    return keras.initializers.HeNormal(seed=int(state[0]) & 0x7FFFFFFF)
+def _shortcut(parts: Parts, x: Any, width: int, stride: int, name: str) -> Any:
+    if stride > 1:
+        x = parts.max_pool(x, 1, stride, f'{name}_shortcut_subsample')
+    extra = width - x.shape[-1]
+    if extra:
+        # "channels_first" makes a stock layer pad the last axis of an NHWC tensor.
+        x = layers.ZeroPadding2D(
+            ((0, 0), (extra // 2, extra - extra // 2)), data_format='channels_first',
+            dtype=parts.dtype_policy, name=f'{name}_shortcut_pad')(x)
+    return x

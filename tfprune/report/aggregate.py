@@ -10,10 +10,10 @@ import pathlib
 import statistics
 from typing import Any, Iterable, Mapping, Sequence
 
-from tfprune.config import NOT_IDENTITY
+from tfprune.config import NOT_IDENTITY, TARGETS
 from tfprune.report.page import figure, page, section, table
 from tfprune.report.plots import plot_summary
-from tfprune.report.reading import all_values, finite, is_pruned
+from tfprune.report.reading import all_values, budgets, current, finite, is_pruned
 from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
                                   quotient)
 from tfprune.runs import read_json, read_rows, write_text
@@ -21,7 +21,7 @@ from tfprune.runs import read_json, read_rows, write_text
 Row = Mapping[str, Any]
 FORMATS = ('text', 'markdown')
 _NOT_CONFIGURATION = ('seed', *NOT_IDENTITY)
-_SHOWN = ('method', 'model', 'dataset', 'target', 'budget_ratio')
+_SHOWN = ('method', 'model', 'dataset')
 _HEADER = ('method', 'model', 'dataset', 'budget', 'MACs', 'n', 'test accuracy, %',
            'before surgery, %', 'epochs', 'time a run')
 _REQUIRED = ('run', 'finished', 'configuration', 'seed')
@@ -40,6 +40,7 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     config = read_json(path / 'config.json') or {}
     environment = read_json(path / 'environment.json') or {}
     report = read_json(path / 'report.json')
+    files = environment.get('files', {})  # Runs of one path and another content are no seeds.
     row: dict[str, Any] = {
         'run': path.resolve().name, 'finished': report is not None,
         'epochs': _total_epochs(config), 'seed': config.get('seed'),
@@ -47,14 +48,14 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         'commit': all_values(environment, 'commit'),
         'processor': all_values(environment, 'processor'),
         'cores': environment.get('cores'),
-        'configuration': {k: v for k, v in config.items() if k not in _NOT_CONFIGURATION}}
+        'configuration': {k: f'{v} ({files[k][:8]})' if k in files else v
+                          for k, v in config.items() if k not in _NOT_CONFIGURATION}}
     if report is None:
         return row | {'epochs_done': len({r['epoch'] for r in read_rows(path / 'metrics.jsonl')})}
     dense, pruned = report['dense'], report['pruned']
     return row | {
         'epochs_done': report['epochs']['total'], 'epochs': report['epochs']['total'],
-        'pruned': is_pruned(report), 'budget_limit': report['budget_limit'],
-        'cost': report['cost'], 'dense_cost': report['dense_cost'],
+        'pruned': is_pruned(report), 'budgets': budgets(report),
         'test_accuracy': pruned['test_accuracy'], 'dense_test_accuracy': dense['test_accuracy'],
         'macs': pruned['macs'], 'dense_macs': dense['macs'],
         'params': pruned['params'], 'dense_params': dense['params'],
@@ -65,7 +66,7 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
 def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One dict a configuration, in the order of their first run; unfinished runs count for none.
 
-    Keys: method, model, dataset, target, budget_ratio (None where nothing is pruned), epochs;
+    Keys: method, model, dataset, budgets ({target: limit}; {} where nothing is pruned), epochs;
     macs_ratios [n]; runs, seeds; n; accuracy_mean, accuracy_sd (sample standard deviation; NaN for
     n = 1); dense_accuracy_mean, dense_accuracy_sd; seconds, the mean of a run; and `flags`, what
     tells this line from others that look the same.
@@ -73,6 +74,7 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row['finished']:
+            row = {**row, 'configuration': current(row['configuration'])}
             groups.setdefault(json.dumps(row['configuration'], sort_keys=True), []).append(row)
     lines = [_line(members) for members in groups.values()]
     configurations = [members[0]['configuration'] for members in groups.values()]
@@ -185,7 +187,8 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
     dense, dense_sd = mean_and_sd(row['dense_test_accuracy'] for row in by_seed)
     first = members[0]
     return {**{name: first[name] for name in _SHOWN}, 'epochs': first['epochs'],
-            'budget_ratio': first['budget_ratio'] if first['pruned'] else None,
+            'budgets': {target: first['configuration'][target] for target in TARGETS
+                        if first['pruned'] and first['configuration'].get(target)},
             'macs_ratios': [quotient(row['macs'], row['dense_macs']) for row in members],
             'runs': [row['run'] for row in members], 'seeds': [row['seed'] for row in members],
             'n': len(by_seed),
@@ -196,7 +199,7 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
 
 
 def _visible(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (*(line[name] for name in _SHOWN), line['epochs'])
+    return (*(line[name] for name in _SHOWN), line['budgets'], line['epochs'])
 
 
 def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -207,7 +210,7 @@ def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         macs = low if low == high else f'{low}–{high}'
         rows.append([line['method'], line['model'], line['dataset'], _budget(line), macs,
                      str(line['n']), _plus_minus(line, 'accuracy'),
-                     _plus_minus(line, 'dense_accuracy') if line['budget_ratio'] else MISSING,
+                     _plus_minus(line, 'dense_accuracy') if line['budgets'] else MISSING,
                      count(line['epochs']), duration(line['seconds'])])
     if any(line['flags'] for line in lines):
         rows = [row + [flags] for row, flags in
@@ -216,8 +219,8 @@ def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _budget(line: Mapping[str, Any]) -> str:
-    ratio = line['budget_ratio']
-    return MISSING if ratio is None else f'{line["target"]} {100 * ratio:g}%'
+    return listed(f'{target} {f"{100 * limit:g}%" if limit <= 1 else count(limit)}'
+                  for target, limit in line['budgets'].items()) or MISSING
 
 
 def _plus_minus(line: Mapping[str, Any], name: str) -> str:

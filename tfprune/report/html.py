@@ -6,7 +6,7 @@ from typing import Any, Callable
 from tfprune.report import plots
 from tfprune.report.page import figure, link, page, section, table, tiles
 from tfprune.report.reading import Run, all_values, read_run
-from tfprune.report.table import (MISSING, agent_sentences, budget_sentence, columns, count,
+from tfprune.report.table import (MISSING, agent_sentences, budget_sentences, columns, count,
                                   duration, headline, listed, milliseconds, percent, points,
                                   quotient, table_notes, table_rows)
 from tfprune.runs import write_text
@@ -28,7 +28,7 @@ def render(run: Run) -> str:
     report = run.report
     title = f'{report["method"]}: {report["model"]} on {report["dataset"]}, seed {report["seed"]}'
     parts = (_tiles, _table, _accuracy, _episodes, _widths, _strength, _loss, _parity, _files,
-             _environment, _configuration)
+             _classes, _environment, _configuration)
     lead = headline(report).removeprefix(title).strip(', ')
     return page(title, lead, ''.join(part(run) for part in parts))
 
@@ -60,7 +60,7 @@ def _table(run: Run) -> str:
               for name, side in zip(names, (report['dense'], report['pruned']))
               if side['latency_ms'] is not None]
     return section(f'{names[0].capitalize()} and {names[1]}', table(rows),
-                   paragraphs=[budget_sentence(report)],
+                   paragraphs=budget_sentences(report),
                    notes=[*table_notes(report),
                           f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
 
@@ -121,6 +121,14 @@ def _files(run: Run) -> str:
     rows = [('form', 'file'), *((form, link(urllib.parse.quote(path)))
                                 for form, path in files.items())]
     return section('Files', table(rows, left=2, raw=True))
+
+
+def _classes(run: Run) -> str:
+    names = run.report.get('class_names')
+    if not names:
+        return ''
+    rows = [('output', 'class'), *((str(index), name) for index, name in enumerate(names))]
+    return section(f'Classes ({len(names)})', table(rows, left=2), closed=True)
 
 
 def _environment(run: Run) -> str:

@@ -5,6 +5,7 @@ import os
 import pathlib
 from typing import Any, Mapping, Sequence, TypeGuard
 
+from tfprune.config import TARGETS
 from tfprune.runs import read_json, read_rows
 
 Row = Mapping[str, Any]
@@ -50,6 +51,24 @@ def finite(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number, neither NaN nor infinite."""
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and math.isfinite(value))
+
+
+def budgets(report: Mapping[str, Any]) -> Sequence[Row]:
+    """A row a limit: target, asked, limit, dense, cost; a report of old has one, flat."""
+    if 'budgets' in report:
+        return report['budgets']
+    return [{'target': report['target'], 'asked': report['budget_ratio'],
+             'limit': report['budget_limit'], 'dense': report['dense_cost'],
+             'cost': report['cost']}]
+
+
+def current(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json as it is written today: --target and --budget_ratio were one flag a target."""
+    config = dict(config)
+    if 'budget_ratio' in config:
+        limit = {config.pop('target'): config.pop('budget_ratio')}
+        config |= dict.fromkeys(TARGETS, 0.0) | limit
+    return config
 
 
 def is_pruned(report: Mapping[str, Any]) -> bool:

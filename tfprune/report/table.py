@@ -4,7 +4,7 @@ import math
 import textwrap
 from typing import Any, Iterable, Mapping, Sequence
 
-from tfprune.report.reading import finite, is_pruned, surgery_first
+from tfprune.report.reading import budgets, finite, is_pruned, surgery_first
 
 MISSING = '–'
 LINE = 96  # characters of a line of text
@@ -24,7 +24,7 @@ def format_table(report: Mapping[str, Any]) -> str:
     rows = [('', *columns(report))]
     rows += [(row.name, row.dense, row.pruned, row.change) for row in table_rows(report)]
     lines = [headline(report), '', *align(rows, rule=True), '']
-    for note in [budget_sentence(report), *agent_sentences(report), *table_notes(report)]:
+    for note in [*budget_sentences(report), *agent_sentences(report), *table_notes(report)]:
         lines += textwrap.wrap(note, LINE)
     return '\n'.join(lines)
 
@@ -37,10 +37,10 @@ def columns(report: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def table_rows(report: Mapping[str, Any]) -> list[TableRow]:
-    """Accuracy, MACs, params, bytes, latency, and the target's cost where that is another."""
+    """Accuracy, MACs, params, bytes, latency, and peak memory where a budget limits it."""
     dense, pruned = report['dense'], report['pruned']
     names = [('macs', 'MACs'), ('params', 'params')]
-    if report['target'] == 'peak_memory_bytes':
+    if any(row['target'] == 'peak_memory_bytes' for row in budgets(report)):
         names.append(('peak_memory_bytes', 'peak memory, bytes'))
     names.append(('tflite_bytes', 'TFLite bytes'))
     rows = [TableRow('test accuracy', percent(dense['test_accuracy']),
@@ -67,14 +67,19 @@ def headline(report: Mapping[str, Any]) -> str:
             f'seed {report["seed"]}, {epochs["total"]} epochs ({when})')
 
 
-def budget_sentence(report: Mapping[str, Any]) -> str:
-    """Limit, cost, share used."""
-    target, limit, cost = report['target'], report['budget_limit'], report['cost']
+def budget_sentences(report: Mapping[str, Any]) -> list[str]:
+    """Of each budget: limit, cost, share used."""
+    rows = budgets(report)
     if not is_pruned(report):
-        return f'Budget: not applied; nothing is pruned, {target} {count(cost)}.'
-    return (f'Budget: {target} at most {count(limit)} ({report["budget_ratio"]:.4g} of dense '
-            f'{count(report["dense_cost"])}); cost {count(cost)}, '
-            f'{percent(quotient(cost, limit))} of the budget.')
+        costs = listed(f'{row["target"]} {count(row["cost"])}' for row in rows)
+        return [f'Budget: not applied; nothing is pruned, {costs}.']
+    said = []
+    for row in rows:
+        share = f'{row["asked"]:.4g} of ' if row['asked'] <= 1 else ''
+        said.append(f'Budget: {row["target"]} at most {count(row["limit"])} ({share}dense '
+                    f'{count(row["dense"])}); cost {count(row["cost"])}, '
+                    f'{percent(quotient(row["cost"], row["limit"]))} of the budget.')
+    return said
 
 
 def table_notes(report: Mapping[str, Any]) -> list[str]:

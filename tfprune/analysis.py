@@ -1,0 +1,145 @@
+"""What can be pruned of a model and what cannot, before any training."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.config import TARGETS
+from tfprune.costs import Cost, CostModel
+from tfprune.groups import ChannelGroups
+from tfprune.masks import allowed_widths
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupRow:
+    """One channel group.
+
+    Attributes:
+      name: the layer that produces it first.
+      width, least_width: channels now, and the fewest allowed.
+      macs: multiply-adds of the layers that write it, each layer's shared out among the channels
+        that it writes; over all groups they sum to the model's.
+      params: trainable parameters along its channels in the layers that write it, likewise.
+      macs_saved: multiply-adds that go if this group alone has its least width.
+      members: all layers that touch it.
+      is_residual: whether a sum couples it.
+      reason: why it is not prunable; None if it is.
+    """
+    name: str
+    width: int
+    least_width: int
+    macs: int
+    params: int
+    macs_saved: int
+    members: tuple[str, ...]
+    is_residual: bool
+    reason: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """A model before any training.
+
+    Attributes:
+      model: its name.
+      groups: every group, in topological order.
+      dense: its cost.
+      least: its cost with all prunable groups at their least widths: the smallest budget.
+      prunable_macs: multiply-adds of layers with a prunable group on one side or both.
+      uncounted: "layer (class)" of what has no rule, and so no multiply-adds.
+    """
+    model: str
+    groups: tuple[GroupRow, ...]
+    dense: Cost
+    least: Cost
+    prunable_macs: int
+    uncounted: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the ratios of the smallest budget."""
+        return {**dataclasses.asdict(self),
+                'least_ratio': {name: _ratio(self.least, self.dense, name) for name in TARGETS},
+                'prunable_macs_share': self.prunable_macs / max(self.dense.macs, 1)}
+
+
+def analyze(model: keras.Model, groups: ChannelGroups, *, width_multiple: int = 1,
+            min_keep_ratio: float = 0.1) -> Analysis:
+    """Returns what of `model` can be pruned.
+
+    Args:
+      model: a functional or Sequential model of fixed input size.
+      groups: its channel groups (`trace_groups`), those that must stay already unprunable.
+      width_multiple, min_keep_ratio: the widths that are allowed; see `masks.allowed_widths`.
+
+    Raises:
+      ValueError: for groups of another model, or sizes that are not fixed.
+    """
+    cost_model = CostModel(model, groups)
+    least = {name: int(allowed_widths(width, multiple=width_multiple,
+                                      min_keep_ratio=min_keep_ratio)[0])
+             for name, width in groups.items()}
+    macs, params = _shared_out(groups, cost_model)
+    rows = []
+    for place, (name, group) in enumerate(groups.groups.items()):
+        saved = 0
+        if name in groups:
+            saved = cost_model.dense.macs - cost_model({name: least[name]}).macs
+        rows.append(GroupRow(
+            name, group.width, least.get(name, group.width), round(macs[place]),
+            round(params[place]), saved, group.members, group.is_residual,
+            groups.unprunable.get(name)))
+    prunable = sum(layer.macs for layer in cost_model.layers
+                   if any(name in groups for name in (*layer.groups_in, *layer.groups_out)))
+    return Analysis(model.name, tuple(rows), cost_model.dense, cost_model(least), prunable,
+                    tuple(cost_model.uncounted))
+
+
+def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarray, np.ndarray]:
+    """Returns MACs and parameters of every group, float [all groups]."""
+    layout, size = groups.layout, len(groups.layout.names)
+    shares = [np.bincount(tensor.positions.group, minlength=size) / max(
+        len(tensor.positions.group), 1) for tensor in layout.tensors]
+    macs = sum((layer.macs * shares[tensor] for layer, tensor in zip(
+        cost_model.layers, cost_model.layer_outputs)), np.zeros(size))
+    params = np.zeros(size)
+    for slot in layout.weights:
+        tensor = slot.in_tensor if slot.out_tensor is None else slot.out_tensor
+        if slot.trainable and tensor is not None:
+            params += np.prod(slot.shape) * shares[tensor]
+    return macs, params
+
+
+def format_analysis(analysis: Analysis) -> str:
+    """Returns the analysis as text: groups, reasons, the smallest budget, what is not counted."""
+    dense = analysis.dense
+    lines = [f'{analysis.model}: {dense.macs:,} MACs, {dense.params:,} trainable parameters, '
+             f'{dense.peak_memory_bytes:,} bytes of activations at most', '',
+             f'{"group":<36}{"width":>7}{"least":>7}{"MACs":>8}{"params":>8}{"saves":>8}  layers']
+    for row in analysis.groups:
+        if row.reason is None:
+            lines.append(
+                f'{_clip(row.name, 35):<36}{row.width:>7}{row.least_width:>7}'
+                f'{row.macs / max(dense.macs, 1):>8.1%}{row.params / max(dense.params, 1):>8.1%}'
+                f'{row.macs_saved / max(dense.macs, 1):>8.1%}  {len(row.members)}'
+                f'{", residual" if row.is_residual else ""}')
+    lines += ['', 'MACs and params: of the layers that write the group; saves: MACs that go if it '
+              'alone has its least width.', '', 'Not prunable:']
+    lines += [f'  {row.width:>5} channels, {row.macs / max(dense.macs, 1):6.1%} of the MACs: '
+              f'{row.reason}' for row in analysis.groups if row.reason is not None]
+    lines += ['', f'{analysis.prunable_macs / max(dense.macs, 1):.1%} of the MACs are in layers '
+              'with a prunable side.', 'Smallest reachable budget:']
+    lines += [f'  {name}: {getattr(analysis.least, name):,} '
+              f'({_ratio(analysis.least, dense, name):.1%} of {getattr(dense, name):,})'
+              for name in TARGETS]
+    lines.append(f'Not counted: {", ".join(analysis.uncounted) or "nothing"}')
+    return '\n'.join(lines)
+
+
+def _ratio(least: Cost, dense: Cost, name: str) -> float:
+    return getattr(least, name) / max(getattr(dense, name), 1)
+
+
+def _clip(text: str, size: int) -> str:
+    return text if len(text) <= size else '…' + text[1 - size:]

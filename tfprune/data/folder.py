@@ -1,0 +1,202 @@
+"""A user's own images: a folder of class folders.
+
+    DIR/train/<class>/*   with DIR/test, DIR/val or DIR/validation/<class>/* (the first that has
+                          class folders is the test split), or
+    DIR/<class>/*         (or DIR/train/<class>/* alone), of which a share is the test split:
+                          test_fraction of each class, drawn by split_seed alone.
+
+Images are files by suffix (decoding.SUFFIXES), directly in their class folder; links are followed;
+other files, and names that begin with '.' or '__', are left aside. Classes are the folders' names,
+sorted. Without image_size all images must have one size; colour unless image_size ends in x1.
+"""
+
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from tfprune.data.array_data import ArrayImageData
+from tfprune.data.decoding import SUFFIXES, decode, decode_all
+from tfprune.data.options import DataOptions
+from tfprune.data.photographs import photographs
+from tfprune.data.storage import cache_path, check_memory, stored
+
+TRAIN = 'train'
+TEST = ('test', 'val', 'validation')
+LAYOUT = 'expected DIR/<class>/*.jpg …, or DIR/train/<class>/*.jpg with DIR/val/<class>/*.jpg'
+_NAMED = 3  # culprits in a message
+_DECODING = 1  # counts changes of what decoding gives, so that older files of images are not read
+_LOGGER = logging.getLogger(__name__)
+
+Files = list[tuple[str, int]]  # path, label
+
+
+def load(options: DataOptions) -> ArrayImageData:
+    """The images in options.data_dir.
+
+    Raises:
+      ValueError: no such layout; images that cannot be read, or not be brought to one size.
+      OSError: the folder is not there or cannot be read.
+    """
+    if not options.data_dir:
+        raise ValueError("dataset 'folder' needs --data_dir: the folder of class folders")
+    root = pathlib.Path(options.data_dir).expanduser()
+    class_names, train, test = scan(root, options.test_fraction, options.split_seed)
+    height, width, channels = options.image_shape
+    image_shape = (height, width, channels or 3) if height and width else _first_shape(train)
+    images, places = _read(root, [path for path, _ in train + test], image_shape, options)
+    labels = np.array([label for _, label in train + test], np.int32)[places]
+    num_train = int(np.searchsorted(places, len(train)))
+    splits = (images[:num_train], labels[:num_train]), (images[num_train:], labels[num_train:])
+    for split, (_, present) in zip(('train', 'test'), splits):
+        missing = sorted(set(range(len(class_names))) - set(present))
+        if missing:
+            raise ValueError(f"{root}, {split} split: class '{class_names[missing[0]]}' has no "
+                             'image that can be read')
+    return photographs('folder', *splits, class_names, options)
+
+
+def scan(root: pathlib.Path, test_fraction: float,
+         split_seed: int) -> tuple[tuple[str, ...], Files, Files]:
+    """(class names, train files, test files); raises as `load` does."""
+    if not root.exists():
+        raise FileNotFoundError(f'data_dir {root}: no such folder')
+    if not root.is_dir():
+        raise NotADirectoryError(f'data_dir {root}: not a folder')
+    train_root = root / TRAIN if _subfolders(root / TRAIN) else root
+    train = _files_by_class(train_root)
+    tests = [root / name for name in TEST if (root / name).is_dir()]
+    if train_root == root or not tests:
+        return _split(train_root, train, test_fraction, split_seed)
+    tests.sort(key=lambda folder: not _subfolders(folder))  # ImageNet's test has no classes
+    if len(tests) > 1:
+        _LOGGER.warning('%s: the test images are those of %s; %s not used', root, tests[0].name,
+                        ' and '.join(folder.name for folder in tests[1:]))
+    test = _files_by_class(tests[0])
+    if list(train) != list(test):
+        lone = [f'only in {name}: {_listed(sorted(set(mine) - set(other)))}'
+                for name, mine, other in ((TRAIN, train, test), (tests[0].name, test, train))
+                if set(mine) - set(other)]
+        raise ValueError(f'{root}: {TRAIN} and {tests[0].name} have different classes: '
+                         f'{"; ".join(lone)}')
+    return tuple(train), _labelled(train.values()), _labelled(test.values())
+
+
+def _subfolders(folder: pathlib.Path) -> list[str]:
+    """Names of the folders in it, sorted; none if it is none."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries
+                      if entry.is_dir() and not entry.name.startswith(('.', '__')))
+
+
+def _files_by_class(root: pathlib.Path) -> dict[str, list[str]]:
+    """{class: its image files, sorted}, at least two classes, none of them empty."""
+    classes = _subfolders(root)
+    if not classes:
+        raise ValueError(f'{root} has no class folders: {LAYOUT}')
+    found = {}
+    for name in classes:
+        folder = root / name
+        if not name.isascii() and name.encode(errors='replace').decode() != name:
+            raise ValueError(f'class folder {str(folder)!r}: its name is not valid UTF-8')
+        inner = _subfolders(folder)
+        if inner:
+            raise ValueError(f"class folder {folder} holds a folder, '{inner[0]}': {LAYOUT}")
+        names = sorted(os.listdir(folder))
+        images = [each for each in names
+                  if each.lower().endswith(SUFFIXES) and not each.startswith('.')]
+        if not images:
+            raise ValueError(
+                f'class folder {folder} has no images: expected files {", ".join(SUFFIXES)}, '
+                f'received {_listed(names) if names else "none"}')
+        found[name] = [os.path.join(folder, each) for each in images]
+    if len(classes) == 1:
+        raise ValueError(f"{root} has one class folder, '{classes[0]}', expected at least two: "
+                         f'{LAYOUT}')
+    return found
+
+
+def _split(root: pathlib.Path, classes: dict[str, list[str]], test_fraction: float,
+           split_seed: int) -> tuple[tuple[str, ...], Files, Files]:
+    """Of each class the nearest number to test_fraction, at least one, but not all, is for test."""
+    train, test = [], []
+    for label, (name, files) in enumerate(classes.items()):
+        if len(files) == 1:
+            raise ValueError(f"class folder {root / name} has one image, expected at least two: "
+                             'one to train on and one to test on')
+        drawn = np.random.default_rng((split_seed, label)).permutation(len(files))
+        count = min(max(round(test_fraction * len(files)), 1), len(files) - 1)
+        test.append([files[index] for index in sorted(drawn[:count])])
+        train.append([files[index] for index in sorted(drawn[count:])])
+    return tuple(classes), _labelled(train), _labelled(test)
+
+
+def _labelled(classes) -> Files:
+    return [(path, label) for label, files in enumerate(classes) for path in files]
+
+
+def _first_shape(files: Files) -> tuple[int, int, int]:
+    """[H, W, 3] of the first image that can be read."""
+    for path, _ in files:
+        try:
+            height, width, _ = decode(path, None, None, 3).shape
+            return height, width, 3
+        except Exception:  # As in decode_all, which reports it.
+            continue
+    return 1, 1, 3
+
+
+def _read(root: pathlib.Path, paths: Sequence[str], image_shape: tuple[int, int, int],
+          options: DataOptions) -> tuple[np.ndarray, np.ndarray]:
+    """(images, their places in `paths`) of the files that can be read.
+
+    ValueError if some cannot be read and options do not skip them, or if none can."""
+    def fill(images: np.ndarray, places: np.ndarray) -> int:
+        unreadable = decode_all(paths, images, resize=bool(options.image_size))
+        if unreadable and (not options.skip_unreadable or len(unreadable) == len(paths)):
+            raise ValueError(_refusal(root, paths, unreadable))
+        kept = [place for place in range(len(paths)) if place not in unreadable]
+        for row, place in enumerate(kept):  # In place: a copy may not fit in memory.
+            if row != place:
+                images[row] = images[place]
+            places[row] = place
+        return len(kept)
+
+    check_memory(str(root), len(paths), image_shape, options.cache_dir)
+    source = None
+    if options.cache_dir:
+        source = [_DECODING, image_shape, options.image_size, options.skip_unreadable,
+                  [(os.path.relpath(path, root), *_stamp(path)) for path in paths]]
+    images, places = stored((len(paths), *image_shape), fill,
+                            cache_path(options.cache_dir, source))
+    for place in sorted(set(range(len(paths))) - set(places)):
+        _LOGGER.warning('skipped, cannot be read: %s', paths[place])
+    return images, places
+
+
+def _refusal(root: pathlib.Path, paths: Sequence[str], unreadable: dict[int, str]) -> str:
+    """The error, which names the first few unreadable files; all of many are in the log."""
+    lines = [f'{os.path.relpath(paths[place], root)} ({why})' for place, why in unreadable.items()]
+    if len(lines) > _NAMED:
+        for line in lines:
+            _LOGGER.warning('cannot be read: %s', line)
+    return (f'{root}: {len(lines)} of {len(paths)} images cannot be read: {_listed(lines)}; mend '
+            'or remove them, or leave them out with --skip_unreadable')
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    """Size and time of a file, which change with its content; zeros where it is a dangling link."""
+    try:
+        found = os.stat(path)
+        return found.st_size, found.st_mtime_ns
+    except OSError:
+        return 0, 0
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+    return ', '.join(names[:_NAMED]) + more

@@ -1,0 +1,70 @@
+"""What is asked of a data set, the same for all of them."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_SIZE = re.compile(r'([1-9]\d*)(?:x([1-9]\d*)(?:x([13]))?)?')
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Options of `load_data`. What a data set does not need, it leaves aside.
+
+    Attributes:
+      reward_images: training images to hold out for rewards.
+      data_dir: where the files are; None or '' for the data set's default.
+      seed: of order and augmentation.
+      split_seed: of the draw of the reward split and of a test split, apart from `seed` so that
+        runs differ in training alone.
+      augment: whether training images are augmented.
+      mirror: whether augmentation mirrors; never where that would change the class (digits).
+      image_size: 'N', 'HxW' or 'HxWxC' (C 1 or 3) to bring images to; '' keeps the size that all
+        of them have.
+      test_fraction: share of the images that is the test split where there is none, in (0, 1).
+      skip_unreadable: whether files that cannot be read are left out instead of refused.
+      cache_dir: folder for files of decoded images, which later runs read again; None or '' keeps
+        decoded images in memory.
+
+    Raises ValueError naming the option that is out of range.
+    """
+
+    reward_images: int
+    data_dir: str | None = None
+    seed: int = 0
+    split_seed: int = 0
+    augment: bool = True
+    mirror: bool = True
+    image_size: str = ''
+    test_fraction: float = 0.2
+    skip_unreadable: bool = False
+    cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.reward_images <= 0:
+            raise ValueError(
+                f'reward_images: expected at least 1, received {self.reward_images}: '
+                f'an empty reward split cannot score sub-networks')
+        if not 0 < self.test_fraction < 1:
+            raise ValueError(
+                f'test_fraction: expected a number in (0, 1), received {self.test_fraction}')
+        if self.image_size and not _SIZE.fullmatch(str(self.image_size)):
+            raise ValueError(
+                f"image_size: expected N, HxW or HxWxC of positive integers, C 1 or 3, received "
+                f"'{self.image_size}'")
+
+    @property
+    def image_shape(self) -> tuple[int | None, int | None, int | None]:
+        """(H, W, C) that was asked for, None where nothing was."""
+        found = _SIZE.fullmatch(str(self.image_size))
+        if not found:
+            return None, None, None
+        height, width, channels = (int(text) if text else None for text in found.groups())
+        return height, width or height, channels
+
+    @classmethod
+    def names_in(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of `values`, a run's configuration, that are options of data."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return {name: values[name] for name in names if name in values}

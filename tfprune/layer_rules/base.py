@@ -1,0 +1,198 @@
+"""What a rule is, and what it works with: labels, calls, the axes of weights, terms of cost."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Shape = tuple[int | None, ...]
+Labels = np.ndarray  # int [C]: the label of each position of a tensor's last axis
+
+
+class Tracer:
+    """What a rule may do with channel labels: a union-find whose roots are the smallest labels."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = []
+        self._frozen: list[tuple[Labels, str]] = []
+        self._summed: list[Labels] = []
+
+    def fresh(self, count: int) -> Labels:
+        """Returns `count` labels that nothing else carries, [count]."""
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return np.arange(start, start + count)
+
+    def union(self, a: Labels, b: Labels) -> Labels:
+        """Couples a[i] with b[i] for every i: they are removed together or not at all.
+
+        Returns the labels that were not coupled before, of `a`.
+        """
+        if len(a) != len(b):
+            raise ValueError(f'cannot couple {len(a)} channels with {len(b)}')
+        new = []
+        for x, y in zip(a.tolist(), b.tolist()):
+            x, y = self._find(x), self._find(y)
+            if x != y:
+                self._parent[max(x, y)] = min(x, y)
+                new.append(x)
+        return np.array(new, np.int64)
+
+    def sum(self, a: Labels, b: Labels) -> None:
+        """Couples the two sides of a sum: what it newly couples is a residual stream."""
+        self._summed.append(self.union(a, b))
+
+    def freeze(self, labels: Labels, reason: str) -> None:
+        """Forbids the removal of `labels`; the reason completes "group 'x' is not prunable: …"."""
+        self._frozen.append((labels, reason))
+
+    def _find(self, label: int) -> int:
+        while self._parent[label] != label:
+            self._parent[label] = self._parent[self._parent[label]]
+            label = self._parent[label]
+        return label
+
+    def roots(self) -> np.ndarray:
+        """Returns the root of every label, [number of labels]."""
+        roots = np.array(self._parent, np.int64)
+        for label in range(len(roots)):
+            roots[label] = roots[roots[label]]
+        return roots
+
+    def summed(self, roots: np.ndarray) -> set[int]:
+        """Returns the roots that a sum couples."""
+        return set(roots[np.concatenate([*self._summed, np.empty(0, np.int64)])].tolist())
+
+    def reasons(self, roots: np.ndarray) -> dict[int, str]:
+        """Returns for every frozen root the first reason."""
+        found: dict[int, str] = {}
+        for labels, reason in self._frozen:
+            for root in np.unique(roots[labels]).tolist():
+                found.setdefault(root, reason)
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a layer or operation, as a rule sees it.
+
+    Attributes:
+      layer: a Keras layer, or an operation of keras.ops.
+      input_shapes: with the batch axis first, [B, …, C], of each tensor among the arguments.
+      output_shapes: likewise.
+      arguments: the values among the arguments that are no tensors of the graph.
+    """
+    layer: Any
+    input_shapes: tuple[Shape, ...]
+    output_shapes: tuple[Shape, ...]
+    arguments: tuple[Any, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The class of the layer."""
+        return type(self.layer).__name__
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightAxes:
+    """Which axes of the weight `layer.<name>` run over input and output channels.
+
+    Each input channel stands in_repeat times in a row along in_axis.
+    """
+    name: str
+    in_axis: int | None = None
+    out_axis: int | None = None
+    in_repeat: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MacTerm:
+    """coefficient · (in channels, if uses_in) · (out channels, if uses_out) multiply-adds."""
+    coefficient: int
+    uses_in: bool
+    uses_out: bool
+
+
+class LayerRule:
+    """A channelwise layer with one input and without weights; subclasses say what differs."""
+
+    # Reads and writes one buffer, if nobody else needs the input (peak memory).
+    in_place = False
+    # Its weights do not depend on what is pruned: they are copied as they are.
+    static_weights = False
+    # data_format='channels_first' is no mistake here.
+    takes_channels_first = False
+
+    def mixes_channels(self, layer: Any) -> bool:
+        """Whether it sums over input channels: it needs gates and starts new channels."""
+        del layer
+        return False
+
+    def refuse(self, call: Call) -> str | None:
+        """Returns what puts this call beyond the rule, or None; completes "layer 'x', which …"."""
+        del call
+        return None
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        """Returns the labels of the output from the labels of the inputs."""
+        del call, tracer
+        return inputs[0]
+
+    def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
+        """Returns the channel axes of every weight of the layer."""
+        del layer
+        return ()
+
+    def ties_calls(self, layer: Any) -> bool:
+        """Whether the calls of a shared layer must keep the same channels."""
+        return bool(self.weight_axes(layer))
+
+    def edit_config(self, layer: Any, config: dict[str, Any],
+                    kept_in: Sequence[np.ndarray], kept_out: np.ndarray) -> dict[str, Any]:
+        """Returns the config of the pruned layer.
+
+        Args:
+          layer: the dense layer.
+          config: its config, which may be changed.
+          kept_in: for each input which positions stay, bool [C_in] each.
+          kept_out: which positions of the output stay, bool [C_out].
+        """
+        del layer, kept_in, kept_out
+        return config
+
+    def mac_terms(self, call: Call) -> tuple[MacTerm, ...]:
+        """Returns the multiply-adds of the call at batch 1; none by convention for most layers."""
+        del call
+        return ()
+
+    def geometry(self, layer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Returns kernel size and strides, (1, 1) each where the layer has none."""
+        return (tuple(getattr(layer, 'kernel_size', (1, 1))),
+                tuple(getattr(layer, 'strides', (1, 1))))
+
+
+class InPlace(LayerRule):
+    """A channelwise layer that may overwrite its input."""
+    in_place = True
+
+
+def positions(call: Call, shape: Shape) -> int:
+    """Returns the number of positions per channel of a tensor [B, …, C]: 1 for [B, C].
+
+    Raises:
+      ValueError: if the size is not fixed.
+    """
+    sizes = shape[1:-1]
+    if None in sizes:
+        raise ValueError(f"layer '{call.layer.name}' works on the shape {shape}: a cost needs "
+                         'fixed sizes; give the model a fixed input shape')
+    return math.prod(size for size in sizes if size is not None)
+
+
+def reaches_channels(axes: int | Sequence[int] | None, rank: int) -> bool:
+    """Whether `axes` (of a tensor of that rank; None is all) hold the last one."""
+    if axes is None:
+        return True
+    return any(axis in (-1, rank - 1) for axis in ([axes] if isinstance(axes, int) else axes))

@@ -1,0 +1,156 @@
+"""A user's own model, from a .keras file: loaded without running code of the file, and checked.
+
+It takes raw pixels 0..255, so that its own layers have to normalise them, and gives logits or the
+probabilities of a softmax.
+"""
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from tfprune.graph import functional_graph
+from tfprune.models.outputs import last_activation
+
+SUFFIX = '.keras'
+_HDF5 = ('.h5', '.hdf5')
+
+
+def is_path(name: str) -> bool:
+    """Whether `name` looks like a path, or is one."""
+    path = pathlib.Path(name)
+    return bool(name) and bool(path.suffix or len(path.parts) > 1 or path.exists())
+
+
+def load_model_file(
+    path: str | pathlib.Path,
+    *,
+    image_shape: tuple[int, int, int],
+    num_classes: int,
+    dtype_policy: str = 'float32',
+) -> keras.Model:
+    """The classifier in a .keras file, weights included; each layer keeps its own dtype policy.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no .keras file, damaged, needs code that is not registered, or does not fit
+        `image_shape` and `num_classes`; or `dtype_policy` is not that of its layers.
+    """
+    path = pathlib.Path(path)
+    _check_kind(path)
+    model = read_keras_file(path)
+    model = as_classifier(
+        model, source=f"model '{path}'", image_shape=image_shape, num_classes=num_classes)
+    policies = {layer.dtype_policy.name for layer in model._flatten_layers(include_self=False)}
+    if dtype_policy != 'float32' and dtype_policy not in policies:
+        raise ValueError(
+            f"model '{path}': its layers have their own dtype policy, {', '.join(sorted(policies))}"
+            f'; for {dtype_policy} build and save it under keras.config.set_dtype_policy')
+    return model
+
+
+def read_keras_file(path: pathlib.Path) -> keras.Model:
+    """Loads a .keras file in safe mode: no code of the file runs, custom classes are registered.
+
+    Raises ValueError, in one line, if it cannot be loaded.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f'{path}: not a {SUFFIX} file (a zip archive), or a damaged one')
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config = json.loads(archive.read('config.json'))
+        name = next(_lambdas(config), None)
+        if name is not None:
+            raise ValueError(
+                f"layer '{name}' is a Lambda, whose code is in the file and is not run: replace it "
+                'by a layer of Keras or a registered class')
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises nearly any type for a damaged or unsafe archive.
+        raise ValueError(f'{path}: cannot be loaded: {_reason(error)}') from error
+
+
+def as_classifier(
+    model: keras.Model, *, source: str, image_shape: tuple[int, int, int], num_classes: int,
+) -> keras.Model:
+    """The same layers as a model of one image tensor [B, H, W, C] to one tensor [B, num_classes].
+
+    Args:
+      source: how a message calls the model.
+      image_shape: (H, W, C) of the data.
+      num_classes: of the data.
+
+    Raises ValueError, in one line, if the model is not such a classifier or cannot be traced.
+    """
+    try:
+        graph = functional_graph(model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{source}: {error}') from None
+    for kind, tensors in (('input', model.inputs), ('output', model.outputs)):
+        if len(tensors) != 1:
+            names = ', '.join(tensor._keras_history.operation.name for tensor in tensors)
+            raise ValueError(f'{source}: expected one {kind}, received {len(tensors)}: {names}')
+    taken, given = model.inputs[0].shape, model.outputs[0].shape
+    if len(taken) != 4 or taken[0] is not None or None in taken[1:]:
+        raise ValueError(
+            f'{source}: expected an input of images [None, height, width, channels] of a fixed '
+            f'size, received {list(taken)}')
+    if tuple(taken[1:]) != tuple(image_shape):
+        raise ValueError(
+            f'{source}: takes images {list(taken[1:])}, those of the data are {list(image_shape)}')
+    if len(given) != 2 or given[1] is None:
+        raise ValueError(f'{source}: expected an output [None, classes], received {list(given)}')
+    if given[1] != num_classes:
+        hint = ' (one output a class, also for two)' if given[1] == 1 else ''
+        raise ValueError(
+            f'{source}: gives {given[1]} outputs, the data have {num_classes} classes{hint}')
+    if last_activation(model) == 'sigmoid':
+        raise ValueError(f'{source}: ends in a sigmoid; expected logits or a softmax over classes')
+    if not model.trainable_variables:
+        raise ValueError(f'{source}: has no trainable weights')
+    for layer in model._flatten_layers():
+        if layer.compute_dtype == 'float16':
+            raise ValueError(
+                f"{source}: layer '{layer.name}' computes in float16, which needs loss scaling; "
+                'expected float32 or mixed_bfloat16')
+    if all(isinstance(ends, keras.KerasTensor) for ends in (graph.input, graph.output)):
+        return model
+    return keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # out of list or dict
+
+
+def _check_kind(path: pathlib.Path) -> None:
+    if path.is_dir():
+        kind = 'a SavedModel' if (path / 'saved_model.pb').exists() else 'a directory'
+    elif path.suffix in _HDF5:
+        kind = 'an HDF5 file'
+    elif path.suffix != SUFFIX:
+        kind = f"a file of suffix '{path.suffix}'"
+    elif path.exists():
+        return
+    else:
+        raise FileNotFoundError(f"model '{path}': no such file")
+    raise ValueError(
+        f"model '{path}': expected a {SUFFIX} file, received {kind}; "
+        f"model.save('name{SUFFIX}') of Keras 3 writes one")
+
+
+def _lambdas(config: Any) -> Iterator[str]:
+    """Names of the layers in a model's config that bring their code along."""
+    if isinstance(config, dict):
+        inner = config.get('config')
+        if (config.get('class_name') == 'Lambda' and isinstance(inner, dict)
+                and '__lambda__' in json.dumps(inner)):
+            yield inner.get('name', 'lambda')
+        for value in config.values():
+            yield from _lambdas(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _lambdas(value)
+
+
+def _reason(error: Exception) -> str:
+    """The innermost message, without the config of the object that Keras puts behind it."""
+    text = str(error).rpartition('Exception encountered: ')[2].partition(' Full object config')[0]
+    return ' '.join(text.split())[:300] or type(error).__name__

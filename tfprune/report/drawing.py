@@ -1,0 +1,92 @@
+"""A picture of a network, top to bottom as it runs, coloured by channel group."""
+
+import os
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from tfprune.groups import ChannelGroups
+from tfprune.layout import Layout
+
+UNPRUNABLE = '#d9d9d9'
+_ROW, _LANE, _BOX = 0.28, 0.9, 0.20  # inches
+
+
+def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: str = '') -> None:
+    """Writes the traced model as a picture; the suffix of `path` (.png, .svg, .pdf) says which.
+
+    Each call of a layer is a row, named; its box is coloured by the groups that its output holds
+    (a stripe each, by share of channels), grey where they cannot be pruned. Tensors that live
+    beside each other, as on a shortcut, run in lanes of their own.
+    """
+    layout = groups.layout
+    lanes = _lanes(layout)
+    rows, width = len(layout.nodes), 1 + max(lanes)
+    figure = Figure(figsize=(_LANE * width + 4.5, _ROW * (rows + 3)), dpi=_dpi(rows))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(-0.3, width + 4.5 / _LANE)
+    axes.set_ylim(rows + 1, -2)
+    axes.axis('off')
+    axes.text(0, -1.2, title, fontsize=10, weight='bold', va='center')
+    colours = _colours(groups)
+    made = {tensor: row for row, node in enumerate(layout.nodes) for tensor in node.outputs}
+    for row, node in enumerate(layout.nodes):
+        for tensor in node.inputs:
+            start = made[tensor]
+            a, b = lanes[start], lanes[row]
+            # Down its own lane, then over to the consumer just above it.
+            axes.plot([a, a, b], [start, row - 0.5 if a != b else row, row], color='#888888',
+                      lw=0.8, zorder=1, solid_joinstyle='round')
+    for row, node in enumerate(layout.nodes):
+        _box(axes, lanes[row], row, layout, node.outputs[0], colours)
+        channels = layout.tensors[node.outputs[0]].shape
+        text = f'{node.layer}  ({node.kind}, {"×".join(str(n or "?") for n in channels[1:])})'
+        if node.refused is not None:
+            text += '  no rule'
+        axes.text(width + 0.1, row, text, fontsize=6, va='center')
+    figure.savefig(path)
+
+
+def _lanes(layout: Layout) -> list[int]:
+    """Returns a lane for every call: its input's if that ends here, else the first free one."""
+    last = {tensor: row for row, node in enumerate(layout.nodes) for tensor in node.inputs}
+    owner: dict[int, int] = {}  # lane -> the row until which it is taken
+    lane_of: dict[int, int] = {}  # tensor -> lane
+    lanes = []
+    for row, node in enumerate(layout.nodes):
+        ending = [lane_of[tensor] for tensor in node.inputs if last[tensor] == row]
+        free = (lane for lane in range(len(owner) + 1) if owner.get(lane, -1) <= row)
+        lane = min(ending) if ending else next(free)
+        until = max((last.get(tensor, row) for tensor in node.outputs), default=row)
+        owner[lane] = until
+        lane_of.update({tensor: lane for tensor in node.outputs})
+        lanes.append(lane)
+    return lanes
+
+
+def _colours(groups: ChannelGroups) -> dict[int, Any]:
+    """Returns a colour for every group; neighbours in the order of the model differ."""
+    map_, names = matplotlib.colormaps['tab20'], groups.layout.names
+    prunable = [number for number, name in enumerate(names) if name in groups]
+    found: dict[int, Any] = {number: UNPRUNABLE for number in range(len(names))}
+    found.update({number: map_((7 * place) % 20) for place, number in enumerate(prunable)})
+    return found
+
+
+def _box(axes: Any, x: float, y: float, layout: Layout, tensor: int,
+         colours: dict[int, Any]) -> None:
+    group, counts = np.unique(layout.tensors[tensor].positions.group, return_counts=True)
+    stripes = [(colours[g], count / counts.sum()) for g, count in zip(group.tolist(), counts)]
+    left, height = x - 0.35, 0.62
+    for colour, share in stripes or [(UNPRUNABLE, 1.0)]:
+        axes.add_patch(FancyBboxPatch((left, y - height / 2), 0.7 * share, height, lw=0, zorder=2,
+                                      boxstyle='square,pad=0', color=colour))
+        left += 0.7 * share
+
+
+def _dpi(rows: int) -> int:
+    """Agg draws no more than 2^16 pixels a side."""
+    return int(min(150, 60_000 / (_ROW * (rows + 3))))
