@@ -46,6 +46,8 @@ def test_method_keeps_the_contract(name, tmp_path):
         if layer.name in {row['name'] for row in report['groups']}}
     metrics = [json.loads(line) for line in open(tmp_path / 'run/metrics.jsonl')]
     assert [row['epoch'] for row in metrics] == list(range(config.total_epochs))
+    assert max(row['peak_process_bytes'] for row in metrics) <= report['peak_process_bytes']
+    assert metrics[0]['peak_process_bytes'] > 50e6  # TensorFlow alone
     assert (tmp_path / 'run/report.html').stat().st_size > 10_000
 
     again = train_and_prune(config, tmp_path / 'again', progress=False)

@@ -13,7 +13,7 @@ from tfprune.checkpoints import Checkpoints, Position
 from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.progress import Progress
-from tfprune.runs import RunFolder
+from tfprune.runs import RunFolder, peak_process_bytes
 from tfprune.training import Evaluator, NonFiniteLossError, Schedule, StopTraining, Trainer
 
 
@@ -65,7 +65,8 @@ class EpochLoop:
             self._write({'epoch': epoch, 'learning_rate': rate, **trained.means,
                          'images_per_second': images / trained.seconds,
                          'train_seconds': trained.seconds,
-                         'method_seconds': time.perf_counter() - begun, **row}, scalars)
+                         'method_seconds': time.perf_counter() - begun,
+                         'peak_process_bytes': peak_process_bytes(), **row}, scalars)
             self.checkpoints.save(Position(epoch + 1), state)
             if self.should_stop():
                 raise self._interrupted(epoch + 1)

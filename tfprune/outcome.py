@@ -18,7 +18,7 @@ from tfprune.groups import ChannelGroups
 from tfprune.methods import Decision, check_method
 from tfprune.progress import Progress
 from tfprune.report import write_html
-from tfprune.runs import RunFolder
+from tfprune.runs import RunFolder, peak_process_bytes
 
 _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_max',
                   'random_reward_mean', 'random_reward_error', 'random_reward_max')
@@ -90,6 +90,9 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'seconds': {'training': sum(row['train_seconds'] for row in metrics),
                     'search': sum(row['method_seconds'] for row in metrics),
                     'total': sum(row['train_seconds'] + row['method_seconds'] for row in metrics)},
+        # Of every process that had a part in the run.
+        'peak_process_bytes': max([peak_process_bytes(), *(row.get('peak_process_bytes', 0)
+                                                           for row in metrics)]),
         'test_images': data.num_test,
         'class_names': list(data.class_names),
         'files': {form: str(path.relative_to(folder.path.resolve()))

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import platform
+import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -185,6 +186,12 @@ def describe_environment() -> dict[str, Any]:
             'packages': {name: _version(name) for name in ('tfprune', *_PACKAGES)},
             'commit': _commit(), 'platform': platform.platform(), 'processor': _processor(),
             'cores': os.cpu_count()}
+
+
+def peak_process_bytes() -> int:
+    """The most memory that this process has held so far (resident set)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == 'darwin' else peak * 1024
 
 
 def changed_files(files: Mapping[str, str], environment: Mapping[str, Any] | None) -> list[str]:

@@ -143,9 +143,14 @@ def _environment(run: Run) -> str:
              ('hardware', f'{all_values(environment, "processor") or MISSING}, {cores or "?"} cores'
               if environment else None),
              ('time', f'{duration(seconds["total"])}: training {duration(seconds["training"])}, '
-                      f'method {duration(seconds["search"])}')]
+                      f'method {duration(seconds["search"])}'),
+             ('memory', _memory(run.report.get('peak_process_bytes')))]
     rows = [(name, str(value)) for name, value in facts if value]
     return section('Environment', table(rows, left=2, header=False))
+
+
+def _memory(peak: int | None) -> str | None:
+    return None if peak is None else f'{peak / 2 ** 30:.2f} GiB at most (resident, process)'
 
 
 def _configuration(run: Run) -> str:
