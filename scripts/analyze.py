@@ -5,45 +5,46 @@ python scripts/analyze.py --model=my_model.keras --json=groups.json --picture=gr
 """
 import json
 import pathlib
-import sys
+from collections.abc import Sequence
 
 import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
-from absl import app, flags, logging
+from absl import flags
 
+from tfprune import command_line
 from tfprune.analysis import analyze, format_analysis
+from tfprune.config import split_names
 from tfprune.groups import trace_groups
-from tfprune.models import MODELS, build_model
-from tfprune.models.model_files import is_path, read_keras_file
+from tfprune.models import MODELS, build_model, run_custom_layers
+from tfprune.models.model_files import at_image_shape, is_path, read_keras_file
 from tfprune.report.drawing import draw_groups
 from tfprune.runs import write_text
 
 FLAGS = flags.FLAGS
-FLAGS.set_default('verbosity', logging.WARNING)
 flags.DEFINE_string('model', None, 'A .keras file, or one of: '
                     f'{", ".join(sorted(MODELS))}.', required=True)
-flags.DEFINE_list('image_shape', ['32', '32', '3'], 'Height, width, channels; of a named model.')
+flags.DEFINE_list('image_shape', ['32', '32', '3'], 'Height, width, channels: of a named model, or '
+                  'of a file that takes images of any size.')
 flags.DEFINE_integer('num_classes', 10, 'Classes of a named model.', lower_bound=2)
-flags.DEFINE_bool('prune_residual_groups', False, 'Count groups that couple several layers as '
-                  'prunable.')
-flags.DEFINE_list('frozen', [], 'Layers or groups that are not to be pruned.')
-flags.DEFINE_enum('unknown_layers', 'freeze', ['freeze', 'raise'],
-                  'What to do with a layer that has no rule.')
-flags.DEFINE_integer('width_multiple', 1, 'Widths are multiples of this, or dense.', lower_bound=1)
-flags.DEFINE_float('min_keep_ratio', 0.1, 'No group is pruned below this share of its width.')
+command_line.define_config_flags(['custom_layers', 'prune_residual_groups', 'frozen',
+                                  'unknown_layers', 'width_multiple', 'min_keep_ratio'])
 flags.DEFINE_string('json', None, 'Also writes the analysis to this file.')
 flags.DEFINE_string('picture', None, 'Also draws the network, coloured by group: .png, .svg, .pdf.')
 
 
-def run() -> None:
+def main(_: Sequence[str]) -> None:
     """Loads or builds the model, prints the table, writes what is asked for."""
+    run_custom_layers(FLAGS.custom_layers)
+    height, width, channels = (int(size) for size in FLAGS.image_shape)
     if is_path(FLAGS.model):
         model = read_keras_file(pathlib.Path(FLAGS.model))
+        if len(model.inputs) == 1 and None in model.inputs[0].shape[1:]:
+            model = at_image_shape(model, (height, width, channels), FLAGS.model)
     else:
-        height, width, channels = (int(size) for size in FLAGS.image_shape)
         model = build_model(FLAGS.model, image_shape=(height, width, channels),
                             num_classes=FLAGS.num_classes, mean=(0.5,) * channels,
                             std=(0.5,) * channels)
-    groups = trace_groups(model, frozen=FLAGS.frozen, unknown_layers=FLAGS.unknown_layers)
+    groups = trace_groups(model, frozen=split_names(FLAGS.frozen),
+                          unknown_layers=FLAGS.unknown_layers)
     if not FLAGS.prune_residual_groups:
         groups = groups.without_residual()
     analysis = analyze(model, groups, width_multiple=FLAGS.width_multiple,
@@ -55,16 +56,5 @@ def run() -> None:
         draw_groups(groups, FLAGS.picture, title=f'{model.name}: channel groups')
 
 
-def main(argv: list[str]) -> None:
-    """Runs; an error that the user can mend is one line and exit code 2."""
-    try:
-        if len(argv) > 1:
-            raise ValueError(f'unexpected argument {argv[1]!r}: write flags as --name=value')
-        run()
-    except (ValueError, TypeError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == '__main__':
-    app.run(main)
+    command_line.start('analyze.py', main)

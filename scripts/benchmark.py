@@ -7,15 +7,16 @@ python scripts/benchmark.py --suite=cost_model --threads=1
 import json
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags
 
+from tfprune import command_line
 from tfprune.benchmarks import SUITES
 
 FLAGS = flags.FLAGS
-FLAGS.set_default('verbosity', logging.WARNING)
 flags.DEFINE_enum('suite', None, sorted(SUITES), 'What to measure.', required=True)
 flags.DEFINE_list('only', [], 'Some of its rows, by name; none for all.')
 flags.DEFINE_string('out', None, 'Appends the rows to this file, one JSON object a line.')
@@ -23,24 +24,18 @@ flags.DEFINE_integer('threads', 0, "Threads within an operation; 0 is TensorFlow
                      lower_bound=0)
 
 
-def main(argv: list[str]) -> None:
-    """Runs; an error that the user can mend is one line and exit code 2."""
+def main(_: Sequence[str]) -> None:
+    """Prints the rows as they come, then the table."""
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
     suite, found = SUITES[FLAGS.suite], []
-    try:
-        if len(argv) > 1:
-            raise ValueError(f'unexpected argument {argv[1]!r}: write flags as --name=value')
-        for row in suite.rows(FLAGS.only):
-            found.append(row)
-            print(json.dumps(row), file=sys.stderr)
-            if FLAGS.out:
-                with pathlib.Path(FLAGS.out).open('a') as file:
-                    file.write(json.dumps(row) + '\n')
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
+    for row in suite.rows(FLAGS.only):
+        found.append(row)
+        print(json.dumps(row), file=sys.stderr)
+        if FLAGS.out:
+            with pathlib.Path(FLAGS.out).open('a') as file:
+                file.write(json.dumps(row) + '\n')
     print(suite.format_table(found))
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command_line.start('benchmark.py', main)

@@ -6,29 +6,31 @@
 """
 import json
 import pathlib
-import sys
+from collections.abc import Sequence
 
 import tqdm
-from absl import app, flags, logging
+from absl import flags
 
-from tfprune import artefacts
+from tfprune import artefacts, command_line
 from tfprune.data import load_data
 from tfprune.export import FORMATS
+from tfprune.models import run_custom_layers
 from tfprune.runs import write_text
 
 FLAGS = flags.FLAGS
-FLAGS.set_default('verbosity', logging.WARNING)
 flags.DEFINE_string('path', None, 'Run folder (every form in its export/ is measured), .keras, '
                     '.tflite or SavedModel directory.', required=True)
 flags.DEFINE_string('dataset', None, "Data set; by default the run folder's.")
 flags.DEFINE_string('data_dir', None, "Where its files are; by default the run folder's.")
 flags.DEFINE_string('image_size', None, "Images are resized to this; by default the run folder's.")
+command_line.define_config_flags(['custom_layers'])
 flags.DEFINE_integer('batch_size', 250, 'Images a batch.', lower_bound=1)
 flags.DEFINE_string('json', None, 'Also writes the measurements to this file.')
 
 
-def evaluate() -> None:
+def main(_: Sequence[str]) -> None:
     """Measures every artefact at --path and prints a table."""
+    run_custom_layers(FLAGS.custom_layers)
     found = artefacts.find_artefacts(FLAGS.path)
     dataset, options = artefacts.data_source(
         FLAGS.path, FLAGS.dataset, data_dir=FLAGS.data_dir, image_size=FLAGS.image_size)
@@ -51,16 +53,5 @@ def evaluate() -> None:
         write_text(pathlib.Path(FLAGS.json), json.dumps(result, indent=2) + '\n')
 
 
-def main(argv: list[str]) -> None:
-    """Runs; an error that the user can mend is one line and exit code 2."""
-    try:
-        if len(argv) > 1:
-            raise ValueError(f'unexpected argument {argv[1]!r}: write flags as --name=value')
-        evaluate()
-    except (ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == '__main__':
-    app.run(main)
+    command_line.start('evaluate.py', main)

@@ -9,12 +9,12 @@ import glob
 import json
 import math
 import pathlib
-import sys
+from collections.abc import Sequence
 
 import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
-from absl import app, flags, logging
+from absl import flags
 
-from tfprune import report
+from tfprune import command_line, report
 from tfprune.runs import write_text
 
 FORMAT = flags.DEFINE_string('format', 'text', 'text or markdown.')
@@ -24,26 +24,21 @@ JSON = flags.DEFINE_string('json', None, 'Also writes the table and the runs to 
 HTML = flags.DEFINE_string('html', None, 'Also writes the table to this HTML file.')
 
 
-def main(argv: list[str]) -> int:
-    try:
-        rows = report.read_rows_file(ROWS.value) if ROWS.value else []
-        rows += [report.run_row(path) for path in run_folders(argv[1:])]
-        print(report.format_summary(rows, FORMAT.value))
-        if OUT.value:
-            report.write_rows_file(OUT.value, rows)
-        if JSON.value:
-            table = [_without_nan(line) for line in report.aggregate(rows)]
-            write_text(pathlib.Path(JSON.value),
-                       json.dumps({'table': table, 'runs': rows}, indent=1) + '\n')
-        if HTML.value:
-            write_text(pathlib.Path(HTML.value), report.summary_html(rows))
-    except (ValueError, OSError) as error:
-        print(f'report.py: error: {error}', file=sys.stderr)
-        return 2
-    return 0
+def main(patterns: Sequence[str]) -> None:
+    rows = report.read_rows_file(ROWS.value) if ROWS.value else []
+    rows += [report.run_row(path) for path in run_folders(patterns)]
+    print(report.format_summary(rows, FORMAT.value))
+    if OUT.value:
+        report.write_rows_file(OUT.value, rows)
+    if JSON.value:
+        table = [_without_nan(line) for line in report.aggregate(rows)]
+        write_text(pathlib.Path(JSON.value),
+                   json.dumps({'table': table, 'runs': rows}, indent=1) + '\n')
+    if HTML.value:
+        write_text(pathlib.Path(HTML.value), report.summary_html(rows))
 
 
-def run_folders(patterns: list[str]) -> list[pathlib.Path]:
+def run_folders(patterns: Sequence[str]) -> list[pathlib.Path]:
     """Folders that match, each once, in the order of the patterns.
 
     ValueError for a pattern without a match.
@@ -65,5 +60,4 @@ def _without_nan(line: dict) -> dict:
 
 
 if __name__ == '__main__':
-    flags.FLAGS.set_default('verbosity', logging.WARNING)
-    app.run(main)
+    command_line.start('report.py', main, takes_arguments=True)

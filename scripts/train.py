@@ -7,12 +7,14 @@ The same command resumes an interrupted run. Flags are the fields of tfprune.con
 import dataclasses
 import signal
 import sys
+from collections.abc import Sequence
 
 import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import flags
 
-from tfprune.config import CHOICES, Config
+from tfprune import command_line
+from tfprune.config import Config
 from tfprune.criteria import CRITERIA
 from tfprune.data import DATASETS
 from tfprune.epochs import Interrupted
@@ -21,26 +23,17 @@ from tfprune.models import MODELS
 from tfprune.report import format_table
 from tfprune.trainer import train_and_prune
 
-_DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
-           str: flags.DEFINE_string}
-_VALUES = {**CHOICES, 'method': METHODS, 'model': MODELS, 'dataset': DATASETS,
-           'criterion': CRITERIA}
-for field in dataclasses.fields(Config):
-    values = f' One of: {", ".join(_VALUES[field.name])}.' if field.name in _VALUES else ''
-    _DEFINE[type(field.default)](field.name, field.default, field.metadata['help'] + values)
+command_line.define_config_flags(values={
+    'method': METHODS, 'model': MODELS, 'dataset': DATASETS, 'criterion': CRITERIA})
 RUN_DIR = flags.DEFINE_string('run_dir', None, 'Folder of the run.', required=True)
 THREADS = flags.DEFINE_integer('threads', 0, 'Threads within an operation; 0 leaves it to '
                                'TensorFlow. Runs are bit for bit equal for equal threads.',
                                lower_bound=0)
-DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of errors.')
 
 _stop: list[int] = []  # signals received
 
 
-def main(argv: list[str]) -> int:
-    if len(argv) > 1:
-        return _refuse(f'stray arguments: {" ".join(argv[1:])}; flags start with --.')
-    logging.set_verbosity(logging.WARNING)
+def main(_: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _on_signal)
     tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
@@ -50,19 +43,9 @@ def main(argv: list[str]) -> int:
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
         return 128 + _stop[0]
-    except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
-        if DEBUG.value:
-            raise
-        text = str(error.args[0] if isinstance(error, KeyError) else error)
-        return _refuse((text.splitlines() or [type(error).__name__])[0])
     print(format_table(result.report))
     print(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
     return 0
-
-
-def _refuse(message: str) -> int:
-    print(f'train.py: error: {message}', file=sys.stderr)
-    return 2
 
 
 def _on_signal(number: int, _: object) -> None:
@@ -73,4 +56,4 @@ def _on_signal(number: int, _: object) -> None:
 
 
 if __name__ == '__main__':
-    app.run(main)
+    command_line.start('train.py', main)

@@ -1,6 +1,9 @@
 """Analysis: shares that sum to the whole, reasons, the smallest budget; table, JSON, picture."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import tfprune  # noqa: F401  (before keras)
 import keras
@@ -13,6 +16,8 @@ from tfprune.costs import CostModel
 from tfprune.groups import trace_groups
 from tfprune.report.drawing import draw_groups
 from tfprune.testing import TOYS, plain, residual
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize('name', TOYS)
@@ -66,3 +71,19 @@ def test_the_picture_shows_every_call(tmp_path, suffix):
             assert len(image.convert('RGB').getcolors(2 ** 24)) > len(groups)  # one each, and grey
     else:
         assert path.read_text().count('s2_conv2') >= 1
+
+
+def test_script_on_a_file_of_images_of_any_size(tmp_path):
+    image = keras.Input((None, None, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, name='conv')(image))
+    keras.Model(image, layers.Dense(4)(x), name='mine').save(tmp_path / 'mine.keras')
+    done = subprocess.run(
+        [sys.executable, ROOT / 'scripts' / 'analyze.py', f'--model={tmp_path}/mine.keras',
+         '--image_shape=10,12,3', f'--json={tmp_path}/groups.json', '--min_keep_ratio=0.5'],
+        capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / 'groups.json').read_text())
+    assert content['dense']['macs'] == 8 * 10 * 27 * 6 + 6 * 4
+    row, = (row for row in content['groups'] if row['reason'] is None)
+    assert (row['name'], row['least_width']) == ('mine/conv', 3)
+    assert 'mine/conv' in done.stdout and 'Smallest reachable budget' in done.stdout

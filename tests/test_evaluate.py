@@ -80,8 +80,8 @@ def test_script_measures_every_form_of_a_run_folder(run_dir, tmp_path):
 def test_script_answers_bad_input_in_one_line():
     result = script('--path=x', 'stray')
     assert result.returncode == 2 and not result.stdout
-    errors = [line for line in result.stderr.splitlines() if line.startswith('error: ')]
-    assert errors == ["error: unexpected argument 'stray': write flags as --name=value"]
+    errors = [line for line in result.stderr.splitlines() if line.startswith('evaluate.py')]
+    assert errors == ['evaluate.py: error: stray arguments: stray; write flags as --name=value.']
     assert 'Traceback' not in result.stderr
 
 

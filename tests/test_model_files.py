@@ -11,8 +11,9 @@ from keras import layers
 
 from tfprune.config import Config
 from tfprune.groups import trace_groups
-from tfprune.models import as_classifier, build_model, is_model_file, load_initial_weights
-from tfprune.testing import randomise
+from tfprune.models import (as_classifier, build_model, is_model_file, load_initial_weights,
+                            run_custom_layers)
+from tfprune.testing import check_promises, randomise
 from tfprune.trainer import train_and_prune
 
 DATA = dict(image_shape=(8, 8, 3), num_classes=4, mean=(0., 0., 0.), std=(1., 1., 1.))
@@ -154,6 +155,49 @@ def test_a_custom_class_loads_only_when_it_is_registered(tmp_path, monkeypatch):
     assert "'half' (Halve), which has no rule" in trace_groups(loaded).unprunable['conv']
 
 
+OWN_LAYERS = """
+import keras
+from tfprune.layer_rules import RULES, LayerRule
+
+@keras.saving.register_keras_serializable('own_layers')
+class Third(keras.layers.Layer):
+    def call(self, x):
+        return x / 3
+
+RULES[Third] = LayerRule()
+"""
+
+
+def test_a_file_of_custom_layers_is_run_on_request(tmp_path):
+    (tmp_path / 'own.py').write_text(OWN_LAYERS)
+    run_custom_layers(f'{tmp_path}/own.py, ')
+    third = keras.saving.get_registered_object('own_layers>Third')
+    model = randomise(classifier(middle=[third(name='third')]))
+    path = saved(model, tmp_path)
+    loaded = build_model(path, **DATA)
+    assert dict(trace_groups(loaded)) == {'conv': 5}  # by the rule in the file
+    np.testing.assert_array_equal(loaded(images()), model(images()))
+    (tmp_path / 'bad.py').write_text('import keras\nkeras.layers.Conv9D()')
+    with pytest.raises(ValueError, match="^custom_layers .*bad.py: AttributeError: .*'Conv9D'$"):
+        run_custom_layers(f'{tmp_path}/own.py,{tmp_path}/bad.py')
+    with pytest.raises(ValueError, match='^custom_layers nowhere.py: no such file$'):
+        run_custom_layers('nowhere.py')
+
+
+def test_a_model_of_any_size_becomes_one_of_the_data(tmp_path):
+    for name, shape in (('any', (None, None, 3)), ('any_width', (8, None, 3))):
+        model = randomise(classifier(shape, middle=[layers.MaxPooling2D()]))
+        loaded = build_model(saved(model, tmp_path, f'{name}.keras'), **DATA)
+        assert loaded.input_shape == (None, 8, 8, 3) and loaded.name == 'mine'
+        np.testing.assert_array_equal(loaded(images()), model(images()))
+        groups = trace_groups(loaded)
+        assert dict(groups) == {'mine/conv': 5}
+        masks = {'mine/conv': np.array([1, 0, 1, 1, 0], bool)}
+        assert check_promises(loaded, masks, groups=groups, inputs=images()).hold()
+    too_small = classifier((None, None, 3), middle=[layers.MaxPooling2D(9)])
+    assert 'does not take images [8, 8, 3]: ' in refusal(saved(too_small, tmp_path))
+
+
 def test_a_custom_function_is_named(tmp_path):
     message = refusal(saved(classifier(activation=doubled), tmp_path))
     assert "Could not locate function 'doubled'" in message
@@ -206,11 +250,10 @@ def frozen():
     (lambda: classifier((160, 160, 3)),
      'takes images [160, 160, 3], those of the data are [8, 8, 3]'),
     (lambda: classifier((8, 8, 1)), 'takes images [8, 8, 1], those of the data are [8, 8, 3]'),
-    (lambda: classifier((None, None, 3)),
-     'expected an input of images [None, height, width, channels] of a fixed size, received '
-     '[None, None, None, 3]'),
+    (lambda: classifier((None, None, 1)),
+     'takes images [None, None, 1], those of the data are [8, 8, 3]'),
     (lambda: keras.Sequential([keras.Input((64,)), layers.Dense(4)]),
-     'of a fixed size, received [None, 64]'),
+     'expected an input of images [None, height, width, channels], received [None, 64]'),
     (lambda: keras.Sequential([keras.Input(batch_shape=(1, 8, 8, 3)), layers.Flatten(),
                                layers.Dense(4)]), 'received [1, 8, 8, 3]'),
     (lambda: classifier(classes=1000), 'gives 1000 outputs, the data have 4 classes'),

@@ -114,13 +114,15 @@ def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarra
 def format_analysis(analysis: Analysis) -> str:
     """Returns the analysis as text: groups, reasons, the smallest budget, what is not counted."""
     dense = analysis.dense
+    size = max([20, *(len(row.name) for row in analysis.groups if row.reason is None)])
     lines = [f'{analysis.model}: {dense.macs:,} MACs, {dense.params:,} trainable parameters, '
              f'{dense.peak_memory_bytes:,} bytes of activations at most', '',
-             f'{"group":<36}{"width":>7}{"least":>7}{"MACs":>8}{"params":>8}{"saves":>8}  layers']
+             f'{"group":<{size}}{"width":>7}{"least":>7}{"MACs":>8}{"params":>8}{"saves":>8}'
+             '  layers']
     for row in analysis.groups:
         if row.reason is None:
             lines.append(
-                f'{_clip(row.name, 35):<36}{row.width:>7}{row.least_width:>7}'
+                f'{row.name:<{size}}{row.width:>7}{row.least_width:>7}'
                 f'{row.macs / max(dense.macs, 1):>8.1%}{row.params / max(dense.params, 1):>8.1%}'
                 f'{row.macs_saved / max(dense.macs, 1):>8.1%}  {len(row.members)}'
                 f'{", residual" if row.is_residual else ""}')
@@ -139,7 +141,3 @@ def format_analysis(analysis: Analysis) -> str:
 
 def _ratio(least: Cost, dense: Cost, name: str) -> float:
     return getattr(least, name) / max(getattr(dense, name), 1)
-
-
-def _clip(text: str, size: int) -> str:
-    return text if len(text) <= size else '…' + text[1 - size:]

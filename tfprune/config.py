@@ -39,6 +39,9 @@ class Config:
                           'off where a mirrored image is of another class.')
     cache_dir: str = _field('', 'Folder for files of decoded images, which later runs read '
                             "again; '' keeps decoded images in memory.")
+    custom_layers: str = _field(
+        '', 'Comma-separated Python files that register the custom layers of --model (and their '
+        'rules, if they have any); they are run at the start.')
     initial_weights: str = _field(
         '', "File with the dense model's weights: .npz, .weights.h5 or .keras.")
     method: str = _field('rlal', 'What decides.')
@@ -189,6 +192,11 @@ def check_limit(name: str, limit: float) -> None:
     if not (0 < limit <= 1 or (limit > 1 and limit % 1 == 0)):
         raise ValueError(f'{name} must be a ratio in (0, 1] or a whole number above 1; '
                          f'received {limit!r}.')
+
+
+def split_names(text: str) -> list[str]:
+    """Returns the parts of a comma-separated list."""
+    return [name.strip() for name in text.split(',') if name.strip()]
 
 
 def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:

@@ -12,11 +12,11 @@ import sys
 from importlib import metadata
 from typing import Any, Iterable, Iterator, Mapping
 
-from tfprune.config import Config, differing_fields
+from tfprune.config import Config, differing_fields, split_names
 
 _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
-_FILES = ('model', 'initial_weights')  # fields that may name a file
+_FILES = ('model', 'initial_weights', 'custom_layers')  # fields that may name files
 # What a run killed before it wrote config.json leaves behind.
 _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.flags',
                 '.partial_environment.json', '.partial_config.json'}
@@ -204,10 +204,14 @@ def _digests(config: Config) -> dict[str, str]:
     """sha256 of the files that the configuration names, by field."""
     digests = {}
     for name in _FILES:
-        path = pathlib.Path(getattr(config, name))
-        if path.is_file():
-            with open(path, 'rb') as file:
-                digests[name] = hashlib.file_digest(file, 'sha256').hexdigest()
+        value = getattr(config, name)
+        parts = [value] if pathlib.Path(value).is_file() else split_names(value)
+        paths = [pathlib.Path(part) for part in parts]
+        if paths and all(path.is_file() for path in paths):
+            digest = hashlib.sha256()
+            for path in paths:
+                digest.update(path.read_bytes())
+            digests[name] = digest.hexdigest()
     return digests
 
 

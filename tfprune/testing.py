@@ -128,7 +128,7 @@ def randomise(model: keras.Model, seed: int = 0) -> keras.Model:
         shape = tuple(weight.shape)
         if len(shape) > 1:
             value = rng.normal(size=shape) / math.sqrt(math.prod(shape[:-1]))
-        elif weight.name in ('gamma', 'moving_variance'):
+        elif weight.name in ('gamma', 'moving_variance', 'variance'):
             value = rng.uniform(0.5, 1.5, shape)
         else:
             value = rng.normal(size=shape)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfprune import data as data_sets
 from tfprune.budget import Budget
 from tfprune.checkpoints import CheckpointError, Checkpoints, Position, restore
-from tfprune.config import TARGETS, Config
+from tfprune.config import TARGETS, Config, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
@@ -22,8 +22,8 @@ from tfprune.graph import unfold
 from tfprune.groups import trace_groups
 from tfprune.masks import Masks
 from tfprune.methods import Decision, Problem, check_method, make_method
-from tfprune.models import (as_classifier, build_model, is_model_file,
-                            load_initial_weights)
+from tfprune.models import (as_classifier, build_model, is_model_file, load_initial_weights,
+                            run_custom_layers)
 from tfprune.outcome import Setup, finish, read_finished
 from tfprune.progress import Progress
 from tfprune.reuse import take_epochs
@@ -94,6 +94,7 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
         # Bit for bit reproducible on CPU; must stand before the first operation.
         tf.config.experimental.enable_op_determinism()
     tf.get_logger().setLevel('WARNING')
+    run_custom_layers(config.custom_layers)
     strategy = make_strategy(config.replicas)
     digests = {'model': own.digest()} if own else {}
     folder, shown = RunFolder(run_dir, config, digests), Progress(progress)
@@ -129,8 +130,8 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         model = _own_model(own) if own else _named_model(config, data)
-    frozen = [name.strip() for name in config.frozen.split(',') if name.strip()]
-    groups = trace_groups(model, frozen=frozen, unknown_layers=config.unknown_layers)
+    groups = trace_groups(model, frozen=split_names(config.frozen),
+                          unknown_layers=config.unknown_layers)
     if not config.prune_residual_groups:
         groups = groups.without_residual()
     cost_model = CostModel(model, groups)

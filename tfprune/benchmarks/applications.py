@@ -3,6 +3,7 @@
 Weights are noise, not trained: what is measured is whether structure, cost and files are right.
 """
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -50,7 +51,7 @@ def rows(only: Sequence[str] = (), *, files: bool = True) -> Iterator[dict[str, 
 
 
 def _row(name: str, files: bool) -> dict[str, Any]:
-    model = randomise(getattr(keras.applications, name)(weights=None, classifier_activation=None))
+    model = randomise(_build(name))
     start = time.perf_counter()
     everything = trace_groups(model)
     groups, masks = _half(model, everything)
@@ -74,6 +75,14 @@ def _row(name: str, files: bool) -> dict[str, Any]:
     return row
 
 
+def _build(name: str) -> keras.Model:
+    """The model as it comes, on images of its default size; where that is any, of 224 pixels."""
+    build = functools.partial(getattr(keras.applications, name), weights=None,
+                              classifier_activation=None)
+    model = build()
+    return build(input_shape=(224, 224, 3)) if None in model.input_shape[1:] else model
+
+
 def _half(model: keras.Model, everything: ChannelGroups) -> tuple[ChannelGroups, Masks]:
     """Uniform widths at half of the MACs, of residual groups too if it takes them."""
     for groups in (everything.without_residual(), everything):
@@ -87,8 +96,8 @@ def _half(model: keras.Model, everything: ChannelGroups) -> tuple[ChannelGroups,
 
 
 def _images(model: keras.Model) -> np.ndarray:
-    shape = [size or 1 for size in model.input_shape[1:]]
-    return np.random.default_rng(0).uniform(0, 255, (1, *shape)).astype(np.float32)
+    shape = (1, *model.input_shape[1:])
+    return np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
 
 
 def _use_elsewhere(path: pathlib.Path) -> dict[str, Any]:

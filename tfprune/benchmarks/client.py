@@ -14,8 +14,8 @@ import tensorflow as tf
 def main(path: str) -> None:
     """Prints what was done as one line of JSON; any failure is an exception."""
     model = keras.models.load_model(path)
-    shape = [size or 1 for size in model.input_shape[1:]]
-    images = np.random.default_rng(0).uniform(0, 255, (2, *shape)).astype(np.float32)
+    shape = (2, *model.input_shape[1:])
+    images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
     logits = model.predict(images, verbose=0)
     lite = tf.lite.TFLiteConverter.from_keras_model(model).convert()
     interpreter = tf.lite.Interpreter(model_content=lite)

@@ -14,11 +14,12 @@ import keras
 
 from tfprune.models import mobilenet, resnet, resnet_cifar, vgg
 from tfprune.models.initial_weights import load_initial_weights
-from tfprune.models.model_files import as_classifier, is_path, load_model_file
+from tfprune.models.model_files import (as_classifier, is_path, load_model_file,
+                                        run_custom_layers)
 from tfprune.models.outputs import as_logits, outputs_probabilities
 
 __all__ = ['MODELS', 'as_classifier', 'as_logits', 'build_model', 'is_model_file',
-           'load_initial_weights', 'load_model_file', 'outputs_probabilities']
+           'load_initial_weights', 'load_model_file', 'outputs_probabilities', 'run_custom_layers']
 
 _part = functools.partial
 MODELS: dict[str, Callable[..., keras.Model]] = {

@@ -6,12 +6,14 @@ probabilities of a softmax.
 
 import json
 import pathlib
+import runpy
 import zipfile
 from collections.abc import Iterator
 from typing import Any
 
 import keras
 
+from tfprune.config import split_names
 from tfprune.graph import functional_graph
 from tfprune.models.outputs import last_activation
 
@@ -23,6 +25,21 @@ def is_path(name: str) -> bool:
     """Whether `name` looks like a path, or is one."""
     path = pathlib.Path(name)
     return bool(name) and bool(path.suffix or len(path.parts) > 1 or path.exists())
+
+
+def run_custom_layers(paths: str) -> None:
+    """Runs comma-separated Python files, so that the classes that they register can be loaded.
+
+    ValueError, in one line, names the file that is missing or fails.
+    """
+    for path in map(pathlib.Path, split_names(paths)):
+        if not path.is_file():
+            raise ValueError(f'custom_layers {path}: no such file')
+        try:
+            runpy.run_path(str(path), run_name=path.stem)
+        except Exception as error:  # a user's code: anything
+            text = ' '.join(str(error).split())
+            raise ValueError(f'custom_layers {path}: {type(error).__name__}: {text}') from error
 
 
 def load_model_file(
@@ -93,11 +110,10 @@ def as_classifier(
             names = ', '.join(tensor._keras_history.operation.name for tensor in tensors)
             raise ValueError(f'{source}: expected one {kind}, received {len(tensors)}: {names}')
     taken, given = model.inputs[0].shape, model.outputs[0].shape
-    if len(taken) != 4 or taken[0] is not None or None in taken[1:]:
-        raise ValueError(
-            f'{source}: expected an input of images [None, height, width, channels] of a fixed '
-            f'size, received {list(taken)}')
-    if tuple(taken[1:]) != tuple(image_shape):
+    if len(taken) != 4 or taken[0] is not None or taken[3] is None:
+        raise ValueError(f'{source}: expected an input of images [None, height, width, channels], '
+                         f'received {list(taken)}')
+    if any(size not in (None, here) for size, here in zip(taken[1:], image_shape)):
         raise ValueError(
             f'{source}: takes images {list(taken[1:])}, those of the data are {list(image_shape)}')
     if len(given) != 2 or given[1] is None:
@@ -115,9 +131,27 @@ def as_classifier(
             raise ValueError(
                 f"{source}: layer '{layer.name}' computes in float16, which needs loss scaling; "
                 'expected float32 or mixed_bfloat16')
+    if None in taken[1:]:
+        return at_image_shape(model, image_shape, source)
     if all(isinstance(ends, keras.KerasTensor) for ends in (graph.input, graph.output)):
         return model
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # out of list or dict
+
+
+def at_image_shape(model: keras.Model, image_shape: tuple[int, int, int], source: str
+                   ) -> keras.Model:
+    """A model of images of any size on those of one, as costs and exports need it.
+
+    ValueError names `source` and the layer that it does not suit.
+    """
+    image = keras.Input(image_shape, name=model.inputs[0].name)
+    feed = keras.tree.map_structure(lambda _: image, model.input)
+    try:
+        output, = keras.tree.flatten(model(feed))
+    except Exception as error:  # of whatever layer the size does not suit
+        text = ' '.join(str(error).split())[:300]
+        raise ValueError(f'{source}: does not take images {list(image_shape)}: {text}') from error
+    return keras.Model(image, output, name=model.name)
 
 
 def _check_kind(path: pathlib.Path) -> None:

@@ -27,10 +27,12 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
     rows, width = len(layout.nodes), 1 + max(lanes)
     figure = Figure(figsize=(_LANE * width + 4.5, _ROW * (rows + 3)), dpi=_dpi(rows))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_xlim(-0.3, width + 4.5 / _LANE)
+    axes.set_xlim(-0.6, width + 4.5 / _LANE - 0.6)
     axes.set_ylim(rows + 1, -2)
     axes.axis('off')
-    axes.text(0, -1.2, title, fontsize=10, weight='bold', va='center')
+    axes.text(-0.35, -1.6, title, fontsize=10, weight='bold', va='center')
+    axes.text(-0.35, -0.9, 'One colour a group of channels that go together; grey: not prunable.',
+              fontsize=6, va='center')
     colours = _colours(groups)
     made = {tensor: row for row, node in enumerate(layout.nodes) for tensor in node.outputs}
     for row, node in enumerate(layout.nodes):
@@ -69,10 +71,13 @@ def _lanes(layout: Layout) -> list[int]:
 
 def _colours(groups: ChannelGroups) -> dict[int, Any]:
     """Returns a colour for every group; neighbours in the order of the model differ."""
-    map_, names = matplotlib.colormaps['tab20'], groups.layout.names
+    names = groups.layout.names
+    map_ = matplotlib.colormaps['tab20']
+    palette = [map_(place) for place in range(20) if place not in (14, 15)]  # its greys
     prunable = [number for number, name in enumerate(names) if name in groups]
     found: dict[int, Any] = {number: UNPRUNABLE for number in range(len(names))}
-    found.update({number: map_((7 * place) % 20) for place, number in enumerate(prunable)})
+    found.update({number: palette[7 * place % len(palette)]
+                  for place, number in enumerate(prunable)})
     return found
 
 

@@ -1,0 +1,63 @@
+"""What the scripts share: flags made from the configuration, and errors in one line.
+
+Only scripts import this: it defines flags.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+from absl import app, flags, logging
+
+from tfprune.config import CHOICES, Config
+
+MENDABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError)
+
+_DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
+           str: flags.DEFINE_string}
+_DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of errors.')
+
+
+def define_config_flags(names: Iterable[str] = (),
+                        values: Mapping[str, Collection[str]] | None = None) -> None:
+    """Defines the flags of fields of `Config`, with their defaults and help.
+
+    Args:
+      names: of fields; none for all.
+      values: by field, the names that its help lists beside those of CHOICES.
+    """
+    listed = {**CHOICES, **(values or {})}
+    for field in dataclasses.fields(Config):
+        if not names or field.name in names:
+            text = field.metadata['help']
+            if field.name in listed:
+                text += f' One of: {", ".join(listed[field.name])}.'
+            _DEFINE[type(field.default)](field.name, field.default, text)
+
+
+def start(script: str, body: Callable[[Sequence[str]], int | None], *,
+          takes_arguments: bool = False) -> None:
+    """Parses the flags and runs a script; ends the process.
+
+    Args:
+      script: its name, which stands before each error.
+      body: what it does, with the arguments that are no flags; returns the exit code, None for 0.
+        Its MENDABLE errors end the script in one line on stderr and code 2.
+      takes_arguments: whether there may be such arguments.
+    """
+    def main(argv: list[str]) -> int:
+        try:
+            if len(argv) > 1 and not takes_arguments:
+                raise ValueError(f'stray arguments: {" ".join(argv[1:])}; write flags as '
+                                 '--name=value.')
+            return body(argv[1:]) or 0
+        except MENDABLE as error:
+            if _DEBUG.value:
+                raise
+            text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+            print(f'{script}: error: {(text.splitlines() or [type(error).__name__])[0]}',
+                  file=sys.stderr)
+            return 2
+
+    flags.FLAGS.set_default('verbosity', logging.WARNING)
+    app.run(main)
