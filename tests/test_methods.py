@@ -1,5 +1,6 @@
 """Every entry of METHODS keeps the contract: budget, determinism, a plain Keras model."""
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -25,12 +26,22 @@ SMALL = dict(model='resnet8', dataset='digits', macs=0.5, warmup_epochs=1, rando
              context_size=4, context_updates=3, agent_updates=2, lr_warmup_epochs=0.0)
 
 
-@pytest.mark.parametrize('name', sorted(METHODS))
-def test_method_keeps_the_contract(name, tmp_path):
-    config = Config(method=name, **SMALL)
-    result = train_and_prune(config, tmp_path / 'run', progress=False)
+@pytest.fixture(scope='module')
+def run_of(tmp_path_factory):
+    """Method name -> the result of its run of SMALL, made once."""
+    @functools.cache
+    def run(name):
+        return train_and_prune(Config(method=name, **SMALL), tmp_path_factory.mktemp(name) / 'run',
+                               progress=False)
 
-    report = json.loads((tmp_path / 'run/report.json').read_text())
+    return run
+
+
+@pytest.mark.parametrize('name', sorted(METHODS))
+def test_method_keeps_the_contract(name, run_of, tmp_path):
+    config, result = Config(method=name, **SMALL), run_of(name)
+
+    report = json.loads((result.run_dir / 'report.json').read_text())
     assert report == json.loads(json.dumps(result.report))
     cost = count_cost(result.model)
     budget, = report['budgets']
@@ -44,11 +55,11 @@ def test_method_keeps_the_contract(name, tmp_path):
     assert {row['name']: row['width'] for row in report['groups']} == {
         layer.name: layer.filters for layer in result.model.layers
         if layer.name in {row['name'] for row in report['groups']}}
-    metrics = [json.loads(line) for line in open(tmp_path / 'run/metrics.jsonl')]
+    metrics = [json.loads(line) for line in open(result.run_dir / 'metrics.jsonl')]
     assert [row['epoch'] for row in metrics] == list(range(config.total_epochs))
     assert max(row['peak_process_bytes'] for row in metrics) <= report['peak_process_bytes']
     assert metrics[0]['peak_process_bytes'] > 50e6  # TensorFlow alone
-    assert (tmp_path / 'run/report.html').stat().st_size > 10_000
+    assert (result.run_dir / 'report.html').stat().st_size > 10_000
 
     again = train_and_prune(config, tmp_path / 'again', progress=False)
     for one, other in zip(result.model.get_weights(), again.model.get_weights()):
@@ -75,10 +86,8 @@ def test_decisions_keep_every_limit_and_leave_no_step(name):
             assert not budget.fits(list((widths | {group: width + 1}).values()))
 
 
-def test_epochs_before_surgery_can_be_taken_from_another_run(tmp_path):
-    dense = tmp_path / 'dense'
-    train_and_prune(Config(method='dense', **SMALL), dense, progress=False)
-    own = train_and_prune(Config(method='magnitude', **SMALL), tmp_path / 'own', progress=False)
+def test_epochs_before_surgery_can_be_taken_from_another_run(run_of, tmp_path):
+    dense, own = run_of('dense').run_dir, run_of('magnitude')
     taken = train_and_prune(Config(method='magnitude', before_surgery_from=str(dense), **SMALL),
                             tmp_path / 'taken', progress=False)
     for one, other in zip(own.model.get_weights(), taken.model.get_weights(), strict=True):
@@ -104,14 +113,13 @@ def test_scratch_starts_from_weights_of_its_own(tmp_path):
                         tmp_path / 'other', progress=False)
 
 
-def test_report_that_was_not_written_is_written_when_a_finished_run_is_read(tmp_path):
-    config = Config(method='dense', **SMALL)
-    train_and_prune(config, tmp_path / 'run', progress=False)
-    (tmp_path / 'run/report.html').unlink()
-    before = (tmp_path / 'run/cost.json').stat().st_mtime_ns
-    train_and_prune(config, tmp_path / 'run', progress=False)
-    assert (tmp_path / 'run/report.html').exists()
-    assert (tmp_path / 'run/cost.json').stat().st_mtime_ns == before
+def test_report_that_was_not_written_is_written_when_a_finished_run_is_read(run_of):
+    run_dir = run_of('dense').run_dir
+    (run_dir / 'report.html').unlink()
+    before = (run_dir / 'cost.json').stat().st_mtime_ns
+    train_and_prune(Config(method='dense', **SMALL), run_dir, progress=False)
+    assert (run_dir / 'report.html').exists()
+    assert (run_dir / 'cost.json').stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize('options', [
@@ -136,12 +144,12 @@ def test_rlal_with_options(options, tmp_path):
     assert bool(residual) == options.get('prune_residual_groups', False)
 
 
-def test_pruned_model_loads_without_tfprune(tmp_path):
-    result = train_and_prune(Config(method='uniform', **SMALL), tmp_path / 'run', progress=False)
+def test_pruned_model_loads_without_tfprune(run_of, tmp_path):
+    result = run_of('uniform')
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype(np.float32)
     np.save(tmp_path / 'images.npy', images)
     code = ('import sys, numpy as np; sys.modules["tfprune"] = None; import keras; '
-            f'm = keras.models.load_model(r"{tmp_path}/run/export/pruned.keras"); '
+            f'm = keras.models.load_model(r"{result.run_dir}/export/pruned.keras"); '
             f'np.save(r"{tmp_path}/out.npy", m(np.load(r"{tmp_path}/images.npy")))')
     subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path,
                    env={**os.environ, 'KERAS_BACKEND': 'tensorflow'})

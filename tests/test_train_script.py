@@ -7,9 +7,14 @@ import subprocess
 import sys
 import time
 
+import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
+
+from tfprune import command_line
+from tfprune.config import Config
+from tfprune.trainer import train_and_prune
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ['--model=resnet8', '--dataset=digits', '--warmup_epochs=1', '--random_epochs=1',
@@ -92,26 +97,40 @@ def test_damaged_checkpoint_is_reported(tmp_path):
 
 @pytest.mark.parametrize('flags, message', [
     (['stray'], 'stray arguments: stray'),
-    (['--method=rlla'], "Unknown method 'rlla'. Available: dense, magnitude, random, rlal"),
-    (['--model=resnet21'], "Unknown model 'resnet21'. Available: mobilenet_v1, mobilenet"),
-    (['--model=nowhere.keras'], "model 'nowhere.keras': no such file"),
-    (['--dataset=cifar'], "Unknown dataset 'cifar'. Available: cifar10, cifar100, digits"),
     (['--macs=1.5'], 'macs must be a ratio in (0, 1] or a whole number above 1; received 1.5'),
-    (['--macs=0'], "method 'rlal' needs a budget: --macs, --params or --peak_memory_bytes."),
-    (['--criterion=l3'], "Unknown criterion 'l3'. Available: bn_scale, geometric_median, l1"),
-    (['--reward_images=0'], 'reward_images must be at least 1'),
-    (['--reward_images=1437'], 'reward_images'),
-    (['--params=0.01', '--macs=2000'], 'macs=2000 allows 2,000, but the smallest reachable is'),
-    (['--initial_weights=nowhere.npz'], 'nowhere.npz'),
     (['--frozen=layer_x'], 'layer_x'),
     (['--run_dir=README.md/run'], 'README.md'),
-    (['--batch_size=4000'], 'batch_size=4000 is larger'),
 ])
 def test_bad_input_is_one_line(tmp_path, flags, message):
     out, err = finish(start(tmp_path / 'run', *flags), expected=2)
     line = err.strip().splitlines()[-1]
     assert line.startswith('train.py: error: ') and message in line
     assert 'Traceback' not in err
+    assert not list(tmp_path.iterdir())  # the same command, mended, finds no other configuration
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(method='rlla'), "Unknown method 'rlla'. Available: dense, magnitude, random, rlal"),
+    (dict(model='resnet21'), "Unknown model 'resnet21'. Available: mobilenet_v1, mobilenet"),
+    (dict(model='nowhere.keras'), "model 'nowhere.keras': no such file"),
+    (dict(custom_layers='nowhere.py'), 'custom_layers nowhere.py: no such file'),
+    (dict(dataset='cifar'), "Unknown dataset 'cifar'. Available: cifar10, cifar100, digits"),
+    (dict(macs=0.0), "method 'rlal' needs a budget: --macs, --params or --peak_memory_bytes."),
+    (dict(criterion='l3'), "Unknown criterion 'l3'. Available: bn_scale, geometric_median, l1"),
+    (dict(reward_images=0), 'reward_images must be at least 1'),
+    (dict(reward_images=1437), 'reward_images'),
+    (dict(params=0.01, macs=2000), 'macs=2000 allows 2,000, but the smallest reachable is'),
+    (dict(initial_weights='nowhere.npz'), 'nowhere.npz'),
+    (dict(frozen='layer_x'), 'layer_x'),
+    (dict(batch_size=4000), 'batch_size=4000 is larger'),
+])
+def test_bad_configurations_are_one_line_and_leave_nothing(tmp_path, changes, message):
+    """What the script prints of them, without a process for each."""
+    fields = dict(model='resnet8', dataset='digits', reward_images=100, score_images=100,
+                  score_batch_size=100, macs=0.5)
+    with pytest.raises(command_line.MENDABLE) as caught:
+        train_and_prune(Config(**fields | changes), tmp_path / 'run', progress=False)
+    assert message in command_line.one_line(caught.value)
     assert not list(tmp_path.iterdir())  # the same command, mended, finds no other configuration
 
 

@@ -54,10 +54,14 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
         except MENDABLE as error:
             if _DEBUG.value:
                 raise
-            text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-            print(f'{script}: error: {(text.splitlines() or [type(error).__name__])[0]}',
-                  file=sys.stderr)
+            print(f'{script}: error: {one_line(error)}', file=sys.stderr)
             return 2
 
     flags.FLAGS.set_default('verbosity', logging.WARNING)
     app.run(main)
+
+
+def one_line(error: Exception) -> str:
+    """Returns the first line of its message; its type if it has none."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return (text.splitlines() or [type(error).__name__])[0]

@@ -57,12 +57,13 @@ def _row(name: str, files: bool) -> dict[str, Any]:
     groups, masks = _half(model, everything)
     pruned = prune_model(model, groups, masks)
     seconds = time.perf_counter() - start
-    analysis = analyze(model, groups)
+    analysis, whole = analyze(model, groups), analyze(model, everything)
     found = check_promises(model, masks, groups=groups, inputs=_images(model))
     row = {
         'model': name, 'groups': len(groups), 'residual_groups': len(groups) == len(everything)
         and any(group.is_residual for group in groups.groups.values()),
         'prunable_share': analysis.prunable_macs / analysis.dense.macs,
+        'prunable_share_with_residual': whole.prunable_macs / whole.dense.macs,
         'dense_macs': analysis.dense.macs, 'dense_params': analysis.dense.params,
         'macs': found.predicted[0], 'params': found.predicted[1],
         'exact': found.predicted == found.counted, 'difference': found.gated_difference,
@@ -110,13 +111,14 @@ def _use_elsewhere(path: pathlib.Path) -> dict[str, Any]:
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:
     """Returns the rows as a Markdown table."""
-    lines = ['| model | groups | MACs in prunable layers | MACs, dense | MACs, pruned | exact | '
-             'largest difference | trace and surgery | elsewhere |',
-             '|---|---:|---:|---:|---:|---|---:|---:|---|']
+    lines = ['| model | groups | MACs in prunable layers | with residual groups | MACs, dense | '
+             'MACs, pruned | exact | largest difference | trace and surgery | elsewhere |',
+             '|---|---:|---:|---:|---:|---:|---|---:|---:|---|']
     for row in found:
         lines.append(
             f"| {row['model']} | {row['groups']}{' (residual too)' * row['residual_groups']} | "
-            f"{row['prunable_share']:.1%} | {row['dense_macs']:,} | {row['macs']:,} "
+            f"{row['prunable_share']:.1%} | {row['prunable_share_with_residual']:.1%} | "
+            f"{row['dense_macs']:,} | {row['macs']:,} "
             f"({row['macs'] / row['dense_macs']:.1%}) | {'yes' if row['exact'] else 'NO'} | "
             f"{row['difference']:.0e} | {row['seconds']:.1f} s | {row.get('client', '')} |")
     return '\n'.join(lines)
