@@ -127,6 +127,13 @@ def number_formats(content: bytes) -> set[tuple[str, str]]:
     return found
 
 
+def float_operators(content: bytes) -> list[str]:
+    """Types of the operators that give float32, but for DEQUANTIZE, sorted."""
+    flat = schema.Model.GetRootAs(content, 0)
+    return sorted({kind for kind, _, output in operators(flat) if kind != 'DEQUANTIZE'
+                   and flat.Subgraphs(0).Tensors(output).Type() == schema.TensorType.FLOAT32})
+
+
 def graph_cost(function: tf.types.experimental.ConcreteFunction) -> ArtefactCost:
     """MACs and trainable parameters of a SavedModel's signature, from its graph at batch 1.
 

@@ -6,6 +6,7 @@ import functools
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,8 +22,6 @@ from tfprune.models.outputs import outputs_probabilities
 
 FLOAT32, FLOAT16, DYNAMIC, INT8 = 'tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8'
 _TYPES = (np.float32, np.uint8, np.int8)  # of input and output
-# What the converter says of an operator that TFLite lacks, and of one that it has in float only.
-_LACKING = (r"'tf\.(\w+)' op is neither", r"'tfl\.(\w+)' op .*quantiz", r'for op: (\w+)')
 
 
 def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | None = None,
@@ -48,10 +47,9 @@ def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | Non
     try:
         return converter.convert()
     except Exception as error:  # ConverterError is private; its text is pages of locations.
-        missing = sorted({name for pattern in _LACKING
-                          for name in re.findall(pattern, str(error))})
-        reason = (f'TFLite has no {"int8 " * (form == INT8)}operator for: {", ".join(missing)}'
-                  if missing else one_line(error))
+        missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
+        reason = (f'TFLite has no operator for: {", ".join(missing)}' if missing
+                  else one_line(error))
         raise ValueError(f'model {model.name!r} does not convert to TFLite: {reason}') from error
 
 
@@ -84,8 +82,12 @@ def calibration_images(images: np.ndarray) -> Iterator[list[np.ndarray]]:
 
 
 def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *, form: str) -> None:
-    """Writes the file of a form, with metadata."""
+    """Writes the file of a form, with metadata; warns of what an INT8 file still does in float."""
     content = convert(model, form, images=context.representative, options=context.tflite)
+    in_float = operator_cost.float_operators(content) if form == INT8 else []
+    if in_float:
+        warnings.warn(f'model {model.name!r}: TFLite has no int8 kernel for '
+                      f'{", ".join(in_float)}: they stay float32 in {path.name}', stacklevel=2)
     path.write_bytes(add_metadata(
         content, name=model.name, class_names=context.class_names,
         probabilities=context.tflite.softmax or outputs_probabilities(model)))
@@ -125,10 +127,13 @@ def open_file(path: pathlib.Path, form: str | None = None) -> Artefact:
     height, width, channels = (int(size) for size in source['shape'][1:])
 
     def run_batch(images: np.ndarray) -> np.ndarray:
-        interpreter.resize_tensor_input(source['index'], images.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(source['index'], quantised(images, source))
-        interpreter.invoke()
+        try:
+            interpreter.resize_tensor_input(source['index'], images.shape)
+            interpreter.allocate_tensors()
+            interpreter.set_tensor(source['index'], quantised(images, source))
+            interpreter.invoke()
+        except RuntimeError as error:  # a kernel refuses, such as DIV a divisor rounded to 0
+            raise ValueError(f'{path}: TFLite cannot run it: {one_line(error)}') from error
         return dequantised(interpreter.get_tensor(sink['index']), sink)
 
     run = run_batch
