@@ -144,13 +144,13 @@ def check_classes(path: str | os.PathLike[str], dataset: str, data: ImageData) -
 
 def format_table(rows: Sequence[Measurement]) -> str:
     """The measurements as text; MACs that leave operators out are marked '+', named below."""
-    lines = [f'{"form":<12}{"accuracy":>10}{"images":>9}{"MACs":>16}{"params":>13}{"bytes":>13}']
+    lines = [f'{"form":<16}{"accuracy":>10}{"images":>9}{"MACs":>16}{"params":>13}{"bytes":>13}']
     for row in rows:
         macs = f'{row.cost.macs:,}' + '+' * bool(row.cost.uncounted)
-        lines.append(f'{row.form:<12}{row.accuracy:>10.2%}{row.images:>9,}{macs:>16}'
+        lines.append(f'{row.form:<16}{row.accuracy:>10.2%}{row.images:>9,}{macs:>16}'
                      f'{row.cost.params:>13,}{row.bytes:>13,}')
     lines += [f'+ {row.form}: not counted: {", ".join(row.cost.uncounted)}'
               for row in rows if row.cost.uncounted]
-    if any(row.form == 'tflite' for row in rows):
+    if any(row.form.startswith('tflite') for row in rows):
         lines.append('tflite: batch normalisation is folded into the convolutions: fewer params')
     return '\n'.join(lines)

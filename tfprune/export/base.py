@@ -9,6 +9,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
+IO_TYPES = ('uint8', 'int8', 'float32')
+
 
 @dataclasses.dataclass(frozen=True)
 class ArtefactCost:
@@ -51,13 +53,37 @@ class Artefact:
 
 
 @dataclasses.dataclass(frozen=True)
+class TFLiteOptions:
+    """Choices of the TFLite files.
+
+    io: type of input and output of the full-integer file. 'uint8' takes the bytes of a camera as
+        they are (scale 1, zero point 0), as MediaPipe does; 'int8' is for microcontrollers;
+        'float32' is called like the float32 file, and rounds inside.
+    softmax: whether every TFLite file of a model that gives logits ends in a softmax, so that
+        clients which show the scores as they are, such as MediaPipe, show probabilities.
+    """
+
+    io: str = 'uint8'
+    softmax: bool = False
+
+    def __post_init__(self):
+        if self.io not in IO_TYPES:
+            raise ValueError(f'io: expected one of {", ".join(IO_TYPES)}; received {self.io!r}')
+
+
+@dataclasses.dataclass(frozen=True)
 class WriteContext:
     """What a format may need beside the model.
 
-    images: representative images [N, H, W, C], float32 0..255 (real, or seeded noise).
+    images: images for comparisons [N, H, W, C], float32 0..255 (real, or seeded noise).
+    representative: all real images [N, H, W, C], raw pixels 0..255, any type; None without any.
+    class_names: of the outputs, in their order; () if unknown.
     """
 
     images: np.ndarray
+    representative: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+    tflite: TFLiteOptions = TFLiteOptions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +94,16 @@ class Format:
     write: (model, path, context) -> None; creates `path`, whose parent exists.
     open: path -> Artefact; one-line ValueError or OSError if the path holds no such thing.
     tolerance: largest difference from another form, relative to the largest output, that is
-        rounding and not a fault; two forms may differ by the larger of their tolerances.
+        rounding and not a fault; two forms may differ by the larger of their tolerances. None for
+        a form that differs by its nature: it is measured, not judged.
+    needs_images: whether it cannot be written without real images.
     """
 
     location: str
     write: Callable[[keras.Model, pathlib.Path, WriteContext], None]
     open: Callable[[pathlib.Path], Artefact]
-    tolerance: float
+    tolerance: float | None
+    needs_images: bool = False
 
 
 def dims(shape: tuple[int, ...]) -> str:

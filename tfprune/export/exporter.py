@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune.export import keras_file, saved_model, tflite
-from tfprune.export.base import (Format, WriteContext, dims, image_shape_of, num_classes_of,
-                                 one_line, size_of)
+from tfprune.export.base import (Artefact, Format, TFLiteOptions, WriteContext, dims,
+                                 image_shape_of, num_classes_of, one_line, size_of)
+from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
+from tfprune.models.outputs import outputs_probabilities
 
 # To add a format: a module with a FORMAT, and a line here.
 FORMATS: dict[str, Format] = {
     'keras': keras_file.FORMAT,
     'saved_model': saved_model.FORMAT,
     'tflite': tflite.FORMAT,
+    'tflite_float16': tflite.FLOAT16_FORMAT,
+    'tflite_dynamic': tflite.DYNAMIC_FORMAT,
+    'tflite_int8': tflite.INT8_FORMAT,
 }
 MEMORY = 'model'  # the model in memory, the form that the others are written from
 PARITY_FILE = 'parity.json'
-LABELS_FILE = 'labels.txt'
 PARITY_IMAGES = 32
+AGREEMENT_IMAGES = 200  # where a form is quantised: top-1 agreement needs more of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +51,20 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  formats: Sequence[str] = ('keras', 'saved_model', 'tflite'),
                  representative_data: np.ndarray | None = None,
                  class_names: Sequence[str] | None = None,
+                 tflite_options: TFLiteOptions = TFLiteOptions(),
                  parity_tolerance: float | None = None, overwrite: bool = False) -> ExportReport:
     """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
 
     representative_data: images [N, H, W, C], raw pixels 0..255, uint8 or float, on the first
-        PARITY_IMAGES of which the forms are compared; None compares on seeded random pixels.
-    class_names: of the outputs, in their order; written to labels.txt, one a line, if given.
+        PARITY_IMAGES of which (AGREEMENT_IMAGES with a quantised format) the forms are compared;
+        None compares on seeded random pixels. All of them calibrate 'tflite_int8', which needs
+        them: a few hundred training images.
+    class_names: of the outputs, in their order; written to labels.txt, one a line, and into the
+        metadata of the TFLite files, if given.
+    tflite_options: input and output types, and a softmax; with a softmax the parity of all forms is
+        that of their probabilities.
     parity_tolerance: largest difference allowed between two forms, relative to the largest output;
-        None takes each format's own.
+        None takes each format's own. Quantised forms are measured, not judged.
     overwrite: whether `out_dir` may hold an earlier export, which is replaced as a whole once the
         new one is complete. Anything else that is not an empty directory is never replaced.
 
@@ -65,8 +77,14 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     check_float32(model)
     image_shape = image_shape_of(model)
     check_class_names(class_names, num_classes_of(model))
-    images = parity_images(representative_data, image_shape)
-    context = WriteContext(images=images)
+    quantised = any(FORMATS[name].tolerance is None for name in formats)
+    images = parity_images(representative_data, image_shape,
+                           AGREEMENT_IMAGES if quantised else PARITY_IMAGES)
+    for name in formats:
+        if FORMATS[name].needs_images:
+            check_calibration(name, representative_data)
+    context = WriteContext(images=images, representative=representative_data,
+                           class_names=tuple(class_names or ()), tflite=tflite_options)
 
     with replaced_directory(out_dir, overwrite=overwrite) as partial:
         forms = {MEMORY: keras_file.open_model(model, out_dir, MEMORY)}
@@ -78,16 +96,18 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
             except tf.errors.OpError as error:  # how TensorFlow reports a full disk
                 raise OSError(one_line(error)) from error
             forms[name] = FORMATS[name].open(path)
-        tolerances = {name: FORMATS[name].tolerance if parity_tolerance is None
+        tolerances = {name: FORMATS[name].tolerance
+                      if parity_tolerance is None or FORMATS[name].tolerance is None
                       else parity_tolerance for name in formats}
+        comparable = (with_softmax(forms) if tflite_options.softmax
+                      and not outputs_probabilities(model) else forms)
         parity = measure_parity(
-            forms, images, tolerances={MEMORY: 0.0, **tolerances},
+            comparable, images, tolerances={MEMORY: 0.0, **tolerances},
             source='random' if representative_data is None else 'representative')
         sizes = {name: size_of(partial / FORMATS[name].location) for name in formats}
         (partial / PARITY_FILE).write_text(json.dumps(dataclasses.asdict(parity), indent=2) + '\n')
         if class_names is not None:
-            lines = [' '.join(name.split()) + '\n' for name in class_names]
-            (partial / LABELS_FILE).write_text(''.join(lines), encoding='utf-8')
+            (partial / LABELS_FILE).write_text(label_lines(class_names), encoding='utf-8')
     paths = {name: out_dir / FORMATS[name].location for name in formats}
     return ExportReport(out_dir=out_dir, paths=paths, bytes=sizes, parity=parity)
 
@@ -105,9 +125,37 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
 
 def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
     """ValueError unless there is a name for each class, or no names are given."""
-    if class_names is not None and len(class_names) != num_classes:
+    if class_names is None:
+        return
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+        raise ValueError(f'class_names: expected a list of strings, received {class_names!r:.80}')
+    if len(class_names) != num_classes:
         raise ValueError(f'class_names: expected {num_classes} as the model has classes, received '
                          f'{len(class_names)}')
+    blank = [position for position, name in enumerate(class_names) if not name.strip()]
+    if blank:
+        raise ValueError(f'class_names: expected a name for each class, class {blank[0]} has '
+                         f'{class_names[blank[0]]!r}')
+
+
+def check_calibration(name: str, data: np.ndarray | None) -> None:
+    """ValueError unless there are images of raw pixels to observe the activations' ranges on."""
+    if data is None:
+        raise ValueError(f'format {name!r} needs representative_data: a few hundred training '
+                         'images [N, H, W, C], raw pixels 0..255; received None')
+    low, high = float(np.min(data)), float(np.max(data))
+    if not 0 <= low <= high <= 255 or (high <= 1 and len(np.unique(data)) > 1):
+        raise ValueError(f'representative_data: format {name!r} expects raw pixels 0..255, '
+                         f'received values {low:.3g}..{high:.3g}')
+
+
+def with_softmax(forms: Mapping[str, Artefact]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """Forms of a model that gives logits, of which the TFLite files give probabilities: all do."""
+    def probabilities(form: Artefact, images: np.ndarray) -> np.ndarray:
+        return tf.nn.softmax(form(images)).numpy()
+
+    return {name: form if form.path.suffix == '.tflite' else functools.partial(probabilities, form)
+            for name, form in forms.items()}
 
 
 def check_float32(model: keras.Model) -> None:
@@ -126,17 +174,18 @@ def check_float32(model: keras.Model) -> None:
                              'float32: rebuild the model in float32 before exporting it')
 
 
-def parity_images(data: np.ndarray | None, image_shape: tuple[int, int, int]) -> np.ndarray:
-    """The first PARITY_IMAGES of data as float32, or as many random ones; ValueError if unfit."""
+def parity_images(data: np.ndarray | None, image_shape: tuple[int, int, int],
+                  count: int = PARITY_IMAGES) -> np.ndarray:
+    """The first `count` of data as float32, or as many random ones; ValueError if unfit."""
     if data is None:
-        random = np.random.default_rng(0).integers(0, 256, (PARITY_IMAGES, *image_shape))
+        random = np.random.default_rng(0).integers(0, 256, (count, *image_shape))
         return random.astype(np.float32)
     shape = np.shape(data)
     if len(shape) != 4 or tuple(shape[1:]) != image_shape or not shape[0]:
         raise ValueError(f'representative_data: expected images [N, {dims(image_shape)}], '
                          f'received [{dims(shape)}]')
-    images = np.asarray(data[:PARITY_IMAGES]).astype(np.float32)
-    if not np.all(np.isfinite(images)):
+    images = np.asarray(data[:count]).astype(np.float32)
+    if not np.all(np.isfinite(data)):
         raise ValueError('representative_data: expected finite pixels, received NaN or infinity')
     return images
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -72,27 +72,66 @@ def tflite_cost(model: bytes | str | pathlib.Path) -> ArtefactCost:
     shapes = {detail['index']: [int(d) for d in detail['shape']]
               for detail in interpreter.get_tensor_details()}
 
+    flat = schema.Model.GetRootAs(content, 0)
+    sources = constant_sources(flat)
+    macs, constants, uncounted = 0, {}, []
+    for kind, inputs, output in operators(flat):
+        if kind in TFLITE_MACS:
+            data, weights, count = TFLITE_MACS[kind]
+            macs += count(shapes[inputs[data]], shapes[inputs[weights]], shapes[output])
+            for index in inputs[weights:]:
+                if index in sources:  # a weight may serve several operators
+                    constants[sources[index]] = math.prod(shapes[index])
+        elif kind in TFLITE_UNCOUNTED:
+            uncounted.append(f'{kind} {flat.Subgraphs(0).Tensors(output).Name().decode()}')
+    return ArtefactCost(macs=macs, params=sum(constants.values()), uncounted=tuple(uncounted))
+
+
+def operators(flat: schema.Model) -> Iterator[tuple[str, list[int], int]]:
+    """(type, input tensors, first output tensor) of each operator; an absent input, a bias, is -1.
+    """
     names = {code: key for key, code in vars(schema.BuiltinOperator).items()
              if isinstance(code, int)}
-    flat = schema.Model.GetRootAs(content, 0)
     graph = flat.Subgraphs(0)
-    macs, constants, uncounted = 0, {}, []
     for position in range(graph.OperatorsLength()):
         operator = graph.Operators(position)
         code = flat.OperatorCodes(operator.OpcodeIndex())
         kind = names[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
-        inputs = [int(index) for index in operator.InputsAsNumpy()]
+        inputs = [] if operator.InputsIsNone() else operator.InputsAsNumpy().tolist()
+        yield kind, inputs, int(operator.Outputs(0))
+
+
+def constant_sources(flat: schema.Model) -> dict[int, int]:
+    """Tensor -> the stored constant that it is, or that a DEQUANTIZE makes it from (float16)."""
+    graph = flat.Subgraphs(0)
+    sources = {index: index for index in range(graph.TensorsLength())
+               if flat.Buffers(graph.Tensors(index).Buffer()).DataLength()}
+    for kind, inputs, output in operators(flat):
+        if kind == 'DEQUANTIZE' and inputs[0] in sources:
+            sources[output] = sources[inputs[0]]
+    return sources
+
+
+def number_formats(content: bytes) -> set[tuple[str, str]]:
+    """(type of the data, type of the stored weights) of every product, such as 'FLOAT32', 'INT8'.
+    """
+    flat = schema.Model.GetRootAs(content, 0)
+    graph, sources = flat.Subgraphs(0), constant_sources(flat)
+    types = {code: key for key, code in vars(schema.TensorType).items() if isinstance(code, int)}
+    found = set()
+    for kind, inputs, _ in operators(flat):
         if kind in TFLITE_MACS:
-            data, weights, count = TFLITE_MACS[kind]
-            macs += count(shapes[inputs[data]], shapes[inputs[weights]],
-                          shapes[int(operator.Outputs(0))])
-            for index in inputs[weights:]:
-                # An absent optional input, a bias, is -1; a weight may serve several operators.
-                if index >= 0 and flat.Buffers(graph.Tensors(index).Buffer()).DataLength():
-                    constants[index] = math.prod(shapes[index])
-        elif kind in TFLITE_UNCOUNTED:
-            uncounted.append(f'{kind} {graph.Tensors(operator.Outputs(0)).Name().decode()}')
-    return ArtefactCost(macs=macs, params=sum(constants.values()), uncounted=tuple(uncounted))
+            data, weights = (inputs[position] for position in TFLITE_MACS[kind][:2])
+            found.add((types[graph.Tensors(data).Type()],
+                       types[graph.Tensors(sources.get(weights, weights)).Type()]))
+    return found
+
+
+def float_operators(content: bytes) -> list[str]:
+    """Types of the operators that give float32, but for DEQUANTIZE, sorted."""
+    flat = schema.Model.GetRootAs(content, 0)
+    return sorted({kind for kind, _, output in operators(flat) if kind != 'DEQUANTIZE'
+                   and flat.Subgraphs(0).Tensors(output).Type() == schema.TensorType.FLOAT32})
 
 
 def graph_cost(function: tf.types.experimental.ConcreteFunction) -> ArtefactCost:

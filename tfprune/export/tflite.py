@@ -1,29 +1,49 @@
-"""The float32 TFLite file."""
+"""TFLite files: float32, float16 weights, int8 weights (dynamic range), int8 throughout."""
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune.export import operator_cost, saved_model
-from tfprune.export.base import Artefact, Format, WriteContext, dims, one_line
+from tfprune.export.base import Artefact, Format, TFLiteOptions, WriteContext, dims, one_line
 from tfprune.export.interpreter import open_interpreter
+from tfprune.export.metadata import add_metadata
+from tfprune.models.outputs import outputs_probabilities
+
+FLOAT32, FLOAT16, DYNAMIC, INT8 = 'tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8'
+_TYPES = (np.float32, np.uint8, np.int8)  # of input and output
 
 
-def convert(model: keras.Model) -> bytes:
-    """The TFLite flatbuffer of a model, float32, signature as the SavedModel's.
+def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | None = None,
+            options: TFLiteOptions = TFLiteOptions()) -> bytes:
+    """The TFLite flatbuffer of a model in one of the forms, signature as the SavedModel's.
+
+    images: representative images [N, H, W, C], raw pixels 0..255, for INT8 alone.
 
     The batch dimension is dynamic: 1 unless the interpreter resizes it. ValueError naming the
     operators that TFLite lacks.
     """
-    module = saved_model.serving_module(model)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions(
-        [module.serve.get_concrete_function()], module)
+    module, function = inference(model, softmax=options.softmax)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
+    if form != FLOAT32:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if form == FLOAT16:
+        converter.target_spec.supported_types = [tf.float16]
+    elif form == INT8:
+        converter.representative_dataset = lambda: calibration_images(images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.as_dtype(options.io)
+        converter.inference_output_type = tf.as_dtype(options.io)
     try:
         return converter.convert()
     except Exception as error:  # ConverterError is private; its text is pages of locations.
@@ -33,37 +53,134 @@ def convert(model: keras.Model) -> bytes:
         raise ValueError(f'model {model.name!r} does not convert to TFLite: {reason}') from error
 
 
-def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None:
-    """Writes the float32 file."""
-    del context
-    path.write_bytes(convert(model))
+def inference(model: keras.Model, *, softmax: bool
+              ) -> tuple[tf.Module, tf.types.experimental.ConcreteFunction]:
+    """(owner of the variables, images -> outputs); softmax: of the logits, if it gives such."""
+    module = saved_model.serving_module(model)
+    function = module.serve.get_concrete_function()
+    if not softmax or outputs_probabilities(model):
+        return module, function
+
+    @tf.function(input_signature=function.structured_input_signature[0])
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits, = module.serve(images).values()
+        return {'probabilities': tf.nn.softmax(logits)}
+    return module, serve.get_concrete_function()
 
 
-def open_file(path: pathlib.Path) -> Artefact:
-    """Opens a .tflite file with one float32 image input and one float32 output."""
+def calibration_images(images: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """Images one at a time, [1, H, W, C] float32, as the converter observes ranges.
+
+    Two corners of the first are made black and white: the range of the input is then 0..255 and
+    its quantisation the identity on the bytes of an image, whatever images these are.
+    """
+    for position, image in enumerate(images):
+        image = np.array(image[np.newaxis], np.float32)
+        if position == 0:
+            image[:, 0, 0], image[:, -1, -1] = 0, 255
+        yield [image]
+
+
+def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *, form: str) -> None:
+    """Writes the file of a form, with metadata; warns of what an INT8 file still does in float."""
+    content = convert(model, form, images=context.representative, options=context.tflite)
+    in_float = operator_cost.float_operators(content) if form == INT8 else []
+    if in_float:
+        warnings.warn(f'model {model.name!r}: TFLite has no int8 kernel for '
+                      f'{", ".join(in_float)}: they stay float32 in {path.name}', stacklevel=2)
+    path.write_bytes(add_metadata(
+        content, name=model.name, class_names=context.class_names,
+        probabilities=context.tflite.softmax or outputs_probabilities(model)))
+
+
+def form_of(content: bytes) -> str:
+    """The form that a TFLite file has, by the numbers that its products take.
+
+    A quantised file without any quantised product, of a very small model, is FLOAT32 by this.
+    """
+    found = operator_cost.number_formats(content)
+    data, weights = {data for data, _ in found}, {weights for _, weights in found}
+    if data - {'FLOAT32', 'FLOAT16'}:
+        return INT8
+    if weights - {'FLOAT32', 'FLOAT16'}:
+        return DYNAMIC
+    return FLOAT16 if 'FLOAT16' in weights else FLOAT32
+
+
+def open_file(path: pathlib.Path, form: str | None = None) -> Artefact:
+    """Opens a .tflite file with one image input and one output [N, classes], float32 or 8 bit.
+
+    Integers are de- and requantised outside, so that all forms take and give the same. The form is
+    found from the content if it is not given.
+    """
     content = path.read_bytes()
     interpreter = open_interpreter(content, threads=os.cpu_count(), name=str(path))
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    described = ', '.join(f'{d["name"]}: {np.dtype(d["dtype"]).name} [{dims(tuple(d["shape"]))}]'
-                          for d in inputs + outputs)
     if (len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]['shape']) != 4
             or len(outputs[0]['shape']) != 2
-            or {inputs[0]['dtype'], outputs[0]['dtype']} != {np.float32}):
-        raise ValueError(f'{path}: expected float32 images [N, H, W, C] and one float32 output '
-                         f'[N, classes], the file has {described}')
-    height, width, channels = (int(size) for size in inputs[0]['shape'][1:])
-    source, sink = inputs[0]['index'], outputs[0]['index']
+            or any(detail['dtype'] not in _TYPES for detail in (inputs[0], outputs[0]))):
+        described = ', '.join(f'{d["name"]}: {np.dtype(d["dtype"]).name} '
+                              f'[{dims(tuple(d["shape"]))}]' for d in inputs + outputs)
+        raise ValueError(f'{path}: expected images [N, H, W, C] and one output [N, classes], each '
+                         f'float32, uint8 or int8; the file has {described}')
+    source, sink = inputs[0], outputs[0]
+    height, width, channels = (int(size) for size in source['shape'][1:])
 
-    def run(images: np.ndarray) -> np.ndarray:
-        interpreter.resize_tensor_input(source, images.shape)
-        interpreter.allocate_tensors()
-        interpreter.set_tensor(source, images)
-        interpreter.invoke()
-        return interpreter.get_tensor(sink)
+    def run_batch(images: np.ndarray) -> np.ndarray:
+        try:
+            interpreter.resize_tensor_input(source['index'], images.shape)
+            interpreter.allocate_tensors()
+            interpreter.set_tensor(source['index'], quantised(images, source))
+            interpreter.invoke()
+        except RuntimeError as error:  # a kernel refuses, such as DIV a divisor rounded to 0
+            raise ValueError(f'{path}: TFLite cannot run it: {one_line(error)}') from error
+        return dequantised(interpreter.get_tensor(sink['index']), sink)
 
-    return Artefact(path=path, form='tflite', image_shape=(height, width, channels),
-                    num_classes=int(outputs[0]['shape'][1]), run=run,
+    run = run_batch
+    if source['shape_signature'][0] != -1:
+        run = functools.partial(run_in_batches, run_batch, size=int(source['shape'][0]))
+    return Artefact(path=path, form=form or form_of(content), image_shape=(height, width, channels),
+                    num_classes=int(sink['shape'][1]), run=run,
                     cost=lambda: operator_cost.tflite_cost(content))
 
 
-FORMAT = Format(location='model.tflite', write=write, open=open_file, tolerance=1e-4)
+def quantised(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """float32 values in the type and quantisation of a tensor, out of range is clipped."""
+    if detail['dtype'] == np.float32:
+        return values
+    scale, zero_point = detail['quantization']  # 0, 0 if the integers are plain pixels
+    limits = np.iinfo(detail['dtype'])
+    levels = np.round(values / (scale or 1)) + zero_point
+    return np.clip(levels, limits.min, limits.max).astype(detail['dtype'])
+
+
+def dequantised(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """A tensor's values as float32: scale * (value - zero point) of integers."""
+    if detail['dtype'] == np.float32:
+        return values
+    scale, zero_point = detail['quantization']
+    return ((values.astype(np.float32) - zero_point) * (scale or 1)).astype(np.float32)
+
+
+def run_in_batches(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, *, size: int
+                   ) -> np.ndarray:
+    """Outputs [N, K] of a file that takes `size` images at a time, the last batch filled up."""
+    fill = -len(images) % size
+    images = np.concatenate([images, np.zeros((fill, *images.shape[1:]), images.dtype)])
+    outputs = [run(images[start:start + size]) for start in range(0, len(images), size)]
+    return np.concatenate(outputs)[:len(images) - fill]
+
+
+def format_of(form: str, location: str, *, tolerance: float | None) -> Format:
+    """The Format of a form; that of FLOAT32 opens any .tflite file, as whatever it turns out to be.
+    """
+    return Format(location=location, write=functools.partial(write, form=form),
+                  open=open_file if form == FLOAT32 else functools.partial(open_file, form=form),
+                  tolerance=tolerance, needs_images=form == INT8)
+
+
+FORMAT = format_of(FLOAT32, 'model.tflite', tolerance=1e-4)
+# Eleven significant bits a weight.
+FLOAT16_FORMAT = format_of(FLOAT16, 'model_float16.tflite', tolerance=1e-2)
+DYNAMIC_FORMAT = format_of(DYNAMIC, 'model_dynamic.tflite', tolerance=None)
+INT8_FORMAT = format_of(INT8, 'model_int8.tflite', tolerance=None)

@@ -106,9 +106,11 @@ def _parity(run: Run) -> str:
     parity = run.report.get('parity')
     if not parity or not parity.get('pairs'):
         return ''
-    rows = [('forms', 'largest difference', 'allowed')]
+    rows = [('forms', 'largest difference', 'allowed', 'same top-1')]
     rows += [(f'{pair["first"]} – {pair["second"]}', f'{pair["difference"]:.3g}',
-              f'{pair["limit"]:.3g}') for pair in parity['pairs']]
+              '–' if pair['limit'] is None else f'{pair["limit"]:.3g}',
+              f'{pair["agreement"]:.1%}' if 'agreement' in pair else '–')
+             for pair in parity['pairs']]
     return section('Parity of the exported forms', table(rows), notes=[
         f'Largest absolute difference of outputs on {count(parity["images"])} '
         f'{parity["source"]} images; the largest output is {parity["largest_output"]:.4g}.'])

@@ -1,0 +1,139 @@
+"""TFLite metadata: what an image classifier's client must know, inside the .tflite file.
+
+MediaPipe Tasks, Android's ML Model Binding and the TFLite Task Library read it: the input is an
+image of raw pixels, the output has one score a class, and here are the names of the classes.
+
+The layout is that of the public schema metadata_schema.fbs, file identifier M001, parser version
+1.0.0 (github.com/tensorflow/tflite-support, tensorflow_lite_support/metadata). Only the fields that
+an image classifier needs are written: a name in the tables below is the schema's, a number is the
+position of the field in its table there, the type of a union taking a position of its own. The
+labels are a file of a zip archive that is appended to the model.
+
+MediaPipe's ImageClassifier (tasks/cc/vision/utils/image_tensor_specs.cc) takes files of one RGB
+image [1, H, W, 3], uint8 or float32, and of uint8 or float32 scores: no grey images, no int8.
+It shows the scores as the model gives them, logits too.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+
+import flatbuffers
+import numpy as np
+from tensorflow.lite.python import schema_py_generated as schema
+
+ENTRY = 'TFLITE_METADATA'  # the model's metadata entry whose buffer holds all this
+LABELS_FILE = 'labels.txt'
+MIN_PARSER_VERSION = '1.0.0'
+
+# enums and unions of metadata_schema.fbs
+TENSOR_AXIS_LABELS = 2  # AssociatedFileType
+COLOR_SPACES = {3: 1, 1: 2}  # channels -> ColorSpaceType: RGB, GRAYSCALE; UNKNOWN is 0
+IMAGE_PROPERTIES = 2  # ContentProperties
+NORMALIZATION_OPTIONS = 1  # ProcessUnitOptions
+
+
+def label_lines(class_names: Sequence[str]) -> str:
+    """The content of labels.txt: a name a line, white space inside a name made single spaces."""
+    return ''.join(' '.join(name.split()) + '\n' for name in class_names)
+
+
+def add_metadata(content: bytes, *, name: str, class_names: Sequence[str] = (),
+                 probabilities: bool = False) -> bytes:
+    """A TFLite classifier's flatbuffer with metadata, and labels if there are names.
+
+    name: of the model.   probabilities: whether its outputs are, else they are logits.
+    """
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    graph = model.subgraphs[0]
+    shape = [int(size) for size in graph.tensors[graph.inputs[0]].shape]
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(
+        metadata(name, shape[1:], labelled=bool(class_names), probabilities=probabilities),
+        np.uint8)
+    entry = schema.MetadataT()
+    entry.name, entry.buffer = ENTRY, len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or ()), entry]
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), file_identifier=b'TFL3')
+    packed = bytes(builder.Output())
+    return packed + labels_zip(class_names, len(packed)) if class_names else packed
+
+
+def labels_zip(class_names: Sequence[str], offset: int) -> bytes:
+    """A zip archive of labels.txt, stored as it is, that follows `offset` bytes in its file."""
+    archive = io.BytesIO()
+    archive.write(bytes(offset))  # 'a' counts what is there into the archive's offsets
+    with zipfile.ZipFile(archive, 'a', zipfile.ZIP_STORED) as file:
+        # A ZipInfo has a fixed date: the same model gives the same bytes.
+        file.writestr(zipfile.ZipInfo(LABELS_FILE), label_lines(class_names))
+    return archive.getvalue()[offset:]
+
+
+def metadata(name: str, image_shape: Sequence[int], *, labelled: bool,
+             probabilities: bool) -> bytes:
+    """The ModelMetadata of a classifier of raw pixels [H, W, C]."""
+    height, width, channels = image_shape
+    output = 'probabilities' if probabilities else 'logits'
+    write = TableWriter()
+    image_properties = write.table({
+        0: ('Int8', COLOR_SPACES.get(channels, 0)),  # color_space
+        1: write.table({0: ('Uint32', width), 1: ('Uint32', height)})})  # default_size
+    normalization = write.table({0: write.floats(0.0), 1: write.floats(1.0)})  # mean, std
+    image = write.table({
+        0: write.string('image'),  # name
+        1: write.string(f'Raw pixels 0..255, {channels} channels. The model normalises them.'),
+        3: write.table({0: ('Uint8', IMAGE_PROPERTIES), 1: image_properties}),  # content
+        4: write.tables(write.table({0: ('Uint8', NORMALIZATION_OPTIONS), 1: normalization})),
+        5: write.table({0: write.floats(255.0), 1: write.floats(0.0)})})  # stats: max, min
+    labels = {6: write.tables(write.table({  # associated_files
+        0: write.string(LABELS_FILE), 1: write.string('Names of the classes.'),
+        2: ('Int8', TENSOR_AXIS_LABELS)}))} if labelled else {}
+    scores = write.table({
+        0: write.string(output), 1: write.string(f'{output.capitalize()} of the classes.'),
+        **labels})
+    graph = write.table({2: write.tables(image), 3: write.tables(scores)})  # inputs, outputs
+    return write.finish(write.table({
+        0: write.string(name), 1: write.string('Image classifier, pruned by tfprune.'),
+        3: write.tables(graph), 7: write.string(MIN_PARSER_VERSION)}), b'M001')
+
+
+class TableWriter:
+    """Writes flatbuffer tables as {position of the field: an offset, or (scalar type, value)}."""
+
+    def __init__(self):
+        self._builder = flatbuffers.Builder(1024)
+
+    def string(self, text: str) -> int:
+        """The offset of a string."""
+        return self._builder.CreateString(text)
+
+    def floats(self, *values: float) -> int:
+        """The offset of a vector of floats."""
+        return self._builder.CreateNumpyVector(np.array(values, np.float32))
+
+    def tables(self, *offsets: int) -> int:
+        """The offset of a vector of tables."""
+        self._builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            self._builder.PrependUOffsetTRelative(offset)
+        return self._builder.EndVector()
+
+    def table(self, fields: dict[int, int | tuple[str, int]]) -> int:
+        """The offset of a table."""
+        self._builder.StartObject(max(fields) + 1)
+        for position, field in fields.items():
+            if isinstance(field, tuple):
+                kind, value = field
+                getattr(self._builder, f'Prepend{kind}Slot')(position, value, 0)
+            else:
+                self._builder.PrependUOffsetTRelativeSlot(position, field, 0)
+        return self._builder.EndObject()
+
+    def finish(self, root: int, identifier: bytes) -> bytes:
+        """The flatbuffer with `root` as its root table."""
+        self._builder.Finish(root, file_identifier=identifier)
+        return bytes(self._builder.Output())
