@@ -6,12 +6,15 @@ TARGETS = ('macs', 'params', 'peak_memory_bytes')
 _LIMIT = 'Up to 1 it is a ratio of the dense model, above 1 a number; 0: no limit.'
 # Where data lie, and where equal epochs were trained, is no part of what was run.
 NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
+# --quantize -> key of export.FORMATS.
+QUANTISATIONS = {name: f'tflite_{name}' for name in ('float16', 'dynamic', 'int8', 'int8_qat')}
 CHOICES: dict[str, tuple[str, ...]] = {
     'unknown_layers': ('freeze', 'raise'),
     'schedule': ('cosine', 'step'),
     'mixed_precision': ('float32', 'bfloat16'),
     'agent': ('ppo', 'sac'),
     'alignment': ('fixed', 'adaptive', 'none'),
+    'tflite_io': ('uint8', 'int8', 'float32'),
 }
 
 
@@ -107,6 +110,20 @@ class Config:
     alignment_gap: float = _field(
         0.02, 'Accuracy gap, full to sub-network, that adaptive lambda aims at.')
 
+    # Files for phones, beside the float32 one.
+    quantize: str = _field(
+        '', 'Comma-separated numbers of further TFLite files: float16 and dynamic (int8 weights), '
+        'int8 (throughout), int8_qat (int8 after fine-tuning under rounding); none.')
+    quantize_epochs: int = _field(3, 'Epochs of quantisation-aware fine-tuning (int8_qat).')
+    quantize_learning_rate: float = _field(
+        0.005, 'Peak learning rate of quantisation-aware fine-tuning.')
+    representative_images: int = _field(
+        300, 'Training images on which the ranges of int8 files are measured.')
+    tflite_io: str = _field(
+        'uint8', 'Input and output of int8 files; uint8 takes the bytes of a picture.')
+    tflite_softmax: bool = _field(
+        False, 'TFLite files end in a softmax, for clients that show scores as they are.')
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_type(field, getattr(self, field.name))
@@ -121,15 +138,18 @@ class Config:
         self._require('momentum', 0 <= self.momentum < 1, 'in [0, 1)')
         for name in ('width_multiple', 'batch_size', 'replicas', 'score_images', 'score_batch_size',
                      'calibration_batches', 'episodes_per_epoch', 'reward_images', 'agent_updates',
-                     'criterion_batches'):
+                     'criterion_batches', 'quantize_epochs', 'representative_images'):
             self._require(name, getattr(self, name) >= 1, 'at least 1')
         for name in ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
                      'fine_tune_epochs', 'lr_warmup_epochs', 'weight_decay', 'context_size',
                      'context_updates', 'alignment_strength', 'rescored_candidates',
                      'comparison_episodes', 'random_reference_episodes', 'learning_rate',
                      'agent_learning_rate', 'context_learning_rate', 'alignment_gap',
-                     'fine_tune_learning_rate'):
+                     'fine_tune_learning_rate', 'quantize_learning_rate'):
             self._require(name, getattr(self, name) >= 0, 'at least 0')
+        for name in self.quantisations:
+            self._require('quantize', name in QUANTISATIONS,
+                          f'a list of {", ".join(QUANTISATIONS)}, or none')
         self._require('batch_size', self.batch_size % self.replicas == 0,
                       f'a multiple of --replicas={self.replicas}')
         self._require('score_images', self.score_images <= self.reward_images,
@@ -146,6 +166,11 @@ class Config:
     def budgets(self) -> dict[str, float]:
         """The limits that are set, target -> limit; see `check_limit`."""
         return {name: getattr(self, name) for name in TARGETS if getattr(self, name)}
+
+    @property
+    def quantisations(self) -> tuple[str, ...]:
+        """What --quantize lists."""
+        return tuple(name for name in dict.fromkeys(split_names(self.quantize)) if name != 'none')
 
     @property
     def search_epochs(self) -> int:

@@ -1,17 +1,17 @@
 """The end of a run: test accuracy, once; export; report.json and report.html."""
 import dataclasses
+import datetime
 import pathlib
-from typing import Any, Mapping
+from typing import Any, Callable, Mapping, Sequence
 
 import keras
-import numpy as np
 
 from tfprune.artefacts import measure
 from tfprune.budget import Budget
 from tfprune.config import Config
-from tfprune.costs import CostModel, count_cost
+from tfprune.costs import Cost, CostModel, count_cost
 from tfprune.data import ImageData
-from tfprune.export import LatencyStats, compare_latency, export_model
+from tfprune.deployment import Deployment, deploy
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.groups import ChannelGroups
@@ -50,10 +50,12 @@ def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | 
 
 
 def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decision,
-           progress: Progress) -> Mapping[str, Any]:
+           progress: Progress, should_stop: Callable[[], bool] = lambda: False
+           ) -> Mapping[str, Any]:
     """Measures, exports and reports the pruned float32 model; returns report.json's content.
 
     Raises:
+        StopTraining: should_stop() became true in quantisation-aware fine-tuning.
         RuntimeError: the recount of the pruned model is not what was predicted.
         ParityError: two exported forms disagree.
     """
@@ -61,16 +63,13 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     predicted = cost_model(decision.widths)
     if count_cost(pruned) != predicted:
         raise RuntimeError(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
-    progress.say('exporting ...')
-    images = np.concatenate([batch.numpy() for batch, _ in data.calibration_batches(32, 1)])
-    exported = export_model(pruned, folder.path / 'export', representative_data=images,
-                            class_names=data.class_names, overwrite=True)
-    tflite = exported.paths['tflite'].read_bytes()
-    dense, dense_tflite = _dense_model(folder), None
-    if dense is not None:
-        dense_tflite = convert(dense)
-    latency = compare_latency(dense_tflite or tflite, tflite)
-    progress.say('testing ...')
+    dense = _dense_model(folder)
+    dense_tflite = None if dense is None else convert(dense)
+    deployed = deploy(pruned, data, folder.path / 'export', Deployment.of(config),
+                      dense_tflite=dense_tflite, should_stop=should_stop, progress=progress,
+                      overwrite=True)
+    by_form = {row['form']: row for row in deployed.rows}
+    tflite = by_form['tflite']
     metrics = folder.read_rows('metrics.jsonl')
     report = {
         'method': config.method, 'model': config.model, 'dataset': config.dataset,
@@ -79,14 +78,16 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                     for row in budget.to_json()],
         'epochs': {'search': config.search_epochs, 'fine_tune': config.fine_tune_epochs,
                    'total': config.total_epochs},
-        'dense': _side(dense, data, dataclasses.asdict(cost_model.dense), dense_tflite,
-                       latency.dense if dense_tflite else None),
-        'pruned': _side(pruned, data, dataclasses.asdict(predicted), tflite, latency.pruned),
-        'latency_ratio': latency.ratio if dense_tflite else None,
+        'dense': _side(cost_model.dense, _accuracy(dense, data),
+                       len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
+        'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
+                        tflite['latency']),
+        'latency_ratio': tflite['latency'][0]['ratio'],
+        'artefacts': deployed.rows, 'dense_latency': deployed.dense_latency,
         'groups': [{'name': name, 'dense_width': width, 'width': decision.widths.get(name, width)}
                    for name, width in setup.groups.items()],
         'agent': _agent(config, metrics),
-        'parity': dataclasses.asdict(exported.parity),
+        'parity': dataclasses.asdict(deployed.exported.parity),
         'seconds': {'training': sum(row['train_seconds'] for row in metrics),
                     'search': sum(row['method_seconds'] for row in metrics),
                     'total': sum(row['train_seconds'] + row['method_seconds'] for row in metrics)},
@@ -95,8 +96,9 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                                                            for row in metrics)]),
         'test_images': data.num_test,
         'class_names': list(data.class_names),
+        'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         'files': {form: str(path.relative_to(folder.path.resolve()))
-                  for form, path in exported.paths.items()},
+                  for form, path in deployed.exported.paths.items()},
     }
     folder.write_json('report.json', report)
     write_html(folder.path)
@@ -108,18 +110,20 @@ def _dense_model(folder: RunFolder) -> keras.Model | None:
     return keras.models.load_model(path) if path.exists() else None
 
 
-def _side(model: keras.Model | None, data: ImageData, cost: Mapping[str, Any],
-          tflite: bytes | None, latency: LatencyStats | None) -> dict[str, Any]:
-    """One column of the table; None where there is no such model."""
-    accuracy = None
-    if model is not None:
-        accuracy = measure(open_model(model, pathlib.Path(model.name)), data).accuracy
-    return {'test_accuracy': accuracy, 'macs': cost['macs'], 'params': cost['params'],
-            'peak_memory_bytes': cost['peak_memory_bytes'],
-            'tflite_bytes': len(tflite) if tflite else None,
-            'latency_ms': latency.median if latency else None,
-            'latency_p10_ms': latency.p10 if latency else None,
-            'latency_p90_ms': latency.p90 if latency else None}
+def _accuracy(model: keras.Model | None, data: ImageData) -> float | None:
+    if model is None:
+        return None
+    return measure(open_model(model, pathlib.Path(model.name)), data).accuracy
+
+
+def _side(cost: Cost, accuracy: float | None, tflite_bytes: int | None,
+          latency: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One column of the table; None where there is no such model. Latency on one thread."""
+    seen: Mapping[str, Any] = latency[0] if latency else {}
+    return {'test_accuracy': accuracy, 'macs': cost.macs, 'params': cost.params,
+            'peak_memory_bytes': cost.peak_memory_bytes, 'tflite_bytes': tflite_bytes,
+            'latency_ms': seen.get('median_ms'), 'latency_p10_ms': seen.get('p10_ms'),
+            'latency_p90_ms': seen.get('p90_ms')}
 
 
 def _agent(config: Config, metrics: list[dict[str, Any]]) -> dict[str, Any] | None:

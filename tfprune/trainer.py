@@ -114,7 +114,11 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
             'dense': dataclasses.asdict(setup.cost_model.dense),
             'budgets': setup.budget.to_json(), 'uncounted': setup.cost_model.uncounted})
         model, decision = _Run(setup, folder, strategy, should_stop, shown).run()
-        report = finish(setup, folder, model, decision, shown)
+        try:
+            report = finish(setup, folder, model, decision, shown, should_stop)
+        except StopTraining:
+            raise Interrupted('stopped before the end of quantisation-aware fine-tuning; the same '
+                              f'command begins it anew in {folder.path}.') from None
         return RunResult(folder.path, model, report)
     finally:
         folder.close()

@@ -1,0 +1,64 @@
+r"""Exports a Keras model as it is: every file measured on the test images, its latency by threads.
+
+python scripts/export.py --model=runs/x/dense.keras --dataset=cifar10 --data_dir=… \
+  --quantize=float16,dynamic,int8,int8_qat --out=exported
+
+The flags of data, quantisation and training are those of train.py.
+"""
+import json
+import pathlib
+from collections.abc import Sequence
+
+import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+import tensorflow as tf
+from absl import flags
+
+from tfprune import command_line
+from tfprune.config import Config
+from tfprune.data import DATASETS, DataOptions, load_data
+from tfprune.deployment import Deployment, deploy, format_rows
+from tfprune.export.tflite import convert
+from tfprune.models import as_classifier, run_custom_layers
+from tfprune.models.model_files import read_keras_file
+from tfprune.progress import Progress
+from tfprune.report.table import align
+from tfprune.runs import write_text
+
+FLAGS = flags.FLAGS
+_FIELDS = ('custom_layers', 'dataset', 'seed', 'batch_size', 'momentum', 'weight_decay',
+           'label_smoothing', 'quantize', 'quantize_epochs', 'quantize_learning_rate',
+           'representative_images', 'tflite_io', 'tflite_softmax',
+           *DataOptions.names_in(Config().to_json()))
+flags.DEFINE_string('model', None, 'A .keras file.', required=True)
+flags.DEFINE_string('out', None, 'Directory of the export; an earlier export is replaced.',
+                    required=True)
+flags.DEFINE_string('dense', None, 'A .keras file whose float32 TFLite file latencies are compared '
+                    'with; by default that of --model.')
+flags.DEFINE_string('json', None, 'Also writes the measurements to this file.')
+flags.DEFINE_integer('threads', 0, 'Threads within an operation, in training; 0: all.',
+                     lower_bound=0)
+command_line.define_config_flags(_FIELDS, {'dataset': DATASETS})
+
+
+def main(_: Sequence[str]) -> None:
+    """Exports, measures, prints a table."""
+    tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
+    tf.config.experimental.enable_op_determinism()
+    run_custom_layers(FLAGS.custom_layers)
+    config = Config(**{name: FLAGS[name].value for name in _FIELDS})
+    model = read_keras_file(pathlib.Path(FLAGS.model))
+    data = load_data(config.dataset, **DataOptions.names_in(config.to_json()))
+    model = as_classifier(model, source=f"model '{FLAGS.model}'", image_shape=data.image_shape,
+                          num_classes=data.num_classes)
+    dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
+    found = deploy(model, data, FLAGS.out, Deployment.of(config), dense_tflite=convert(dense),
+                   progress=Progress(), overwrite=True)
+    print('\n'.join(align(format_rows(found.rows, found.dense_latency), rule=True)))
+    if FLAGS.json:
+        write_text(pathlib.Path(FLAGS.json), json.dumps(
+            {'model': FLAGS.model, 'dataset': config.dataset, 'artefacts': found.rows,
+             'dense_latency': found.dense_latency}, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    command_line.start('export.py', main)

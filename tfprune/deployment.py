@@ -1,0 +1,184 @@
+"""From a trained model to files that are measured: accuracy on test images, latency by threads."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.artefacts import measure
+from tfprune.config import QUANTISATIONS, Config
+from tfprune.data import ImageData
+from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
+from tfprune.export.latency import latencies_in_turns
+from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
+from tfprune.progress import Progress
+
+BASE_FORMS = ('keras', 'saved_model', 'tflite')
+THREADS = (1, 2, 4)
+LOSS_WARNED = 0.01  # of accuracy against the Keras model
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """Which files are written and how.
+
+    Attributes:
+      quantisations: keys of QUANTISATIONS.
+      tflite: options of the TFLite files.
+      representative_images: training images that full-integer files are calibrated on.
+      batch_size: of quantisation-aware fine-tuning.
+      quantisation_aware: how it trains.
+    """
+    quantisations: tuple[str, ...] = ()
+    tflite: TFLiteOptions = TFLiteOptions()
+    representative_images: int = 300
+    batch_size: int = 128
+    quantisation_aware: QuantisationAware = QuantisationAware()
+
+    @classmethod
+    def of(cls, config: Config) -> Deployment:
+        """What a configuration asks for."""
+        return cls(
+            config.quantisations, TFLiteOptions(config.tflite_io, config.tflite_softmax),
+            config.representative_images, config.batch_size,
+            QuantisationAware(
+                epochs=config.quantize_epochs, learning_rate=config.quantize_learning_rate,
+                momentum=config.momentum, weight_decay=config.weight_decay,
+                label_smoothing=config.label_smoothing, seed=config.seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployed:
+    """What was written and measured.
+
+    Attributes:
+      exported: the files and their parity.
+      rows: one a file: form, file, bytes, accuracy, lost (accuracy of the Keras model less its own)
+        and, of TFLite files, latency: [{threads, median_ms, p10_ms, p90_ms, ratio}], the ratio being
+        to the dense float32 file, None without one.
+      dense_latency: the same of the dense float32 file, without ratio; [] without one.
+    """
+    exported: ExportReport
+    rows: list[dict[str, Any]]
+    dense_latency: list[dict[str, Any]]
+
+
+def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
+           settings: Deployment, *, dense_tflite: bytes | None = None,
+           should_stop: Callable[[], bool] = lambda: False,
+           progress: Progress | None = None, overwrite: bool = False) -> Deployed:
+    """Writes and measures all forms of a float32 model.
+
+    Args:
+      dense_tflite: the float32 file that latencies are compared with, in turns.
+      should_stop: asked in quantisation-aware fine-tuning; True raises StopTraining.
+
+    Raises what `export_model` and `quantise_aware` raise; nothing is left behind then.
+    """
+    progress = progress or Progress(False)
+    quantised = None
+    if 'int8_qat' in settings.quantisations:
+        quantised = fine_tune_quantised(model, data, settings, should_stop, progress)
+    progress.say('exporting ...')
+    exported = export_model(
+        model, out_dir, formats=(*BASE_FORMS, *(QUANTISATIONS[q] for q in settings.quantisations)),
+        representative_data=representative_images(data, settings.representative_images),
+        class_names=data.class_names, tflite_options=settings.tflite, quantised=quantised,
+        overwrite=overwrite)
+    progress.say('testing ...')
+    rows = accuracies(exported, data)
+    dense_latency = add_latencies(rows, exported, dense_tflite)
+    for line in losses(rows):
+        progress.warn(line)
+    return Deployed(exported, rows, dense_latency)
+
+
+def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deployment,
+                        should_stop: Callable[[], bool], progress: Progress) -> Any:
+    """The tf_keras model of `model` fine-tuned under the rounding of int8."""
+    progress.say('quantisation-aware fine-tuning ...')
+
+    def on_epoch(epoch: int, means: Mapping[str, float]) -> None:
+        progress.say(f'quantisation-aware epoch {epoch + 1}: loss {means["loss"]:.4g}, accuracy '
+                     f'{means["accuracy"]:.4g}')
+
+    batch_size = min(settings.batch_size, data.num_train)
+    return quantise_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
+                          settings.quantisation_aware, should_stop=should_stop, on_epoch=on_epoch)
+
+
+def representative_images(data: ImageData, count: int) -> np.ndarray:
+    """`count` training images [N, H, W, C] uint8, not augmented; fewer if there are fewer."""
+    size = min(32, data.num_train)
+    batches = -(-min(count, data.num_train) // size)
+    found = [images.numpy() for images, _ in data.calibration_batches(size, batches)]
+    return np.concatenate(found)[:count]
+
+
+def accuracies(exported: ExportReport, data: ImageData) -> list[dict[str, Any]]:
+    """A row a file: form, file, bytes, accuracy on all test images, what it loses."""
+    rows = []
+    for form, path in exported.paths.items():
+        found = measure(FORMATS[form].open(path), data)
+        rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),
+                     'bytes': found.bytes, 'accuracy': found.accuracy})
+    reference = next(row['accuracy'] for row in rows if row['form'] == 'keras')
+    for row in rows:
+        row['lost'] = reference - row['accuracy']
+    return rows
+
+
+def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None
+                  ) -> list[dict[str, Any]]:
+    """Times the TFLite files, and `dense` first, in turns; returns the latencies of `dense`."""
+    lite = [row for row in rows if row['form'].startswith('tflite')]
+    models: list[Any] = [*([dense] if dense else []),
+                         *(exported.paths[row['form']] for row in lite)]
+    dense_latency = []
+    for row in lite:
+        row['latency'] = []
+    for threads in THREADS:
+        stats, ratios = latencies_in_turns(models, threads=threads)
+        seen = [{'threads': threads, 'median_ms': found.median, 'p10_ms': found.p10,
+                 'p90_ms': found.p90} for found in stats]
+        if dense:
+            dense_latency.append(seen.pop(0))
+            ratios = ratios[1:]
+        for row, latency, ratio in zip(lite, seen, ratios):
+            row['latency'].append({**latency, 'ratio': ratio if dense else None})
+    return dense_latency
+
+
+def losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each file that is less accurate than the Keras model by more than a point."""
+    found = []
+    for row in rows:
+        if row['lost'] > LOSS_WARNED:
+            advice = {'tflite_int8': 'fine-tune under rounding, --quantize=int8_qat',
+                      'tflite_dynamic': '--quantize=float16 keeps it',
+                      'tflite_int8_qat': 'more --quantize_epochs, or --quantize=float16'}
+            found.append(f'{row["file"]} loses {100 * row["lost"]:.1f} points of accuracy against '
+                         f'the Keras model; {advice.get(row["form"], "look at its parity")}.')
+    return found
+
+
+def format_rows(rows: Sequence[Mapping[str, Any]], dense_latency: Sequence[Mapping[str, Any]] = ()
+                ) -> list[tuple[str, ...]]:
+    """The rows as a table of texts, the header first; latency in ms and, in brackets, the ratio."""
+    table = [('file', 'bytes', 'test accuracy', *(f'{n} thread{"s" * (n > 1)}, ms'
+                                                  for n in THREADS))]
+    if dense_latency:
+        table.append(('dense, float32', '', '', *(f'{seen["median_ms"]:.3g}'
+                                                  for seen in dense_latency)))
+    for row in rows:
+        cells = [f'{seen["median_ms"]:.3g}' + (f' ({seen["ratio"]:.0%})' if seen['ratio'] else '')
+                 for seen in row.get('latency', ())]
+        table.append((row['file'], f'{row["bytes"]:,}', f'{row["accuracy"]:.2%}',
+                      *(cells or [''] * len(THREADS))))
+    return table
