@@ -15,6 +15,7 @@ from tfprune.export import LatencyStats, compare_latency, export_model
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.groups import ChannelGroups
+from tfprune.latency_table import prediction_row
 from tfprune.methods import Decision, check_method
 from tfprune.progress import Progress
 from tfprune.report import write_html
@@ -59,7 +60,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     """
     config, data, budget, cost_model = setup.config, setup.data, setup.budget, setup.cost_model
     predicted = cost_model(decision.widths)
-    if count_cost(pruned) != predicted:
+    if count_cost(pruned) != dataclasses.replace(predicted, latency_ms=None):
         raise RuntimeError(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
     progress.say('exporting ...')
     images = np.concatenate([batch.numpy() for batch, _ in data.calibration_batches(32, 1)])
@@ -83,6 +84,9 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                        latency.dense if dense_tflite else None),
         'pruned': _side(pruned, data, dataclasses.asdict(predicted), tflite, latency.pruned),
         'latency_ratio': latency.ratio if dense_tflite else None,
+        'latency_prediction': prediction_row(
+            cost_model, decision.widths, pruned_ms=latency.pruned.median,
+            dense_ms=latency.dense.median if dense_tflite else None),
         'groups': [{'name': name, 'dense_width': width, 'width': decision.widths.get(name, width)}
                    for name, width in setup.groups.items()],
         'agent': _agent(config, metrics),
