@@ -65,7 +65,8 @@ def add_model(table: LatencyTable, model: keras.Model, *,
     seen = _Seen(model, groups, probes, to_tflite)
     if len(probes) < 2 and not seen.all_in(forms):  # a second look tells what is constant
         seen.look(np.maximum(probes[0] * 2 // 3, 1))
-    rows, most = [], {}
+    rows: list[StepRow] = []
+    most: dict[str, tuple[set[tuple[int, bool]], set[tuple[int, bool]]]] = {}
     dense = np.array([1, *groups.values()], np.int64)
     for step, *widths in zip(seen.steps, seen.in_widths, seen.out_widths):
         found = [_match(side, forms, seen.probes, step) for side in widths]
@@ -203,12 +204,15 @@ def describe_machine(threads: int) -> dict[str, Any]:
 
 
 def grid(most: int, *, blocks: bool) -> list[int]:
-    """Widths up to `most` to measure; with `blocks` also the first channel of each block of 8."""
-    widths = [1, 2, 4, *range(8, FINE + 1, 8 if most <= 32 or blocks else 16)]
-    step = FINE
+    """Widths up to `most` to measure; with `blocks` also the first channel of each block of 8.
+
+    Time is close to linear in in-channels, which a kernel sums over, and rises in steps with
+    out-channels, which it computes in blocks; far out a step is small.
+    """
+    dense = blocks or most <= FINE // 2
+    widths = [1, 2, 4, 8, *range(16, FINE + 1, 8 if dense else 16)]
     while widths[-1] < most:
-        step = step * 5 // 4 // 16 * 16 if step > FINE else FINE + 16
-        widths.append(step)
+        widths.append(widths[-1] * (5 if dense else 6) // 4 // 16 * 16)
     if blocks:
         widths += [width + 1 for width in widths if 8 <= width < 2 * FINE]
     return sorted({width for width in widths if width < most} | {most})
@@ -247,7 +251,7 @@ def _probe_widths(forms: np.ndarray, groups: ChannelGroups) -> list[np.ndarray]:
         return [dense]
     # One channel left would make other operators of some.
     least = np.minimum(np.maximum(dense // 3, 2), dense)
-    rng, chosen = np.random.default_rng(0), []
+    rng, chosen = np.random.default_rng(0), list[np.ndarray]()
     seen = np.zeros((len(forms), 0), np.int64)
 
     def told_apart(widths: np.ndarray) -> int:

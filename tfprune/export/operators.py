@@ -188,7 +188,7 @@ def _facts(graph: Graph, position: int, sizes: Mapping[int, tuple[Dim, ...]]) ->
     options = {name: value for name, value in known.items()
                if isinstance(value, (int, float)) and name not in _FREE}
     tensors = [*graph.inputs(position), graph.output(position)]
-    rows = []
+    rows: list[Any] = []
     for tensor in tensors:
         if tensor < 0:
             rows.append(None)
