@@ -281,12 +281,13 @@ def test_vectors_dicts_and_rows(problems):
         [[cost.params, cost.macs]], [[1195, 8410]]]
     assert budget.fits([2, 3, 7]) and not budget.fits([5, 7, 11])
     assert budget.fits([[2, 3, 7], [5, 7, 11]]).tolist() == [True, False]
-    assert budget.to_json() == [{'target': 'params', 'asked': .9, 'limit': 1075, 'dense': 1195},
-                                {'target': 'macs', 'asked': 8000, 'limit': 8000, 'dense': 8410}]
+    assert budget.to_json() == [
+        {'target': 'params', 'asked': .9, 'is_ratio': True, 'limit': 1075, 'dense': 1195},
+        {'target': 'macs', 'asked': 8000, 'is_ratio': False, 'limit': 8000, 'dense': 8410}]
 
 
 def test_bad_input(problems):
-    with pytest.raises(ValueError, match=r"Unknown target 'flops'. Available: macs, params, peak_"):
+    with pytest.raises(ValueError, match=r"Unknown target 'flops'. Available: latency_ms, lat"):
         Budget(*problems['plain'], {'macs': .5, 'flops': .5})
     with pytest.raises(ValueError, match='a budget needs a limit on macs or params or .* received'):
         Budget(*problems['plain'], {})

@@ -142,16 +142,18 @@ def test_frozen_layers_have_no_trainable_parameters():
     assert count_cost(model).params == TOYS['plain'].params - 9 * 3 * 5
 
 
-def test_a_latency_table_is_asked_with_the_widths_of_the_layers():
+def test_a_latency_table_is_bound_to_the_model_and_gives_whole_nanoseconds():
     class Table:
-        def latency_ms(self, rows, in_widths, out_widths):
-            assert [row.name for row in rows] == ['conv1', 'conv2', 'hidden', 'logits']
-            return (in_widths * out_widths).sum(-1) / 2
+        about: dict = {}
+
+        def bind(self, model, groups):
+            assert (model.name, list(groups)) == ('plain', ['conv1', 'conv2', 'hidden'])
+            return lambda widths: np.asarray(widths).prod(-1)
 
     costs = cost_model(plain(), latency_table=Table())
-    assert costs.dense.latency_ms == (3 * 5 + 5 * 7 + 63 * 11 + 11 * 2) / 2
-    assert costs.target('latency_ms')(np.array([1, 1, 1])) == (3 + 1 + 9 + 2) / 2
-    assert costs.batch(np.ones((2, 3), int))['latency_ms'].tolist() == [7.5, 7.5]
+    assert costs.dense.latency_ms == 5 * 7 * 11 / 1e6
+    assert costs.target('latency_ms')(np.array([1, 2, 3])) == 6e-6
+    assert costs.batch(np.array([[1, 2, 3], [5, 1, 1]]))['latency_ms'].tolist() == [6e-6, 5e-6]
 
 
 @pytest.mark.parametrize('call, error, message', [

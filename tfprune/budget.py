@@ -29,8 +29,8 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from tfprune.config import TARGETS, check_limit
-from tfprune.costs import CostModel
+from tfprune.config import LIMITS, check_limit, is_ratio
+from tfprune.costs import NANOSECONDS, CostModel
 from tfprune.groups import ChannelGroups
 from tfprune.masks import allowed_widths
 
@@ -45,14 +45,15 @@ class Budget:
     Args:
         groups: the prunable groups, name -> dense width.
         cost_model: exact cost of integer widths.
-        limits: {target: limit}, a target being a field of Cost ('macs', 'params',
-            'peak_memory_bytes') and a limit a ratio of the dense cost, in (0, 1], or a whole number
-            above 1.
+        limits: {name: limit} by 'macs', 'params', 'peak_memory_bytes', a limit being a ratio of the
+            dense cost, in (0, 1], or a whole number above 1; by 'latency_ratio', in (0, 1], and
+            'latency_ms', in milliseconds, both of which need a cost model with a latency table.
         width_multiple, min_keep_ratio: see masks.allowed_widths.
 
     Attributes:
         names, dense_widths, min_widths, allowed: of the groups, in order [G].
-        targets, limits, dense_costs: of the K limits; what they allow and what dense costs, int64.
+        targets, limits, dense_costs: of the K limits; fields of Cost, what they allow and what
+            dense costs, int64, latency in nanoseconds.
 
     Raises:
         ValueError: no limit, an unknown target, or a limit that is neither.
@@ -62,32 +63,38 @@ class Budget:
     def __init__(self, groups: ChannelGroups, cost_model: CostModel, limits: Mapping[str, float],
                  *, width_multiple: int = 1, min_keep_ratio: float = 0.1):
         if not limits:
-            raise ValueError(f'a budget needs a limit on {" or ".join(TARGETS)}; received none.')
-        for target, limit in limits.items():
-            if target not in TARGETS:
-                raise ValueError(f'Unknown target {target!r}. '
-                                 f'Available: {", ".join(sorted(TARGETS))}')
-            check_limit(target, limit)
+            raise ValueError(f'a budget needs a limit on {" or ".join(LIMITS)}; received none.')
+        for name, limit in limits.items():
+            if name not in LIMITS:
+                raise ValueError(f'Unknown target {name!r}. '
+                                 f'Available: {", ".join(sorted(LIMITS))}')
+            check_limit(name, limit)
+            if LIMITS[name] == 'latency_ms' and cost_model.dense.latency_ms is None:
+                raise ValueError(f'{name} needs --latency_table, a table of operator times that '
+                                 'scripts/benchmark.py --suite=latency_table measures.')
         self.names = tuple(groups)
         self.dense_widths = np.array([groups[name] for name in self.names], np.int64)
         self.allowed = [allowed_widths(int(c), multiple=width_multiple,
                                        min_keep_ratio=min_keep_ratio) for c in self.dense_widths]
         self.min_widths = np.array([a[0] for a in self.allowed], np.int64)
-        self.targets, self._asked = tuple(limits), tuple(limits.values())
+        self._names, self._asked = tuple(limits), tuple(limits.values())
+        self.targets = tuple(LIMITS[name] for name in limits)
         self._cost_model = cost_model
         self.dense_costs = self.costs(self.dense_widths)
-        self.limits = np.array([_allowance(limit, int(dense)) for limit, dense
-                                in zip(self._asked, self.dense_costs)], np.int64)
+        self.limits = np.array([
+            _allowance(name, limit, int(dense)) for name, limit, dense
+            in zip(self._names, self._asked, self.dense_costs)], np.int64)
         self._check_feasible()
 
     def _check_feasible(self) -> None:
         # The smallest widths have the smallest of every cost: each limit can be asked alone.
         smallest = self.costs(self.min_widths)
         missed = [
-            f'{target}={asked if asked <= 1 else int(asked)} allows {limit:,}, but the smallest '
-            f'reachable is {least:,} (ratio {_round_up(least / dense)})'
-            for target, asked, limit, least, dense in zip(
-                self.targets, self._asked, self.limits, smallest, self.dense_costs)
+            f'{name}={asked if asked % 1 or asked <= 1 else int(asked)} allows '
+            f'{_shown(target, limit):,}, but the smallest reachable is {_shown(target, least):,} '
+            f'(ratio {_round_up(least / dense)})'
+            for name, target, asked, limit, least, dense in zip(
+                self._names, self.targets, self._asked, self.limits, smallest, self.dense_costs)
             if least > limit]
         if missed:
             raise InfeasibleBudgetError(
@@ -99,6 +106,8 @@ class Budget:
         widths = np.asarray(widths, np.int64)
         *batch, size = widths.shape
         rows = self._cost_model.batch(widths.reshape(math.prod(batch), size))
+        if 'latency_ms' in rows:
+            rows['latency_ms'] = np.rint(rows['latency_ms'] * NANOSECONDS).astype(np.int64)
         return np.stack([rows[target] for target in self.targets], -1).reshape(*batch, -1)
 
     def fits(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -148,16 +157,26 @@ class Budget:
         return {name: int(w) for name, w in zip(self.names, widths)}
 
     def to_json(self) -> list[dict[str, Any]]:
-        """A row a limit: target, the limit as asked for, the cost it allows, the dense cost."""
-        return [{'target': target, 'asked': asked, 'limit': int(limit), 'dense': int(dense)}
-                for target, asked, limit, dense in zip(
-                    self.targets, self._asked, self.limits, self.dense_costs)]
+        """A row a limit: target, the limit as asked for, whether that is a ratio, the cost it
+        allows, the dense cost."""
+        return [{'target': target, 'asked': asked, 'is_ratio': is_ratio(name, asked),
+                 'limit': _shown(target, limit), 'dense': _shown(target, dense)}
+                for name, target, asked, limit, dense in zip(
+                    self._names, self.targets, self._asked, self.limits, self.dense_costs)]
 
 
-def _allowance(limit: float, dense: int) -> int:
+def _allowance(name: str, limit: float, dense: int) -> int:
     """The whole number that a limit allows."""
     # The ratio as written: the float 0.57 times 100 is 56.99999999999999.
-    return math.floor(fractions.Fraction(str(limit)) * dense) if limit <= 1 else int(limit)
+    exact = fractions.Fraction(str(limit))
+    if is_ratio(name, limit):
+        return math.floor(exact * dense)
+    return math.floor(exact * (NANOSECONDS if name == 'latency_ms' else 1))
+
+
+def _shown(target: str, cost: int) -> int | float:
+    """A cost in the unit of its target."""
+    return int(cost) / NANOSECONDS if target == 'latency_ms' else int(cost)
 
 
 def _round_up(ratio: float) -> float:

@@ -3,6 +3,9 @@ import dataclasses
 from typing import Any, Mapping
 
 TARGETS = ('macs', 'params', 'peak_memory_bytes')
+# The limits of a budget, by flag -> the field of Cost that they limit.
+LIMITS = {**{name: name for name in TARGETS}, 'latency_ratio': 'latency_ms',
+          'latency_ms': 'latency_ms'}
 _LIMIT = 'Up to 1 it is a ratio of the dense model, above 1 a number; 0: no limit.'
 # Where data lie, and where equal epochs were trained, is no part of what was run.
 NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
@@ -55,6 +58,14 @@ class Config:
     macs: float = _field(0.0, f'Budget of multiply-adds at batch 1. {_LIMIT}')
     params: float = _field(0.0, f'Budget of trainable parameters. {_LIMIT}')
     peak_memory_bytes: float = _field(0.0, f'Budget of live activations at batch 1. {_LIMIT}')
+    latency_ratio: float = _field(
+        0.0, "Budget of latency by --latency_table, a ratio of the dense model's, up to 1; 0: no "
+        'limit.')
+    latency_ms: float = _field(
+        0.0, 'Budget of latency by --latency_table, in milliseconds; 0: no limit.')
+    latency_table: str = _field(
+        '', 'File of operator times of the device, from which latencies are predicted; made by '
+        'scripts/benchmark.py --suite=latency_table.')
     width_multiple: int = _field(1, 'Widths are multiples of this, or dense.')
     min_keep_ratio: float = _field(0.1, 'No group is pruned below this share of its dense width.')
     prune_residual_groups: bool = _field(False, 'Also prune groups that couple several layers.')
@@ -133,6 +144,8 @@ class Config:
                                  f'Available: {", ".join(sorted(choices))}')
         for name, limit in self.budgets.items():
             check_limit(name, limit)
+            self._require('latency_table', self.latency_table or name in TARGETS,
+                          f'given, the file of operator times, for --{name}')
         self._require('min_keep_ratio', 0 <= self.min_keep_ratio <= 1, 'in [0, 1]')
         self._require('label_smoothing', 0 <= self.label_smoothing < 1, 'in [0, 1)')
         self._require('momentum', 0 <= self.momentum < 1, 'in [0, 1)')
@@ -158,14 +171,14 @@ class Config:
                       f'a multiple of --score_batch_size={self.score_batch_size}')
         self._require('the sum of all epochs', self.total_epochs >= 1, 'at least 1')
 
-    def _require(self, name: str, holds: bool, expected: str) -> None:
+    def _require(self, name: str, holds: Any, expected: str) -> None:
         if not holds:
             raise ValueError(f'{name} must be {expected}; received {getattr(self, name, 0)!r}.')
 
     @property
     def budgets(self) -> dict[str, float]:
         """The limits that are set, target -> limit; see `check_limit`."""
-        return {name: getattr(self, name) for name in TARGETS if getattr(self, name)}
+        return {name: getattr(self, name) for name in LIMITS if getattr(self, name)}
 
     @property
     def quantisations(self) -> tuple[str, ...]:
@@ -212,9 +225,24 @@ class Config:
         return cls(**values)
 
 
+def is_ratio(name: str, limit: float) -> bool:
+    """Whether a limit is a ratio of the dense model's cost."""
+    return name == 'latency_ratio' or (name != 'latency_ms' and limit <= 1)
+
+
 def check_limit(name: str, limit: float) -> None:
-    """ValueError unless `limit` is a ratio of dense, in (0, 1], or a whole number above 1."""
-    if not (0 < limit <= 1 or (limit > 1 and limit % 1 == 0)):
+    """ValueError unless `limit` is one that `name`, a key of LIMITS, can have.
+
+    That is a ratio of dense, in (0, 1], or a whole number above 1; of latency_ratio the first
+    only, of latency_ms any number of milliseconds above 0.
+    """
+    if name == 'latency_ratio' and not 0 < limit <= 1:
+        raise ValueError(f'{name} must be a ratio in (0, 1]; received {limit!r}.')
+    if name == 'latency_ms':
+        if not 0 < limit < float('inf'):
+            raise ValueError(f'{name} must be a number of milliseconds above 0; received '
+                             f'{limit!r}.')
+    elif not (0 < limit <= 1 or (limit > 1 and limit % 1 == 0)):
         raise ValueError(f'{name} must be a ratio in (0, 1] or a whole number above 1; '
                          f'received {limit!r}.')
 

@@ -11,8 +11,8 @@ exact in float64 up to 2⁵³. Predicted costs therefore equal a recount of the 
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -24,6 +24,7 @@ from tfprune.masks import check_widths
 
 BYTES = 4  # of a float32 activation
 EXACT = 2 ** 53
+NANOSECONDS = 10 ** 6  # of a millisecond: latencies are whole numbers of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +61,15 @@ class LayerCost:
 
 
 class LatencyTable(Protocol):
-    """Measured operator times, interpolated in widths."""
+    """Measured operator times, interpolated in widths: `latency_table.LatencyTable`."""
+    about: dict[str, Any]
 
-    def latency_ms(self, layers: Sequence[LayerCost], in_widths: np.ndarray,
-                   out_widths: np.ndarray) -> np.ndarray:
-        """Returns milliseconds, float [N], for widths int [N, len(layers)]."""
+    def bind(self, model: keras.Model, groups: ChannelGroups
+             ) -> Callable[[np.ndarray], np.ndarray]:
+        """Returns widths int [..., G] of `groups` -> whole nanoseconds, int64 [...].
+
+        They fall with no width. ValueError if the table is not one of `model`.
+        """
 
 
 class _Quadratic:
@@ -106,6 +111,7 @@ class CostModel:
       dense: the cost of the dense model.
       layers: every call that costs MACs, in topological order.
       layer_outputs: the tensor in `groups.layout` that each of them makes.
+      latency_table: as given.
       uncounted: "layer (class)" of what has no rule and so no MACs; [] says all is counted.
     """
 
@@ -114,12 +120,13 @@ class CostModel:
         """Traces nothing again: `groups` must be those of `model`.
 
         Raises:
-          ValueError: for groups of another model, or activations whose size is not fixed.
+          ValueError: for groups or a latency table of another model, or activations whose size is
+            not fixed.
         """
         self.group_names = tuple(groups)
         self.dense_widths = np.array([groups[name] for name in groups], np.int64)
-        self._groups, self._latency_table = groups, latency_table
-        self._forms = _linear_forms(groups)
+        self._groups, self.latency_table = groups, latency_table
+        self._forms = linear_forms(groups)
         graph, layout = unfold(model), groups.layout
         check_traced(model, graph, groups)
         self.uncounted = [f'{node.layer} ({node.kind})' for node in layout.nodes
@@ -146,7 +153,8 @@ class CostModel:
             'peak_memory_bytes': self._peak_memory,
         }
         if latency_table is not None:
-            self._values['latency_ms'] = self._latency
+            nanoseconds = latency_table.bind(model, groups)
+            self._values['latency_ms'] = lambda widths: nanoseconds(widths) / NANOSECONDS
         self.dense = self({})
 
     def __call__(self, widths: Mapping[str, int]) -> Cost:
@@ -251,19 +259,13 @@ class CostModel:
         widths = np.asarray(widths, np.float64)
         return (self._live[:, 0] + widths @ self._live[:, 1:].T).max(-1)
 
-    def _latency(self, widths: np.ndarray) -> np.ndarray:
-        assert self._latency_table is not None
-        inputs, outputs = self.layer_widths(np.atleast_2d(widths))
-        values = np.asarray(self._latency_table.latency_ms(self.layers, inputs, outputs))
-        return values if np.ndim(widths) == 2 else values[0]
-
 
 def count_cost(model: keras.Model) -> Cost:
     """Returns the cost of any functional or Sequential model as it is."""
     return CostModel(model, trace_groups(model)).dense
 
 
-def _linear_forms(groups: ChannelGroups) -> np.ndarray:
+def linear_forms(groups: ChannelGroups) -> np.ndarray:
     """Returns the width of every tensor as constant, then a count per group, int64 [T, 1 + G]."""
     layout = groups.layout
     column = {name: 1 + place for place, name in enumerate(groups)}

@@ -15,6 +15,7 @@ from tfprune.deployment import Deployment, deploy
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.groups import ChannelGroups
+from tfprune.latency_table import prediction_row
 from tfprune.methods import Decision, check_method
 from tfprune.progress import Progress
 from tfprune.report import write_html
@@ -61,7 +62,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     """
     config, data, budget, cost_model = setup.config, setup.data, setup.budget, setup.cost_model
     predicted = cost_model(decision.widths)
-    if count_cost(pruned) != predicted:
+    if count_cost(pruned) != dataclasses.replace(predicted, latency_ms=None):
         raise RuntimeError(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
     dense = _dense_model(folder)
     dense_tflite = None if dense is None else convert(dense)
@@ -84,6 +85,9 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                         tflite['latency']),
         'latency_ratio': tflite['latency'][0]['ratio'],
         'artefacts': deployed.rows, 'dense_latency': deployed.dense_latency,
+        'latency_prediction': prediction_row(
+            cost_model, decision.widths, pruned_ms=tflite['latency'][0]['median_ms'],
+            dense_ms=deployed.dense_latency[0]['median_ms'] if dense_tflite else None),
         'groups': [{'name': name, 'dense_width': width, 'width': decision.widths.get(name, width)}
                    for name, width in setup.groups.items()],
         'agent': _agent(config, metrics),

@@ -16,7 +16,8 @@ from tfprune.config import Config, differing_fields, split_names
 
 _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
-_FILES = ('model', 'initial_weights', 'custom_layers')  # fields that may name files
+# Fields that may name files.
+_FILES = ('model', 'initial_weights', 'custom_layers', 'latency_table')
 # What a run killed before it wrote config.json leaves behind.
 _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.flags',
                 '.partial_environment.json', '.partial_config.json'}

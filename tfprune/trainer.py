@@ -12,7 +12,7 @@ import tensorflow as tf
 from tfprune import data as data_sets
 from tfprune.budget import Budget
 from tfprune.checkpoints import CheckpointError, Checkpoints, Position, restore
-from tfprune.config import TARGETS, Config, split_names
+from tfprune.config import LIMITS, Config, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
@@ -20,6 +20,7 @@ from tfprune.epochs import EpochLoop, Interrupted
 from tfprune.gates import insert_gates
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
+from tfprune.latency_table import LatencyTable
 from tfprune.masks import Masks
 from tfprune.methods import Decision, Problem, check_method, make_method
 from tfprune.models import (as_classifier, build_model, is_model_file, load_initial_weights,
@@ -84,9 +85,10 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
         Interrupted: see should_stop.
     """
     method = check_method(config.method)
+    names = tuple(LIMITS)
     if method.prunes and not config.budgets:
         raise ValueError(f'method {config.method!r} needs a budget: '
-                         f'--{", --".join(TARGETS[:-1])} or --{TARGETS[-1]}.')
+                         f'--{", --".join(names[:-1])} or --{names[-1]}.')
     if method.decides_first and config.initial_weights:
         raise ValueError(f'method {config.method!r} trains from random weights; '
                          f'initial_weights must be empty, received {config.initial_weights!r}.')
@@ -138,7 +140,8 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
                           unknown_layers=config.unknown_layers)
     if not config.prune_residual_groups:
         groups = groups.without_residual()
-    cost_model = CostModel(model, groups)
+    table = LatencyTable.load(config.latency_table) if config.latency_table else None
+    cost_model = CostModel(model, groups, latency_table=table)
     # What does not prune cannot miss a budget.
     limits = config.budgets if check_method(config.method).prunes else {'macs': 1.0}
     budget = Budget(groups, cost_model, limits, width_multiple=config.width_multiple,

@@ -1,13 +1,16 @@
 """Measurements by name. Each suite yields rows, plain dictionaries; a table is made of them.
 
-To add one: a file with `rows(only)`, `format_table(rows)`, and a line in SUITES.
+To add one: a file with `rows(only, **options)`, `OPTIONS`, the names of these, which are flags of
+scripts/benchmark.py, `format_table(rows)`, and a line in SUITES.
 """
 
 from types import ModuleType
 
-from tfprune.benchmarks import applications, cost_model
+from tfprune.benchmarks import applications, artefacts, cost_model, latency_table
 
 SUITES: dict[str, ModuleType] = {
     'applications': applications,
+    'artefacts': artefacts,
     'cost_model': cost_model,
+    'latency_table': latency_table,
 }

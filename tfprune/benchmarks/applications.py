@@ -25,6 +25,7 @@ from tfprune.methods.controls import uniform_widths
 from tfprune.surgery import prune_model
 from tfprune.testing import check_promises, randomise
 
+OPTIONS: tuple[str, ...] = ()
 NAMES = ('VGG16', 'VGG19', 'ResNet50', 'ResNet101', 'ResNet50V2', 'MobileNet', 'MobileNetV2',
          'MobileNetV3Small', 'MobileNetV3Large', 'EfficientNetB0', 'EfficientNetV2B0',
          'DenseNet121', 'InceptionV3', 'InceptionResNetV2', 'Xception', 'NASNetMobile',

@@ -10,6 +10,7 @@ from tfprune.costs import CostModel
 from tfprune.groups import trace_groups
 from tfprune.models import build_model
 
+OPTIONS: tuple[str, ...] = ()
 BATCHES = (1, 16, 256, 4096)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -46,24 +46,34 @@ def tflite_latency_ms(model: Model, *, threads: int = 1, repetitions: int = 100,
 
 def compare_latency(dense: Model, pruned: Model, *, threads: int = 1, rounds: int = 20,
                     repetitions: int = 10, warmup: int = 10) -> LatencyComparison:
-    """Times both models in turns: `rounds` times `repetitions` inferences of each.
+    """Times both models in turns; see `latencies_in_turns`."""
+    (dense_stats, pruned_stats), ratios = latencies_in_turns(
+        (dense, pruned), threads=threads, rounds=rounds, repetitions=repetitions, warmup=warmup)
+    return LatencyComparison(dense=dense_stats, pruned=pruned_stats, ratio=ratios[1])
 
-    A machine that slows down slows both models of a round, so the ratio holds where neither time
-    does. Each turn starts with an untimed inference, which brings the weights into the caches.
+
+def latencies_in_turns(models: Sequence[Model], *, threads: int = 1, rounds: int = 20,
+                       repetitions: int = 10, warmup: int = 10
+                       ) -> tuple[list[LatencyStats], list[float]]:
+    """Times models in turns: `rounds` times `repetitions` inferences of each, one image each.
+
+    A machine that slows down slows all models of a round, so a ratio holds where no time does. Each
+    turn starts with an untimed inference, which brings the weights into the caches.
+
+    Returns the statistics and, model / first model, the medians of the rounds' ratios.
     """
     check_counts(threads=threads, repetitions=repetitions, rounds=rounds)
-    invokes = [prepare(model, threads) for model in (dense, pruned)]
+    invokes = [prepare(model, threads) for model in models]
     for invoke in invokes:
         timed(invoke, warmup)
-    times: list[list[np.ndarray]] = [[], []]
-    for _ in range(rounds):
+    times = np.empty((len(invokes), rounds, repetitions))
+    for number in range(rounds):
         for invoke, seen in zip(invokes, times):
             invoke()
-            seen.append(timed(invoke, repetitions))
-    dense_ms, pruned_ms = (np.stack(seen) for seen in times)
-    ratio = np.median(np.median(pruned_ms, axis=1) / np.median(dense_ms, axis=1))
-    return LatencyComparison(dense=stats(dense_ms, threads), pruned=stats(pruned_ms, threads),
-                             ratio=float(ratio))
+            seen[number] = timed(invoke, repetitions)
+    medians = np.median(times, axis=-1)
+    ratios = np.median(medians / medians[0], axis=-1)
+    return [stats(seen, threads) for seen in times], [float(ratio) for ratio in ratios]
 
 
 def prepare(model: Model, threads: int) -> Callable[[], None]:

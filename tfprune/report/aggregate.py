@@ -10,7 +10,7 @@ import pathlib
 import statistics
 from typing import Any, Iterable, Mapping, Sequence
 
-from tfprune.config import NOT_IDENTITY, TARGETS
+from tfprune.config import LIMITS, NOT_IDENTITY, is_ratio
 from tfprune.report.page import figure, page, section, table
 from tfprune.report.plots import plot_summary
 from tfprune.report.reading import all_values, budgets, current, finite, is_pruned
@@ -187,7 +187,7 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
     dense, dense_sd = mean_and_sd(row['dense_test_accuracy'] for row in by_seed)
     first = members[0]
     return {**{name: first[name] for name in _SHOWN}, 'epochs': first['epochs'],
-            'budgets': {target: first['configuration'][target] for target in TARGETS
+            'budgets': {target: first['configuration'][target] for target in LIMITS
                         if first['pruned'] and first['configuration'].get(target)},
             'macs_ratios': [quotient(row['macs'], row['dense_macs']) for row in members],
             'runs': [row['run'] for row in members], 'seeds': [row['seed'] for row in members],
@@ -219,8 +219,14 @@ def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _budget(line: Mapping[str, Any]) -> str:
-    return listed(f'{target} {f"{100 * limit:g}%" if limit <= 1 else count(limit)}'
-                  for target, limit in line['budgets'].items()) or MISSING
+    return listed(f'{name} {_limit(name, limit)}'
+                  for name, limit in line['budgets'].items()) or MISSING
+
+
+def _limit(name: str, limit: float) -> str:
+    if is_ratio(name, limit):
+        return f'{100 * limit:g}%'
+    return f'{limit:g}' if name == 'latency_ms' else count(limit)
 
 
 def _plus_minus(line: Mapping[str, Any], name: str) -> str:

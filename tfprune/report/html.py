@@ -7,8 +7,8 @@ from tfprune.report import plots
 from tfprune.report.page import figure, link, page, section, table, tiles
 from tfprune.report.reading import Run, all_values, read_run
 from tfprune.report.table import (MISSING, agent_sentences, budget_sentences, columns, count,
-                                  duration, headline, listed, milliseconds, percent, points,
-                                  quotient, table_notes, table_rows)
+                                  duration, headline, latency_sentences, listed, milliseconds,
+                                  percent, points, quotient, table_notes, table_rows)
 from tfprune.runs import write_text
 
 
@@ -60,7 +60,7 @@ def _table(run: Run) -> str:
               for name, side in zip(names, (report['dense'], report['pruned']))
               if side['latency_ms'] is not None]
     return section(f'{names[0].capitalize()} and {names[1]}', table(rows),
-                   paragraphs=budget_sentences(report),
+                   paragraphs=[*budget_sentences(report), *latency_sentences(report)],
                    notes=[*table_notes(report),
                           f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
 

@@ -24,7 +24,8 @@ def format_table(report: Mapping[str, Any]) -> str:
     rows = [('', *columns(report))]
     rows += [(row.name, row.dense, row.pruned, row.change) for row in table_rows(report)]
     lines = [headline(report), '', *align(rows, rule=True), '']
-    for note in [*budget_sentences(report), *agent_sentences(report), *table_notes(report)]:
+    for note in [*budget_sentences(report), *latency_sentences(report), *agent_sentences(report),
+                 *table_notes(report)]:
         lines += textwrap.wrap(note, LINE)
     return '\n'.join(lines)
 
@@ -71,15 +72,35 @@ def budget_sentences(report: Mapping[str, Any]) -> list[str]:
     """Of each budget: limit, cost, share used."""
     rows = budgets(report)
     if not is_pruned(report):
-        costs = listed(f'{row["target"]} {count(row["cost"])}' for row in rows)
+        costs = listed(f'{row["target"]} {_amount(row, "cost")}' for row in rows)
         return [f'Budget: not applied; nothing is pruned, {costs}.']
     said = []
     for row in rows:
-        share = f'{row["asked"]:.4g} of ' if row['asked'] <= 1 else ''
-        said.append(f'Budget: {row["target"]} at most {count(row["limit"])} ({share}dense '
-                    f'{count(row["dense"])}); cost {count(row["cost"])}, '
+        is_ratio = row.get('is_ratio', row['asked'] <= 1)
+        share = f'{row["asked"]:.4g} of ' if is_ratio else ''
+        said.append(f'Budget: {row["target"]} at most {_amount(row, "limit")} ({share}dense '
+                    f'{_amount(row, "dense")}); cost {_amount(row, "cost")}, '
                     f'{percent(quotient(row["cost"], row["limit"]))} of the budget.')
     return said
+
+
+def _amount(row: Mapping[str, Any], name: str) -> str:
+    """A cost of a budget's row in the unit of its target."""
+    return (milliseconds if row['target'] == 'latency_ms' else count)(row[name])
+
+
+def latency_sentences(report: Mapping[str, Any]) -> list[str]:
+    """What the latency table predicted, and its error; none for runs without a table."""
+    row = report.get('latency_prediction')
+    if not row:
+        return []
+    said = (f'Latency table ({row["machine"]}, threads: {row["threads"]}): predicted '
+            f'{milliseconds(row["pruned_ms"])} ms, {percent(row["ratio"], 1)} of dense '
+            f'{milliseconds(row["dense_ms"])} ms')
+    errors = [f'{name} {100 * row[key]:+.1f}%' for name, key in (
+        ('pruned', 'pruned_error'), ('dense', 'dense_error'), ('ratio', 'ratio_error'))
+        if finite(row[key])]
+    return [f'{said}; error against the files measured here: {listed(errors)}.']
 
 
 def table_notes(report: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,126 @@
+"""Makes a latency table of a model's operators here, or of profiles from another device.
+
+Its rows say how well it predicts: the model at widths drawn at random, converted, and measured in
+turns with the dense model.
+"""
+
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.costs import CostModel
+from tfprune.export.latency import latencies_in_turns
+from tfprune.export.tflite import convert
+from tfprune.groups import trace_groups
+from tfprune.latency_build import build
+from tfprune.latency_phone import import_profiles, write_probes
+from tfprune.latency_table import LatencyTable
+from tfprune.models import MODELS, build_model
+from tfprune.models.model_files import at_image_shape, is_path, read_keras_file
+from tfprune.surgery import prune_model
+
+OPTIONS = ('model', 'image_shape', 'num_classes', 'table', 'checks', 'artefact_threads',
+           'probe_files', 'profiles', 'device')
+
+
+def rows(only: Sequence[str] = (), *, model: str = '',
+         image_shape: Sequence[int | str] = (32, 32, 3), num_classes: int = 10, table: str = '',
+         checks: int = 4, artefact_threads: Sequence[int] = (1,), probe_files: str = '',
+         profiles: str = '', device: str = '', seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Measures a table, or imports one, or writes the files to measure elsewhere.
+
+    Args:
+      only: nothing: a table is made as a whole.
+      model: a .keras file or a name of MODELS.
+      image_shape, num_classes: of a named model.
+      table: the file to write, or to go on with.
+      checks: random widths at which to compare prediction and measurement.
+      artefact_threads: the first is that of the table.
+      probe_files: writes the files to measure to this folder, and measures nothing.
+      profiles: reads the profiles in this folder in place of measuring.
+      device: what the device of the profiles is called.
+      seed: of the random widths.
+
+    Raises ValueError or OSError for arguments that do not fit.
+    """
+    if only:
+        raise ValueError(f'only: a latency table is made as a whole, received {", ".join(only)}')
+    threads = int(artefact_threads[0])
+    if profiles:
+        _need(table=table, device=device)
+        found = import_profiles(profiles, machine=device, threads=threads)
+        found.save(table)
+        yield {'table': table, 'imported': profiles, 'surfaces': len(found.surfaces)}
+        return
+    _need(model=model)
+    built = read_model(model, image_shape, num_classes)
+    if probe_files:
+        count = write_probes(built, probe_files)
+        yield {'probe_files': probe_files, 'files': count}
+        return
+    _need(table=table)
+    made = build(built, table, threads=threads, say=lambda text: print(text, file=sys.stderr))
+    yield from check_rows(built, made, checks, threads, seed)
+
+
+def read_model(name: str, image_shape: Sequence[int | str], num_classes: int) -> keras.Model:
+    """A .keras file, or a model of MODELS for images of that shape."""
+    height, width, channels = (int(size) for size in image_shape)
+    if name not in MODELS and is_path(name):
+        model = read_keras_file(pathlib.Path(name))
+        if len(model.inputs) == 1 and None in model.inputs[0].shape[1:]:
+            model = at_image_shape(model, (height, width, channels), name)
+        return model
+    return build_model(name, image_shape=(height, width, channels), num_classes=num_classes,
+                       mean=(0.5,) * channels, std=(0.5,) * channels)
+
+
+def check_rows(model: keras.Model, table: LatencyTable, checks: int, threads: int, seed: int
+               ) -> Iterator[dict[str, Any]]:
+    """Prediction and measurement, in turns with the dense model, a row a width vector."""
+    groups = trace_groups(model)
+    costs = CostModel(model, groups, latency_table=table)
+    dense = convert(model) if checks else b''
+    rng = np.random.default_rng(seed)
+    for number in range(checks):
+        low = np.maximum(costs.dense_widths * (0.2 + 0.5 * rng.random()), 1).astype(np.int64)
+        widths = {name: int(width) for name, width in zip(
+            groups, rng.integers(low, costs.dense_widths + 1))}
+        masks = {name: np.arange(groups[name]) < width for name, width in widths.items()}
+        file = convert(prune_model(model, groups, masks))
+        (dense_ms, pruned_ms), (_, ratio) = latencies_in_turns([dense, file], threads=threads)
+        cost = costs(widths)
+        assert cost.latency_ms is not None and costs.dense.latency_ms is not None
+        predicted = cost.latency_ms / costs.dense.latency_ms
+        yield {'model': model.name, 'table': table.source, 'check': number, 'widths': widths,
+               'macs_ratio': cost.macs / costs.dense.macs, 'predicted_ms': cost.latency_ms,
+               'measured_ms': pruned_ms.median, 'measured_p10_ms': pruned_ms.p10,
+               'dense_predicted_ms': costs.dense.latency_ms, 'dense_measured_ms': dense_ms.median,
+               'predicted_ratio': predicted, 'measured_ratio': ratio,
+               'error': cost.latency_ms / pruned_ms.median - 1,
+               'ratio_error': predicted / ratio - 1}
+
+
+def format_table(found: Sequence[dict[str, Any]]) -> str:
+    """Returns predictions beside measurements as a Markdown table."""
+    if not found or 'check' not in found[0]:
+        return '\n'.join(', '.join(f'{name}: {value}' for name, value in row.items())
+                         for row in found) or 'No checks.'
+    lines = ['| widths | MACs | predicted, ms | measured, ms | error | predicted ratio | '
+             'measured ratio | error |', '|---:|' + '---:|' * 7]
+    for row in found:
+        lines.append(
+            f"| {row['check']} | {row['macs_ratio']:.1%} | {row['predicted_ms']:.4g} | "
+            f"{row['measured_ms']:.4g} | {row['error']:+.1%} | {row['predicted_ratio']:.1%} | "
+            f"{row['measured_ratio']:.1%} | {row['ratio_error']:+.1%} |")
+    return '\n'.join(lines)
+
+
+def _need(**options: str) -> None:
+    for name, value in options.items():
+        if not value:
+            raise ValueError(f'--{name}: needed for --suite=latency_table, received nothing')
