@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -99,10 +98,9 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         tolerances = {name: FORMATS[name].tolerance
                       if parity_tolerance is None or FORMATS[name].tolerance is None
                       else parity_tolerance for name in formats}
-        comparable = (with_softmax(forms) if tflite_options.softmax
-                      and not outputs_probabilities(model) else forms)
         parity = measure_parity(
-            comparable, images, tolerances={MEMORY: 0.0, **tolerances},
+            as_probabilities(forms) if tflite_options.softmax and not outputs_probabilities(model)
+            else forms, images, tolerances={MEMORY: 0.0, **tolerances},
             source='random' if representative_data is None else 'representative')
         sizes = {name: size_of(partial / FORMATS[name].location) for name in formats}
         (partial / PARITY_FILE).write_text(json.dumps(dataclasses.asdict(parity), indent=2) + '\n')
@@ -149,12 +147,12 @@ def check_calibration(name: str, data: np.ndarray | None) -> None:
                          f'received values {low:.3g}..{high:.3g}')
 
 
-def with_softmax(forms: Mapping[str, Artefact]) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Forms of a model that gives logits, of which the TFLite files give probabilities: all do."""
-    def probabilities(form: Artefact, images: np.ndarray) -> np.ndarray:
-        return tf.nn.softmax(form(images)).numpy()
+def as_probabilities(forms: Mapping[str, Artefact]) -> dict[str, Artefact]:
+    """Forms of a model of logits whose TFLite files alone end in a softmax: with one, all do."""
+    def with_softmax(form: Artefact) -> Artefact:
+        return dataclasses.replace(form, run=lambda images: tf.nn.softmax(form.run(images)).numpy())
 
-    return {name: form if form.path.suffix == '.tflite' else functools.partial(probabilities, form)
+    return {name: form if form.path.suffix == '.tflite' else with_softmax(form)
             for name, form in forms.items()}
 
 

@@ -74,8 +74,8 @@ def measure_parity(forms: Mapping[str, Callable[[np.ndarray], np.ndarray]], imag
     largest = max(float(np.max(np.abs(output))) for output in outputs.values())
     pairs = []
     for first, second in itertools.combinations(outputs, 2):
-        allowed = [tolerances[first], tolerances[second]]
-        limit = None if None in allowed else largest * max(allowed)
+        ours, theirs = tolerances[first], tolerances[second]
+        limit = None if ours is None or theirs is None else largest * max(ours, theirs)
         same_shape = outputs[first].shape == outputs[second].shape
         difference = (float(np.max(np.abs(outputs[first] - outputs[second])))
                       if same_shape else float('inf'))

@@ -40,6 +40,8 @@ def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | Non
     if form == FLOAT16:
         converter.target_spec.supported_types = [tf.float16]
     elif form == INT8:
+        if images is None:
+            raise ValueError(f'form {INT8!r} needs representative images, received None')
         converter.representative_dataset = lambda: calibration_images(images)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.as_dtype(options.io)
@@ -81,7 +83,8 @@ def calibration_images(images: np.ndarray) -> Iterator[list[np.ndarray]]:
         yield [image]
 
 
-def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *, form: str) -> None:
+def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *,
+          form: str = FLOAT32) -> None:
     """Writes the file of a form, with metadata; warns of what an INT8 file still does in float."""
     content = convert(model, form, images=context.representative, options=context.tflite)
     in_float = operator_cost.float_operators(content) if form == INT8 else []
@@ -175,7 +178,7 @@ def format_of(form: str, location: str, *, tolerance: float | None) -> Format:
     """The Format of a form; that of FLOAT32 opens any .tflite file, as whatever it turns out to be.
     """
     return Format(location=location, write=functools.partial(write, form=form),
-                  open=open_file if form == FLOAT32 else functools.partial(open_file, form=form),
+                  open=functools.partial(open_file, form=None if form == FLOAT32 else form),
                   tolerance=tolerance, needs_images=form == INT8)
 
 
