@@ -55,9 +55,11 @@ class WriteContext:
     """What a format may need beside the model.
 
     images: representative images [N, H, W, C], float32 0..255 (real, or seeded noise).
+    class_names: of the K outputs, in their order; None if they have none.
     """
 
     images: np.ndarray
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,7 +66,8 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     image_shape = image_shape_of(model)
     check_class_names(class_names, num_classes_of(model))
     images = parity_images(representative_data, image_shape)
-    context = WriteContext(images=images)
+    context = WriteContext(images=images,
+                           class_names=None if class_names is None else tuple(class_names))
 
     with replaced_directory(out_dir, overwrite=overwrite) as partial:
         forms = {MEMORY: keras_file.open_model(model, out_dir, MEMORY)}
