@@ -77,12 +77,12 @@ class WriteContext:
 
     images: images for comparisons [N, H, W, C], float32 0..255 (real, or seeded noise).
     representative: all real images [N, H, W, C], raw pixels 0..255, any type; None without any.
-    class_names: of the outputs, in their order; () if unknown.
+    class_names: of the outputs, in their order; None if they have none.
     """
 
     images: np.ndarray
     representative: np.ndarray | None = None
-    class_names: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
     tflite: TFLiteOptions = TFLiteOptions()
 
 

@@ -83,7 +83,8 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         if FORMATS[name].needs_images:
             check_calibration(name, representative_data)
     context = WriteContext(images=images, representative=representative_data,
-                           class_names=tuple(class_names or ()), tflite=tflite_options)
+                           class_names=None if class_names is None else tuple(class_names),
+                           tflite=tflite_options)
 
     with replaced_directory(out_dir, overwrite=overwrite) as partial:
         forms = {MEMORY: keras_file.open_model(model, out_dir, MEMORY)}

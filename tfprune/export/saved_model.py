@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.export import operator_cost
+from tfprune.export import operator_cost, serving, warmup
 from tfprune.export.base import Artefact, Format, WriteContext, dims, image_shape_of, one_line
 
-SIGNATURE = 'serving_default'
-INPUT_NAME = 'images'
+SIGNATURE = serving.DEFAULT
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What serve_bytes answers on N images.
+
+    probabilities: float32 [N, K].   classes: names of the k = min(5, K) likeliest, likeliest first,
+    str [N, k].   scores: their probabilities, float32 [N, k].
+    """
+
+    probabilities: np.ndarray
+    classes: np.ndarray
+    scores: np.ndarray
 
 
 def serving_module(model: keras.Model) -> tf.Module:
@@ -31,22 +47,25 @@ def serving_module(model: keras.Model) -> tf.Module:
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {output_name: model(images, training=False)}
 
-    signature = [tf.TensorSpec([None, *image_shape_of(model)], tf.float32, name=INPUT_NAME)]
+    signature = [tf.TensorSpec([None, *image_shape_of(model)], tf.float32,
+                               name=serving.IMAGES)]
     module.serve = tf.function(serve, input_signature=signature)
     return module
 
 
 def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None:
-    """Saves a SavedModel with the signature serving_default."""
-    del context
+    """Saves a SavedModel with the signatures, and the warm-up requests, of tfprune.export.serving.
+    """
     module = serving_module(model)
+    signatures = serving.signatures(model, module.serve, context.class_names)
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # 'Assets written to: …', once per save.
     try:
-        tf.saved_model.save(module, str(path), signatures={SIGNATURE: module.serve})
+        tf.saved_model.save(module, str(path), signatures=signatures)
     finally:
         logger.setLevel(level)
+    warmup.write_warmup(path, serving.warmup_requests(model))
 
 
 def find_version(path: pathlib.Path) -> pathlib.Path | None:
@@ -64,8 +83,12 @@ def described(specs: dict[str, tf.TensorSpec]) -> str:
                      for name, spec in specs.items())
 
 
-def open_directory(path: pathlib.Path) -> Artefact:
-    """Opens a SavedModel directory, or the highest version below it, by serving_default."""
+def load_signature(path: pathlib.Path, signature: str) -> tuple[pathlib.Path, Any]:
+    """The SavedModel at `path`, or its highest version: (its directory, the loaded object).
+
+    ValueError unless it loads and has the signature. Use the signature by way of the object, which
+    owns the variables: a signature holds them weakly.
+    """
     directory = find_version(path)
     if directory is None:
         raise ValueError(f'{path}: no SavedModel here: neither saved_model.pb nor a version '
@@ -75,10 +98,16 @@ def open_directory(path: pathlib.Path) -> Artefact:
     except Exception as error:  # a damaged file raises errors of tf, of protobuf, KeyError, …
         raise ValueError(f'{directory}: cannot be loaded: {one_line(error)}') from error
     signatures = getattr(loaded, 'signatures', {})
-    if SIGNATURE not in signatures:
-        raise ValueError(f'{directory}: expected a signature {SIGNATURE!r}, found: '
+    if signature not in signatures:
+        raise ValueError(f'{directory}: expected a signature {signature!r}, found: '
                          f'{", ".join(sorted(signatures)) or "none"}')
-    serve = signatures[SIGNATURE]
+    return directory, loaded
+
+
+def open_directory(path: pathlib.Path) -> Artefact:
+    """Opens a SavedModel directory, or the highest version below it, by serving_default."""
+    directory, loaded = load_signature(path, SIGNATURE)
+    serve = loaded.signatures[SIGNATURE]
     inputs = serve.structured_input_signature[1]
     outputs = serve.structured_outputs
     input_name, spec = next(iter(inputs.items()))
@@ -91,7 +120,6 @@ def open_directory(path: pathlib.Path) -> Artefact:
         raise ValueError(f'{directory}: expected {SIGNATURE!r} to give one output '
                          f'[None, classes], it gives {described(outputs)}')
 
-    # Below by way of `loaded`, which owns the variables: a signature holds them weakly.
     def run(images: np.ndarray) -> np.ndarray:
         answer = loaded.signatures[SIGNATURE](**{input_name: tf.constant(images)})
         return answer[output_name].numpy()
@@ -99,6 +127,28 @@ def open_directory(path: pathlib.Path) -> Artefact:
     return Artefact(path=path, form='saved_model', image_shape=tuple(spec.shape[1:]),
                     num_classes=int(output.shape[1]), run=run,
                     cost=lambda: operator_cost.graph_cost(loaded.signatures[SIGNATURE]))
+
+
+def open_bytes(path: pathlib.Path) -> Callable[[Sequence[bytes]], Predictions]:
+    """Opens a SavedModel by serve_bytes: a function of N encoded images.
+
+    ValueError if it has no such signature; from the function, naming the first images that cannot
+    be decoded by their position.
+    """
+    directory, loaded = load_signature(path, serving.BYTES)
+
+    def run(encoded: Sequence[bytes]) -> Predictions:
+        images = tf.constant(list(encoded), tf.string, shape=[len(encoded)])
+        try:
+            answer = loaded.signatures[serving.BYTES](**{serving.IMAGE_BYTES: images})
+        except tf.errors.InvalidArgumentError as error:
+            found = re.search(r'assertion failed: \[(.*?)\]$', error.message, re.MULTILINE)
+            raise ValueError(f'{directory}: {found[1] if found else one_line(error)}') from error
+        return Predictions(answer['probabilities'].numpy(),
+                           np.char.decode(answer['classes'].numpy().astype(np.bytes_), 'utf-8'),
+                           answer['scores'].numpy())
+
+    return run
 
 
 FORMAT = Format(location='saved_model/1', write=write, open=open_directory, tolerance=1e-4)

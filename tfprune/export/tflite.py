@@ -92,7 +92,7 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *,
         warnings.warn(f'model {model.name!r}: TFLite has no int8 kernel for '
                       f'{", ".join(in_float)}: they stay float32 in {path.name}', stacklevel=2)
     path.write_bytes(add_metadata(
-        content, name=model.name, class_names=context.class_names,
+        content, name=model.name, class_names=context.class_names or (),
         probabilities=context.tflite.softmax or outputs_probabilities(model)))
 
 
