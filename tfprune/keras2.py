@@ -75,18 +75,21 @@ ACTIVATION_LAYERS: dict[str, tuple[str, dict[str, float]]] = {
 _OF_TRAINING = ('_initializer', '_regularizer', '_constraint')
 
 
-def to_keras2(model: keras.Model) -> Any:
+def to_keras2(model: keras.Model, *, swish_as_product: bool = False) -> Any:
     """Returns the tf_keras model with the layers, weights and outputs of a Keras 3 model.
 
     Nested models are unfolded, their layers called 'model_layer'; a layer that is called several
     times stays one layer. Regularisers and constraints of weights are left out.
+
+    Args:
+      swish_as_product: whether swish becomes two layers, x sigmoid(x), as TFLite computes it.
 
     Raises:
       TypeError, ValueError: for what is not a functional or Sequential Keras 3 model, and for a
         layer or keras.ops operation without counterpart, which is named with its class.
     """
     graph = unfold(model)
-    rebuild = _Rebuild()
+    rebuild = _Rebuild(swish_as_product)
     values: dict[int, Any] = {}
     for step in graph.steps:
         if step.is_entry:
@@ -108,11 +111,11 @@ def to_keras2(model: keras.Model) -> Any:
 class _Rebuild:
     """Makes the layers of tf_keras, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, swish_as_product: bool) -> None:
         import tf_keras
 
-        self._layers = tf_keras.layers
-        self._made: dict[int, list[Any]] = {}  # id of a Keras 3 layer -> those that stand for it
+        self._layers, self._swish_as_product = tf_keras.layers, swish_as_product
+        self._made: dict[int, list[Any]] = {}  # id of a layer -> what is called for it
         self._names: set[str] = set()
 
     def input(self, step: Step) -> Any:
@@ -142,14 +145,27 @@ class _Rebuild:
         layer, kind = step.operation, type(step.operation).__name__
         if kind not in COUNTERPARTS or type(layer) is not getattr(keras.layers, kind, None):
             raise _no_counterpart(step)
-        config, followers = _translated(step, COUNTERPARTS[kind]), []
-        name = config['name'] = self._name(step.path)
-        if config.get('activation') in ACTIVATION_LAYERS:
-            follower, options = ACTIVATION_LAYERS[config['activation']]
+        config = _translated(step, COUNTERPARTS[kind])
+        config['name'] = self._name(step.path)
+        follower = self._follower(config)
+        if follower is not None:
             config['activation'] = 'linear'
-            followers.append(getattr(self._layers, follower)(
-                **options, name=self._name(f'{name}_activation'), dtype=config['dtype']))
-        return [getattr(self._layers, kind).from_config(config), *followers]
+        made = getattr(self._layers, kind).from_config(config)
+        return [made] if follower is None else [made, follower]
+
+    def _follower(self, config: Mapping[str, Any]) -> Any:
+        """Returns what computes the activation of a config, None where the layer itself does."""
+        activation, name, dtype = config.get('activation'), config['name'], config['dtype']
+        if activation in ACTIVATION_LAYERS:
+            kind, options = ACTIVATION_LAYERS[activation]
+            return getattr(self._layers, kind)(
+                **options, name=self._name(f'{name}_activation'), dtype=dtype)
+        if activation != 'swish' or not self._swish_as_product:
+            return None
+        sigmoid = self._layers.Activation(
+            'sigmoid', name=self._name(f'{name}_sigmoid'), dtype=dtype)
+        product = self._layers.Multiply(name=self._name(f'{name}_product'), dtype=dtype)
+        return lambda x: product([x, sigmoid(x)])
 
     def _name(self, path: str) -> str:
         name = path.replace('/', '_')
