@@ -1,0 +1,230 @@
+"""Quantisation-aware fine-tuning with TensorFlow Model Optimization, and its full-integer file.
+
+A pruned Keras 3 model is rebuilt in tf_keras with the rounding of int8 (`quantisable.py`), the
+ranges of its activations are measured, and its weights train on.
+
+TFMOT starts each range at -6 … 6 and moves it by a thousandth a step: more steps than a short
+fine-tuning has, and an activation beyond 6 would be cut. Hence ranges are measured first.
+
+`tf_keras` and TFMOT take seconds to import, so that functions do it.
+"""
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.epochs import epoch_seed
+from tfprune.export.base import one_line
+from tfprune.export.quantisable import prepare
+from tfprune.export.saved_model import INPUT_NAME
+from tfprune.models import as_logits
+from tfprune.training import NonFiniteLossError, Schedule, StopTraining, cross_entropy
+
+_RANGE_DECAY = 0.999  # of TFMOT's moving averages
+_RANGE = re.compile(r'quant_(.*)/(pre_activation|post_activation|output)_(min|max):0$')
+CALIBRATION_PASSES = 2
+IO_TYPES = {'float32': tf.float32, 'uint8': tf.uint8, 'int8': tf.int8}
+
+Batches = Callable[[int], tf.data.Dataset]
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantisationAware:
+    """How quantisation-aware fine-tuning trains: SGD, the learning rate falls as a cosine to 0.
+
+    Attributes:
+      epochs: at least 1.
+      learning_rate: its peak; about a tenth of that of the fine-tuning before.
+      momentum, weight_decay, label_smoothing: as of the fine-tuning before.
+      calibration_batches: of the first epoch, which measure the ranges before training.
+      seed: with the epoch it decides dropout.
+    """
+    epochs: int = 3
+    learning_rate: float = 0.005
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    calibration_batches: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, smallest in (('epochs', 1), ('calibration_batches', 1), ('learning_rate', 0),
+                               ('momentum', 0), ('weight_decay', 0), ('label_smoothing', 0)):
+            if not getattr(self, name) >= smallest:
+                raise ValueError(f'{name} must be at least {smallest}; received '
+                                 f'{getattr(self, name)!r}.')
+
+
+def quantise_aware(model: keras.Model, batches: Batches,
+                   settings: QuantisationAware = QuantisationAware(), *,
+                   should_stop: Callable[[], bool] = lambda: False,
+                   on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, means: None
+                   ) -> Any:
+    """Returns a tf_keras model fine-tuned under the rounding of int8; `model` stays as it is.
+
+    A function of the model, the batches and the settings alone: on a CPU with deterministic
+    operations, bit for bit.
+
+    Args:
+      model: a float32 classifier of images, pixels 0..255 in, logits or softmax out.
+      batches: epoch -> (images [B, H, W, C], int labels [B]); asked for epochs 0, 1, …
+      should_stop: asked after each step; True raises StopTraining.
+      on_epoch: told the epoch and its means, loss, cross_entropy and accuracy.
+
+    Raises:
+      ValueError: names the layer that has no counterpart in tf_keras or no int8 form.
+      NonFiniteLossError: the loss or a weight became NaN or infinite; names epoch and step.
+      StopTraining: see should_stop.
+    """
+    import tf_keras
+
+    tf_keras.utils.set_random_seed(settings.seed)
+    annotated, quantised = prepare(model)
+    calibrate(annotated, quantised, [
+        images for images, _ in batches(0).take(settings.calibration_batches)])
+    trainer = _Trainer(model, quantised, settings)
+    for epoch in range(settings.epochs):
+        tf_keras.utils.set_random_seed(epoch_seed(settings.seed, epoch))
+        on_epoch(epoch, trainer.train_epoch(epoch, batches(epoch), should_stop))
+    return quantised
+
+
+def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = '') -> bytes:
+    """The full-integer TFLite file of what `quantise_aware` returned; the batch is dynamic.
+
+    io: type of the images and outputs: 'float32', 'uint8' or 'int8'.
+    output_name: of the output; '' takes the name of the last layer.
+    """
+    if io not in IO_TYPES:
+        raise ValueError(f'Unknown io {io!r}. Available: {", ".join(sorted(IO_TYPES))}')
+    module = tf.Module()
+    module.model = quantised
+    name = output_name or quantised.layers[-1].name.removeprefix('quant_')
+
+    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: quantised(images, training=False)}
+
+    shape = [None, *quantised.input_shape[1:]]
+    module.serve = tf.function(serve, input_signature=[
+        tf.TensorSpec(shape, tf.float32, name=INPUT_NAME)])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions(
+        [module.serve.get_concrete_function()], module)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.inference_input_type = converter.inference_output_type = IO_TYPES[io]
+    try:
+        return converter.convert()
+    except Exception as error:  # ConverterError is private; its text is pages of locations.
+        raise ValueError(f'model {quantised.name!r} does not convert to TFLite: '
+                         f'{one_line(error)}') from error
+
+
+def calibrate(annotated: Any, quantised: Any, images: list[tf.Tensor]) -> None:
+    """Measures the ranges of activations on batches [B, H, W, C]; nothing else changes.
+
+    First without any rounding, then through it, as TFMOT measures: k of its updates with decay d
+    leave r + d^k (r0 - r) of a mean range r and the old one r0.
+    """
+    measured = _float_ranges(annotated, images)
+    ranges = {}
+    for variable in quantised.non_trainable_weights:
+        found = _RANGE.match(variable.name)
+        if found:
+            ranges[variable.name] = variable
+            layer, end = found[1], found[3]
+            if layer in measured and found[2] != 'pre_activation':
+                variable.assign(measured[layer][end == 'max'])
+    norms = [layer.layer for layer in quantised.layers
+             if type(getattr(layer, 'layer', None)).__name__ == 'BatchNormalization']
+    learn = [norm.trainable for norm in norms]
+    for norm in norms:
+        norm.trainable = False  # it then neither uses nor moves the statistics of batches
+    forward = tf.function(lambda batch: quantised(tf.cast(batch, tf.float32), training=True))
+    left = _RANGE_DECAY ** len(images)
+    for _ in range(CALIBRATION_PASSES):
+        before = {name: float(variable) for name, variable in ranges.items()}
+        for batch in images:
+            forward(batch)
+        for name, variable in ranges.items():
+            variable.assign((float(variable) - left * before[name]) / (1 - left))
+    for norm, trainable in zip(norms, learn):
+        norm.trainable = trainable
+
+
+def _float_ranges(annotated: Any, images: list[tf.Tensor]) -> dict[str, tuple[float, float]]:
+    """Mean over the batches of the smallest and largest output of each layer, 0 between them."""
+    import tf_keras
+
+    layers = [layer for layer in annotated.layers if hasattr(layer, 'layer')]
+    outputs = tf_keras.Model(annotated.inputs, [layer.output for layer in layers])
+
+    @tf.function
+    def ends(batch: tf.Tensor) -> tf.Tensor:
+        values = outputs(tf.cast(batch, tf.float32), training=False)
+        return tf.stack([[tf.minimum(tf.reduce_min(value), 0), tf.maximum(tf.reduce_max(value), 0)]
+                         for value in tf.nest.flatten(values)])
+
+    means = np.mean([ends(batch).numpy() for batch in images], axis=0)
+    return {layer.layer.name: (float(low), float(high))
+            for layer, (low, high) in zip(layers, means)}
+
+
+class _Trainer:
+    """Steps of SGD with momentum on a quantised model."""
+
+    def __init__(self, model: keras.Model, quantised: Any, settings: QuantisationAware):
+        import tf_keras
+
+        self._model, self._quantised, self._settings = model, quantised, settings
+        self._variables = [variable for layer in quantised.layers if layer.trainable
+                           for variable in layer.trainable_weights]
+        self._kernels = [v for v in self._variables if v.name.endswith('kernel:0')]
+        self._optimizer = tf_keras.optimizers.SGD(0.0, momentum=settings.momentum)
+        self._optimizer.build(self._variables)
+
+    def train_epoch(self, epoch: int, batches: tf.data.Dataset, should_stop: Callable[[], bool]
+                    ) -> dict[str, float]:
+        """Trains on an epoch's batches; returns its means."""
+        steps = int(batches.cardinality())
+        if steps < 0:  # tf.data does not know
+            steps = sum(1 for _ in batches)
+        schedule = Schedule('cosine', self._settings.learning_rate, self._settings.epochs * steps)
+        sums = np.zeros(4)
+        for step, (images, labels) in enumerate(batches):
+            self._optimizer.learning_rate.assign(schedule(epoch * steps + step))
+            sums += self._step(images, labels).numpy()
+            if not math.isfinite(sums[0]):
+                raise NonFiniteLossError(f'quantisation-aware epoch {epoch + 1}: the loss is '
+                                         f'{sums[0]} at step {step + 1}.')
+            if should_stop():
+                raise StopTraining()
+        if not sums[3]:
+            raise ValueError('the training data hold no whole batch.')
+        for variable in self._quantised.weights:
+            if not np.isfinite(variable.numpy()).all():
+                raise NonFiniteLossError(f'quantisation-aware epoch {epoch + 1}: {variable.name} '
+                                         'is not finite.')
+        means = sums / sums[3]
+        return {'loss': means[0], 'cross_entropy': means[1], 'accuracy': means[2]}
+
+    @tf.function(reduce_retracing=True)
+    def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        settings = self._settings
+        with tf.GradientTape() as tape:
+            outputs = self._quantised(tf.cast(images, tf.float32), training=True)
+            logits = as_logits(self._model, outputs)
+            entropies = cross_entropy(labels, logits, settings.label_smoothing)
+            decay = tf.add_n([tf.nn.l2_loss(kernel) for kernel in self._kernels])
+            loss = tf.reduce_mean(entropies) + settings.weight_decay * decay
+        self._optimizer.apply_gradients(zip(tape.gradient(loss, self._variables),
+                                            self._variables))
+        hits = tf.cast(tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64)
+        count = tf.cast(tf.size(labels), tf.float64)
+        return tf.stack([tf.cast(loss, tf.float64) * count,
+                         tf.reduce_sum(tf.cast(entropies, tf.float64)), tf.reduce_sum(hits), count])
