@@ -46,6 +46,8 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
       takes_arguments: whether there may be such arguments.
     """
     def main(argv: list[str]) -> int:
+        if not flags.FLAGS['verbosity'].present:
+            logging.set_verbosity(logging.WARNING)
         try:
             if len(argv) > 1 and not takes_arguments:
                 raise ValueError(f'stray arguments: {" ".join(argv[1:])}; write flags as '
@@ -57,7 +59,6 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
             print(f'{script}: error: {one_line(error)}', file=sys.stderr)
             return 2
 
-    flags.FLAGS.set_default('verbosity', logging.WARNING)
     app.run(main)
 
 
