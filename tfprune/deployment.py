@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,9 +58,9 @@ class Deployed:
 
     Attributes:
       exported: the files and their parity.
-      rows: one a file: form, file, bytes, accuracy, lost (accuracy of the Keras model less its own)
-        and, of TFLite files, latency: [{threads, median_ms, p10_ms, p90_ms, ratio}], the ratio being
-        to the dense float32 file, None without one.
+      rows: one a file: form, file, bytes, accuracy, lost (accuracy of the Keras model less its
+        own) and, of TFLite files, latency: [{threads, median_ms, p10_ms, p90_ms, ratio}], the
+        ratio being to the dense float32 file, None without one.
       dense_latency: the same of the dense float32 file, without ratio; [] without one.
     """
     exported: ExportReport
@@ -123,7 +122,7 @@ def representative_images(data: ImageData, count: int) -> np.ndarray:
 
 def accuracies(exported: ExportReport, data: ImageData) -> list[dict[str, Any]]:
     """A row a file: form, file, bytes, accuracy on all test images, what it loses."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for form, path in exported.paths.items():
         found = measure(FORMATS[form].open(path), data)
         rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),

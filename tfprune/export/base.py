@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -78,12 +79,15 @@ class WriteContext:
     images: images for comparisons [N, H, W, C], float32 0..255 (real, or seeded noise).
     representative: all real images [N, H, W, C], raw pixels 0..255, any type; None without any.
     class_names: of the outputs, in their order; None if they have none.
+    tflite: options of the TFLite files.
+    quantised: the tf_keras model that `quantise_aware` made of the model; None without it.
     """
 
     images: np.ndarray
     representative: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     tflite: TFLiteOptions = TFLiteOptions()
+    quantised: Any = None
 
 
 @dataclasses.dataclass(frozen=True)

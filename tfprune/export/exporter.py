@@ -9,12 +9,13 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.export import keras_file, saved_model, tflite
+from tfprune.export import keras_file, quantisation_aware, saved_model, tflite
 from tfprune.export.base import (Artefact, Format, TFLiteOptions, WriteContext, dims,
                                  image_shape_of, num_classes_of, one_line, size_of)
 from tfprune.export.metadata import LABELS_FILE, label_lines
@@ -29,6 +30,7 @@ FORMATS: dict[str, Format] = {
     'tflite_float16': tflite.FLOAT16_FORMAT,
     'tflite_dynamic': tflite.DYNAMIC_FORMAT,
     'tflite_int8': tflite.INT8_FORMAT,
+    'tflite_int8_qat': quantisation_aware.FORMAT,
 }
 MEMORY = 'model'  # the model in memory, the form that the others are written from
 PARITY_FILE = 'parity.json'
@@ -50,7 +52,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  formats: Sequence[str] = ('keras', 'saved_model', 'tflite'),
                  representative_data: np.ndarray | None = None,
                  class_names: Sequence[str] | None = None,
-                 tflite_options: TFLiteOptions = TFLiteOptions(),
+                 tflite_options: TFLiteOptions = TFLiteOptions(), quantised: Any = None,
                  parity_tolerance: float | None = None, overwrite: bool = False) -> ExportReport:
     """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
 
@@ -62,6 +64,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         metadata of the TFLite files, if given.
     tflite_options: input and output types, and a softmax; with a softmax the parity of all forms is
         that of their probabilities.
+    quantised: what `quantise_aware` made of the model, for 'tflite_int8_qat'.
     parity_tolerance: largest difference allowed between two forms, relative to the largest output;
         None takes each format's own. Quantised forms are measured, not judged.
     overwrite: whether `out_dir` may hold an earlier export, which is replaced as a whole once the
@@ -76,15 +79,15 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     check_float32(model)
     image_shape = image_shape_of(model)
     check_class_names(class_names, num_classes_of(model))
-    quantised = any(FORMATS[name].tolerance is None for name in formats)
+    by_nature = any(FORMATS[name].tolerance is None for name in formats)
     images = parity_images(representative_data, image_shape,
-                           AGREEMENT_IMAGES if quantised else PARITY_IMAGES)
+                           AGREEMENT_IMAGES if by_nature else PARITY_IMAGES)
     for name in formats:
         if FORMATS[name].needs_images:
             check_calibration(name, representative_data)
     context = WriteContext(images=images, representative=representative_data,
                            class_names=None if class_names is None else tuple(class_names),
-                           tflite=tflite_options)
+                           tflite=tflite_options, quantised=quantised)
 
     with replaced_directory(out_dir, overwrite=overwrite) as partial:
         forms = {MEMORY: keras_file.open_model(model, out_dir, MEMORY)}

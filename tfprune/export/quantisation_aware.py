@@ -11,7 +11,9 @@ fine-tuning has, and an activation beyond 6 would be cut. Hence ranges are measu
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +23,12 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.epochs import epoch_seed
-from tfprune.export.base import one_line
+from tfprune.export import serving
+from tfprune.export.base import Format, WriteContext, one_line
+from tfprune.export.metadata import add_metadata
 from tfprune.export.quantisable import prepare
-from tfprune.export.saved_model import INPUT_NAME
-from tfprune.models import as_logits
+from tfprune.export.tflite import open_file
+from tfprune.models import as_logits, outputs_probabilities
 from tfprune.training import NonFiniteLossError, Schedule, StopTraining, cross_entropy
 
 _RANGE_DECAY = 0.999  # of TFMOT's moving averages
@@ -96,11 +100,13 @@ def quantise_aware(model: keras.Model, batches: Batches,
     return quantised
 
 
-def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = '') -> bytes:
+def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = '',
+                     softmax: bool = False) -> bytes:
     """The full-integer TFLite file of what `quantise_aware` returned; the batch is dynamic.
 
     io: type of the images and outputs: 'float32', 'uint8' or 'int8'.
     output_name: of the output; '' takes the name of the last layer.
+    softmax: whether a softmax follows the output, which then gives logits.
     """
     if io not in IO_TYPES:
         raise ValueError(f'Unknown io {io!r}. Available: {", ".join(sorted(IO_TYPES))}')
@@ -109,11 +115,12 @@ def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = 
     name = output_name or quantised.layers[-1].name.removeprefix('quant_')
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {name: quantised(images, training=False)}
+        outputs = quantised(images, training=False)
+        return {name: tf.nn.softmax(outputs) if softmax else outputs}
 
     shape = [None, *quantised.input_shape[1:]]
     module.serve = tf.function(serve, input_signature=[
-        tf.TensorSpec(shape, tf.float32, name=INPUT_NAME)])
+        tf.TensorSpec(shape, tf.float32, name=serving.IMAGES)])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [module.serve.get_concrete_function()], module)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -228,3 +235,20 @@ class _Trainer:
         count = tf.cast(tf.size(labels), tf.float64)
         return tf.stack([tf.cast(loss, tf.float64) * count,
                          tf.reduce_sum(tf.cast(entropies, tf.float64)), tf.reduce_sum(hits), count])
+
+
+def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None:
+    """Writes the full-integer file, with metadata; ValueError without a fine-tuned model."""
+    if context.quantised is None:
+        raise ValueError("format 'tflite_int8_qat' needs quantised: the model that quantise_aware "
+                         'returns; received None')
+    softmax = context.tflite.softmax and not outputs_probabilities(model)
+    content = convert_int8_qat(context.quantised, io=context.tflite.io, softmax=softmax,
+                               output_name='probabilities' if softmax else '')
+    path.write_bytes(add_metadata(
+        content, name=model.name, class_names=context.class_names or (),
+        probabilities=softmax or outputs_probabilities(model)))
+
+
+FORMAT = Format(location='model_int8_qat.tflite', write=write,
+                open=functools.partial(open_file, form='tflite_int8_qat'), tolerance=None)
