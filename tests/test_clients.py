@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import digit_classifier
+import keras
 import numpy as np
 import pytest
 
@@ -104,3 +105,11 @@ def test_a_softmax_makes_the_scores_probabilities(digits, ask, tmp_path):
         for client in ('mediapipe', 'litert'):
             np.testing.assert_allclose(
                 answers[client]['scores'], 1 / weights.sum(axis=-1), atol=tolerance)
+
+
+def test_mediapipe_takes_colour_alone(ask, tmp_path):
+    """Grey models run under LiteRT; should MediaPipe take them one day, the docs are to say so."""
+    inputs = keras.Input((8, 8, 1))
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
+    path = export.export_model(model, tmp_path / 'export', formats=['tflite']).paths['tflite']
+    assert 'Only RGB color space' in ask(path)['mediapipe']['error']

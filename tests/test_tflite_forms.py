@@ -143,8 +143,9 @@ def test_a_fixed_batch_is_filled_up(toy_model, tmp_path):
 def test_softmax_is_added_once(toy_model, tmp_path):
     images = random_images((6, 6, 3))
     options = export.TFLiteOptions(softmax=True)
-    report = export.export_model(toy_model, tmp_path / 'logits', formats=['keras', 'tflite', 'tflite_int8'],
-                                 representative_data=images, tflite_options=options)
+    report = export.export_model(
+        toy_model, tmp_path / 'logits', formats=['keras', 'tflite', 'tflite_int8'],
+        representative_data=images, tflite_options=options)
     expected = tf.nn.softmax(toy_model(images.astype(np.float32))).numpy()
     assert report.parity.largest_output <= 1
     for form, tolerance in (('tflite', 1e-5), ('tflite_int8', 0.1)):

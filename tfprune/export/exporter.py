@@ -156,7 +156,7 @@ def as_probabilities(forms: Mapping[str, Artefact]) -> dict[str, Artefact]:
     def with_softmax(form: Artefact) -> Artefact:
         return dataclasses.replace(form, run=lambda images: tf.nn.softmax(form.run(images)).numpy())
 
-    return {name: form if form.path.suffix == '.tflite' else with_softmax(form)
+    return {name: form if form.form.startswith('tflite') else with_softmax(form)
             for name, form in forms.items()}
 
 
