@@ -16,11 +16,12 @@ from absl import flags
 from tfprune import command_line
 from tfprune.config import Config
 from tfprune.data import DATASETS, DataOptions, load_data
-from tfprune.deployment import Deployment, deploy, format_rows
+from tfprune.deployment import Deployment, deploy
 from tfprune.export.tflite import convert
 from tfprune.models import as_classifier, run_custom_layers
 from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
+from tfprune.report.artefact_table import artefact_rows
 from tfprune.report.table import align
 from tfprune.runs import write_text
 
@@ -53,7 +54,7 @@ def main(_: Sequence[str]) -> None:
     dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
     found = deploy(model, data, FLAGS.out, Deployment.of(config), dense_tflite=convert(dense),
                    progress=Progress(), overwrite=True)
-    print('\n'.join(align(format_rows(found.rows, found.dense_latency), rule=True)))
+    print('\n'.join(align(artefact_rows(found.rows, found.dense_latency), rule=True)))
     if FLAGS.json:
         write_text(pathlib.Path(FLAGS.json), json.dumps(
             {'model': FLAGS.model, 'dataset': config.dataset, 'artefacts': found.rows,

@@ -17,10 +17,10 @@ from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
 from tfprune.progress import Progress
+from tfprune.report.artefact_table import losses
 
 BASE_FORMS = ('keras', 'saved_model', 'tflite')
 THREADS = (1, 2, 4)
-LOSS_WARNED = 0.01  # of accuracy against the Keras model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,32 +152,3 @@ def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense:
         for row, latency, ratio in zip(lite, seen, ratios):
             row['latency'].append({**latency, 'ratio': ratio if dense else None})
     return dense_latency
-
-
-def losses(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each file that is less accurate than the Keras model by more than a point."""
-    found = []
-    for row in rows:
-        if row['lost'] > LOSS_WARNED:
-            advice = {'tflite_int8': 'fine-tune under rounding, --quantize=int8_qat',
-                      'tflite_dynamic': '--quantize=float16 keeps it',
-                      'tflite_int8_qat': 'more --quantize_epochs, or --quantize=float16'}
-            found.append(f'{row["file"]} loses {100 * row["lost"]:.1f} points of accuracy against '
-                         f'the Keras model; {advice.get(row["form"], "look at its parity")}.')
-    return found
-
-
-def format_rows(rows: Sequence[Mapping[str, Any]], dense_latency: Sequence[Mapping[str, Any]] = ()
-                ) -> list[tuple[str, ...]]:
-    """The rows as a table of texts, the header first; latency in ms and, in brackets, the ratio."""
-    table = [('file', 'bytes', 'test accuracy', *(f'{n} thread{"s" * (n > 1)}, ms'
-                                                  for n in THREADS))]
-    if dense_latency:
-        table.append(('dense, float32', '', '', *(f'{seen["median_ms"]:.3g}'
-                                                  for seen in dense_latency)))
-    for row in rows:
-        cells = [f'{seen["median_ms"]:.3g}' + (f' ({seen["ratio"]:.0%})' if seen['ratio'] else '')
-                 for seen in row.get('latency', ())]
-        table.append((row['file'], f'{row["bytes"]:,}', f'{row["accuracy"]:.2%}',
-                      *(cells or [''] * len(THREADS))))
-    return table

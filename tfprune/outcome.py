@@ -18,8 +18,11 @@ from tfprune.groups import ChannelGroups
 from tfprune.latency_table import prediction_row
 from tfprune.methods import Decision, check_method
 from tfprune.progress import Progress
-from tfprune.report import write_html
-from tfprune.runs import RunFolder, peak_process_bytes
+from tfprune.report import model_card, write_html
+from tfprune.report.reading import read_run
+from tfprune.runs import RunFolder, peak_process_bytes, write_text
+
+CARD_FILE = 'model_card.md'  # in the export
 
 _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_max',
                   'random_reward_mean', 'random_reward_error', 'random_reward_max')
@@ -106,6 +109,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     }
     folder.write_json('report.json', report)
     write_html(folder.path)
+    write_text(folder.path / 'export' / CARD_FILE, model_card(read_run(folder.path)))
     return report
 
 

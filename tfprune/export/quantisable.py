@@ -129,6 +129,8 @@ def _check_supported(layer: Any) -> None:
         raise ValueError(f"layer '{layer.name}' ({kind}) {reason}, so that the model cannot be "
                          'fine-tuned for int8; post-training quantisation may do')
 
+    if layer.compute_dtype != 'float32':
+        refuse(f'computes in {layer.compute_dtype} and not in float32')
     if kind not in _KNOWN | _OUTPUT_ROUNDED | _UNCHANGED | _AFFINE:
         refuse('has no form for quantisation-aware training')
     if len(layer.inbound_nodes) > 1:

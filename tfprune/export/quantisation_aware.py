@@ -105,14 +105,14 @@ def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = 
     """The full-integer TFLite file of what `quantise_aware` returned; the batch is dynamic.
 
     io: type of the images and outputs: 'float32', 'uint8' or 'int8'.
-    output_name: of the output; '' takes the name of the last layer.
+    output_name: of the output; '' takes the name of the layer that gives it.
     softmax: whether a softmax follows the output, which then gives logits.
     """
     if io not in IO_TYPES:
         raise ValueError(f'Unknown io {io!r}. Available: {", ".join(sorted(IO_TYPES))}')
     module = tf.Module()
     module.model = quantised
-    name = output_name or quantised.layers[-1].name.removeprefix('quant_')
+    name = output_name or quantised.output_names[0].removeprefix('quant_')
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         outputs = quantised(images, training=False)
@@ -217,8 +217,8 @@ class _Trainer:
             if not np.isfinite(variable.numpy()).all():
                 raise NonFiniteLossError(f'quantisation-aware epoch {epoch + 1}: {variable.name} '
                                          'is not finite.')
-        means = sums / sums[3]
-        return {'loss': means[0], 'cross_entropy': means[1], 'accuracy': means[2]}
+        loss, entropy, accuracy = (float(total / sums[3]) for total in sums[:3])
+        return {'loss': loss, 'cross_entropy': entropy, 'accuracy': accuracy}
 
     @tf.function(reduce_retracing=True)
     def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -2,7 +2,8 @@
 from tfprune.report.aggregate import (aggregate, format_summary, read_rows_file, run_row,
                                       summary_html, write_rows_file)
 from tfprune.report.html import write_html
+from tfprune.report.model_card import model_card
 from tfprune.report.table import format_table
 
-__all__ = ['aggregate', 'format_summary', 'format_table', 'read_rows_file', 'run_row',
+__all__ = ['aggregate', 'format_summary', 'format_table', 'model_card', 'read_rows_file', 'run_row',
            'summary_html', 'write_html', 'write_rows_file']

@@ -4,7 +4,9 @@ import urllib.parse
 from typing import Any, Callable
 
 from tfprune.report import plots
-from tfprune.report.page import figure, link, page, section, table, tiles
+from tfprune.report.artefact_table import artefact_rows, latency_notes, losses
+from tfprune.report.model_card import card_rows
+from tfprune.report.page import escape, figure, link, page, section, table, tiles
 from tfprune.report.reading import Run, all_values, read_run
 from tfprune.report.table import (MISSING, agent_sentences, budget_sentences, columns, count,
                                   duration, headline, latency_sentences, listed, milliseconds,
@@ -28,7 +30,7 @@ def render(run: Run) -> str:
     report = run.report
     title = f'{report["method"]}: {report["model"]} on {report["dataset"]}, seed {report["seed"]}'
     parts = (_tiles, _table, _accuracy, _episodes, _widths, _strength, _loss, _parity, _files,
-             _classes, _environment, _configuration)
+             _card, _classes, _environment, _configuration)
     lead = headline(report).removeprefix(title).strip(', ')
     return page(title, lead, ''.join(part(run) for part in parts))
 
@@ -117,12 +119,25 @@ def _parity(run: Run) -> str:
 
 
 def _files(run: Run) -> str:
-    files = run.report.get('files')
+    artefacts, files = run.report.get('artefacts'), run.report.get('files')
+    if artefacts:
+        header, *lines = artefact_rows(artefacts, run.report.get('dense_latency', ()))
+        known = {row['file'] for row in artefacts}
+        body = [tuple(map(escape, header))]
+        for first, *rest in lines:
+            shown = link(urllib.parse.quote(f'export/{first}')) if first in known else escape(first)
+            body.append((shown, *map(escape, rest)))
+        return section('Files', table(body, raw=True), paragraphs=losses(artefacts),
+                       notes=latency_notes(artefacts, run.environment.get('cores')))
     if not files:
         return ''
     rows = [('form', 'file'), *((form, link(urllib.parse.quote(path)))
                                 for form, path in files.items())]
     return section('Files', table(rows, left=2, raw=True))
+
+
+def _card(run: Run) -> str:
+    return section('Model card', table(card_rows(run), left=2, header=False))
 
 
 def _classes(run: Run) -> str:

@@ -16,7 +16,7 @@ class Run:
     """What a report is made of.
 
     Attributes:
-        report, config, environment: the JSON files of these names.
+        report, config, environment, data: the JSON files of these names.
         metrics: rows of metrics.jsonl, one an epoch, in order.
         episodes: rows of episodes.jsonl, in the order played.
     """
@@ -26,6 +26,7 @@ class Run:
     environment: Mapping[str, Any]
     metrics: Sequence[Row]
     episodes: Sequence[Row]
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def read_run(run_dir: str | os.PathLike[str]) -> Run:
@@ -38,7 +39,8 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
     metrics = {row['epoch']: row for row in read_rows(path / 'metrics.jsonl')}
     return Run(path, report, read_json(path / 'config.json') or {},
                read_json(path / 'environment.json') or {},
-               [metrics[epoch] for epoch in sorted(metrics)], read_rows(path / 'episodes.jsonl'))
+               [metrics[epoch] for epoch in sorted(metrics)], read_rows(path / 'episodes.jsonl'),
+               read_json(path / 'data.json') or {})
 
 
 def all_values(environment: Row, name: str) -> str | None:

@@ -1,0 +1,55 @@
+"""The model card: what a model is, from what it was made, and what is not known of it."""
+from typing import Mapping
+
+from tfprune.report.artefact_table import artefact_rows, losses
+from tfprune.report.reading import Run, all_values
+from tfprune.report.table import budget_sentences, count, listed, markdown, percent, table_notes
+
+
+def card_rows(run: Run) -> list[tuple[str, str]]:
+    """(what, text) of the card, without what is not known."""
+    report, data, environment = run.report, run.data, run.environment
+    packages: Mapping[str, str] = environment.get('packages') or {}
+    pruned, names = report['pruned'], list(report.get('class_names') or ())
+    shape = data.get('image_shape')
+    rows = [
+        ('model', f'{report["model"]}, {report["method"]}, {count(pruned["macs"])} multiply-adds, '
+                  f'{count(pruned["params"])} parameters'),
+        ('task', f'one of {len(names)} classes: {listed(names[:20])}'
+                 f'{", …" if len(names) > 20 else ""}' if names else ''),
+        ('input', f'images {"×".join(map(str, shape))}, pixels 0…255; the model normalises them'
+         if shape else ''),
+        ('data', f'{report["dataset"]}: {count(data.get("num_train"))} images trained on, '
+                 f'{count(data.get("num_reward"))} training images held out for decisions, '
+                 f'{count(report["test_images"])} test images, used once' if data else ''),
+        ('budget', ' '.join(budget_sentences(report))),
+        ('test accuracy', f'{percent(pruned["test_accuracy"])} after the last epoch'),
+        ('date', report.get('finished', '')),
+        ('seed', str(report['seed'])),
+        ('commit', all_values(environment, 'commit') or ''),
+        ('versions', listed(f'{name} {version}' for name, version in packages.items() if version)),
+        ('command', environment.get('command', '')),
+        ('limits', ' '.join(limits(run)))]
+    return [(what, text) for what, text in rows if text]
+
+
+def limits(run: Run) -> list[str]:
+    """What the numbers do not say, in sentences."""
+    said = ['The accuracy holds for images like the test images; other cameras, light or classes '
+            'were not tried, nor how accuracy differs between groups of people or places.',
+            'One run of one seed: the spread over seeds is not in it.',
+            'Latencies are of the machine that made the export.']
+    return [*said, *losses(run.report.get('artefacts', ())),
+            *(note for note in table_notes(run.report) if note.startswith('Accuracy on'))]
+
+
+def model_card(run: Run) -> str:
+    """The card as Markdown."""
+    report = run.report
+    lines = [f'# {report["model"]} on {report["dataset"]}, pruned by {report["method"]}', '']
+    for what, text in card_rows(run):
+        lines += [f'**{what}**: {text}', '']
+    artefacts = report.get('artefacts')
+    if artefacts:
+        lines += [*markdown(artefact_rows(artefacts, report.get('dense_latency', ()))), '']
+    return '\n'.join(lines)
