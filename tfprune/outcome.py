@@ -22,7 +22,7 @@ from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
 from tfprune.runs import RunFolder, peak_process_bytes, write_text
 
-CARD_FILE = 'model_card.md'  # in the export
+CARD_FILE = 'export/model_card.md'
 
 _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_max',
                   'random_reward_mean', 'random_reward_error', 'random_reward_max')
@@ -48,8 +48,8 @@ def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | 
     report = folder.read_json('report.json')
     if report is None:
         return None
-    if not (folder.path / 'report.html').exists():
-        write_html(folder.path)
+    if not all((folder.path / name).exists() for name in ('report.html', CARD_FILE)):
+        _present(folder)
     return keras.models.load_model(folder.path / 'export' / 'pruned.keras'), report
 
 
@@ -108,9 +108,14 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                   for form, path in deployed.exported.paths.items()},
     }
     folder.write_json('report.json', report)
-    write_html(folder.path)
-    write_text(folder.path / 'export' / CARD_FILE, model_card(read_run(folder.path)))
+    _present(folder)
     return report
+
+
+def _present(folder: RunFolder) -> None:
+    """Writes report.html and the model card from what is in the folder."""
+    write_text(folder.path / CARD_FILE, model_card(read_run(folder.path)))
+    write_html(folder.path)
 
 
 def _dense_model(folder: RunFolder) -> keras.Model | None:

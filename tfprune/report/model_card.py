@@ -22,7 +22,7 @@ def card_rows(run: Run) -> list[tuple[str, str]]:
         ('data', f'{report["dataset"]}: {count(data.get("num_train"))} images trained on, '
                  f'{count(data.get("num_reward"))} training images held out for decisions, '
                  f'{count(report["test_images"])} test images, used once' if data else ''),
-        ('budget', ' '.join(budget_sentences(report))),
+        ('budget', ' '.join(text.removeprefix('Budget: ') for text in budget_sentences(report))),
         ('test accuracy', f'{percent(pruned["test_accuracy"])} after the last epoch'),
         ('date', report.get('finished', '')),
         ('seed', str(report['seed'])),
