@@ -44,7 +44,8 @@ def decode_batch(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], name
     with tf.control_dependencies([
             tf.debugging.Assert(~empty & (tf.size(bad) == 0), [message])]):
         image_bytes = tf.identity(image_bytes)
-    return tf.map_fn(lambda pair: decode(pair[0], pair[1], image_shape), (image_bytes, orientations),
+    return tf.map_fn(lambda pair: decode(pair[0], pair[1], image_shape),
+                     (image_bytes, orientations),
                      fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
 
 
