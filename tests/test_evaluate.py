@@ -73,7 +73,7 @@ def test_script_measures_every_form_of_a_run_folder(run_dir, tmp_path):
     assert [row['form'] for row in rows] == ['keras', 'saved_model', 'tflite']
     assert len({row['correct'] for row in rows}) == 1
     for row in rows:
-        assert f'{row["form"]:<12}{row["accuracy"]:>10.2%}' in result.stdout
+        assert f'{row["form"]:<16}{row["accuracy"]:>10.2%}' in result.stdout
         assert row['macs'] == 1026 and '1,026 ' in result.stdout
 
 
