@@ -46,7 +46,8 @@ def main(_: Sequence[str]) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
     tf.config.experimental.enable_op_determinism()
     run_custom_layers(FLAGS.custom_layers)
-    config = Config(**{name: FLAGS[name].value for name in _FIELDS})
+    fields = {name: FLAGS[name].value for name in _FIELDS}
+    config = Config(**fields, score_images=1, score_batch_size=1)  # nothing is scored
     model = read_keras_file(pathlib.Path(FLAGS.model))
     data = load_data(config.dataset, **DataOptions.names_in(config.to_json()))
     model = as_classifier(model, source=f"model '{FLAGS.model}'", image_shape=data.image_shape,

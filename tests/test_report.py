@@ -99,8 +99,8 @@ def test_html_sections_and_escaping(tmp_path):
                             peak_process_bytes=3 * 2 ** 29))
     assert Page(text).headings == [
         'Dense and pruned', 'Accuracy', 'Episodes', 'Widths', 'Strength of the alignment',
-        'Loss and learning rate', 'Parity of the exported forms', 'Files', 'Environment',
-        'Configuration']
+        'Loss and learning rate', 'Parity of the exported forms', 'Files', 'Model card',
+        'Environment', 'Configuration']
     assert 'a &lt;b&gt;&amp;&quot;c&quot;' in text and '<b>&' not in text
     assert 'stage1/conv&lt;1&gt;' in text and 'conv<1>' not in text
     assert '1.50 GiB at most' in text
@@ -131,7 +131,7 @@ def test_html_of_bare_runs(tmp_path):
     run = make_run(tmp_path / 'run', 'uniform', groups=[], parity=None, files={})
     for name in ('metrics.jsonl', 'episodes.jsonl', 'environment.json', 'config.json'):
         (run / name).unlink()
-    assert Page(html_of(run)).headings == ['Before and final', 'Environment']
+    assert Page(html_of(run)).headings == ['Before and final', 'Model card', 'Environment']
     with pytest.raises(FileNotFoundError, match='no report.json'):
         report.write_html(tmp_path)
     (run / 'report.json').write_text('{"method"')

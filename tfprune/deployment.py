@@ -114,8 +114,8 @@ def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deploymen
 
 def representative_images(data: ImageData, count: int) -> np.ndarray:
     """`count` training images [N, H, W, C] uint8, not augmented; fewer if there are fewer."""
-    size = min(32, data.num_train)
-    batches = -(-min(count, data.num_train) // size)
+    size, count = min(32, data.num_train), min(count, data.num_train)
+    batches = -(-count // size)
     found = [images.numpy() for images, _ in data.calibration_batches(size, batches)]
     return np.concatenate(found)[:count]
 

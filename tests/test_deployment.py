@@ -1,0 +1,137 @@
+"""Files for phones and servers at the end of a run: all measured, what they lose is said."""
+import json
+import pathlib
+import subprocess
+import sys
+
+import tfprune  # noqa: F401  (before keras)
+import keras
+import numpy as np
+import pytest
+
+from made_up_runs import Page, html_of, make_run
+from tfprune import trainer
+from tfprune.config import Config
+from tfprune.data import load_data
+from tfprune.deployment import representative_images
+from tfprune.epochs import Interrupted
+from tfprune.export import FORMATS
+from tfprune.report import model_card
+from tfprune.report.artefact_table import artefact_rows, losses
+from tfprune.report.reading import read_run
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, warmup_epochs=3,
+                random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
+                batch_size=128, reward_images=100, score_images=100, score_batch_size=100,
+                calibration_batches=1, lr_warmup_epochs=0.0, quantize='int8_qat, int8, int8',
+                quantize_epochs=1, representative_images=50)
+ROWS = [{'form': 'keras', 'file': 'pruned.keras', 'bytes': 2000, 'accuracy': 0.95, 'lost': 0.0},
+        {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1234, 'accuracy': 0.95, 'lost': 0.0,
+         'latency': [{'threads': 1, 'median_ms': 0.5, 'ratio': 0.5},
+                     {'threads': 2, 'median_ms': 0.25, 'ratio': None}]},
+        {'form': 'tflite_int8', 'file': 'model_int8.tflite', 'bytes': 400, 'accuracy': 0.919,
+         'lost': 0.031, 'latency': [{'threads': 1, 'median_ms': 0.125, 'ratio': 0.125},
+                                    {'threads': 2, 'median_ms': 0.1, 'ratio': 0.2}]}]
+DENSE_LATENCY = [{'threads': 1, 'median_ms': 1.0}, {'threads': 2, 'median_ms': 0.5}]
+
+
+@pytest.fixture(scope='module')
+def result(tmp_path_factory):
+    return trainer.train_and_prune(CONFIG, tmp_path_factory.mktemp('run') / 'run', progress=False)
+
+
+def test_every_file_is_measured(result):
+    rows = {row['form']: row for row in result.report['artefacts']}
+    assert list(rows) == ['keras', 'saved_model', 'tflite', 'tflite_int8_qat', 'tflite_int8']
+    data = load_data('digits', reward_images=100)
+    (images, labels), = data.test_batches(data.num_test).as_numpy_iterator()
+    for form, row in rows.items():
+        path = result.run_dir / 'export' / row['file']
+        assert result.report['files'][form] == f'export/{row["file"]}'
+        hits = FORMATS[form].open(path)(images).argmax(-1) == labels
+        assert row['accuracy'] == hits.mean()
+        assert row['lost'] == rows['keras']['accuracy'] - row['accuracy']
+        if form.startswith('tflite'):
+            assert row['bytes'] == path.stat().st_size
+            assert [seen['threads'] for seen in row['latency']] == [1, 2, 4]
+            assert all(0 < seen['p10_ms'] <= seen['median_ms'] <= seen['p90_ms']
+                       and seen['ratio'] > 0 for seen in row['latency'])
+    assert rows['tflite']['accuracy'] == rows['keras']['accuracy']
+    assert rows['tflite_int8']['bytes'] < rows['tflite']['bytes'] / 2
+    assert result.report['pruned']['latency_ms'] == rows['tflite']['latency'][0]['median_ms']
+    assert len(result.report['dense_latency']) == 3
+    text = (result.run_dir / 'export/model_card.md').read_text()
+    assert 'model_int8_qat.tflite' in text and 'images 8×8×1' in text
+
+
+def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(result, tmp_path, monkeypatch):
+    begun = []
+    real = trainer.finish
+
+    def finish(*args):
+        begun.append(True)
+        return real(*args)
+
+    monkeypatch.setattr(trainer, 'finish', finish)
+    with pytest.raises(Interrupted, match='before the end of quantisation-aware fine-tuning'):
+        trainer.train_and_prune(CONFIG, tmp_path / 'run', progress=False,
+                                should_stop=lambda: bool(begun))
+    assert not (tmp_path / 'run/report.json').exists()
+    monkeypatch.undo()
+    again = trainer.train_and_prune(CONFIG, tmp_path / 'run', progress=False)
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1))
+    # The bytes hold names of tensors, which count what the process built before.
+    answers = [FORMATS['tflite_int8_qat'].open(run.run_dir / 'export/model_int8_qat.tflite')(images)
+               for run in (again, result)]
+    np.testing.assert_array_equal(*answers)
+
+
+def test_representative_images_are_of_the_training_set():
+    data = load_data('digits', reward_images=100)
+    images = representative_images(data, 50)
+    assert images.shape == (50, 8, 8, 1) and images.dtype == np.uint8
+    test = {image.tobytes() for batch, _ in data.test_batches(100) for image in batch.numpy()}
+    assert not test & {image.tobytes() for image in images}
+    assert len(representative_images(data, 10 ** 6)) == data.num_train
+
+
+def test_the_table_of_files():
+    header, dense, plain, lite, int8 = artefact_rows(ROWS, DENSE_LATENCY)
+    assert header == ('file', 'bytes', 'test accuracy', '1 thread, ms', '2 threads, ms')
+    assert dense[3:] == ('1', '0.5') and plain[3:] == ('–', '–')
+    assert lite == ('model.tflite', '1,234', '95.00%', '0.5 (50%)', '0.25')
+    assert int8[3:] == ('0.125 (12%)', '0.1 (20%)')
+
+
+def test_what_a_file_loses_is_said_with_what_to_do():
+    assert losses(ROWS) == ['model_int8.tflite loses 3.1 points of accuracy against the Keras '
+                            'model; fine-tune under rounding: --quantize=int8_qat.']
+    assert not losses([{**ROWS[2], 'lost': 0.01}])
+
+
+def test_report_and_card(tmp_path):
+    run = make_run(tmp_path / 'run', artefacts=ROWS, dense_latency=DENSE_LATENCY,
+                   class_names=['cat', 'dog<2>'])
+    text = html_of(run)
+    assert 'href="export/model_int8.tflite"' in text and 'loses 3.1 points' in text
+    assert 'Model card' in Page(text).headings and 'dog&lt;2&gt;' in text
+    card = model_card(read_run(run))
+    assert card.startswith('# resnet8 on digits, pruned by rlal\n')
+    assert 'one of 2 classes: cat, dog<2>' in card and 'loses 3.1 points' in card
+    assert '| model.tflite | 1,234 | 95.00% | 0.5 (50%) | 0.25 |' in card
+    assert 'standard error of one accuracy' in card
+
+
+def test_script_exports_any_model(tmp_path, result):
+    command = [sys.executable, ROOT / 'scripts/export.py', f'--out={tmp_path}/out',
+               f'--model={result.run_dir}/dense.keras', '--dataset=digits', '--quantize=dynamic',
+               '--reward_images=100', f'--json={tmp_path}/rows.json']
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / 'rows.json').read_text())['artefacts']
+    assert [row['form'] for row in rows] == ['keras', 'saved_model', 'tflite', 'tflite_dynamic']
+    assert all((tmp_path / 'out' / row['file']).exists() for row in rows)
+    assert rows[0]['accuracy'] == result.report['dense']['test_accuracy']
+    assert 'model_dynamic.tflite' in done.stdout
+    assert keras.models.load_model(tmp_path / 'out/pruned.keras').count_params() > 0
