@@ -53,6 +53,7 @@ flags.DEFINE_string('device', '', 'Suite latency_table: name of the device of --
 
 def main(_: Sequence[str]) -> None:
     """Prints the rows as they come, then the table."""
+    tf.get_logger().setLevel('WARNING')
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
     suite, found = SUITES[FLAGS.suite], []
     for row in suite.rows(FLAGS.only, **{name: FLAGS[name].value for name in suite.OPTIONS}):

@@ -20,6 +20,7 @@ _EXPORTS = {
     'InfeasibleBudgetError': 'budget',
     'ContextNetwork': 'context',
     'alignment_penalty': 'alignment',
+    'LatencyTable': 'latency_table',
     'Config': 'config',
     'train_and_prune': 'user_api',
     'export_model': 'export',
