@@ -9,6 +9,8 @@ recipe of its own:
    swish becomes a product.
 3. Layers that TFLite computes in integers but TFMOT does not know get their output rounded.
 4. Pixels are 0 … 255 exactly, so that the 256 integers are the pixels.
+5. Batch normalisation is frozen, statistics and all: what trains is what is deployed. With the
+   statistics of each batch, a ResNet-20 on CIFAR-10 lost a point in a short fine-tuning.
 
 `tf_keras` and TFMOT take seconds to import, so that functions do it.
 """
@@ -57,6 +59,7 @@ def prepare(model: keras.Model) -> tuple[Any, Any]:
     image_shape_of(model)
     num_classes_of(model)
     import tensorflow_model_optimization as tfmot
+    import tf_keras
 
     quantization = tfmot.quantization.keras
     annotated = _Annotation(quantization).annotate(to_keras2(model, swish_as_product=True))
@@ -70,6 +73,10 @@ def prepare(model: keras.Model) -> tuple[Any, Any]:
         end = re.search(r'quantize_layer\w*_(min|max):0$', weight.name)
         if end:
             weight.assign(_PIXELS[end[1]])
+    for layer in quantised.layers:
+        norm = getattr(layer, 'layer', None)
+        if isinstance(norm, tf_keras.layers.BatchNormalization):
+            norm.trainable = False
     return annotated, quantised
 
 

@@ -45,13 +45,13 @@ class QuantisationAware:
 
     Attributes:
       epochs: at least 1.
-      learning_rate: its peak; about a tenth of that of the fine-tuning before.
+      learning_rate: its peak; about a fiftieth of that of the fine-tuning before.
       momentum, weight_decay, label_smoothing: as of the fine-tuning before.
       calibration_batches: of the first epoch, which measure the ranges before training.
       seed: with the epoch it decides dropout.
     """
     epochs: int = 3
-    learning_rate: float = 0.005
+    learning_rate: float = 0.001
     momentum: float = 0.9
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
@@ -147,11 +147,6 @@ def calibrate(annotated: Any, quantised: Any, images: list[tf.Tensor]) -> None:
             layer, end = found[1], found[3]
             if layer in measured and found[2] != 'pre_activation':
                 variable.assign(measured[layer][end == 'max'])
-    norms = [layer.layer for layer in quantised.layers
-             if type(getattr(layer, 'layer', None)).__name__ == 'BatchNormalization']
-    learn = [norm.trainable for norm in norms]
-    for norm in norms:
-        norm.trainable = False  # it then neither uses nor moves the statistics of batches
     forward = tf.function(lambda batch: quantised(tf.cast(batch, tf.float32), training=True))
     left = _RANGE_DECAY ** len(images)
     for _ in range(CALIBRATION_PASSES):
@@ -160,8 +155,6 @@ def calibrate(annotated: Any, quantised: Any, images: list[tf.Tensor]) -> None:
             forward(batch)
         for name, variable in ranges.items():
             variable.assign((float(variable) - left * before[name]) / (1 - left))
-    for norm, trainable in zip(norms, learn):
-        norm.trainable = trainable
 
 
 def _float_ranges(annotated: Any, images: list[tf.Tensor]) -> dict[str, tuple[float, float]]:
