@@ -50,7 +50,8 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
 
     representative_data: images [N, H, W, C], raw pixels 0..255, uint8 or float, on the first
         PARITY_IMAGES of which the forms are compared; None compares on seeded random pixels.
-    class_names: of the outputs, in their order; written to labels.txt, one a line, if given.
+    class_names: of the outputs, in their order; if given, written to labels.txt, one a line, and
+        into what takes names: the answers of the SavedModel's serve_bytes.
     parity_tolerance: largest difference allowed between two forms, relative to the largest output;
         None takes each format's own.
     overwrite: whether `out_dir` may hold an earlier export, which is replaced as a whole once the
