@@ -60,8 +60,8 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         PARITY_IMAGES of which (AGREEMENT_IMAGES with a quantised format) the forms are compared;
         None compares on seeded random pixels. All of them calibrate 'tflite_int8', which needs
         them: a few hundred training images.
-    class_names: of the outputs, in their order; written to labels.txt, one a line, and into the
-        metadata of the TFLite files, if given.
+    class_names: of the outputs, in their order; if given, written to labels.txt, one a line, into
+        the metadata of the TFLite files and the answers of the SavedModel's serve_bytes.
     tflite_options: input and output types, and a softmax; with a softmax the parity of all forms is
         that of their probabilities.
     quantised: what `quantise_aware` made of the model, for 'tflite_int8_qat'.
