@@ -13,6 +13,8 @@ from absl import flags
 from tfprune import command_line
 from tfprune.analysis import analyze, format_analysis
 from tfprune.config import split_names
+from tfprune.data.options import parse_size
+from tfprune.graph import functional_graph
 from tfprune.groups import trace_groups
 from tfprune.models import MODELS, build_model, run_custom_layers
 from tfprune.models.model_files import at_image_shape, is_path, read_keras_file
@@ -22,8 +24,8 @@ from tfprune.runs import write_text
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', None, 'A .keras file, or one of: '
                     f'{", ".join(sorted(MODELS))}.', required=True)
-flags.DEFINE_list('image_shape', ['32', '32', '3'], 'Height, width, channels: of a named model, or '
-                  'of a file that takes images of any size.')
+flags.DEFINE_string('image_size', '', 'N, HxW or HxWxC: images of a named model (32 if not given), '
+                    'or of a file that takes images of any size.')
 flags.DEFINE_integer('num_classes', 10, 'Classes of a named model.', lower_bound=2)
 command_line.define_config_flags(['custom_layers', 'prune_residual_groups', 'frozen',
                                   'unknown_layers', 'width_multiple', 'min_keep_ratio'])
@@ -34,13 +36,17 @@ flags.DEFINE_string('picture', None, 'Also draws the network, coloured by group:
 def main(_: Sequence[str]) -> None:
     """Loads or builds the model, prints the table, writes what is asked for."""
     run_custom_layers(FLAGS.custom_layers)
-    height, width, channels = (int(size) for size in FLAGS.image_shape)
+    height, width, channels = parse_size(FLAGS.image_size)
     if is_path(FLAGS.model):
         model = read_keras_file(pathlib.Path(FLAGS.model))
-        if len(model.inputs) == 1 and None in model.inputs[0].shape[1:]:
-            model = at_image_shape(model, (height, width, channels), FLAGS.model)
+        functional_graph(model)  # or it says what is wrong with the model
+        if len(model.inputs) == 1 and None in model.inputs[0].shape[1:3]:
+            if not (height and width):
+                raise ValueError(f'{FLAGS.model} takes images of any size: give --image_size')
+            model = at_image_shape(model, (height, width, model.inputs[0].shape[3]), FLAGS.model)
     else:
-        model = build_model(FLAGS.model, image_shape=(height, width, channels),
+        channels = channels or 3
+        model = build_model(FLAGS.model, image_shape=(height or 32, width or 32, channels),
                             num_classes=FLAGS.num_classes, mean=(0.5,) * channels,
                             std=(0.5,) * channels)
     groups = trace_groups(model, frozen=split_names(FLAGS.frozen),

@@ -47,7 +47,7 @@ def main(_: Sequence[str]) -> None:
     tf.config.experimental.enable_op_determinism()
     run_custom_layers(FLAGS.custom_layers)
     fields = {name: FLAGS[name].value for name in _FIELDS}
-    config = Config(**fields, score_images=1, score_batch_size=1)  # nothing is scored
+    config = Config(**fields)
     model = read_keras_file(pathlib.Path(FLAGS.model))
     data = load_data(config.dataset, **DataOptions.names_in(config.to_json()))
     model = as_classifier(model, source=f"model '{FLAGS.model}'", image_shape=data.image_shape,

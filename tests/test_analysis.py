@@ -56,7 +56,7 @@ def test_a_layer_between_frozen_channels_is_not_prunable():
     assert found.uncounted == ('odd (Lambda)',)
     text = format_analysis(found)
     assert "group 'a' is not prunable: it touches layer 'odd' (Lambda), which has no rule" in text
-    assert 'Not counted: odd (Lambda)' in text and 'mine: ' in text
+    assert 'Not counted: odd (Lambda)' in text and 'mine, input 4×4×3: ' in text
     assert json.loads(json.dumps(found.to_json()))['prunable_macs_share'] == pytest.approx(
         found.prunable_macs / found.dense.macs)
 
@@ -79,11 +79,12 @@ def test_script_on_a_file_of_images_of_any_size(tmp_path):
     keras.Model(image, layers.Dense(4)(x), name='mine').save(tmp_path / 'mine.keras')
     done = subprocess.run(
         [sys.executable, ROOT / 'scripts' / 'analyze.py', f'--model={tmp_path}/mine.keras',
-         '--image_shape=10,12,3', f'--json={tmp_path}/groups.json', '--min_keep_ratio=0.5'],
+         '--image_size=10x12', f'--json={tmp_path}/groups.json', '--min_keep_ratio=0.5'],
         capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / 'groups.json').read_text())
     assert content['dense']['macs'] == 8 * 10 * 27 * 6 + 6 * 4
     row, = (row for row in content['groups'] if row['reason'] is None)
     assert (row['name'], row['least_width']) == ('mine/conv', 3)
-    assert 'mine/conv' in done.stdout and 'Smallest reachable budget' in done.stdout
+    assert done.stdout.startswith('mine, input 10×12×3: ')
+    assert 'Smallest reachable budget' in done.stdout

@@ -15,11 +15,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OTHER = Config(
     **{f.name: {bool: not f.default, int: f.default + 1 if isinstance(f.default, int) else 0,
                 float: .25, str: 'some/thing'}[type(f.default)] for f in dataclasses.fields(Config)
-       if f.name not in {*CHOICES, 'score_images', 'reward_images', 'score_batch_size',
+       if f.name not in {*CHOICES, 'quantize', 'score_images', 'reward_images', 'score_batch_size',
                          'batch_size', 'replicas', *TARGETS}},
     macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',
-    mixed_precision='bfloat16', agent='sac', alignment='adaptive', reward_images=900,
-    score_images=600, score_batch_size=200, batch_size=96, replicas=3)
+    quantize='float16,int8', tflite_io='int8', mixed_precision='bfloat16', agent='sac',
+    alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
+    batch_size=96, replicas=3)
 
 
 def test_every_field_has_a_plain_type_and_a_help():
@@ -90,20 +91,41 @@ def test_a_limit_is_a_ratio_or_a_whole_number(name):
     ({'momentum': 1.0}, 'momentum must be in [0, 1); received 1.0.'),
     ({'width_multiple': 0}, 'width_multiple must be at least 1; received 0.'),
     ({'criterion_batches': 0}, 'criterion_batches must be at least 1; received 0.'),
-    ({'reward_images': 0}, 'reward_images must be at least 1; received 0.'),
+    ({'reward_images': -1}, 'reward_images must be at least 0; received -1.'),
     ({'joint_epochs': -1}, 'joint_epochs must be at least 0; received -1.'),
     ({'learning_rate': float('nan')}, 'learning_rate must be at least 0; received nan.'),
     ({'batch_size': 10, 'replicas': 4},
      'batch_size must be a multiple of --replicas=4; received 10.'),
     ({'replicas': 0}, 'replicas must be at least 1; received 0.'),
-    ({'score_images': 6000}, 'score_images must be at most --reward_images=5000; received 6000.'),
-    ({'score_images': 700},
+    ({'score_images': 6000, 'reward_images': 5000},
+     'score_images must be at most --reward_images=5000; received 6000.'),
+    ({'score_images': 700, 'score_batch_size': 500},
      'score_images must be a multiple of --score_batch_size=500; received 700.'),
     ({'warmup_epochs': 0, 'random_epochs': 0, 'joint_epochs': 0, 'alignment_epochs': 0,
       'fine_tune_epochs': 0}, 'the sum of all epochs must be at least 1; received 0.')])
 def test_ranges(wrong, message):
     with pytest.raises(ValueError) as caught:
         Config(**wrong)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize('given, reward, expected', [
+    ({}, 5000, (2000, 500)), ({}, 800, (500, 500)), ({}, 80, (80, 80)), ({}, 1, (1, 1)),
+    ({'score_images': 700}, 5000, (700, 350)), ({'score_images': 40}, 80, (40, 40)),
+    ({'score_batch_size': 30}, 80, (60, 30)),
+    ({'score_images': 90, 'score_batch_size': 45}, 100, (90, 45))])
+def test_sizes_of_scoring_fit_the_data(given, reward, expected):
+    config = Config(**given).sized(reward)
+    assert (config.score_images, config.score_batch_size) == expected
+    assert config.reward_images == reward
+
+
+@pytest.mark.parametrize('given, message', [
+    ({'score_images': 200}, 'score_images must be at most --reward_images=100; received 200.'),
+    ({'score_batch_size': 200}, 'score_images must be at most --reward_images=100; received 200.')])
+def test_sizes_of_scoring_that_do_not_fit(given, message):
+    with pytest.raises(ValueError) as caught:
+        Config(**given).sized(100)
     assert str(caught.value) == message
 
 

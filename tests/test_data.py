@@ -175,7 +175,7 @@ def test_digits_constants_are_those_of_the_training_images():
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(reward_images=0), 'expected 1 … 49 .* received 0: an empty reward split'),
+    (dict(reward_images=-1), 'expected 1 … 49 .* received -1: an empty reward split'),
     (dict(reward_images=50), 'expected 1 … 49 .* received 50: an empty train split'),
     (dict(class_names=('a', 'b')), 'train split: expected labels in 0 … 1, received 0 … 3'),
     (dict(train=(np.zeros((5, 4, 4)), np.zeros(5, int))),
@@ -205,12 +205,17 @@ def test_bad_batches(call, message):
         call(numbered())
 
 
+def test_a_tenth_of_the_images_is_held_out_unless_said():
+    data = load_data('digits')
+    assert (data.num_reward, data.num_train) == (143, 1294)
+
+
 def test_bad_names_and_splits():
     expected = "Unknown dataset 'mnits'. Available: cifar10, cifar100, digits"
     with pytest.raises(ValueError, match=expected):
         load_data('mnits', reward_images=1)
-    with pytest.raises(ValueError, match='received 0: an empty reward split'):
-        load_data('digits', reward_images=0)
+    with pytest.raises(ValueError, match='expected at least 0, received -1'):
+        load_data('digits', reward_images=-1)
     with pytest.raises(ValueError, match='received 1437: an empty train split'):
         load_data('digits', reward_images=1437)
 

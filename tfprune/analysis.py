@@ -44,6 +44,7 @@ class Analysis:
 
     Attributes:
       model: its name.
+      inputs: the shapes of its inputs, 'H×W×C'.
       groups: every group, in topological order.
       dense: its cost.
       least: its cost with all prunable groups at their least widths: the smallest budget.
@@ -51,6 +52,7 @@ class Analysis:
       uncounted: "layer (class)" of what has no rule, and so no multiply-adds.
     """
     model: str
+    inputs: tuple[str, ...]
     groups: tuple[GroupRow, ...]
     dense: Cost
     least: Cost
@@ -92,7 +94,8 @@ def analyze(model: keras.Model, groups: ChannelGroups, *, width_multiple: int = 
             groups.unprunable.get(name)))
     prunable = sum(layer.macs for layer in cost_model.layers
                    if any(name in groups for name in (*layer.groups_in, *layer.groups_out)))
-    return Analysis(model.name, tuple(rows), cost_model.dense, cost_model(least), prunable,
+    inputs = tuple('×'.join(map(str, tensor.shape[1:])) for tensor in model.inputs)
+    return Analysis(model.name, inputs, tuple(rows), cost_model.dense, cost_model(least), prunable,
                     tuple(cost_model.uncounted))
 
 
@@ -115,7 +118,8 @@ def format_analysis(analysis: Analysis) -> str:
     """Returns the analysis as text: groups, reasons, the smallest budget, what is not counted."""
     dense = analysis.dense
     size = max([20, *(len(row.name) for row in analysis.groups if row.reason is None)])
-    lines = [f'{analysis.model}: {dense.macs:,} MACs, {dense.params:,} trainable parameters, '
+    lines = [f'{analysis.model}, input {", ".join(analysis.inputs)}: {dense.macs:,} MACs, '
+             f'{dense.params:,} trainable parameters, '
              f'{dense.peak_memory_bytes:,} bytes of activations at most', '',
              f'{"group":<{size}}{"width":>7}{"least":>7}{"MACs":>8}{"params":>8}{"saves":>8}'
              '  layers']

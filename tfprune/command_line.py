@@ -13,6 +13,8 @@ from tfprune.config import CHOICES, Config
 
 MENDABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError)
 
+# Flags that are defined below are the script's own, for --help.
+flags.disclaim_key_flags()
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
            str: flags.DEFINE_string}
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of errors.')

@@ -93,9 +93,11 @@ class Config:
     mixed_precision: str = _field('float32', 'Compute precision of the network while training.')
     replicas: int = _field(1, 'Replicas of MirroredStrategy (logical devices on CPU).')
     # Rewards.
-    reward_images: int = _field(5000, 'Training images held out to measure rewards.')
-    score_images: int = _field(2000, 'Of these, the images that score one episode.')
-    score_batch_size: int = _field(500, 'Images a step when scoring.')
+    reward_images: int = _field(
+        0, 'Training images held out to measure rewards; 0: a tenth of them, up to 5,000.')
+    score_images: int = _field(
+        0, 'Of these, the images that score one episode; 0: all of them, up to 2,000.')
+    score_batch_size: int = _field(0, 'Images a step when scoring; 0: up to 500.')
     calibration_batches: int = _field(
         2, "Batches that re-estimate a sub-network's batch-norm statistics.")
     episodes_per_epoch: int = _field(8, 'Episodes after each random or joint epoch.')
@@ -127,7 +129,7 @@ class Config:
         'int8 (throughout), int8_qat (int8 after fine-tuning under rounding); none.')
     quantize_epochs: int = _field(3, 'Epochs of quantisation-aware fine-tuning (int8_qat).')
     quantize_learning_rate: float = _field(
-        0.005, 'Peak learning rate of quantisation-aware fine-tuning.')
+        0.001, 'Peak learning rate of quantisation-aware fine-tuning.')
     representative_images: int = _field(
         300, 'Training images on which the ranges of int8 files are measured.')
     tflite_io: str = _field(
@@ -149,11 +151,12 @@ class Config:
         self._require('min_keep_ratio', 0 <= self.min_keep_ratio <= 1, 'in [0, 1]')
         self._require('label_smoothing', 0 <= self.label_smoothing < 1, 'in [0, 1)')
         self._require('momentum', 0 <= self.momentum < 1, 'in [0, 1)')
-        for name in ('width_multiple', 'batch_size', 'replicas', 'score_images', 'score_batch_size',
-                     'calibration_batches', 'episodes_per_epoch', 'reward_images', 'agent_updates',
+        for name in ('width_multiple', 'batch_size', 'replicas',
+                     'calibration_batches', 'episodes_per_epoch', 'agent_updates',
                      'criterion_batches', 'quantize_epochs', 'representative_images'):
             self._require(name, getattr(self, name) >= 1, 'at least 1')
-        for name in ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
+        for name in ('reward_images', 'score_images', 'score_batch_size',
+                     'warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
                      'fine_tune_epochs', 'lr_warmup_epochs', 'weight_decay', 'context_size',
                      'context_updates', 'alignment_strength', 'rescored_candidates',
                      'comparison_episodes', 'random_reference_episodes', 'learning_rate',
@@ -165,10 +168,12 @@ class Config:
                           f'a list of {", ".join(QUANTISATIONS)}, or none')
         self._require('batch_size', self.batch_size % self.replicas == 0,
                       f'a multiple of --replicas={self.replicas}')
-        self._require('score_images', self.score_images <= self.reward_images,
-                      f'at most --reward_images={self.reward_images}')
-        self._require('score_images', self.score_images % self.score_batch_size == 0,
-                      f'a multiple of --score_batch_size={self.score_batch_size}')
+        if self.reward_images:
+            self._require('score_images', self.score_images <= self.reward_images,
+                          f'at most --reward_images={self.reward_images}')
+        if self.score_images and self.score_batch_size:
+            self._require('score_images', self.score_images % self.score_batch_size == 0,
+                          f'a multiple of --score_batch_size={self.score_batch_size}')
         self._require('the sum of all epochs', self.total_epochs >= 1, 'at least 1')
 
     def _require(self, name: str, holds: Any, expected: str) -> None:
@@ -195,6 +200,18 @@ class Config:
     def total_epochs(self) -> int:
         """Epochs of the whole run, the same for every method."""
         return self.search_epochs + self.fine_tune_epochs
+
+    def sized(self, reward_images: int) -> 'Config':
+        """The same with the sizes of scoring filled in, for that many held-out images.
+
+        ValueError if a size that is given does not fit.
+        """
+        batch = self.score_batch_size or min(500, self.score_images or reward_images)
+        images = self.score_images or min(2000, reward_images) // batch * batch
+        if not self.score_batch_size:
+            batch = next(size for size in range(batch, 0, -1) if images % size == 0)
+        return dataclasses.replace(self, reward_images=reward_images, score_images=images or batch,
+                                   score_batch_size=batch)
 
     def phase(self, epoch: int) -> str:
         """Name of the phase of an epoch, counted from 0, under a method that has all phases."""

@@ -29,7 +29,8 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
         if not check_method(name).only_decides:
             raise ValueError(f'before_surgery_from: method {name!r} acts before surgery; its '
                              'epochs are its own.')
-    rows = [row for row in differing_fields(config, theirs) if not row.startswith('--method:')]
+    ours = Config.from_json(folder.read_json('config.json'))  # as given, like theirs
+    rows = [row for row in differing_fields(ours, theirs) if not row.startswith('--method:')]
     if rows:
         raise ValueError(f'before_surgery_from: {source} has other flags: {"; ".join(rows)}.')
     files = (folder.read_json('environment.json') or {}).get('files', {})

@@ -17,6 +17,7 @@ from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
 from tfprune.epochs import EpochLoop, Interrupted
+from tfprune.export.quantisable import quantisable
 from tfprune.gates import insert_gates
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
@@ -130,6 +131,7 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
             own: OwnProblem | None = None) -> Setup:
     """Data, dense model, groups, costs, budget: whatever is impossible fails here."""
     data = own.data if own else _load_data(config)
+    config = config.sized(data.num_reward)
     if data.num_train < config.batch_size:
         raise ValueError(f'batch_size={config.batch_size} is larger than the {data.num_train} '
                          'training images.')
@@ -142,6 +144,8 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
         groups = groups.without_residual()
     table = LatencyTable.load(config.latency_table) if config.latency_table else None
     cost_model = CostModel(model, groups, latency_table=table)
+    if 'int8_qat' in config.quantisations:
+        quantisable(model)  # a layer that has no int8 form is named now
     # What does not prune cannot miss a budget.
     limits = config.budgets if check_method(config.method).prunes else {'macs': 1.0}
     budget = Budget(groups, cost_model, limits, width_multiple=config.width_multiple,

@@ -97,8 +97,6 @@ def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,
     for name in options:
         if name not in fields:
             raise TypeError(f'Unknown option {name!r}. Available: {", ".join(sorted(fields))}')
-    score = min(options.get('score_batch_size', 500), data.num_reward)
-    sizes = {
-        'batch_size': min(batch_size or 128, data.num_train), 'reward_images': data.num_reward,
-        'score_batch_size': score, 'score_images': min(2000, data.num_reward) // score * score}
+    sizes = {'batch_size': min(batch_size or 128, data.num_train),
+             'reward_images': data.num_reward}
     return Config(**{**sizes, **options, 'model': model.name, 'dataset': NAME})

@@ -28,7 +28,7 @@ def load_data(name: str, **options: Any) -> ImageData:
 
     Args:
       name: a key of DATASETS, or any image classification set of tensorflow-datasets.
-      **options: the fields of DataOptions; reward_images is needed.
+      **options: the fields of DataOptions.
 
     Raises:
       ValueError: unknown name, impossible split or option, damaged or unreadable data.

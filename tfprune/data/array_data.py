@@ -68,7 +68,8 @@ class ArrayImageData(ImageData):
         Args:
           train: (uint8 [N, H, W, C], integers [N]).
           test: (uint8 [M, H, W, C], integers [M]).
-          reward_images: size of the reward split, a random draw depending on split_seed alone.
+          reward_images: size of the reward split, 0 for a tenth of the images up to 5,000;
+            a random draw depending on split_seed alone.
 
         Raises:
           ValueError: wrong dtype, shape or label, or an empty split; names the array.
@@ -84,6 +85,7 @@ class ArrayImageData(ImageData):
                 f'{name}, test split: expected images of shape {image_shape} as in the train '
                 f'split, received {tuple(test[0].shape[1:])}')
         size = len(train[0])
+        reward_images = reward_images or min(5000, max(1, size // 10))
         if not 0 < reward_images < size:
             raise ValueError(
                 f'reward_images: expected 1 … {size - 1} of the {size} training images of {name}, '

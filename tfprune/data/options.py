@@ -13,7 +13,7 @@ class DataOptions:
     """Options of `load_data`. What a data set does not need, it leaves aside.
 
     Attributes:
-      reward_images: training images to hold out for rewards.
+      reward_images: training images to hold out for rewards; 0 for a tenth, up to 5,000.
       data_dir: where the files are; None or '' for the data set's default.
       seed: of order and augmentation.
       split_seed: of the draw of the reward split and of a test split, apart from `seed` so that
@@ -30,7 +30,7 @@ class DataOptions:
     Raises ValueError naming the option that is out of range.
     """
 
-    reward_images: int
+    reward_images: int = 0
     data_dir: str | None = None
     seed: int = 0
     split_seed: int = 0
@@ -42,29 +42,32 @@ class DataOptions:
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.reward_images <= 0:
-            raise ValueError(
-                f'reward_images: expected at least 1, received {self.reward_images}: '
-                f'an empty reward split cannot score sub-networks')
+        if self.reward_images < 0:
+            raise ValueError(f'reward_images: expected at least 0, received {self.reward_images}')
         if not 0 < self.test_fraction < 1:
             raise ValueError(
                 f'test_fraction: expected a number in (0, 1), received {self.test_fraction}')
-        if self.image_size and not _SIZE.fullmatch(str(self.image_size)):
-            raise ValueError(
-                f"image_size: expected N, HxW or HxWxC of positive integers, C 1 or 3, received "
-                f"'{self.image_size}'")
+        parse_size(self.image_size)
 
     @property
     def image_shape(self) -> tuple[int | None, int | None, int | None]:
         """(H, W, C) that was asked for, None where nothing was."""
-        found = _SIZE.fullmatch(str(self.image_size))
-        if not found:
-            return None, None, None
-        height, width, channels = (int(text) if text else None for text in found.groups())
-        return height, width or height, channels
+        return parse_size(self.image_size)
 
     @classmethod
     def names_in(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Those of `values`, a run's configuration, that are options of data."""
         names = [field.name for field in dataclasses.fields(cls)]
         return {name: values[name] for name in names if name in values}
+
+
+def parse_size(text: str) -> tuple[int | None, int | None, int | None]:
+    """(H, W, C) of 'N', 'HxW' or 'HxWxC', C 1 or 3; None for what it does not say."""
+    if not text:
+        return None, None, None
+    found = _SIZE.fullmatch(str(text))
+    if not found:
+        raise ValueError(f"image_size: expected N, HxW or HxWxC of positive integers, C 1 or 3, "
+                         f"received '{text}'")
+    height, width, channels = (int(part) if part else None for part in found.groups())
+    return height, width or height, channels

@@ -57,7 +57,6 @@ def load_model_file(
         `image_shape` and `num_classes`; or `dtype_policy` is not that of its layers.
     """
     path = pathlib.Path(path)
-    _check_kind(path)
     model = read_keras_file(path)
     model = as_classifier(
         model, source=f"model '{path}'", image_shape=image_shape, num_classes=num_classes)
@@ -74,6 +73,7 @@ def read_keras_file(path: pathlib.Path) -> keras.Model:
 
     Raises ValueError, in one line, if it cannot be loaded.
     """
+    _check_kind(path)
     if not zipfile.is_zipfile(path):
         raise ValueError(f'{path}: not a {SUFFIX} file (a zip archive), or a damaged one')
     try:
