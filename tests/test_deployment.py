@@ -1,4 +1,5 @@
 """Files for phones and servers at the end of a run: all measured, what they lose is said."""
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -85,6 +86,17 @@ def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(result, tmp_p
     answers = [FORMATS['tflite_int8_qat'].open(run.run_dir / 'export/model_int8_qat.tflite')(images)
                for run in (again, result)]
     np.testing.assert_array_equal(*answers)
+
+
+def test_a_layer_without_int8_form_is_named_before_training(tmp_path):
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(6, 3)(image)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.PReLU(name='bent')(x))
+    keras.Model(image, keras.layers.Dense(10)(x)).save(tmp_path / 'mine.keras')
+    config = dataclasses.replace(CONFIG, model=str(tmp_path / 'mine.keras'))
+    with pytest.raises(ValueError, match="layer 'bent'"):
+        trainer.train_and_prune(config, tmp_path / 'run', progress=False)
+    assert not (tmp_path / 'run').exists()
 
 
 def test_representative_images_are_of_the_training_set():

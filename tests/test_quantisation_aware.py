@@ -123,6 +123,15 @@ def test_accuracy_is_that_of_float(trained, tuned, digits):
     assert np.mean(integer == labels) > 0.9
 
 
+def test_a_softmax_may_follow(tuned, digits):
+    images = next(iter(digits.test_batches(50)))[0].numpy()
+    content = qat.convert_int8_qat(tuned[0], softmax=True, output_name='probabilities')
+    assert_integer(content)
+    found = run(content, images)
+    assert found.min() >= 0 and found.sum(-1) == pytest.approx(1, abs=0.03)
+    assert np.mean(found.argmax(-1) == run(tuned[2], images).argmax(-1)) > 0.97
+
+
 def test_any_batch(tuned):
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1))
     whole = run(tuned[2], images)
