@@ -13,11 +13,8 @@ from absl import flags
 from tfprune import command_line
 from tfprune.analysis import analyze, format_analysis
 from tfprune.config import split_names
-from tfprune.data.options import parse_size
-from tfprune.graph import functional_graph
 from tfprune.groups import trace_groups
-from tfprune.models import MODELS, build_model, run_custom_layers
-from tfprune.models.model_files import at_image_shape, is_path, read_keras_file
+from tfprune.models import MODELS, run_custom_layers, untrained_model
 from tfprune.report.drawing import draw_groups
 from tfprune.runs import write_text
 
@@ -36,19 +33,8 @@ flags.DEFINE_string('picture', None, 'Also draws the network, coloured by group:
 def main(_: Sequence[str]) -> None:
     """Loads or builds the model, prints the table, writes what is asked for."""
     run_custom_layers(FLAGS.custom_layers)
-    height, width, channels = parse_size(FLAGS.image_size)
-    if is_path(FLAGS.model):
-        model = read_keras_file(pathlib.Path(FLAGS.model))
-        functional_graph(model)  # or it says what is wrong with the model
-        if len(model.inputs) == 1 and None in model.inputs[0].shape[1:3]:
-            if not (height and width):
-                raise ValueError(f'{FLAGS.model} takes images of any size: give --image_size')
-            model = at_image_shape(model, (height, width, model.inputs[0].shape[3]), FLAGS.model)
-    else:
-        channels = channels or 3
-        model = build_model(FLAGS.model, image_shape=(height or 32, width or 32, channels),
-                            num_classes=FLAGS.num_classes, mean=(0.5,) * channels,
-                            std=(0.5,) * channels)
+    model = untrained_model(FLAGS.model, image_size=FLAGS.image_size,
+                            num_classes=FLAGS.num_classes)
     groups = trace_groups(model, frozen=split_names(FLAGS.frozen),
                           unknown_layers=FLAGS.unknown_layers)
     if not FLAGS.prune_residual_groups:

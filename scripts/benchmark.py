@@ -18,7 +18,7 @@ from absl import flags
 
 from tfprune import command_line
 from tfprune.benchmarks import SUITES
-from tfprune.models import MODELS
+from tfprune.models import MODELS, run_custom_layers
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum('suite', None, sorted(SUITES), 'What to measure.', required=True)
@@ -37,8 +37,9 @@ flags.DEFINE_bool('memory', True, 'Suite artefacts: whether to run each file in 
                   'own for its peak memory.')
 flags.DEFINE_string('model', '', 'Suite latency_table: a .keras file, or one of: '
                     f'{", ".join(sorted(MODELS))}.')
-flags.DEFINE_list('image_shape', ['32', '32', '3'], 'Suite latency_table: height, width, channels '
-                  'of a named model.')
+flags.DEFINE_string('image_size', '', 'Suite latency_table: N, HxW or HxWxC, images of a named '
+                    'model (32 if not given), or of a file that takes images of any size.')
+command_line.define_config_flags(['custom_layers'])
 flags.DEFINE_integer('num_classes', 10, 'Suite latency_table: classes of a named model.',
                      lower_bound=2)
 flags.DEFINE_string('table', '', 'Suite latency_table: the file to write, or to go on with.')
@@ -55,6 +56,7 @@ def main(_: Sequence[str]) -> None:
     """Prints the rows as they come, then the table."""
     tf.get_logger().setLevel('WARNING')
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
+    run_custom_layers(FLAGS.custom_layers)
     suite, found = SUITES[FLAGS.suite], []
     for row in suite.rows(FLAGS.only, **{name: FLAGS[name].value for name in suite.OPTIONS}):
         found.append(row)

@@ -1,6 +1,7 @@
 """The benchmark of artefacts on two tiny files; the latency table from the command line."""
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -77,6 +78,13 @@ def test_folders_give_their_files(tmp_path, files):
     rows = list(artefacts.rows(artefacts=[str(tmp_path / 'run')], artefact_threads=[1], rounds=1,
                                repetitions=1, profile=False, memory=False))
     assert [row['artefact'] for row in rows] == ['dense', 'model.tflite']
+    twins = [tmp_path / name / 'export' for name in 'ab']
+    for folder in twins:
+        shutil.copytree(export, folder)
+    rows = list(artefacts.rows(artefacts=list(map(str, twins)), artefact_threads=[1], rounds=1,
+                               repetitions=1, profile=False, memory=False))
+    assert [row['artefact'] for row in rows] == [
+        'export/model.tflite', f'{tmp_path}/b/export/model.tflite']
 
 
 @pytest.mark.parametrize('given, error, message', [

@@ -9,12 +9,13 @@ import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from made_up_runs import Page, html_of, make_run
 from tfprune import trainer
 from tfprune.config import Config
 from tfprune.data import load_data
-from tfprune.deployment import representative_images
+from tfprune.deployment import Deployment, deploy, representative_images
 from tfprune.epochs import Interrupted
 from tfprune.export import FORMATS
 from tfprune.report import model_card
@@ -97,6 +98,29 @@ def test_a_layer_without_int8_form_is_named_before_training(tmp_path):
     with pytest.raises(ValueError, match="layer 'bent'"):
         trainer.train_and_prune(config, tmp_path / 'run', progress=False)
     assert not (tmp_path / 'run').exists()
+
+
+def test_what_would_stop_the_export_is_said_before_training(tmp_path):
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(6, 3)(image))
+    model = keras.Model(image, keras.layers.Dense(10)(keras.ops.erfinv(x)))
+    own = trainer.OwnProblem(model, load_data('digits', reward_images=100))
+    with pytest.raises(ValueError, match='TFLite has no operator for: Erfinv'):
+        trainer.train_and_prune(dataclasses.replace(CONFIG, quantize=''), tmp_path / 'run',
+                                own=own, progress=False)
+    images = tf.data.Dataset.from_tensor_slices((np.random.rand(40, 8, 8, 1), np.arange(40) % 10))
+    model = keras.Model(image, keras.layers.Dense(10)(x))
+    for quantize in ('int8', 'int8_qat'):
+        with pytest.raises(ValueError, match=r'expects raw pixels 0\.\.255, received values'):
+            tfprune.train_and_prune(
+                model=model, train_data=images.batch(8), reward_data=images.take(10).batch(5),
+                test_data=images.take(10).batch(5), macs=0.9, quantize=quantize, progress=False)
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full/thesis.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match='is no export'):
+        deploy(model, own.data, tmp_path / 'full', Deployment(('int8_qat',)), overwrite=True)
+    with pytest.raises(PermissionError, match='cannot write the export'):
+        deploy(model, own.data, tmp_path / 'full/thesis.txt/out', Deployment(('int8_qat',)))
 
 
 def test_representative_images_are_of_the_training_set():

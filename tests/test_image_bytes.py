@@ -141,6 +141,8 @@ HUGE = GOOD[0][:16] + (20_000).to_bytes(4, 'big') * 2 + GOOD[0][24:]
     (b'', 'no JPEG or PNG image, 0 bytes'), (b'\xff\xd8', 'no JPEG or PNG image, 2 bytes'),
     (b'GIF89a and more', 'no JPEG or PNG image, 15 bytes'),
     (b'{"not": "an image"}', 'no JPEG or PNG image, 19 bytes'),
+    # A byte a step of a loop: this many took minutes.
+    (b'\xff\xd8' + b'\xff' * 400_000, 'a truncated image, 400002 bytes'),
     (GOOD[0][:-20], f'a truncated image, {len(GOOD[0]) - 20} bytes'),
     (GOOD[0][:8], 'a truncated image, 8 bytes'), (GOOD[1][:3], 'a truncated image, 3 bytes'),
     (GOOD[1][:-30], f'a truncated image, {len(GOOD[1]) - 30} bytes'),

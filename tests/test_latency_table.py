@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+from tfprune import latency_table
 from tfprune.budget import Budget, InfeasibleBudgetError
 from tfprune.config import Config
 from tfprune.costs import CostModel, count_cost
@@ -206,15 +207,26 @@ def test_blocks_are_taken_to_their_end():
     assert uniform_widths(budget).tolist() == [4, 7, 8]
 
 
-def test_prediction_beside_measurement():
+def test_prediction_beside_measurement(monkeypatch):
+    def latency(ms, threads=1):
+        # The table's threads are to be found among others.
+        return [{'threads': 7, 'median_ms': 1e3}, {'threads': threads, 'median_ms': ms}]
+
+    monkeypatch.setattr(latency_table, 'machine_name', lambda: 'by hand')
     model, groups, table = table_of_plain()
+    table.about['threads'] = 1
     costs = CostModel(model, groups, latency_table=table)
     widths = {'conv1': 1, 'conv2': 4, 'hidden': 1}
-    row = prediction_row(costs, widths, pruned_ms=6.225 / 1.1, dense_ms=costs.dense.latency_ms)
+    row = prediction_row(costs, widths, latency(6.225 / 1.1), latency(costs.dense.latency_ms))
     assert row['machine'] == 'by hand' and row['ratio'] == row['pruned_ms'] / row['dense_ms']
     assert [row[name] for name in ('pruned_error', 'dense_error', 'ratio_error')] == [
         pytest.approx(.1), 0, pytest.approx(.1)]
-    row = prediction_row(costs, widths, pruned_ms=5.0, dense_ms=None)
+    row = prediction_row(costs, widths, latency(5.0))
     assert row['ratio_error'] is None and row['dense_error'] is None
-    assert prediction_row(CostModel(model, groups), widths, pruned_ms=1., dense_ms=1.) is None
+    row = prediction_row(costs, widths, latency(5.0, 2), latency(5.0, 2))
+    assert row['ratio_error'] is None and row['pruned_error'] is None
+    assert prediction_row(CostModel(model, groups), widths, latency(1.), latency(1.)) is None
+    monkeypatch.setattr(latency_table, 'machine_name', lambda: 'another')
+    row = prediction_row(costs, widths, latency(6.225 / 1.1), latency(costs.dense.latency_ms))
+    assert row['pruned_error'] is None and row['ratio_error'] == pytest.approx(.1)
     assert count_cost(model) == CostModel(model, groups).dense

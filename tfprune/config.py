@@ -7,6 +7,9 @@ TARGETS = ('macs', 'params', 'peak_memory_bytes')
 LIMITS = {**{name: name for name in TARGETS}, 'latency_ratio': 'latency_ms',
           'latency_ms': 'latency_ms'}
 _LIMIT = 'Up to 1 it is a ratio of the dense model, above 1 a number; 0: no limit.'
+# Fields that act after the last epoch.
+AFTER_TRAINING = ('quantize', 'quantize_epochs', 'quantize_learning_rate',
+                  'representative_images', 'tflite_io', 'tflite_softmax')
 # Where data lie, and where equal epochs were trained, is no part of what was run.
 NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
 # --quantize -> key of export.FORMATS.

@@ -14,7 +14,9 @@ from tfprune.artefacts import measure
 from tfprune.config import QUANTISATIONS, Config
 from tfprune.data import ImageData
 from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
+from tfprune.export.exporter import check_calibration, check_out_dir
 from tfprune.export.latency import latencies_in_turns
+from tfprune.export.quantisable import quantisable
 from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
 from tfprune.progress import Progress
 from tfprune.report.artefact_table import losses
@@ -81,6 +83,7 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
     Raises what `export_model` and `quantise_aware` raise; nothing is left behind then.
     """
     progress = progress or Progress(False)
+    check_out_dir(out_dir, overwrite=overwrite)  # before hours of fine-tuning
     quantised = None
     if 'int8_qat' in settings.quantisations:
         quantised = fine_tune_quantised(model, data, settings, should_stop, progress)
@@ -96,6 +99,15 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
     for line in losses(rows):
         progress.warn(line)
     return Deployed(exported, rows, dense_latency)
+
+
+def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) -> None:
+    """ValueError, in one line, for what would stop the export after all training."""
+    if 'int8_qat' in settings.quantisations:
+        quantisable(model)  # names a layer that has no int8 form
+    for name in ('int8', 'int8_qat'):
+        if name in settings.quantisations:
+            check_calibration(QUANTISATIONS[name], representative_images(data, 32))
 
 
 def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deployment,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from tfprune.export.operators import Step, read_steps
 from tfprune.export.tflite import convert
 from tfprune.groups import ChannelGroups, trace_groups
 from tfprune.latency_table import Form, LatencyTable, StepRow, Surface, model_digest
-from tfprune.runs import describe_environment
+from tfprune.runs import machine_name
 from tfprune.surgery import prune_model
 
 COPIES, LARGE = 4, 10 ** 7  # of a step in a file, one of more multiply-adds than LARGE
@@ -198,9 +197,8 @@ def quick_median(invoke: Callable[[], None]) -> float:
 
 def describe_machine(threads: int) -> dict[str, Any]:
     """What a table says of where it was measured."""
-    here = describe_environment()
-    return {'machine': f'{here["processor"] or platform.machine()}, {here["cores"]} cores',
-            'runtime': f'TensorFlow Lite {tf.__version__}', 'threads': threads}
+    return {'machine': machine_name(), 'runtime': f'TensorFlow Lite {tf.__version__}',
+            'threads': threads}
 
 
 def grid(most: int, *, blocks: bool) -> list[int]:

@@ -27,7 +27,7 @@ import numpy as np
 from tfprune.costs import NANOSECONDS, CostModel
 from tfprune.graph import unfold
 from tfprune.groups import ChannelGroups
-from tfprune.runs import write_text
+from tfprune.runs import machine_name, write_text
 
 VERSION = 1
 BUILD = 'scripts/benchmark.py --suite=latency_table --model=… --out=table.json'
@@ -228,26 +228,32 @@ def model_digest(model: keras.Model, groups: ChannelGroups) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def prediction_row(cost_model: CostModel, widths: Mapping[str, int], *, pruned_ms: float | None,
-                   dense_ms: float | None) -> dict[str, Any] | None:
+def prediction_row(cost_model: CostModel, widths: Mapping[str, int],
+                   pruned: Sequence[Mapping[str, Any]], dense: Sequence[Mapping[str, Any]] = ()
+                   ) -> dict[str, Any] | None:
     """The prediction beside the measurement, for report.json; None without a table.
 
-    pruned_ms and dense_ms are medians of the TFLite files, None for what was not measured. Errors
-    are relative: predicted / measured - 1. On another machine than the table's only that of the
-    ratio means something.
+    pruned and dense are latencies of the TFLite files by threads, {'threads', 'median_ms'}; those
+    of the table's threads are taken. Errors are relative: predicted / measured - 1, None for what
+    was not measured. On another machine than the table's only that of the ratio is given.
     """
     def error(predicted: float | None, measured: float | None) -> float | None:
         return predicted / measured - 1 if predicted and measured else None
 
-    table, pruned, dense = (cost_model.latency_table, cost_model(widths).latency_ms,
-                            cost_model.dense.latency_ms)
-    if table is None or pruned is None or dense is None:
+    table, ours, whole = (cost_model.latency_table, cost_model(widths).latency_ms,
+                          cost_model.dense.latency_ms)
+    if table is None or ours is None or whole is None:
         return None
+    pruned_ms, dense_ms = (next((
+        seen['median_ms'] for seen in side if seen['threads'] == table.about.get('threads')), None)
+        for side in (pruned, dense))
     measured = pruned_ms / dense_ms if pruned_ms and dense_ms else None
+    if table.about.get('machine') != machine_name():
+        pruned_ms = dense_ms = None
     return {**{name: table.about.get(name) for name in ('machine', 'runtime', 'threads')},
-            'dense_ms': dense, 'pruned_ms': pruned, 'ratio': pruned / dense,
-            'dense_error': error(dense, dense_ms), 'pruned_error': error(pruned, pruned_ms),
-            'ratio_error': error(pruned / dense, measured)}
+            'dense_ms': whole, 'pruned_ms': ours, 'ratio': ours / whole,
+            'dense_error': error(whole, dense_ms), 'pruned_error': error(ours, pruned_ms),
+            'ratio_error': error(ours / whole, measured)}
 
 
 def _form(content: Mapping[str, Any]) -> Form:

@@ -89,8 +89,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'latency_ratio': tflite['latency'][0]['ratio'],
         'artefacts': deployed.rows, 'dense_latency': deployed.dense_latency,
         'latency_prediction': prediction_row(
-            cost_model, decision.widths, pruned_ms=tflite['latency'][0]['median_ms'],
-            dense_ms=deployed.dense_latency[0]['median_ms'] if dense_tflite else None),
+            cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
         'groups': [{'name': name, 'dense_width': width, 'width': decision.widths.get(name, width)}
                    for name, width in setup.groups.items()],
         'agent': _agent(config, metrics),

@@ -7,7 +7,7 @@ import pathlib
 
 import keras
 
-from tfprune.config import Config, differing_fields
+from tfprune.config import AFTER_TRAINING, Config, differing_fields
 from tfprune.methods import check_method
 from tfprune.models import load_initial_weights
 from tfprune.runs import RunFolder, changed_files, read_json, read_rows
@@ -30,7 +30,8 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
             raise ValueError(f'before_surgery_from: method {name!r} acts before surgery; its '
                              'epochs are its own.')
     ours = Config.from_json(folder.read_json('config.json'))  # as given, like theirs
-    rows = [row for row in differing_fields(ours, theirs) if not row.startswith('--method:')]
+    may_differ = tuple(f'--{name}:' for name in ('method', *AFTER_TRAINING))
+    rows = [row for row in differing_fields(ours, theirs) if not row.startswith(may_differ)]
     if rows:
         raise ValueError(f'before_surgery_from: {source} has other flags: {"; ".join(rows)}.')
     files = (folder.read_json('environment.json') or {}).get('files', {})

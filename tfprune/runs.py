@@ -189,6 +189,11 @@ def describe_environment() -> dict[str, Any]:
             'cores': os.cpu_count()}
 
 
+def machine_name() -> str:
+    """Processor and cores, by which measurements of one kind of machine are told from others."""
+    return f'{_processor() or platform.machine()}, {os.cpu_count()} cores'
+
+
 def peak_process_bytes() -> int:
     """The most memory that this process has held so far (resident set)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -16,8 +16,9 @@ from tfprune.config import LIMITS, Config, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
+from tfprune.deployment import Deployment, check_deployable
 from tfprune.epochs import EpochLoop, Interrupted
-from tfprune.export.quantisable import quantisable
+from tfprune.export.tflite import convert
 from tfprune.gates import insert_gates
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
@@ -144,8 +145,9 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
         groups = groups.without_residual()
     table = LatencyTable.load(config.latency_table) if config.latency_table else None
     cost_model = CostModel(model, groups, latency_table=table)
-    if 'int8_qat' in config.quantisations:
-        quantisable(model)  # a layer that has no int8 form is named now
+    check_deployable(model, data, Deployment.of(config))
+    if own or is_model_file(config.model):
+        convert(model)  # names operators that TFLite lacks
     # What does not prune cannot miss a budget.
     limits = config.budgets if check_method(config.method).prunes else {'macs': 1.0}
     budget = Budget(groups, cost_model, limits, width_multiple=config.width_multiple,

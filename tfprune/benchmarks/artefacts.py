@@ -95,9 +95,11 @@ def _files(artefacts: Sequence[str], stack: contextlib.ExitStack) -> dict[str, p
         else:
             names[path.name] = converted(path) if path.suffix == '.keras' else path
         for name, file in names.items():
-            # Of several folders each file is called by its folder too; of one path, by all of it.
-            name = f'{path.name}/{name}' if path.is_dir() and several else name
-            found[name if name not in found else str(path)] = file
+            # Of several folders each file is called by its folder too; of equal ones, by its path.
+            called = f'{path.name}/{name}' if path.is_dir() and several else name
+            if called in found:
+                called = f'{path}/{name}' if path.is_dir() else str(path)
+            found[called] = file
     if not found:
         raise ValueError(f'{", ".join(artefacts)}: no .tflite file here')
     return found

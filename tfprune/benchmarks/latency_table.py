@@ -4,7 +4,6 @@ Its rows say how well it predicts: the model at widths drawn at random, converte
 turns with the dense model.
 """
 
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,16 +18,15 @@ from tfprune.groups import trace_groups
 from tfprune.latency_build import build
 from tfprune.latency_phone import import_profiles, write_probes
 from tfprune.latency_table import LatencyTable
-from tfprune.models import MODELS, build_model
-from tfprune.models.model_files import at_image_shape, is_path, read_keras_file
+from tfprune.models import untrained_model
 from tfprune.surgery import prune_model
 
-OPTIONS = ('model', 'image_shape', 'num_classes', 'table', 'checks', 'artefact_threads',
+OPTIONS = ('model', 'image_size', 'num_classes', 'table', 'checks', 'artefact_threads',
            'probe_files', 'profiles', 'device')
 
 
 def rows(only: Sequence[str] = (), *, model: str = '',
-         image_shape: Sequence[int | str] = (32, 32, 3), num_classes: int = 10, table: str = '',
+         image_size: str = '', num_classes: int = 10, table: str = '',
          checks: int = 4, artefact_threads: Sequence[int] = (1,), probe_files: str = '',
          profiles: str = '', device: str = '', seed: int = 0) -> Iterator[dict[str, Any]]:
     """Measures a table, or imports one, or writes the files to measure elsewhere.
@@ -36,7 +34,7 @@ def rows(only: Sequence[str] = (), *, model: str = '',
     Args:
       only: nothing: a table is made as a whole.
       model: a .keras file or a name of MODELS.
-      image_shape, num_classes: of a named model.
+      image_size, num_classes: see `untrained_model`.
       table: the file to write, or to go on with.
       checks: random widths at which to compare prediction and measurement.
       artefact_threads: the first is that of the table.
@@ -57,7 +55,7 @@ def rows(only: Sequence[str] = (), *, model: str = '',
         yield {'table': table, 'imported': profiles, 'surfaces': len(found.surfaces)}
         return
     _need(model=model)
-    built = read_model(model, image_shape, num_classes)
+    built = untrained_model(model, image_size=image_size, num_classes=num_classes)
     if probe_files:
         count = write_probes(built, probe_files)
         yield {'probe_files': probe_files, 'files': count}
@@ -65,18 +63,6 @@ def rows(only: Sequence[str] = (), *, model: str = '',
     _need(table=table)
     made = build(built, table, threads=threads, say=lambda text: print(text, file=sys.stderr))
     yield from check_rows(built, made, checks, threads, seed)
-
-
-def read_model(name: str, image_shape: Sequence[int | str], num_classes: int) -> keras.Model:
-    """A .keras file, or a model of MODELS for images of that shape."""
-    height, width, channels = (int(size) for size in image_shape)
-    if name not in MODELS and is_path(name):
-        model = read_keras_file(pathlib.Path(name))
-        if len(model.inputs) == 1 and None in model.inputs[0].shape[1:]:
-            model = at_image_shape(model, (height, width, channels), name)
-        return model
-    return build_model(name, image_shape=(height, width, channels), num_classes=num_classes,
-                       mean=(0.5,) * channels, std=(0.5,) * channels)
 
 
 def check_rows(model: keras.Model, table: LatencyTable, checks: int, threads: int, seed: int

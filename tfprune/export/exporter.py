@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
@@ -190,6 +191,17 @@ def parity_images(data: np.ndarray | None, image_shape: tuple[int, int, int],
     if not np.all(np.isfinite(data)):
         raise ValueError('representative_data: expected finite pixels, received NaN or infinity')
     return images
+
+
+def check_out_dir(out_dir: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """FileExistsError or PermissionError if an export could not be put there."""
+    path = pathlib.Path(out_dir).resolve()
+    occupied = why_occupied(path, overwrite=overwrite)
+    if occupied:
+        raise FileExistsError(occupied)
+    parent = next(parent for parent in path.parents if parent.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise PermissionError(errno.EACCES, 'cannot write the export: not writable', str(parent))
 
 
 @contextlib.contextmanager

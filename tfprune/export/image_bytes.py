@@ -22,6 +22,7 @@ _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
 _EXIF, _SCAN, _END, _FILL = 0xe1, 0xda, 0xd9, 0xff  # JPEG markers, each after a byte 0xff
 _ORIENTATION = 0x0112  # a tag of EXIF
 _MOST_REASONS = 5
+_MOST_SEGMENTS = 1000  # of a JPEG before its pixels; each takes a step of a loop
 _PADDING = 16
 _LUMINANCE = (19595, 38470, 7471)  # ITU-R 601-2 in 1 / 65536, as Pillow has it
 
@@ -174,7 +175,8 @@ def inspect_jpeg(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             encoded, tf.minimum(offset + 10, length(encoded)), size)), lambda: orientation)
 
     offset, orientation = tf.while_loop(
-        before_scan, next_segment, (tf.constant(2, tf.int64), _one()), parallel_iterations=1)
+        before_scan, next_segment, (tf.constant(2, tf.int64), _one()), parallel_iterations=1,
+        maximum_iterations=_MOST_SEGMENTS)
     at_scan = tf.reduce_all(numbers(data, offset, [1, 1]) == [0xff, _SCAN])
     rest = tf.strings.substr(encoded, tf.minimum(offset, length(encoded)), length(encoded))
     # Compressed pixels never contain the bytes of the end.

@@ -8,18 +8,22 @@ ImageNet ones with projections; a name with `_cifar` keeps the resolution of sma
 """
 
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 
 import keras
 
+from tfprune.data.options import parse_size
+from tfprune.graph import functional_graph
 from tfprune.models import mobilenet, resnet, resnet_cifar, vgg
 from tfprune.models.initial_weights import load_initial_weights
-from tfprune.models.model_files import (as_classifier, is_path, load_model_file,
-                                        run_custom_layers)
+from tfprune.models.model_files import (as_classifier, at_image_shape, is_path, load_model_file,
+                                        read_keras_file, run_custom_layers)
 from tfprune.models.outputs import as_logits, outputs_probabilities
 
 __all__ = ['MODELS', 'as_classifier', 'as_logits', 'build_model', 'is_model_file',
-           'load_initial_weights', 'load_model_file', 'outputs_probabilities', 'run_custom_layers']
+           'load_initial_weights', 'load_model_file', 'outputs_probabilities', 'run_custom_layers',
+           'untrained_model']
 
 _part = functools.partial
 MODELS: dict[str, Callable[..., keras.Model]] = {
@@ -104,3 +108,27 @@ def build_model(
     return MODELS[name](
         image_shape=shape, num_classes=num_classes, mean=mean, std=std, seed=seed,
         dtype_policy=dtype_policy)
+
+
+def untrained_model(name: str, *, image_size: str = '', num_classes: int = 10) -> keras.Model:
+    """A model to look at: a .keras file, or a name of MODELS with random weights.
+
+    Args:
+      image_size: 'N', 'HxW' or 'HxWxC' of a named model, by default 32x32x3; of a file only where
+        that takes images of any size, and then needed.
+      num_classes: of a named model.
+
+    Raises ValueError, in one line, for a file that is not traceable, or a missing size.
+    """
+    height, width, channels = parse_size(image_size)
+    if not is_model_file(name):
+        channels = channels or 3
+        return build_model(name, image_shape=(height or 32, width or 32, channels),
+                           num_classes=num_classes, mean=(0.5,) * channels, std=(0.5,) * channels)
+    model = read_keras_file(pathlib.Path(name))
+    functional_graph(model)  # or it says what is wrong with the model
+    if len(model.inputs) == 1 and None in model.inputs[0].shape[1:3]:
+        if not (height and width):
+            raise ValueError(f'{name} takes images of any size: give --image_size')
+        return at_image_shape(model, (height, width, model.inputs[0].shape[3]), name)
+    return model
