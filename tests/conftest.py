@@ -3,9 +3,14 @@ import pytest
 
 import tfprune  # noqa: F401
 
+# Files of few and long tests: first, or one worker ends alone with them.
+LONG = ('test_train_script', 'test_methods', 'test_deployment', 'test_initial_weights',
+        'test_faults', 'test_properties')
+
 
 def pytest_collection_modifyitems(config, items):
-    """Skips tests marked `clients`, which install packages, unless -m names them."""
+    """Long files first; skips tests marked `clients`, which install packages, unless asked for."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     if 'clients' in (config.option.markexpr or ''):
         return
     skip = pytest.mark.skip(reason='installs MediaPipe into an environment of its own: -m clients')
