@@ -21,9 +21,9 @@ from tfprune.export.tflite import convert
 from tfprune.models import as_classifier, run_custom_layers
 from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
-from tfprune.report.artefact_table import artefact_rows
-from tfprune.report.table import align
+from tfprune.report.artefact_table import format_artefacts
 from tfprune.runs import write_text
+from tfprune.training import make_deterministic
 
 FLAGS = flags.FLAGS
 _FIELDS = ('custom_layers', 'dataset', 'seed', 'batch_size', 'momentum', 'weight_decay',
@@ -44,10 +44,9 @@ command_line.define_config_flags(_FIELDS, {'dataset': DATASETS})
 def main(_: Sequence[str]) -> None:
     """Exports, measures, prints a table."""
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
-    tf.config.experimental.enable_op_determinism()
+    make_deterministic()
     run_custom_layers(FLAGS.custom_layers)
-    fields = {name: FLAGS[name].value for name in _FIELDS}
-    config = Config(**fields)
+    config = Config(**{name: FLAGS[name].value for name in _FIELDS})
     model = read_keras_file(pathlib.Path(FLAGS.model))
     data = load_data(config.dataset, **DataOptions.names_in(config.to_json()))
     model = as_classifier(model, source=f"model '{FLAGS.model}'", image_shape=data.image_shape,
@@ -55,7 +54,7 @@ def main(_: Sequence[str]) -> None:
     dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
     found = deploy(model, data, FLAGS.out, Deployment.of(config), dense_tflite=convert(dense),
                    progress=Progress(), overwrite=True)
-    print('\n'.join(align(artefact_rows(found.rows, found.dense_latency), rule=True)))
+    print(format_artefacts(found.rows, found.dense_latency))
     if FLAGS.json:
         write_text(pathlib.Path(FLAGS.json), json.dumps(
             {'model': FLAGS.model, 'dataset': config.dataset, 'artefacts': found.rows,

@@ -21,8 +21,7 @@ from tfprune.epochs import Interrupted
 from tfprune.methods import METHODS
 from tfprune.models import MODELS
 from tfprune.report import format_table
-from tfprune.report.artefact_table import artefact_rows
-from tfprune.report.table import align
+from tfprune.report.artefact_table import format_artefacts
 from tfprune.trainer import train_and_prune
 
 command_line.define_config_flags(values={
@@ -47,8 +46,8 @@ def main(_: Sequence[str]) -> int:
         return 128 + _stop[0]
     print(format_table(result.report))
     if config.quantisations:
-        print('\n' + '\n'.join(align(artefact_rows(
-            result.report['artefacts'], result.report['dense_latency']), rule=True)) + '\n')
+        table = format_artefacts(result.report['artefacts'], result.report['dense_latency'])
+        print(f'\n{table}\n')
     print(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
     return 0
 

@@ -94,15 +94,21 @@ def measure(artefact: Artefact, data: ImageData, *, batch_size: int = 250,
     on_batch is told the number of images of each batch done. ValueError if the artefact's image
     shape or number of classes is not the data set's.
     """
+    correct = count_correct(artefact, data, batch_size=batch_size, on_batch=on_batch)
+    return Measurement(form=artefact.form, path=artefact.path, correct=correct,
+                       images=data.num_test, cost=artefact.cost(), bytes=size_of(artefact.path))
+
+
+def count_correct(artefact: Artefact, data: ImageData, *, batch_size: int = 250,
+                  on_batch: Callable[[int], Any] | None = None) -> int:
+    """How many of all test images an artefact classifies right; see `measure`."""
     check_fits(artefact, data)
-    correct = images = 0
+    correct = 0
     for pixels, labels in data.test_batches(batch_size).as_numpy_iterator():
         correct += int(np.sum(np.argmax(artefact(pixels), axis=-1) == labels))
-        images += len(labels)
         if on_batch is not None:
             on_batch(len(labels))
-    return Measurement(form=artefact.form, path=artefact.path, correct=correct, images=images,
-                       cost=artefact.cost(), bytes=size_of(artefact.path))
+    return correct
 
 
 def check_fits(artefact: Artefact, data: ImageData) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.artefacts import measure
+from tfprune.artefacts import count_correct
 from tfprune.config import QUANTISATIONS, Config
 from tfprune.data import ImageData
 from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
@@ -136,9 +136,9 @@ def accuracies(exported: ExportReport, data: ImageData) -> list[dict[str, Any]]:
     """A row a file: form, file, bytes, accuracy on all test images, what it loses."""
     rows: list[dict[str, Any]] = []
     for form, path in exported.paths.items():
-        found = measure(FORMATS[form].open(path), data)
+        correct = count_correct(FORMATS[form].open(path), data)
         rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),
-                     'bytes': found.bytes, 'accuracy': found.accuracy})
+                     'bytes': exported.bytes[form], 'accuracy': correct / data.num_test})
     reference = next(row['accuracy'] for row in rows if row['form'] == 'keras')
     for row in rows:
         row['lost'] = reference - row['accuracy']

@@ -6,7 +6,7 @@ from typing import Any, Callable, Mapping, Sequence
 
 import keras
 
-from tfprune.artefacts import measure
+from tfprune.artefacts import count_correct
 from tfprune.budget import Budget
 from tfprune.config import Config
 from tfprune.costs import Cost, CostModel, count_cost
@@ -125,7 +125,7 @@ def _dense_model(folder: RunFolder) -> keras.Model | None:
 def _accuracy(model: keras.Model | None, data: ImageData) -> float | None:
     if model is None:
         return None
-    return measure(open_model(model, pathlib.Path(model.name)), data).accuracy
+    return count_correct(open_model(model, pathlib.Path(model.name)), data) / data.num_test
 
 
 def _side(cost: Cost, accuracy: float | None, tflite_bytes: int | None,

@@ -34,7 +34,7 @@ from tfprune.runs import RunFolder, replacing
 from tfprune.scoring import SubnetworkScorer
 from tfprune.surgery import prune_model
 from tfprune.training import (Optimisation, StopTraining, Trainer, batch_norm_layers,
-                              make_strategy, reestimate_batch_norm)
+                              make_deterministic, make_strategy, reestimate_batch_norm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +94,7 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
     if method.decides_first and config.initial_weights:
         raise ValueError(f'method {config.method!r} trains from random weights; '
                          f'initial_weights must be empty, received {config.initial_weights!r}.')
-    if not tf.config.list_physical_devices('GPU'):
-        # Bit for bit reproducible on CPU; must stand before the first operation.
-        tf.config.experimental.enable_op_determinism()
+    make_deterministic()
     tf.get_logger().setLevel('WARNING')
     run_custom_layers(config.custom_layers)
     strategy = make_strategy(config.replicas)

@@ -10,7 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-IO_TYPES = ('uint8', 'int8', 'float32')
+from tfprune.config import CHOICES
+
+IO_TYPES = CHOICES['tflite_io']
 
 
 @dataclasses.dataclass(frozen=True)

@@ -192,7 +192,9 @@ class Writer:
         graph = self._graph
         tensor = graph.inputs(position)[1]
         data = graph.data(tensor)
-        assert data is not None
+        if data is None:
+            raise ValueError(f"operator {graph.kind(position)} '{graph.tensors[tensor].name}': "
+                             'its paddings are no constants')
         kind = np.int64 if graph.tensors[tensor].type == schema.TensorType.INT64 else np.int32
         pads = data.view(kind).reshape(-1, 2).copy()
         before, after = (self._shape(t) for t in (graph.inputs(position)[0],

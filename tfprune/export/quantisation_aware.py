@@ -24,17 +24,15 @@ import tensorflow as tf
 
 from tfprune.epochs import epoch_seed
 from tfprune.export import serving
-from tfprune.export.base import Format, WriteContext, one_line
-from tfprune.export.metadata import add_metadata
+from tfprune.export.base import IO_TYPES, Format, WriteContext
 from tfprune.export.quantisable import prepare
-from tfprune.export.tflite import open_file
+from tfprune.export.tflite import open_file, run_converter, write_content
 from tfprune.models import as_logits, outputs_probabilities
 from tfprune.training import NonFiniteLossError, Schedule, StopTraining, cross_entropy
 
 _RANGE_DECAY = 0.999  # of TFMOT's moving averages
 _RANGE = re.compile(r'quant_(.*)/(pre_activation|post_activation|output)_(min|max):0$')
 CALIBRATION_PASSES = 2
-IO_TYPES = {'float32': tf.float32, 'uint8': tf.uint8, 'int8': tf.int8}
 
 Batches = Callable[[int], tf.data.Dataset]
 
@@ -124,12 +122,8 @@ def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = 
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [module.serve.get_concrete_function()], module)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.inference_input_type = converter.inference_output_type = IO_TYPES[io]
-    try:
-        return converter.convert()
-    except Exception as error:  # ConverterError is private; its text is pages of locations.
-        raise ValueError(f'model {quantised.name!r} does not convert to TFLite: '
-                         f'{one_line(error)}') from error
+    converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
+    return run_converter(converter, quantised.name)
 
 
 def calibrate(annotated: Any, quantised: Any, images: list[tf.Tensor]) -> None:
@@ -238,9 +232,7 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None
     softmax = context.tflite.softmax and not outputs_probabilities(model)
     content = convert_int8_qat(context.quantised, io=context.tflite.io, softmax=softmax,
                                output_name='probabilities' if softmax else '')
-    path.write_bytes(add_metadata(
-        content, name=model.name, class_names=context.class_names or (),
-        probabilities=softmax or outputs_probabilities(model)))
+    write_content(content, model, path, context)
 
 
 FORMAT = Format(location='model_int8_qat.tflite', write=write,

@@ -46,13 +46,18 @@ def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | Non
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.as_dtype(options.io)
         converter.inference_output_type = tf.as_dtype(options.io)
+    return run_converter(converter, model.name)
+
+
+def run_converter(converter: Any, name: str) -> bytes:
+    """What a tf.lite.TFLiteConverter makes; ValueError naming the model and what TFLite lacks."""
     try:
         return converter.convert()
     except Exception as error:  # ConverterError is private; its text is pages of locations.
         missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
         reason = (f'TFLite has no operator for: {", ".join(missing)}' if missing
                   else one_line(error))
-        raise ValueError(f'model {model.name!r} does not convert to TFLite: {reason}') from error
+        raise ValueError(f'model {name!r} does not convert to TFLite: {reason}') from error
 
 
 def inference(model: keras.Model, *, softmax: bool
@@ -91,6 +96,12 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *,
     if in_float:
         warnings.warn(f'model {model.name!r}: TFLite has no int8 kernel for '
                       f'{", ".join(in_float)}: they stay float32 in {path.name}', stacklevel=2)
+    write_content(content, model, path, context)
+
+
+def write_content(content: bytes, model: keras.Model, path: pathlib.Path, context: WriteContext
+                  ) -> None:
+    """Writes a flatbuffer that was made of `model`, with metadata."""
     path.write_bytes(add_metadata(
         content, name=model.name, class_names=context.class_names or (),
         probabilities=context.tflite.softmax or outputs_probabilities(model)))

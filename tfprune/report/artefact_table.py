@@ -1,7 +1,7 @@
 """The exported files as a table: bytes, accuracy on the test images, latency by threads."""
 from typing import Any, Mapping, Sequence
 
-from tfprune.report.table import MISSING, count, milliseconds, percent
+from tfprune.report.table import MISSING, align, count, milliseconds, percent
 
 Row = Mapping[str, Any]
 LOSS_WARNED = 0.01  # of accuracy against the Keras model
@@ -26,6 +26,11 @@ def artefact_rows(rows: Sequence[Row], dense_latency: Sequence[Row] = ()) -> lis
         table.append((row['file'], count(row['bytes']), percent(row['accuracy']),
                       *(cells or [MISSING] * len(threads))))
     return table
+
+
+def format_artefacts(rows: Sequence[Row], dense_latency: Sequence[Row] = ()) -> str:
+    """The table for a terminal."""
+    return '\n'.join(align(artefact_rows(rows, dense_latency), rule=True))
 
 
 def losses(rows: Sequence[Row]) -> list[str]:
