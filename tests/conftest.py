@@ -1,4 +1,6 @@
 """Prepares TensorFlow before any test module imports it; tests of clients only on demand."""
+import os
+
 import pytest
 
 import tfprune  # noqa: F401
@@ -17,3 +19,10 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if 'clients' in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_runtest_logreport(report):
+    """A failure is shown at once: a run that is cut off later has said it."""
+    if report.failed and 'PYTEST_XDIST_WORKER' not in os.environ:
+        print(f'\n{report.nodeid} failed in {report.when}:\n{report.longreprtext[-4000:]}',
+              flush=True)

@@ -17,6 +17,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 
@@ -208,12 +209,16 @@ def running(base_path, model_name='m'):
     process = subprocess.Popen(
         [sys.executable, __file__, f'--model_name={model_name}', f'--model_base_path={base_path}'],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=base_path)
+    watch = threading.Timer(200, process.kill)
+    watch.start()
     try:
         line = process.stdout.readline()
         if not line.startswith('http://'):
             raise RuntimeError(f'no server: {process.communicate()[1][-2000:]}')
+        watch.cancel()
         yield line.strip()
     finally:
+        watch.cancel()
         process.kill()
         process.communicate()
 

@@ -80,7 +80,7 @@ def test_script_on_a_file_of_images_of_any_size(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / 'scripts' / 'analyze.py', f'--model={tmp_path}/mine.keras',
          '--image_size=10x12', f'--json={tmp_path}/groups.json', '--min_keep_ratio=0.5'],
-        capture_output=True, text=True, check=False)
+        capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / 'groups.json').read_text())
     assert content['dense']['macs'] == 8 * 10 * 27 * 6 + 6 * 4

@@ -129,7 +129,7 @@ def test_the_command_line(files, tmp_path):
     done = subprocess.run(
         [sys.executable, str(script), '--suite=artefacts', f'--artefacts={",".join(files)}',
          '--artefact_threads=1', '--rounds=2', '--repetitions=2', '--nomemory', '--noprofile',
-         f'--out={out}'], capture_output=True, text=True)
+         f'--out={out}'], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith('| artefact | threads | median, ms |')
     assert [json.loads(line)['threads'] for line in out.read_text().splitlines()] == [1, 1]

@@ -207,7 +207,7 @@ def test_a_file_too_large_for_the_disk_is_an_oserror(tmp_path):
         print(checkpoints.newest()[0], [p.name for p in pathlib.Path(sys.argv[1]).iterdir()])
     ''')
     done = subprocess.run([sys.executable, '-c', script, str(tmp_path / 'c')], text=True,
-                          capture_output=True, check=False, env=_environment())
+                          capture_output=True, check=False, env=_environment(), timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     refused, kept = done.stdout.splitlines()
     assert refused.startswith('refused: cannot write checkpoint ')

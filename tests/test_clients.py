@@ -16,7 +16,7 @@ import pytest
 
 from tfprune import export
 
-pytestmark = pytest.mark.clients
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]  # it may install packages
 SCRIPT = pathlib.Path(__file__).parent / 'clients' / 'classify.py'
 PACKAGES = ('mediapipe', 'ai-edge-litert')
 FORMS = ('tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8')
@@ -28,9 +28,9 @@ def client_python(tmp_path_factory):
     folder = pathlib.Path(os.environ.get('TFPRUNE_CLIENTS') or tmp_path_factory.mktemp('clients'))
     python = folder / 'bin' / 'python'
     if not python.exists():
-        subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
+        subprocess.run([sys.executable, '-m', 'venv', folder], check=True, timeout=300)
     subprocess.run([python, '-m', 'pip', 'install', '-q', '--disable-pip-version-check',
-                    *PACKAGES], check=True)
+                    *PACKAGES], check=True, timeout=1500)
     return python
 
 
@@ -48,7 +48,7 @@ def ask(client_python, digits, tmp_path_factory):
 
     def answers(path):
         result = subprocess.run([client_python, '-I', SCRIPT, path, images],
-                                capture_output=True, text=True)
+                                capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout.splitlines()[-1])
     return answers

@@ -163,7 +163,7 @@ def test_script_exports_any_model(tmp_path, result):
     command = [sys.executable, ROOT / 'scripts/export.py', f'--out={tmp_path}/out',
                f'--model={result.run_dir}/dense.keras', '--dataset=digits', '--quantize=dynamic',
                '--reward_images=100', f'--json={tmp_path}/rows.json']
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / 'rows.json').read_text())['artefacts']
     assert [row['form'] for row in rows] == ['keras', 'saved_model', 'tflite', 'tflite_dynamic']

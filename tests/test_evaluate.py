@@ -46,7 +46,7 @@ def run_dir(model, tmp_path_factory):
 
 def script(*arguments):
     return subprocess.run([sys.executable, ROOT / 'scripts' / 'evaluate.py', *arguments],
-                          cwd=ROOT, capture_output=True, text=True)
+                          cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_every_form_has_the_accuracy_of_the_model(data, model, run_dir):

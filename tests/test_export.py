@@ -123,7 +123,7 @@ def test_every_form_loads_without_tfprune(model, report, tmp_path):
     script.write_text(ELSEWHERE)
     result = subprocess.run(
         [sys.executable, '-I', script, report.out_dir, tmp_path / 'images.npy',
-         tmp_path / 'out.npz'], cwd=tmp_path, capture_output=True, text=True)
+         tmp_path / 'out.npz'], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     answers = np.load(tmp_path / 'out.npz')
     expected = model(IMAGES.astype(np.float32), training=False).numpy()

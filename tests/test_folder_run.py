@@ -66,7 +66,7 @@ def test_a_file_is_evaluated_on_a_folder(run):
     done = subprocess.run(
         [sys.executable, ROOT / 'scripts/evaluate.py', f'--path={run_dir / "export/model.tflite"}',
          '--dataset=folder', f'--data_dir={folder}', '--image_size=8x12'],
-        cwd=ROOT, capture_output=True, text=True)
+        cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     form, _, images, *_ = done.stdout.splitlines()[-2].split()
     assert (form, images) == ('tflite', '12')

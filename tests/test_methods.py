@@ -154,7 +154,7 @@ def test_pruned_model_loads_without_tfprune(run_of, tmp_path):
             f'm = keras.models.load_model(r"{result.run_dir}/export/pruned.keras"); '
             f'np.save(r"{tmp_path}/out.npy", m(np.load(r"{tmp_path}/images.npy")))')
     subprocess.run([sys.executable, '-c', code], check=True, cwd=tmp_path,
-                   env={**os.environ, 'KERAS_BACKEND': 'tensorflow'})
+                   env={**os.environ, 'KERAS_BACKEND': 'tensorflow'}, timeout=300)
     np.testing.assert_allclose(np.load(tmp_path / 'out.npy'),
                                keras.ops.convert_to_numpy(result.model(images)), rtol=1e-5,
                                atol=1e-5)

@@ -70,7 +70,8 @@ def in_another_process(replicas):
     path = os.pathsep.join(filter(None, [str(here.parents[1]), os.environ.get('PYTHONPATH')]))
     done = subprocess.run([sys.executable, str(here), str(replicas)], capture_output=True,
                           text=True, check=False,
-                          env={**os.environ, 'PYTHONPATH': path, 'CUDA_VISIBLE_DEVICES': ''})
+                          env={**os.environ, 'PYTHONPATH': path, 'CUDA_VISIBLE_DEVICES': ''},
+                          timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

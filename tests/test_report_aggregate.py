@@ -159,7 +159,7 @@ def test_summary_html_has_no_network(runs):
 def script(*arguments):
     """Runs scripts/report.py."""
     return subprocess.run([sys.executable, ROOT / 'scripts' / 'report.py', *map(str, arguments)],
-                          capture_output=True, text=True, check=False)
+                          capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_script(runs, tmp_path_factory):

@@ -300,7 +300,7 @@ def test_no_git_is_no_error(monkeypatch, tmp_path):
 
 def test_a_commit_is_that_of_the_package_only(monkeypatch, tmp_path):
     """Installed inside another repository, it has none."""
-    subprocess.run(['git', 'init', '-q', str(tmp_path)], check=True)
+    subprocess.run(['git', 'init', '-q', str(tmp_path)], check=True, timeout=300)
     inside = tmp_path / 'site-packages' / 'tfprune' / 'runs.py'
     monkeypatch.setattr(runs, '__file__', str(inside))
     inside.parent.mkdir(parents=True)
@@ -312,4 +312,4 @@ def python(code, *arguments, **environment):
     path = os.pathsep.join(filter(None, [package, os.environ.get('PYTHONPATH')]))
     return subprocess.run([sys.executable, '-c', code, *map(str, arguments)], check=False,
                           capture_output=True, text=True,
-                          env={**os.environ, 'PYTHONPATH': path, **environment})
+                          env={**os.environ, 'PYTHONPATH': path, **environment}, timeout=300)

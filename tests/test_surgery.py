@@ -118,7 +118,8 @@ def test_the_file_loads_and_equals_where_tfprune_is_not_imported(tmp_path):
     np.save(tmp_path / 'x.npy', x)
     code = ('import sys, keras, numpy as np; model = keras.models.load_model("pruned.keras"); '
             'np.save("y.npy", model(np.load("x.npy"))); assert "tfprune" not in sys.modules')
-    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, check=True, capture_output=True,
+                   timeout=300)
     assert max_relative_difference(pruned(x), np.load(tmp_path / 'y.npy')) <= 1e-6
 
 

@@ -28,11 +28,17 @@ SMALL = ['--model=resnet8', '--dataset=digits', '--warmup_epochs=1', '--random_e
 def start(run_dir, *flags):
     return subprocess.Popen(
         [sys.executable, str(ROOT / 'scripts/train.py'), *SMALL, f'--run_dir={run_dir}', *flags],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, 'PYTHONFAULTHANDLER': '1'})
 
 
 def finish(process, expected=0):
-    out, err = process.communicate(timeout=300)
+    """(stdout, stderr) of a process that ends with the status `expected`; None: with none."""
+    try:
+        out, err = process.communicate(timeout=200)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)  # a process that hangs says where
+        pytest.fail(f'still running: {process.communicate()[1][-6000:]}')
     assert process.returncode == expected, err[-2000:]
     return out, err
 
@@ -42,7 +48,8 @@ def interrupt(run_dir, *, rows, delay, how):
     process, metrics = start(run_dir), run_dir / 'metrics.jsonl'
     deadline = time.monotonic() + 200
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= rows):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        if process.poll() is not None or time.monotonic() > deadline:
+            finish(process, expected=None)
         time.sleep(0.02)
     time.sleep(delay)
     process.send_signal(how)
