@@ -17,9 +17,10 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune.alignment import AlignmentPenalty
+from tfprune.batch_norm import batch_norm_layers
 from tfprune.criteria import score_groups
 from tfprune.groups import trace_groups
-from tfprune.training import (Evaluator, Optimisation, Trainer, batch_norm_layers, make_strategy)
+from tfprune.training import Evaluator, Optimisation, Trainer, make_strategy
 
 BATCH, STEPS = 8, 5
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import data as data_sets
+from tfprune.batch_norm import reestimate_batch_norm, synchronise_batch_norm
 from tfprune.budget import Budget
 from tfprune.checkpoints import CheckpointError, Checkpoints, Position, restore
 from tfprune.config import LIMITS, Config, split_names
@@ -33,8 +34,8 @@ from tfprune.reuse import take_epochs
 from tfprune.runs import RunFolder, replacing
 from tfprune.scoring import SubnetworkScorer
 from tfprune.surgery import prune_model
-from tfprune.training import (Optimisation, StopTraining, Trainer, batch_norm_layers,
-                              make_deterministic, make_strategy, reestimate_batch_norm)
+from tfprune.training import (Optimisation, StopTraining, Trainer, make_deterministic,
+                              make_strategy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -308,6 +309,5 @@ def _criterion_batches(config: Config, data: ImageData) -> tf.data.Dataset:
 
 def _as_float32(model: keras.Model) -> keras.Model:
     """A plain copy in float32, without what training set on its layers."""
-    for layer in batch_norm_layers(model):
-        layer.synchronized = False
+    synchronise_batch_norm(model, False)
     return prune_model(model, trace_groups(model), {}, dtype_policy='float32')

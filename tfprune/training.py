@@ -7,13 +7,13 @@ batch.
 import contextlib
 import dataclasses
 import math
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterator
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.graph import Graph
+from tfprune.batch_norm import synchronise_batch_norm, use_fused_batch_norm
 from tfprune.models import as_logits
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -109,7 +109,8 @@ class Trainer(tf.Module):
         self.model, self.strategy = model, strategy
         self._settings, self._penalty = optimisation, penalty
         self._kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
-        _synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
+        synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
+        use_fused_batch_norm(model)
         with strategy.scope():
             self.optimizer = keras.optimizers.SGD(0.0, momentum=optimisation.momentum)
             try:
@@ -253,45 +254,3 @@ class _Iterator:
 
     def close(self) -> None:
         self._iterator = None
-
-
-def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """The batch-normalisation layers of a model, those of layers and models in it included."""
-    return [layer for layer in model._flatten_layers()  # Keras has no public name
-            if isinstance(layer, keras.layers.BatchNormalization)]
-
-
-def reestimate_batch_norm(graph: Graph, forward: Callable[[tf.Tensor], object],
-                          batches: Iterable[tf.Tensor]) -> None:
-    """Replaces the moving statistics of batch normalisation by those of `batches` alone.
-
-    From zeros, k updates with momentum m leave (1 - m) sum_i m^(k-1-i) s_i, a weighted mean of the
-    statistics s_i short of the factor 1 - m^k; dividing by it needs no change of a layer.
-
-    Args:
-        graph: of the model; a shared layer is updated at each of its calls.
-        forward: runs the model on images [B, H, W, C] with training=True.
-    """
-    # A frozen layer normalises by its moving statistics in training too, and never moves them.
-    calls = {id(inner): (inner, graph.calls(layer)) for layer in graph.layers.values()
-             if isinstance(layer, keras.layers.Layer) for inner in layer._flatten_layers()
-             if isinstance(inner, keras.layers.BatchNormalization) and inner.trainable}
-    layers = [layer for layer, _ in calls.values()]
-    for layer in layers:
-        layer.moving_mean.assign(tf.zeros(layer.moving_mean.shape))
-        layer.moving_variance.assign(tf.zeros(layer.moving_variance.shape))
-    count = 0
-    for images in batches:
-        forward(images)
-        count += 1
-    if not count:
-        raise ValueError('re-estimating batch-norm statistics needs at least one batch.')
-    for layer, times in calls.values():
-        scale = 1 / (1 - layer.momentum ** (count * times))
-        layer.moving_mean.assign(layer.moving_mean * scale)
-        layer.moving_variance.assign(layer.moving_variance * scale)
-
-
-def _synchronise_batch_norm(model: keras.Model, on: bool) -> None:
-    for layer in batch_norm_layers(model):
-        layer.synchronized = on
