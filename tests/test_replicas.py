@@ -20,6 +20,9 @@ from tfprune.alignment import AlignmentPenalty
 from tfprune.batch_norm import batch_norm_layers
 from tfprune.criteria import score_groups
 from tfprune.groups import trace_groups
+from tfprune.scoring import SubnetworkScorer
+from tfprune.subnetwork import Subnetwork
+from tfprune.testing import random_masks
 from tfprune.training import Evaluator, Optimisation, Trainer, make_strategy
 
 BATCH, STEPS = 8, 5
@@ -57,11 +60,15 @@ def train_on(replicas):
         means = trainer.train_epoch(
             images(BATCH * STEPS, seed=0), lambda step: .01,
             on_step=lambda n, means: losses.append(means['loss']))
+    groups = trace_groups(model)
+    with strategy.scope():
+        scorer = SubnetworkScorer(Subnetwork(model, groups), strategy, images(21, seed=4))
     return {
+        'scores': [scorer(random_masks(groups, np.random.default_rng(i))) for i in range(5)],
         'replicas': strategy.num_replicas_in_sync, 'losses': losses, 'penalty': means['penalty'],
         'synchronised': sorted({layer.synchronized for layer in batch_norm_layers(model)}),
         'accuracy': Evaluator(model, strategy)(images(21, seed=2)),
-        'taylor': score_groups(model, trace_groups(model), criterion='taylor',
+        'taylor': score_groups(model, groups, criterion='taylor',
                                data=images(2 * BATCH, seed=3))['c1'].tolist(),
         'weights': [keras.ops.convert_to_numpy(v).tolist() for v in model.variables]}
 
@@ -88,7 +95,9 @@ def test_two_replicas_give_the_losses_of_one():
     for ours, theirs in zip(one['weights'], two['weights'], strict=True):
         assert np.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
     assert two['taylor'] == pytest.approx(one['taylor'], rel=1e-2) and max(one['taylor']) > 0
-    # 21 images in batches of 8: the replicas share the last batch unequally.
+    # 21 images in batches of 8: the second replica has no batch of its own in the last round.
+    assert two['scores'] == one['scores'] and len(set(one['scores'])) > 1
+    # Here the replicas share the last batch unequally.
     assert one['accuracy'] == two['accuracy'] and 0 < one['accuracy'] <= 1
 
 

@@ -102,7 +102,7 @@ class Config:
         0, 'Of these, the images that score one episode; 0: all of them, up to 2,000.')
     score_batch_size: int = _field(0, 'Images a step when scoring; 0: up to 500.')
     calibration_batches: int = _field(
-        2, "Batches that re-estimate a sub-network's batch-norm statistics.")
+        2, "Batches that re-estimate the batch-norm statistics of the pruned model at surgery.")
     episodes_per_epoch: int = _field(8, 'Episodes after each random or joint epoch.')
     random_reference_episodes: int = _field(
         2, 'Episodes of random actions in each joint epoch, the reference of the reward curve.')

@@ -1,62 +1,75 @@
 """The reward: accuracy of a sub-network with today's weights, on held-out training images."""
-import contextlib
-from typing import Iterator, Mapping
+from typing import Any, Mapping, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.gates import GatedModel
-from tfprune.masks import open_masks
-from tfprune.training import Batch, batch_norm_layers, count_correct, reestimate_batch_norm
+from tfprune.training import Batch
+
+
+class Network(Protocol):
+    """What is scored: a `Subnetwork`, or a stand-in that computes the same by masks."""
+
+    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None: ...
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor: ...
 
 
 class SubnetworkScorer:
-    """masks -> accuracy in [0, 1] of the gated model, statistics re-estimated for the sub-network.
+    """masks -> accuracy in [0, 1] of the sub-network that they select; weights are only read.
 
-    Weights are read only; masks and batch-norm statistics are as before when a call returns.
+    Each batch is normalised by its own statistics, those of the sub-network, in the pass that
+    counts. The batches are dealt out to the replicas: a replica more does not change the score.
 
     Args:
-        gated: gates at the consumers.
-        calibration: batches of training images [B, H, W, C] for the statistics.
-        images: batches of (images, labels) of the reward split.
+        network: what runs the sub-network.
+        images: batches of (images [B, H, W, C], labels [B]) of the reward split, in no order of
+            classes; kept in memory.
+
+    Raises:
+        ValueError: there are no images.
     """
 
-    def __init__(self, gated: GatedModel, strategy: tf.distribute.Strategy,
-                 calibration: tf.data.Dataset, images: tf.data.Dataset):
-        self._gated, self._strategy = gated, strategy
-        self._calibration = [batch for batch, _ in calibration]
-        self._images: list[Batch] = list(images)
-        if not self._calibration or not self._images:
-            raise ValueError('scoring needs calibration batches and reward images; received none.')
-        self._layers = batch_norm_layers(gated.model)
+    def __init__(self, network: Network, strategy: tf.distribute.Strategy,
+                 images: tf.data.Dataset):
+        self._network, self._strategy = network, strategy
+        batches: list[Batch] = list(images)
+        if not batches:
+            raise ValueError('scoring needs reward images; received none.')
+        self._images = sum(len(labels) for _, labels in batches)
+        self._rounds = _deal(batches, strategy)
 
     def __call__(self, masks: Mapping[str, np.ndarray]) -> float:
-        with self._as_it_was():
-            self._gated.set_masks(masks)
-            reestimate_batch_norm(self._gated.graph, self._forward, self._calibration)
-            counts = sum(self._count(images, labels).numpy() for images, labels in self._images)
-            return float(counts[0] / counts[1])
-
-    @contextlib.contextmanager
-    def _as_it_was(self) -> Iterator[None]:
-        statistics = [(v, keras.ops.convert_to_numpy(v)) for layer in self._layers
-                      for v in (layer.moving_mean, layer.moving_variance)]
-        try:
-            yield
-        finally:
-            self._gated.set_masks(open_masks(self._gated.groups))
-            for variable, value in statistics:
-                variable.assign(value)
-
-    # Every replica scores the same images: the batch is not split, so one replica's answer counts.
-    @tf.function(reduce_retracing=True)
-    def _forward(self, images: tf.Tensor) -> None:
-        self._strategy.run(lambda x: self._gated.model(tf.cast(x, tf.float32), training=True),
-                           (images,))
+        self._network.set_masks(masks)
+        # Fetched at the end: the batches follow one another without waiting for Python.
+        counts = [self._count(*batch) for batch in self._rounds]
+        return int(tf.add_n(counts)) / self._images
 
     @tf.function(reduce_retracing=True)
-    def _count(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        counts = self._strategy.run(lambda x, y: count_correct(self._gated.model, x, y),
-                                    (images, labels))
-        return self._strategy.experimental_local_results(counts)[0]
+    def _count(self, images: Any, labels: Any, counted: Any) -> tf.Tensor:
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, self._strategy.run(
+            self._hits, (images, labels, counted)), axis=None)
+
+    def _hits(self, images: tf.Tensor, labels: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
+        outputs = self._network(tf.cast(images, tf.float32))
+        hits = tf.equal(tf.argmax(outputs, 1, output_type=labels.dtype), labels)
+        return tf.reduce_sum(tf.cast(hits, tf.int32)) * counted
+
+
+def _deal(batches: list[Batch], strategy: tf.distribute.Strategy) -> list[tuple[Any, Any, Any]]:
+    """(images, labels, 1) for all replicas at a time; 0 marks a batch that fills the last round."""
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return [(images, labels, tf.constant(1)) for images, labels in batches]
+
+    def per_replica(first: int, field: int) -> Any:
+        def value(context: tf.distribute.InputContext) -> tf.Tensor:
+            place = first + context.replica_id_in_sync_group
+            if field == 2:
+                return tf.constant(int(place < len(batches)))
+            return batches[place % len(batches)][field]
+
+        return strategy.experimental_distribute_values_from_function(value)
+
+    return [(per_replica(first, 0), per_replica(first, 1), per_replica(first, 2))
+            for first in range(0, len(batches), replicas)]

@@ -20,7 +20,6 @@ from tfprune.data import DataOptions, ImageData
 from tfprune.deployment import Deployment, check_deployable
 from tfprune.epochs import EpochLoop, Interrupted
 from tfprune.export.tflite import convert
-from tfprune.gates import insert_gates
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
 from tfprune.latency_table import LatencyTable
@@ -33,6 +32,7 @@ from tfprune.progress import Progress
 from tfprune.reuse import take_epochs
 from tfprune.runs import RunFolder, replacing
 from tfprune.scoring import SubnetworkScorer
+from tfprune.subnetwork import Subnetwork
 from tfprune.surgery import prune_model
 from tfprune.training import (Optimisation, StopTraining, Trainer, make_deterministic,
                               make_strategy)
@@ -276,8 +276,8 @@ class _Run:
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():
-            gated = insert_gates(self.setup.model, self.setup.groups)
-        return SubnetworkScorer(gated, self.strategy, self._calibration(), self.loop.held_out)
+            network = Subnetwork(self.setup.model, self.setup.groups)
+        return SubnetworkScorer(network, self.strategy, self.loop.held_out)
 
     def _stoppable(self, scorer: SubnetworkScorer) -> Callable[[Mapping[str, np.ndarray]], float]:
         def score(masks: Mapping[str, np.ndarray]) -> float:

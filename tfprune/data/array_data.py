@@ -108,7 +108,7 @@ class ArrayImageData(ImageData):
             class_names=class_names, mean=mean, std=std, num_train=size - reward_images,
             num_reward=reward_images, num_test=len(test[0]),
             train_indices=np.sort(order[reward_images:]),
-            reward_indices=np.sort(order[:reward_images]),
+            reward_indices=order[:reward_images],  # in no order of classes: see scoring.py
             seed=seed, augmentation=augmentation, **tensors)
 
     def train_batches(self, epoch: int, batch_size: int) -> tf.data.Dataset:

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfprune.layer_rules.base import (Call, InPlace, Labels, LayerRule, Tracer,
-                                      WeightAxes, reaches_channels)
+from tfprune.layer_rules.base import (Call, Channelwise, InPlace, Labels, LayerRule,
+                                      Tracer, WeightAxes, reaches_channels)
 
 # Softmax and its kin mix channels, and a function that is not here may, so their channels are
 # frozen. Compared by identity: a user's `relu` is not ours.
@@ -28,7 +28,7 @@ def freeze_if_mixed(layer: Any, labels: Labels, tracer: Tracer) -> Labels:
     return labels
 
 
-class _Activation(InPlace):
+class _Activation(Channelwise):
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         return freeze_if_mixed(call.layer, inputs[0], tracer)
@@ -55,9 +55,9 @@ class _PReLU(InPlace):
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     layers.Activation: _Activation(),
-    layers.ReLU: InPlace(),
-    layers.LeakyReLU: InPlace(),
-    layers.ELU: InPlace(),
+    layers.ReLU: Channelwise(),
+    layers.LeakyReLU: Channelwise(),
+    layers.ELU: Channelwise(),
     layers.PReLU: _PReLU(),
     layers.Softmax: Softmax(),
 }

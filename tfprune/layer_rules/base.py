@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -124,6 +124,8 @@ class LayerRule:
     static_weights = False
     # data_format='channels_first' is no mistake here.
     takes_channels_first = False
+    # The layer itself, without weights, runs on fewer channels than it was built for.
+    any_width = False
 
     def mixes_channels(self, layer: Any) -> bool:
         """Whether it sums over input channels: it needs gates and starts new channels."""
@@ -162,6 +164,17 @@ class LayerRule:
         del layer, kept_in, kept_out
         return config
 
+    def narrow(self, layer: Any, inputs: Any, weights: Mapping[str, Any]) -> Any:
+        """Returns the layer's output by weights of fewer channels, or None if the rule cannot.
+
+        Args:
+          layer: the dense layer, of one input.
+          inputs: tensor [B, …, C'] of the kept channels, whose number the graph need not know.
+          weights: name to tensor, what is kept of each of `weight_axes`.
+        """
+        del layer, inputs, weights
+        return None
+
     def mac_terms(self, call: Call) -> tuple[MacTerm, ...]:
         """Returns the multiply-adds of the call at batch 1; none by convention for most layers."""
         del call
@@ -176,6 +189,11 @@ class LayerRule:
 class InPlace(LayerRule):
     """A channelwise layer that may overwrite its input."""
     in_place = True
+
+
+class Channelwise(InPlace):
+    """One that treats each channel by itself, however many there are."""
+    any_width = True
 
 
 def positions(call: Call, shape: Shape) -> int:

@@ -1,11 +1,12 @@
 """Layers with kernels: they sum over input channels, or filter each channel by itself."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers
 
 from tfprune.layer_rules.activations import freeze_if_mixed
@@ -40,6 +41,9 @@ class _Kernel(LayerRule):
 class _Dense(_Kernel):
     units = 'units'
 
+    def narrow(self, layer: Any, inputs: Any, weights: Mapping[str, Any]) -> Any:
+        return _finish(layer, tf.tensordot(inputs, weights['kernel'], [[-1], [0]]), weights)
+
 
 class _Convolution(_Kernel):
     """Kernel [*window, in / groups, out]. With groups, block j of the outputs sees block j of the
@@ -66,6 +70,13 @@ class _Convolution(_Kernel):
         if layer.groups > 1:
             config['groups'] = layer.groups * config['filters'] // layer.filters
         return config
+
+    def narrow(self, layer: Any, inputs: Any, weights: Mapping[str, Any]) -> Any:
+        if layer.groups > 1 or layer.padding not in ('same', 'valid'):
+            return None
+        return _finish(layer, tf.nn.convolution(
+            inputs, weights['kernel'], layer.strides, layer.padding.upper(),
+            dilations=layer.dilation_rate), weights)
 
     def mac_terms(self, call: Call) -> tuple[MacTerm, ...]:
         if call.layer.groups == 1:
@@ -94,6 +105,13 @@ class _Depthwise(LayerRule):
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         labels = np.repeat(inputs[0], call.layer.depth_multiplier)
         return freeze_if_mixed(call.layer, labels, tracer)
+
+    def narrow(self, layer: Any, inputs: Any, weights: Mapping[str, Any]) -> Any:
+        if len(layer.kernel_size) != 2 or len(set(layer.strides)) != 1:
+            return None
+        return _finish(layer, tf.nn.depthwise_conv2d(
+            inputs, weights['kernel'], (1, *layer.strides, 1), layer.padding.upper(),
+            dilations=layer.dilation_rate), weights)
 
     def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
         return (WeightAxes('kernel', in_axis=len(layer.kernel.shape) - 2), *_bias(layer))
@@ -126,6 +144,13 @@ def tie_blocks(labels: Labels, blocks: int, tracer: Tracer) -> Labels:
     for column in table.T[1:]:
         tracer.union(table[:, 0], column)
     return table[:, 0]
+
+
+def _finish(layer: Any, outputs: Any, weights: Mapping[str, Any]) -> Any:
+    """Returns the outputs of a kernel with the layer's bias and activation."""
+    if 'bias' in weights:
+        outputs = tf.nn.bias_add(outputs, weights['bias'])
+    return outputs if layer.activation is None else layer.activation(outputs)
 
 
 def _bias(layer: Any) -> tuple[WeightAxes, ...]:

@@ -16,6 +16,7 @@ class Elementwise(LayerRule):
     Without `is_sum` the coupling is that of a factor to what it scales (squeeze-excite), not that
     of a residual stream.
     """
+    any_width = True
 
     def __init__(self, *, is_sum: bool) -> None:
         self._is_sum = is_sum
@@ -45,6 +46,7 @@ class Elementwise(LayerRule):
 
 class Concatenate(LayerRule):
     """Along the channels it joins, along another axis it couples."""
+    any_width = True
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         if reaches_channels(call.layer.axis, len(call.input_shapes[0])):

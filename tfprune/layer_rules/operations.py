@@ -5,12 +5,14 @@ from keras.src.ops import core, image, nn  # the classes have no public names
 from keras.src.ops import numpy as knp
 
 from tfprune.layer_rules.activations import Softmax
-from tfprune.layer_rules.base import Call, InPlace, LayerRule, reaches_channels
+from tfprune.layer_rules.base import (Call, Channelwise, InPlace, LayerRule,
+                                      reaches_channels)
 from tfprune.layer_rules.merging import Concatenate, Elementwise
 from tfprune.layer_rules.shapes import Reshape
 
 
 class _Reduction(LayerRule):
+    any_width = True
 
     def refuse(self, call: Call) -> str | None:
         axes = call.layer.axis
@@ -82,7 +84,7 @@ _ELEMENTWISE = [*(getattr(knp, name) for name in (
     core.Cast, core.StopGradient]
 
 RULES: dict[type[keras.Operation], LayerRule] = {
-    **{operation: InPlace() for operation in _ELEMENTWISE},
+    **{operation: Channelwise() for operation in _ELEMENTWISE},
     **{operation: Elementwise(is_sum=True) for operation in (
         knp.Add, knp.Subtract, knp.Maximum, knp.Minimum)},
     **{operation: Elementwise(is_sum=False) for operation in (

@@ -8,7 +8,7 @@ import numpy as np
 from keras import layers
 from keras.src.applications.convnext import StochasticDepth  # no public name
 
-from tfprune.layer_rules.base import Call, InPlace, Labels, LayerRule, Tracer
+from tfprune.layer_rules.base import Call, Channelwise, InPlace, Labels, LayerRule, Tracer
 
 
 class Input(InPlace):
@@ -94,7 +94,7 @@ class _Permute(LayerRule):
         return None if dims[-1] == len(dims) else f'moves the channels (dims={dims})'
 
 
-class _Dropout(InPlace):
+class _Dropout(Channelwise):
 
     def refuse(self, call: Call) -> str | None:
         noise_shape = getattr(call.layer, 'noise_shape', None)
@@ -116,6 +116,11 @@ class _Augmentation(LayerRule):
         return inputs[0]
 
 
+class _Positions(LayerRule):
+    """Moves, drops or pools positions, each channel by itself."""
+    any_width = True
+
+
 _POSITIONS = [
     f'{name}{rank}D' for rank in (1, 2, 3)
     for name in ('MaxPooling', 'AveragePooling', 'GlobalMaxPooling', 'GlobalAveragePooling',
@@ -126,7 +131,7 @@ _AUGMENTATIONS = [name for name in dir(layers) if name.startswith('Random')] + [
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **{getattr(layers, name): _Augmentation() for name in _AUGMENTATIONS},
-    **{getattr(layers, name): LayerRule() for name in _POSITIONS},
+    **{getattr(layers, name): _Positions() for name in _POSITIONS},
     layers.ZeroPadding2D: _ZeroPadding2D(),
     layers.Resizing: LayerRule(),
     layers.CenterCrop: LayerRule(),
@@ -134,13 +139,13 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     layers.Permute: _Permute(),
     layers.Flatten: Reshape(),
     layers.Reshape: Reshape('target_shape'),
-    layers.Identity: InPlace(),
+    layers.Identity: Channelwise(),
     layers.ActivityRegularization: InPlace(),
     layers.Dropout: _Dropout(),
     layers.AlphaDropout: _Dropout(),
-    **{getattr(layers, f'SpatialDropout{rank}D'): InPlace() for rank in (1, 2, 3)},
-    layers.GaussianDropout: InPlace(),
-    layers.GaussianNoise: InPlace(),
-    StochasticDepth: InPlace(),
+    **{getattr(layers, f'SpatialDropout{rank}D'): Channelwise() for rank in (1, 2, 3)},
+    layers.GaussianDropout: Channelwise(),
+    layers.GaussianNoise: Channelwise(),
+    StochasticDepth: Channelwise(),
     layers.InputLayer: Input(),
 }

@@ -1,0 +1,174 @@
+"""A sub-network that costs what it costs: the dense weights sliced to the kept channels.
+
+Nothing is masked, and nothing is traced anew: which channels are kept is in variables, and the
+number of channels is unknown to the graph. What a layer does with fewer channels its rule knows
+(`LayerRule.narrow`, `any_width`). Where it does not, the layer alone runs on all channels, closed
+ones being zero: that is right for a layer that sums over channels, as behind a gate, and for one
+that treats each by itself.
+
+Batch normalisation normalises by the statistics of the batch itself: they belong to the
+sub-network, and no second pass over the images is needed to estimate them.
+"""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.batch_norm import affine, normalise, normalise_by_batch
+from tfprune.graph import Step, flat_inputs, functional_graph, unfold
+from tfprune.groups import ChannelGroups, check_traced
+from tfprune.layer_rules import RULES
+from tfprune.layout import LayerNode, WeightSlot
+from tfprune.masks import check_masks, open_masks
+
+
+class _Kept(tf.Module):
+    """Which positions of an axis are kept: their indices, and for each position where it went."""
+
+    def __init__(self, group: np.ndarray, index: np.ndarray, repeat: int) -> None:
+        super().__init__()
+        self.group, self.index, self.repeat = group, index, repeat
+        self.indices, self.places = (tf.Variable(
+            tf.zeros([0], tf.int32), shape=[None], trainable=False) for _ in range(2))
+
+    def set(self, kept: np.ndarray) -> None:
+        kept = np.repeat(kept, self.repeat)
+        self.indices.assign(np.flatnonzero(kept).astype(np.int32))
+        self.places.assign(np.where(kept, np.cumsum(kept) - 1, kept.sum()).astype(np.int32))
+
+    def narrow(self, dense: tf.Tensor, axis: int = -1) -> tf.Tensor:
+        """What is kept of a tensor of all positions."""
+        return tf.gather(dense, self.indices, axis=axis)
+
+    def widen(self, narrow: tf.Tensor) -> tf.Tensor:
+        """The last axis with zeros where positions are not kept."""
+        padded = tf.pad(narrow, [[0, 0]] * (len(narrow.shape) - 1) + [[0, 1]])
+        wide = tf.gather(padded, self.places, axis=-1)
+        return tf.ensure_shape(wide, [*wide.shape[:-1], self.group.size * self.repeat])
+
+
+class Subnetwork(tf.Module):
+    """The sub-network of a model that masks select; it reads the model's weights of the moment.
+
+    Create it under the scope of the strategy under which it runs.
+
+    Args:
+        model: the dense model.
+        groups: its channel groups.
+
+    Raises:
+        ValueError: if `groups` was traced on another model.
+    """
+
+    def __init__(self, model: keras.Model, groups: ChannelGroups) -> None:
+        super().__init__()
+        graph, layout = unfold(model), groups.layout
+        check_traced(model, graph, groups)
+        # Not attributes: tf.Module would take their variables for its own.
+        self._model, self._graph, self._groups = _Hidden(model), _Hidden(graph), groups
+        self._prunable = [layout.names.index(name) for name in groups]
+        self._kept: dict[tuple[bytes, bytes, int], _Kept] = {}
+        self._slots: dict[str, list[WeightSlot]] = {}
+        for slot in layout.weights:
+            self._slots.setdefault(slot.layer, []).append(slot)
+            for _, _, tensor, repeat in slot.axes():
+                self._kept_of(tensor, repeat)
+        for tensor in range(len(layout.tensors)):
+            self._kept_of(tensor)
+        self.kept = list(self._kept.values())
+        self.set_masks(open_masks(groups))
+
+    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Selects the channels, {group name: bool [C_g]}; a missing group stays whole.
+
+        Raises:
+            ValueError, TypeError: for unknown groups or masks of another shape or type.
+        """
+        layout, checked = self._groups.layout, check_masks(self._groups, masks)
+        full = [checked.get(name, np.ones(width, bool))
+                for name, width in zip(layout.names, layout.widths)]
+        for kept in self.kept:
+            kept.set(np.array([full[g][i] for g, i in zip(kept.group, kept.index)], bool))
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Outputs of images [B, H, W, C]; for use in a tf.function."""
+        graph, model = self._graph.value, self._model.value
+        values: dict[int, Any] = dict(zip(graph.inputs, flat_inputs(model, images)))
+        for step, node in zip(graph.steps, self._groups.layout.nodes):
+            if step.outputs[0] in values:
+                continue
+            if step.is_entry:
+                values[step.outputs[0]] = values[step.inputs[0]]
+            else:
+                values.update(zip(step.outputs, self._run(step, node, values)))
+        return keras.tree.pack_sequence_as(functional_graph(model).output,
+                                           [values[value] for value in graph.outputs])
+
+    def _kept_of(self, tensor: int, repeat: int = 1) -> _Kept | None:
+        """The kept positions of a tensor; None where all always are."""
+        where = self._groups.layout.tensors[tensor].positions
+        if not np.isin(where.group, self._prunable).any():
+            return None
+        key = (where.group.tobytes(), where.index.tobytes(), repeat)
+        if key not in self._kept:
+            self._kept[key] = _Kept(where.group, where.index, repeat)
+        return self._kept[key]
+
+    def _run(self, step: Step, node: LayerNode, values: Mapping[int, Any]) -> list[Any]:
+        layer, rule = step.operation, RULES.get(type(step.operation))
+        feed = [values[value] for value in step.inputs]
+        narrowed = [self._kept_of(value) for value in (*step.inputs, *step.outputs)]
+        if isinstance(layer, keras.layers.BatchNormalization) and node.refused is None:
+            return [self._normalised(layer, feed[0], step.path)]
+        if any(narrowed) and rule is not None and node.refused is None:
+            if rule.any_width:
+                return self._call(step, feed)
+            if step.path in self._slots and len(feed) == 1:
+                inputs = tf.cast(feed[0], layer.compute_dtype)
+                outputs = rule.narrow(layer, inputs, self._weights(step.path, layer))
+                if outputs is not None:
+                    return [outputs]
+        wide = [kept.widen(x) if kept is not None else x for kept, x in zip(narrowed, feed)]
+        outputs = self._call(step, wide)
+        return [kept.narrow(x) if kept is not None else x
+                for kept, x in zip(narrowed[len(feed):], outputs)]
+
+    @staticmethod
+    def _call(step: Step, feed: Sequence[Any]) -> list[Any]:
+        args, kwargs = step.arguments.fill_in(dict(zip(map(id, step.tensors), feed)))
+        if 'training' in getattr(step.operation, '_call_context_args', ()):
+            kwargs['training'] = False
+        return keras.tree.flatten(step.operation(*args, **kwargs))
+
+    def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
+        """The kept part of each weight of a layer, in its compute dtype."""
+        found = {}
+        for slot in self._slots[path]:
+            value = tf.cast(tf.convert_to_tensor(getattr(layer, slot.weight)), layer.compute_dtype)
+            for _, axis, tensor, repeat in slot.axes():
+                kept = self._kept_of(tensor, repeat)
+                value = value if kept is None else kept.narrow(value, axis)
+            found[slot.weight] = value
+        return found
+
+    def _normalised(self, layer: keras.layers.BatchNormalization, inputs: tf.Tensor, path: str
+                    ) -> tf.Tensor:
+        tensor = self._slots[path][0].out_tensor
+        kept = None if tensor is None else self._kept_of(tensor)
+        weights = [*affine(layer), *map(tf.convert_to_tensor, (
+            layer.moving_mean, layer.moving_variance))]
+        gamma, beta, mean, variance = [
+            weight if kept is None else kept.narrow(weight) for weight in weights]
+        inputs = tf.cast(inputs, layer.compute_dtype)
+        if layer.trainable:
+            return normalise_by_batch(inputs, gamma, beta, layer.epsilon)[0]
+        return normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
+
+
+class _Hidden:
+    """Keeps tf.Module from taking what a module reads for its own."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
