@@ -99,7 +99,7 @@ class Config:
     reward_images: int = _field(
         0, 'Training images held out to measure rewards; 0: a tenth of them, up to 5,000.')
     score_images: int = _field(
-        0, 'Of these, the images that score one episode; 0: all of them, up to 2,000.')
+        0, 'Of these, the images that score one episode; 0: all of them, up to 1,000.')
     score_batch_size: int = _field(0, 'Images a step when scoring; 0: up to 500.')
     calibration_batches: int = _field(
         2, "Batches that re-estimate the batch-norm statistics of the pruned model at surgery.")
@@ -210,7 +210,7 @@ class Config:
         ValueError if a size that is given does not fit.
         """
         batch = self.score_batch_size or min(500, self.score_images or reward_images)
-        images = self.score_images or min(2000, reward_images) // batch * batch
+        images = self.score_images or min(1000, reward_images) // batch * batch
         if not self.score_batch_size:
             batch = next(size for size in range(batch, 0, -1) if images % size == 0)
         return dataclasses.replace(self, reward_images=reward_images, score_images=images or batch,

