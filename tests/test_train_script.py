@@ -80,7 +80,9 @@ def test_interrupted_in_every_way_equals_uninterrupted(tmp_path):
     assert 'is damaged' not in err  # it was met, reported and cleared away by the third start
     for one, other in zip(weights_of(tmp_path / 'whole'), weights_of(run), strict=True):
         np.testing.assert_array_equal(one, other)
-    timing = ('images_per_second', 'train_seconds', 'method_seconds', 'peak_process_bytes')
+    timing = ('images_per_second', 'peak_process_bytes', *(f'{part}_seconds' for part in (
+        'train', 'method', 'scoring', 'policy', 'agent', 'context', 'rescoring',
+        'random_reference', 'comparison')))
     for name in ('metrics.jsonl', 'episodes.jsonl'):
         assert (rows_of(run / name, without=timing)
                 == rows_of(tmp_path / 'whole' / name, without=timing))
