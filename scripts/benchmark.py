@@ -71,9 +71,9 @@ flags.DEFINE_integer('score_images', 2000, 'Suite scoring: images that a sub-net
                      'on.', lower_bound=1)
 flags.DEFINE_integer('score_batch_size', 500, 'Suite scoring: of these, images a step.',
                      lower_bound=1)
-flags.DEFINE_integer('subnetworks', 4, 'Suite scoring: random sub-networks of each kind.',
+flags.DEFINE_integer('subnetworks', 3, 'Suite scoring: random sub-networks of each kind.',
                      lower_bound=1)
-flags.DEFINE_integer('score_rounds', 5, 'Suite scoring: turns of each sub-network.', lower_bound=1)
+flags.DEFINE_integer('score_rounds', 4, 'Suite scoring: turns of each sub-network.', lower_bound=1)
 flags.DEFINE_bool('sliced', True, 'Suite scoring: weights are sliced to the kept channels; off: '
                   'masks over the full network.')
 flags.DEFINE_integer('memory_subnetworks', 1000, 'Suite scoring: different sub-networks of which '
@@ -90,6 +90,7 @@ flags.DEFINE_list('search_runs', [], 'Suite search: run folders to read; without
 flags.DEFINE_integer('search_episodes', 20, 'Suite search: episodes an epoch of that run.',
                      lower_bound=1)
 flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run.')
+flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run.')
 
 
 def main(_: Sequence[str]) -> None:

@@ -86,6 +86,11 @@ def test_interrupted_in_every_way_equals_uninterrupted(tmp_path):
     for name in ('metrics.jsonl', 'episodes.jsonl'):
         assert (rows_of(run / name, without=timing)
                 == rows_of(tmp_path / 'whole' / name, without=timing))
+    for row in rows_of(run / 'metrics.jsonl'):
+        if row['phase'] == 'joint':
+            assert row['scoring_seconds'] > 0 and row['agent_seconds'] > 0
+            assert (row['scoring_seconds'] + row['rescoring_seconds'] + row['policy_seconds']
+                    + row['agent_seconds'] + row['context_seconds'] < row['method_seconds'])
 
 
 def test_damaged_checkpoint_is_reported(tmp_path):

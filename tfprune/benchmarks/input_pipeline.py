@@ -64,8 +64,8 @@ def rows(only: Sequence[str] = (), *, cifar10_dir: str = '', image_folder: str =
                        'ratio': pipeline['images_per_second'] / step['step_images_per_second']}
 
 
-def pipeline_row(source: str, path: str, image_size: str, batch_size: int, rounds: int
-                 ) -> dict[str, Any]:
+def pipeline_row(source: str, path: str, image_size: str, batch_size: int, rounds: int,
+                 batches_a_round: int = BATCHES_A_ROUND) -> dict[str, Any]:
     """Reads the data, then batches: rates, and the most memory that the process held."""
     tf.zeros(())
     before, begun = peak_process_bytes(), time.perf_counter()
@@ -73,13 +73,13 @@ def pipeline_row(source: str, path: str, image_size: str, batch_size: int, round
     seconds = time.perf_counter() - begun
     loaded = peak_process_bytes()
     rates = []
-    for number in range(rounds + 1):
+    for _ in range(rounds + 1):
         batches = iter(repeated(data, batch_size))
         next(batches)
         begun = time.perf_counter()
-        for _ in range(BATCHES_A_ROUND):
+        for _ in range(batches_a_round):
             next(batches)
-        rates.append(BATCHES_A_ROUND * batch_size / (time.perf_counter() - begun))
+        rates.append(batches_a_round * batch_size / (time.perf_counter() - begun))
         del batches
     size = data.num_train + data.num_reward + data.num_test
     return {'image_shape': list(data.image_shape), 'images': size, 'batch_size': batch_size,

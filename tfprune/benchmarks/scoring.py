@@ -37,10 +37,10 @@ REPORTED = (100, 500, 1000)  # sub-networks after which memory is read
 
 
 def rows(only: Sequence[str] = (), *, models: Sequence[str] = ('resnet20', 'resnet56'),
-         score_images: int = 2000, score_batch_size: int = 500, subnetworks: int = 4,
-         score_rounds: int = 5, sliced: bool = True, memory_subnetworks: int = 1000,
+         score_images: int = 2000, score_batch_size: int = 500, subnetworks: int = 3,
+         score_rounds: int = 4, sliced: bool = True, memory_subnetworks: int = 1000,
          memory_images: int = 32, threads: int = 0) -> Iterator[dict[str, Any]]:
-    """Yields a row a kind of sub-network, then one of memory, for each model.
+    """Yields a row a kind of sub-network for each model, then one of memory for the first.
 
     Args:
       only: 'time' or 'memory'.
@@ -65,10 +65,10 @@ def rows(only: Sequence[str] = (), *, models: Sequence[str] = ('resnet20', 'resn
                                      score_rounds, sliced):
                     yield {'row': 'time', 'model': model, 'images': score_images, **where, **row}
                 keras.backend.clear_session()
-            if memory_subnetworks and (not only or 'memory' in only):
-                found = call_apart(memory_row, threads=threads, model=model, sliced=sliced,
-                                   count=memory_subnetworks, images=memory_images)
-                yield {'row': 'memory', 'model': model, 'images': memory_images, **where, **found}
+        if memory_subnetworks and (not only or 'memory' in only):
+            found = call_apart(memory_row, threads=threads, model=models[0], sliced=sliced,
+                               count=memory_subnetworks, images=memory_images)
+            yield {'row': 'memory', 'model': models[0], 'images': memory_images, **where, **found}
 
 
 def time_rows(model: str, images: int, batch_size: int, subnetworks: int, rounds: int,

@@ -1,7 +1,7 @@
 """What episodes, agent and context add to a joint epoch, from the metrics.jsonl of runs.
 
 Without run folders a run of four epochs is made: one of plain training, one of random actions, two
-joint ones, on CIFAR-10, the rest left out.
+joint ones, the rest left out.
 """
 import pathlib
 import tempfile
@@ -16,7 +16,8 @@ from tfprune.epochs import Interrupted
 from tfprune.report.reading import read_rows
 from tfprune.trainer import train_and_prune
 
-OPTIONS = ('search_runs', 'search_model', 'search_episodes', 'cifar10_dir', 'threads')
+OPTIONS = ('search_runs', 'search_model', 'search_dataset', 'search_episodes', 'cifar10_dir',
+           'threads')
 # Of methods.rlal. The rest of method_seconds: the full model's accuracy, the change of masks.
 PARTS = ('scoring', 'policy', 'agent', 'context', 'rescoring', 'random_reference')
 ONCE = 'comparison'  # of policy and random actions, at the end of the joint phase alone
@@ -24,15 +25,15 @@ METRICS = 'metrics.jsonl'
 
 
 def rows(only: Sequence[str] = (), *, search_runs: Sequence[str] = (),
-         search_model: str = 'resnet20', search_episodes: int = 20, cifar10_dir: str = '',
-         threads: int = 0) -> Iterator[dict[str, Any]]:
+         search_model: str = 'resnet20', search_dataset: str = 'cifar10',
+         search_episodes: int = 20, cifar10_dir: str = '', threads: int = 0) -> Iterator[dict[str, Any]]:
     """Yields a row a joint epoch but the first of each run, in which functions are traced.
 
     Args:
       only: run folders, by name.
       search_runs: run folders of the method rlal; none makes a run.
-      search_model, search_episodes, cifar10_dir: of that run: its model, episodes an epoch, and
-        where tensorflow-datasets has CIFAR-10.
+      search_model, search_dataset, search_episodes: of that run; episodes an epoch.
+      cifar10_dir: where tensorflow-datasets has CIFAR-10.
       threads: within an operation, and cores, of that run; 0 is all.
 
     Raises ValueError or OSError for a folder without joint epochs.
@@ -45,7 +46,7 @@ def rows(only: Sequence[str] = (), *, search_runs: Sequence[str] = (),
     with tempfile.TemporaryDirectory() as folder, cores(threads):
         path = pathlib.Path(folder) / f'{search_model}_{search_episodes}_episodes'
         config = Config(
-            model=search_model, dataset='cifar10', data_dir=cifar10_dir, macs=0.5,
+            model=search_model, dataset=search_dataset, data_dir=cifar10_dir, macs=0.5,
             warmup_epochs=1, random_epochs=1, joint_epochs=2, alignment_epochs=0,
             fine_tune_epochs=1, lr_warmup_epochs=0.5, episodes_per_epoch=search_episodes,
             comparison_episodes=0)

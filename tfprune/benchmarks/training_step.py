@@ -38,7 +38,7 @@ OPTIONS = ('models', 'dtypes', 'batch_size', 'step_rounds', 'torch_python', 'det
 CONTESTANTS = ('joint', 'tfprune', 'plain', 'keras', 'tf_keras', 'torch')
 DTYPES = {'float32': 'float32', 'bfloat16': 'mixed_bfloat16'}
 BASE = 'plain'
-WARM_UP = 3
+WARM_UP = 2
 INSTALL_TORCH = ("the contestant torch needs PyTorch: pip install -e '.[benchmark]', or "
                  '--torch_python=PYTHON of an environment that has it')
 _WORKER = pathlib.Path(__file__).with_name('torch_step.py')
@@ -169,7 +169,7 @@ def _hand_written(model: keras.Model, batch: Images) -> Turn:
     optimizer = keras.optimizers.SGD(0.1, momentum=_SETTINGS.momentum)
     optimizer.build(model.trainable_variables)
     kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
-    return _timed(_step(model, optimizer, kernels), batch)
+    return _timed(make_step(model, optimizer, kernels), batch)
 
 
 def keras2_step(model: str, dtype: str, batch: Images) -> Turn:
@@ -180,11 +180,12 @@ def keras2_step(model: str, dtype: str, batch: Images) -> Turn:
     optimizer = tf_keras.optimizers.SGD(0.1, momentum=_SETTINGS.momentum)
     optimizer.build(twin.trainable_variables)
     kernels = [v for v in twin.trainable_variables if 'kernel' in v.name]
-    return _timed(_step(twin, optimizer, kernels), batch)
+    return _timed(make_step(twin, optimizer, kernels), batch)
 
 
-def _step(model: Any, optimizer: Any, kernels: Sequence[Any]
-          ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+def make_step(model: Any, optimizer: Any, kernels: Sequence[Any]
+              ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The hand-written step of a Keras 3 or a tf_keras model: (images, labels) -> loss."""
     @tf.function
     def step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
