@@ -26,7 +26,8 @@ METRICS = 'metrics.jsonl'
 
 def rows(only: Sequence[str] = (), *, search_runs: Sequence[str] = (),
          search_model: str = 'resnet20', search_dataset: str = 'cifar10',
-         search_episodes: int = 20, cifar10_dir: str = '', threads: int = 0) -> Iterator[dict[str, Any]]:
+         search_episodes: int = 20, cifar10_dir: str = '', threads: int = 0
+         ) -> Iterator[dict[str, Any]]:
     """Yields a row a joint epoch but the first of each run, in which functions are traced.
 
     Args:
