@@ -197,7 +197,7 @@ def test_rows_of_the_search(tmp_path):
     (run / 'metrics.jsonl').write_text('\n'.join(map(json.dumps, rows)) + '\n')
     found = list(search.rows(search_runs=[str(run)]))
     assert [(row['epoch'], row['added'], row['rest_seconds']) for row in found] == [
-        (3, 0.08, 2.0), (4, 0.08, 2.0)]
+        (3, 0.08, 8.0 - len(search.PARTS)), (4, 0.08, 8.0 - len(search.PARTS))]
     assert '| run | 5 | 100.0 | 8.0 | 1.00 |' in search.format_table(found)
     (run / 'metrics.jsonl').write_text(json.dumps(rows[0]) + '\n')
     with pytest.raises(ValueError, match='expected two joint epochs or more, received 0'):

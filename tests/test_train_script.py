@@ -81,8 +81,8 @@ def test_interrupted_in_every_way_equals_uninterrupted(tmp_path):
     for one, other in zip(weights_of(tmp_path / 'whole'), weights_of(run), strict=True):
         np.testing.assert_array_equal(one, other)
     timing = ('images_per_second', 'peak_process_bytes', *(f'{part}_seconds' for part in (
-        'train', 'method', 'scoring', 'policy', 'agent', 'context', 'rescoring',
-        'random_reference', 'comparison')))
+        'train', 'method', 'scoring', 'policy', 'agent', 'context', 'surrogate',
+        'rescoring', 'random_reference', 'comparison')))
     for name in ('metrics.jsonl', 'episodes.jsonl'):
         assert (rows_of(run / name, without=timing)
                 == rows_of(tmp_path / 'whole' / name, without=timing))

@@ -19,7 +19,7 @@ from tfprune.trainer import train_and_prune
 OPTIONS = ('search_runs', 'search_model', 'search_dataset', 'search_episodes', 'cifar10_dir',
            'threads')
 # Of methods.rlal. The rest of method_seconds: the full model's accuracy, the change of masks.
-PARTS = ('scoring', 'policy', 'agent', 'context', 'rescoring', 'random_reference')
+PARTS = ('scoring', 'policy', 'agent', 'context', 'surrogate', 'rescoring', 'random_reference')
 ONCE = 'comparison'  # of policy and random actions, at the end of the joint phase alone
 METRICS = 'metrics.jsonl'
 
