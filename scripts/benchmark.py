@@ -6,6 +6,10 @@ python scripts/benchmark.py --suite=cost_model --threads=1
 python scripts/benchmark.py --suite=artefacts --artefacts=dense.tflite,pruned.tflite
 python scripts/benchmark.py --suite=artefacts --artefacts=runs/quickstart
 python scripts/benchmark.py --suite=latency_table --model=resnet20 --table=resnet20.json
+python scripts/benchmark.py --suite=training_step --models=resnet20 --dtypes=float32
+python scripts/benchmark.py --suite=scoring --models=resnet20
+python scripts/benchmark.py --suite=input_pipeline --cifar10_dir=DIR --image_folder=DIR
+python scripts/benchmark.py --suite=search --search_runs=runs/x_s0,runs/x_s1
 """
 import json
 import pathlib
@@ -38,7 +42,8 @@ flags.DEFINE_bool('memory', True, 'Suite artefacts: whether to run each file in 
 flags.DEFINE_string('model', '', 'Suite latency_table: a .keras file, or one of: '
                     f'{", ".join(sorted(MODELS))}.')
 flags.DEFINE_string('image_size', '', 'Suite latency_table: N, HxW or HxWxC, images of a named '
-                    'model (32 if not given), or of a file that takes images of any size.')
+                    'model (32 if not given), or of a file that takes images of any size. Suite '
+                    'input_pipeline: of the folder (128 if not given).')
 command_line.define_config_flags(['custom_layers'])
 flags.DEFINE_integer('num_classes', 10, 'Suite latency_table: classes of a named model.',
                      lower_bound=2)
@@ -50,6 +55,42 @@ flags.DEFINE_string('probe_files', '', 'Suite latency_table: only writes the .tf
 flags.DEFINE_string('profiles', '', 'Suite latency_table: makes the table of the .csv files in '
                     'this folder, which benchmark_model made of such files.')
 flags.DEFINE_string('device', '', 'Suite latency_table: name of the device of --profiles.')
+# Suites of the speed of tfprune itself.
+flags.DEFINE_list('models', ['resnet20', 'resnet56'], 'Suites training_step, scoring and '
+                  'input_pipeline (whose training step it is compared with): CIFAR ResNets.')
+flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'Suite training_step: float32, bfloat16.')
+flags.DEFINE_integer('batch_size', 128, 'Suites training_step and input_pipeline: images a step.',
+                     lower_bound=1)
+flags.DEFINE_integer('step_rounds', 10, 'Suite training_step: turns of one step each.',
+                     lower_bound=1)
+flags.DEFINE_string('torch_python', '', 'Suite training_step: a Python that has PyTorch, if this '
+                    'one has not.')
+flags.DEFINE_bool('determinism', True, 'Suite training_step: operations as in a run, '
+                  'deterministic.')
+flags.DEFINE_integer('score_images', 2000, 'Suite scoring: images that a sub-network is scored '
+                     'on.', lower_bound=1)
+flags.DEFINE_integer('score_batch_size', 500, 'Suite scoring: of these, images a step.',
+                     lower_bound=1)
+flags.DEFINE_integer('subnetworks', 3, 'Suite scoring: random sub-networks of each kind.',
+                     lower_bound=1)
+flags.DEFINE_integer('score_rounds', 4, 'Suite scoring: turns of each sub-network.', lower_bound=1)
+flags.DEFINE_bool('sliced', True, 'Suite scoring: weights are sliced to the kept channels; off: '
+                  'masks over the full network.')
+flags.DEFINE_integer('memory_subnetworks', 1000, 'Suite scoring: different sub-networks of which '
+                     'the growth of memory is measured; 0: none.', lower_bound=0)
+flags.DEFINE_integer('memory_images', 32, 'Suite scoring: images that each of them is scored on.',
+                     lower_bound=1)
+flags.DEFINE_string('cifar10_dir', '', "Suites input_pipeline and search: tensorflow-datasets' "
+                    'folder; input_pipeline makes noise of the same shape without it.')
+flags.DEFINE_string('image_folder', '', 'Suite input_pipeline: class folders of images; without '
+                    'it JPEG files are made.')
+flags.DEFINE_integer('pipeline_rounds', 7, 'Suite input_pipeline: repetitions.', lower_bound=1)
+flags.DEFINE_list('search_runs', [], 'Suite search: run folders to read; without them a run of '
+                  'four epochs is made.')
+flags.DEFINE_integer('search_episodes', 20, 'Suite search: episodes an epoch of that run.',
+                     lower_bound=1)
+flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run.')
+flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run.')
 
 
 def main(_: Sequence[str]) -> None:

@@ -175,6 +175,13 @@ def test_seeds_decide_the_network():
     assert not np.array_equal(one, make(seed=2).network(np.arange(T)).numpy())
 
 
+def test_z_is_that_of_the_whole_sequence():
+    network = make().network
+    whole = network.rnn(tf.convert_to_tensor(network.embeddings)[None])[0]
+    for epochs in ([0], [2, 1], [T - 1]):
+        np.testing.assert_allclose(network(np.array(epochs)), tf.gather(whole, epochs), atol=1e-6)
+
+
 def test_without_context_z_is_empty():
     network = make(context_size=0).network
     assert network(np.array([0, 3])).shape == (2, 0)

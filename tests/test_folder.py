@@ -287,10 +287,10 @@ def test_damaged_and_unwritable_files_of_images(split):
 
 
 def test_images_that_do_not_fit_are_refused_before_decoding(split, monkeypatch, tmp_path):
-    """11 images of 6·4·3 bytes are 792 bytes, 0.4 of 1980."""
-    monkeypatch.setattr(storage, '_machine_memory', lambda: 1980)
+    """11 images of 6·4·3 bytes are 792 bytes, 0.6 of 1320."""
+    monkeypatch.setattr(storage, '_machine_memory', lambda: 1320)
     assert load(split).num_test == 3
-    monkeypatch.setattr(storage, '_machine_memory', lambda: 1979)
+    monkeypatch.setattr(storage, '_machine_memory', lambda: 1319)
     with pytest.raises(ValueError, match='11 images of 6x4x3 take .*--image_size.*--cache_dir'):
         load(split)
     assert load(split, cache_dir=str(tmp_path / '.cache')).num_test == 3

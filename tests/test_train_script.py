@@ -80,10 +80,17 @@ def test_interrupted_in_every_way_equals_uninterrupted(tmp_path):
     assert 'is damaged' not in err  # it was met, reported and cleared away by the third start
     for one, other in zip(weights_of(tmp_path / 'whole'), weights_of(run), strict=True):
         np.testing.assert_array_equal(one, other)
-    timing = ('images_per_second', 'train_seconds', 'method_seconds', 'peak_process_bytes')
+    timing = ('images_per_second', 'peak_process_bytes', *(f'{part}_seconds' for part in (
+        'train', 'method', 'scoring', 'policy', 'agent', 'context', 'surrogate',
+        'rescoring', 'random_reference', 'comparison')))
     for name in ('metrics.jsonl', 'episodes.jsonl'):
         assert (rows_of(run / name, without=timing)
                 == rows_of(tmp_path / 'whole' / name, without=timing))
+    for row in rows_of(run / 'metrics.jsonl'):
+        if row['phase'] == 'joint':
+            assert row['scoring_seconds'] > 0 and row['agent_seconds'] > 0
+            assert (row['scoring_seconds'] + row['rescoring_seconds'] + row['policy_seconds']
+                    + row['agent_seconds'] + row['context_seconds'] < row['method_seconds'])
 
 
 def test_damaged_checkpoint_is_reported(tmp_path):

@@ -89,8 +89,9 @@ class ContextNetwork(keras.Model):
         epochs = tf.convert_to_tensor(epochs)
         if not self.context_size:
             return tf.zeros((tf.shape(epochs)[0], 0))
-        states = self.rnn(tf.convert_to_tensor(self.embeddings)[None])[0]
-        return tf.gather(states, epochs)
+        # No further than the latest epoch that is asked for: a long schedule costs what it has run.
+        known = tf.convert_to_tensor(self.embeddings)[:tf.reduce_max(epochs) + 1]
+        return tf.gather(self.rnn(known[None])[0], epochs)
 
     def predict_rewards(self, rates: tf.Tensor, epochs: tf.Tensor) -> tf.Tensor:
         """Rewards [B] that the decoder expects of rates [B, G] at epochs [B]."""

@@ -5,7 +5,6 @@ import pathlib
 import time
 from typing import Any, Callable, Iterator, Mapping
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -14,6 +13,7 @@ from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.progress import Progress
 from tfprune.runs import RunFolder, peak_process_bytes
+from tfprune.seeding import set_seed
 from tfprune.training import Evaluator, NonFiniteLossError, Schedule, StopTraining, Trainer
 
 
@@ -52,7 +52,7 @@ class EpochLoop:
         evaluate = Evaluator(trainer.model, trainer.strategy)
         scalars = _Scalars(self.folder.path / 'tensorboard')
         for epoch in range(position.epoch, end):
-            keras.utils.set_random_seed(epoch_seed(self.config.seed, epoch))
+            set_seed(epoch_seed(self.config.seed, epoch), trainer.model)
             start = position if epoch == position.epoch else Position(epoch)
             trained = self._train(trainer, state, start)
             begun = time.perf_counter()

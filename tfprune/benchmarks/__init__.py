@@ -6,11 +6,16 @@ scripts/benchmark.py, `format_table(rows)`, and a line in SUITES.
 
 from types import ModuleType
 
-from tfprune.benchmarks import applications, artefacts, cost_model, latency_table
+from tfprune.benchmarks import (applications, artefacts, cost_model, input_pipeline, latency_table,
+                                scoring, search, training_step)
 
 SUITES: dict[str, ModuleType] = {
     'applications': applications,
     'artefacts': artefacts,
     'cost_model': cost_model,
+    'input_pipeline': input_pipeline,
     'latency_table': latency_table,
+    'scoring': scoring,
+    'search': search,
+    'training_step': training_step,
 }

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-MEMORY_SHARE = 0.4  # of the machine's memory; an epoch's start takes the training images twice
+MEMORY_SHARE = 0.6  # of the machine's memory; the rest is for training
 _ALIGNMENT = 64  # bytes; TensorFlow aborts on tensors that begin elsewhere
 _CGROUP_LIMIT = pathlib.Path('/sys/fs/cgroup/memory.max')  # of a container
 

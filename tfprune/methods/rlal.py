@@ -31,21 +31,23 @@ from tfprune.environment import PruningEnv
 from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
+from tfprune.methods.stopwatch import Stopwatch
 
 
 class TodaysRewards:
     """Widths -> masks, and their accuracy, on today's weights; each channel is scored and each
     accuracy measured once until the weights change."""
 
-    def __init__(self, problem: Problem):
-        self._problem = problem
+    def __init__(self, problem: Problem, watch: Stopwatch):
+        self._problem, self._watch = problem, watch
         self._rewards: dict[tuple[int, ...], float] = {}
         self._scores: Mapping[str, np.ndarray] | None = None
 
     def __call__(self, widths: Mapping[str, int]) -> float:
         key = tuple(widths[name] for name in self._problem.budget.names)
         if key not in self._rewards:
-            self._rewards[key] = self._problem.score(self.select(widths))
+            with self._watch('scoring'):
+                self._rewards[key] = self._problem.score(self.select(widths))
         return self._rewards[key]
 
     def select(self, widths: Mapping[str, int]) -> Masks:
@@ -71,7 +73,8 @@ class RLAL(Method):
         super().__init__(problem)
         config = problem.config
         episodes = config.episodes_per_epoch
-        self._reward = TodaysRewards(problem)
+        self._watch = Stopwatch()
+        self._reward = TodaysRewards(problem, self._watch)
         self._envs = [PruningEnv(problem.groups, problem.cost_model, self._reward,
                                  budget=problem.budget, context_size=config.context_size)
                       for _ in range(episodes)]
@@ -109,29 +112,36 @@ class RLAL(Method):
         metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
         if phase in ('random', 'joint'):
-            rows += self._episodes(epoch, phase)
-            metrics['agent_loss'] = self.agent.update()
-            metrics['context_loss'] = self.context.fit(config.context_updates)
+            with self._watch('policy'):
+                rows += self._episodes(epoch, phase)
+            with self._watch('agent'):
+                metrics['agent_loss'] = self.agent.update()
+            with self._watch('context'):
+                metrics['context_loss'] = self.context.fit(config.context_updates)
             rewards = [row['reward'] for row in rows]
             metrics['reward_mean'], _ = mean_and_error(rewards)
             metrics['reward_max'] = max(rewards)
-            metrics['subnetwork_accuracy'] = self._rescore()
+            with self._watch('rescoring', whole=True):
+                metrics['subnetwork_accuracy'] = self._rescore()
         if phase != 'alignment':
             self.alignment.set_masks(self._select(self.best_widths.numpy()))
         if phase == 'joint':
-            reference = self._play_many(self._random_policy(epoch, 1), epoch, 'random_reference',
-                                        config.random_reference_episodes)
+            with self._watch('random_reference', whole=True):
+                reference = self._play_many(self._random_policy(epoch, 1), epoch,
+                                            'random_reference', config.random_reference_episodes)
             if reference:
                 metrics['random_reference_mean'], _ = mean_and_error(
                     [row['reward'] for row in reference])
             rows += reference
             if self.phase(epoch + 1) != 'joint' and config.comparison_episodes:
-                compared, played = self._compare(epoch)
+                with self._watch('comparison', whole=True):
+                    compared, played = self._compare(epoch)
                 metrics.update(compared)
                 rows += played
         if phase == 'alignment':
             metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
         self._set_strength(epoch, full_accuracy, metrics.get('subnetwork_accuracy'))
+        metrics.update(self._watch.take())
         return EpochResult(metrics, tuple(rows))
 
     def decide(self) -> Decision:

@@ -1,0 +1,29 @@
+"""Seeds of all random streams at the start of an epoch."""
+import keras
+from tensorflow.python.eager import context as eager
+
+
+def set_seed(seed: int, model: keras.Model) -> None:
+    """keras.utils.set_random_seed, without its price where `model` is made of Keras' own layers.
+
+    TensorFlow restarts the streams of operations such as tf.random.normal by forgetting the kernels
+    of all functions, which are made and optimised anew at their next call: seconds an epoch. Keras'
+    layers draw from variables; only others may need it. Use each seed once: one that comes again
+    goes on with the streams that it had.
+    """
+    if not all(_is_stock(layer) for layer in model._flatten_layers()):  # no public name
+        keras.utils.set_random_seed(seed)
+        return
+    context = eager.context()
+    # Without its handle the context sets its seeds and has nothing to forget.
+    handle, context._context_handle = context._context_handle, None
+    try:
+        keras.utils.set_random_seed(seed)
+    finally:
+        context._context_handle = handle
+
+
+def _is_stock(layer: keras.layers.Layer) -> bool:
+    """Whether a layer is Keras' own; a Lambda may hold anything."""
+    return (type(layer).__module__.split('.')[0] == 'keras'
+            and not isinstance(layer, keras.layers.Lambda))
