@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.agents import play, random_policy
+from tfprune.batch_norm import use_fused_batch_norm
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.memory import resident
 from tfprune.benchmarks.training_step import build
@@ -26,7 +27,8 @@ from tfprune.gates import insert_gates
 from tfprune.groups import ChannelGroups, trace_groups
 from tfprune.masks import Masks, open_masks, select_channels
 from tfprune.methods.controls import uniform_widths
-from tfprune.scoring import SubnetworkScorer
+from tfprune.scoring import Network, SubnetworkScorer
+from tfprune.subnetwork import Subnetwork
 from tfprune.training import Evaluator, make_strategy
 
 OPTIONS = ('models', 'score_images', 'score_batch_size', 'subnetworks', 'score_rounds', 'sliced',
@@ -126,10 +128,8 @@ def memory_row(model: str, sliced: bool, count: int, images: int) -> dict[str, A
 def make_scorer(model: keras.Model, groups: ChannelGroups, strategy: tf.distribute.Strategy,
                 images: tf.data.Dataset, sliced: bool) -> SubnetworkScorer:
     """The scorer that rewards are measured with, or its masked reference."""
-    from tfprune.subnetwork import Subnetwork
-
     with strategy.scope():
-        network = Subnetwork(model, groups) if sliced else MaskedNetwork(model, groups)
+        network: Network = (Subnetwork if sliced else MaskedNetwork)(model, groups)
     return SubnetworkScorer(network, strategy, images)
 
 
@@ -146,8 +146,6 @@ class MaskedNetwork:
 
 def fused(model: str, strategy: tf.distribute.Strategy) -> keras.Model:
     """The model as a run has it, with random weights."""
-    from tfprune.batch_norm import use_fused_batch_norm
-
     dense = build(model, 'float32', strategy)
     use_fused_batch_norm(dense)
     return dense

@@ -27,6 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.alignment import AlignmentPenalty
+from tfprune.batch_norm import use_fused_batch_norm
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
 from tfprune.groups import trace_groups
 from tfprune.keras2 import to_keras2
@@ -153,8 +154,6 @@ def _tfprune_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: I
 
 def plain_step(model: str, dtype: str, batch: Images) -> Turn:
     """The hand-written step with fused batch normalisation."""
-    from tfprune.batch_norm import use_fused_batch_norm
-
     dense = build(model, dtype)
     use_fused_batch_norm(dense)
     return _hand_written(dense, batch)
