@@ -14,7 +14,6 @@ import tf_keras
 from tfprune.benchmarks import input_pipeline, memory, scoring, search, training_step
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.turns import cores, in_turns, quartiles, ratios
-from tfprune.data import ArrayImageData
 from tfprune.keras2 import to_keras2
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.testing import plain
@@ -169,22 +168,6 @@ def test_rows_of_the_pipeline(tmp_path):
     text = input_pipeline.format_table([json.loads(json.dumps(
         {'source': 'folder', 'made': True, 'model': 'resnet8', **row, **step, 'ratio': 9.0}))])
     assert '| folder (made), 40 | 16x16x3 |' in text
-
-
-def test_an_epoch_starts_without_a_copy_of_the_images():
-    images = np.random.default_rng(0).integers(0, 256, (2000, 128, 128, 3), np.uint8)
-    few, all_images = (ArrayImageData.from_arrays(
-        name='large', train=(images[:size], np.arange(size) % 2),
-        test=(images[:2], np.arange(2)), class_names=('a', 'b'), mean=(.5,) * 3, std=(.5,) * 3,
-        reward_images=10) for size in (20, 2000))
-    next(iter(few.train_batches(0, 4)))  # what TensorFlow sets up at its first pipeline
-    try:
-        memory.RESET.write_text('5')
-    except OSError:
-        pytest.skip('only Linux forgets the peak of a process')
-    before = memory.resident('VmRSS')
-    next(iter(all_images.train_batches(0, 4)))
-    assert memory.resident('VmHWM') - before < images.nbytes / 2
 
 
 def test_rows_of_the_search(tmp_path):

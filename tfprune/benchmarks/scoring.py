@@ -128,8 +128,12 @@ def memory_row(model: str, sliced: bool, count: int, images: int) -> dict[str, A
 def make_scorer(model: keras.Model, groups: ChannelGroups, strategy: tf.distribute.Strategy,
                 images: tf.data.Dataset, sliced: bool) -> SubnetworkScorer:
     """The scorer that rewards are measured with, or its masked reference."""
+    network: Network
     with strategy.scope():
-        network: Network = (Subnetwork if sliced else MaskedNetwork)(model, groups)
+        if sliced:
+            network = Subnetwork(model, groups)
+        else:
+            network = MaskedNetwork(model, groups)
     return SubnetworkScorer(network, strategy, images)
 
 
