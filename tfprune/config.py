@@ -18,7 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     'unknown_layers': ('freeze', 'raise'),
     'schedule': ('cosine', 'step'),
     'mixed_precision': ('float32', 'bfloat16'),
-    'agent': ('ppo', 'sac'),
+    'agent': ('ppo', 'sac', 'ddpg'),
     'alignment': ('fixed', 'adaptive', 'none'),
     'tflite_io': ('uint8', 'int8', 'float32'),
 }
