@@ -6,6 +6,7 @@ python scripts/benchmark.py --suite=cost_model --threads=1
 python scripts/benchmark.py --suite=artefacts --artefacts=dense.tflite,pruned.tflite
 python scripts/benchmark.py --suite=artefacts --artefacts=runs/quickstart
 python scripts/benchmark.py --suite=latency_table --model=resnet20 --table=resnet20.json
+python scripts/benchmark.py --suite=learning --only=static,ppo,random --threads=1
 """
 import json
 import pathlib
@@ -50,6 +51,10 @@ flags.DEFINE_string('probe_files', '', 'Suite latency_table: only writes the .tf
 flags.DEFINE_string('profiles', '', 'Suite latency_table: makes the table of the .csv files in '
                     'this folder, which benchmark_model made of such files.')
 flags.DEFINE_string('device', '', 'Suite latency_table: name of the device of --profiles.')
+flags.DEFINE_integer('search_epochs', 30, 'Suite learning: epochs of a search, the first of random '
+                     'actions.', lower_bound=2)
+flags.DEFINE_integer('search_episodes', 20, 'Suite learning: episodes an epoch.', lower_bound=5)
+flags.DEFINE_integer('search_seeds', 5, 'Suite learning: seeds, from 0.', lower_bound=1)
 
 
 def main(_: Sequence[str]) -> None:

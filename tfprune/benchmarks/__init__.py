@@ -6,11 +6,12 @@ scripts/benchmark.py, `format_table(rows)`, and a line in SUITES.
 
 from types import ModuleType
 
-from tfprune.benchmarks import applications, artefacts, cost_model, latency_table
+from tfprune.benchmarks import applications, artefacts, cost_model, latency_table, learning
 
 SUITES: dict[str, ModuleType] = {
     'applications': applications,
     'artefacts': artefacts,
     'cost_model': cost_model,
     'latency_table': latency_table,
+    'learning': learning,
 }
