@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfprune.agents import (AGENTS, SAC, make_agent, mean_and_error, play, random_policy)
 from tfprune.agents.memory import Memory
+from tfprune.agents.ppo import _WithGroup
 from tfprune.budget import Budget
 from tfprune.checkpoints import restore
 from tfprune.costs import CostModel
@@ -191,6 +192,19 @@ def test_ppo_credits_every_step_with_the_episodes_reward(trained, envs):
     # lambda 1: the advantage is the return less the value.
     value = info['value_prediction'].numpy()[:, :6]
     assert info['advantage'].numpy()[:, :6] == pytest.approx(expected - value, abs=1e-5)
+
+
+def test_ppo_is_told_the_group_and_begins_with_its_spread(envs):
+    agent = make('ppo', envs, seed=0)
+    steps, _ = play(envs, agent.collect_policy)
+    groups = len(envs[0].budget.names)
+    for g, step in enumerate(steps[:-1]):
+        told = _WithGroup(groups)(tf.constant(step.observation)).numpy()
+        assert told.shape == (E, len(FEATURES) + Z + groups)
+        assert (told[:, -groups:] == np.eye(groups)[g]).all()
+        assert np.array_equal(told[:, :-groups], step.observation)
+        spread = np.asarray(step.policy_info['dist_params']['scale'])
+        assert spread == pytest.approx(np.full((E, 1), .25))
 
 
 def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):

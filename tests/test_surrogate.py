@@ -184,9 +184,9 @@ def test_without_candidates_nothing_is_ranked(small):
 
 def test_rows_and_table_of_the_benchmark(small, monkeypatch):
     monkeypatch.setattr(learning, 'resnet', lambda: small)
-    found = list(learning.rows(['static', 'random', 'ppo, z, decoder'], search_epochs=3,
+    found = list(learning.rows(['static', 'random', 'ppo+z+decoder'], search_epochs=3,
                                search_episodes=6, search_seeds=1))
-    assert [row['variant'] for row in found] == ['random', 'ppo, z, decoder']
+    assert [row['variant'] for row in found] == ['random', 'ppo+z+decoder']
     for row in found:
         assert len(row['mean']) == 3 and row['best'] == sorted(row['best'])
         assert max(row['best'] + row['decision']) <= 1

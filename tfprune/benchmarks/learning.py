@@ -23,6 +23,7 @@ from tfprune.config import Config
 from tfprune.environment import PruningEnv
 from tfprune.masks import Masks, widths_of
 from tfprune.methods.base import Problem
+from tfprune.methods.controls import uniform_widths
 from tfprune.methods.rlal import RLAL
 from tfprune.surrogate import predict
 
@@ -34,10 +35,9 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     'ppo': dict(_PLAIN, agent='ppo'),
     'sac': dict(_PLAIN, agent='sac'),
     'ddpg': dict(_PLAIN, agent='ddpg'),
-    'ppo, z': dict(agent='ppo'),
-    'ppo, z, decoder': dict(agent='ppo', surrogate_candidates=256, surrogate_scored=4),
-    'ppo, decoder without z': dict(agent='ppo', context_size=0, surrogate_candidates=256,
-                                   surrogate_scored=4),
+    'ppo+z': dict(agent='ppo'),
+    'ppo+z+decoder': dict(agent='ppo', surrogate_candidates=256, surrogate_scored=4),
+    'ppo+decoder': dict(agent='ppo', context_size=0, surrogate_candidates=256, surrogate_scored=4),
 }
 
 
@@ -123,8 +123,10 @@ class Search:
                 shares['spearman'] = round(float(stats.spearmanr(predicted, others)[0]), 4)
             found.append(shares)
         names = dict.fromkeys(name for shares in found for name in shares)
+        uniform = accuracy(uniform_widths(self.budget), today)
         return {'scorings': scorings, 'optimum': round(float(high), 5),
                 'random_mean': round(float(low), 5),
+                'uniform': round(float((uniform - low) / (high - low)), 4),
                 **{name: [shares.get(name) for shares in found] for name in names}}
 
     @staticmethod
