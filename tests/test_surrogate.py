@@ -193,6 +193,7 @@ def test_rows_and_table_of_the_benchmark(small, monkeypatch):
     assert abs(np.mean(found[0]['mean'])) < .5  # chance is 0
     assert len(found[1]['spearman']) == 3 and 'spearman' not in found[0]
     table = learning.format_table(found).splitlines()
-    assert len(table) == 4 and table[2].startswith('| static | random |')
+    assert len(table) == 5 and table[2].startswith('| static | random |')
+    assert len({line.count('|') for line in table}) == 1
     with pytest.raises(ValueError, match="Unknown drift or variant 'pqo'. Available: static, mov"):
         next(learning.rows(['pqo']))

@@ -21,7 +21,7 @@ from tfprune.agents import play, random_policy
 from tfprune.benchmarks.known_optimum import DRIFTS, AdditiveAccuracy, Knapsack, resnet
 from tfprune.config import Config
 from tfprune.environment import PruningEnv
-from tfprune.masks import Masks, widths_of
+from tfprune.masks import widths_of
 from tfprune.methods.base import Problem
 from tfprune.methods.controls import uniform_widths
 from tfprune.methods.rlal import RLAL
@@ -92,7 +92,7 @@ class Search:
         config = self._config(variant, seed, epochs, episodes)
         today, scorings = 0, 0
 
-        def score(masks: Masks) -> float:
+        def score(masks: Mapping[str, np.ndarray]) -> float:
             nonlocal scorings
             scorings += 1
             return float(accuracy(np.array(list(widths_of(masks).values())), today))
@@ -110,8 +110,9 @@ class Search:
             best = max(best, *(row['reward'] for row in played))
             others = accuracy(self.random_widths, today)
             low, high = others.mean(), accuracy(self.knapsack.best(accuracy, today), today)
-            values = {'mean': np.mean(by_source.get('policy') or by_source['random']),
-                      'decision': accuracy(method.best_widths.numpy(), today)}
+            values: dict[str, Any] = {
+                'mean': np.mean(by_source.get('policy') or by_source['random']),
+                'decision': accuracy(method.best_widths.numpy(), today)}
             if drift == 'static':
                 values['best'] = best
             if 'surrogate' in by_source:
@@ -143,22 +144,33 @@ class Search:
 
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:
-    """Returns a Markdown table: shares of the optimum over seeds, mean ± standard deviation."""
+    """Returns a Markdown table: shares of the optimum over seeds, mean ± standard deviation.
+
+    By epochs the policy's mean reward; then, over the last five epochs, the mean reward of what the
+    decoder chose; v, the decision to be followed, and the best reward at the end; the decoder's
+    rank correlation on random decisions, over all but the first epoch.
+    """
     cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in found:
         cases.setdefault((row['drift'], row['variant']), []).append(row)
-    marks = [5, 10, 20, 30]
-    lines = ['| reward | search | ' + ' | '.join(f'epochs to {mark}' for mark in marks)
-             + ' | all | v at the end | best | rank correlation |',
-             '|---|---|' + '---:|' * (len(marks) + 4)]
+    spans = [(1, 5), (5, 10), (10, 15), (15, 20), (20, 30)]
+    spans = [span for span in spans if any(len(row['mean']) > span[0] for row in found)]
+    lines = ['| reward | search | '
+             + ' | '.join(f'epochs {first + 1} to {last}' for first, last in spans)
+             + ' | chosen by the decoder | v | best | rank correlation |',
+             '|---|---|' + '---:|' * (len(spans) + 4)]
     for (drift, variant), cells in cases.items():
-        shown = [_spread([np.mean(row['mean'][mark - 5:mark]) for row in cells])
-                 if len(cells[0]['mean']) >= mark else '' for mark in marks]
-        shown.append(_spread([np.mean(row['mean'][1:]) for row in cells]))
+        shown = [_spread([np.mean(row['mean'][first:last]) for row in cells
+                          if len(row['mean']) > first]) for first, last in spans]
+        shown.append(_spread([np.mean(row['ranked'][-5:]) for row in cells if 'ranked' in row]))
         shown.append(_spread([row['decision'][-1] for row in cells]))
         shown.append(_spread([row['best'][-1] for row in cells if 'best' in row]))
         shown.append(_spread([np.mean(row['spearman'][1:]) for row in cells if 'spearman' in row]))
         lines.append(f'| {drift} | {variant} | {" | ".join(shown)} |')
+    for drift in dict.fromkeys(drift for drift, _ in cases):
+        shares = {row['seed']: row['uniform'] for row in found if row['drift'] == drift}
+        lines.append(f'| {drift} | uniform widths |{" |" * (len(spans) + 1)} '
+                     f'{_spread(list(shares.values()))} | | |')
     return '\n'.join(lines)
 
 
