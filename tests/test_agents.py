@@ -222,6 +222,24 @@ def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):
     assert (pairs.discount.numpy()[:, 0] == ~last).all()
 
 
+def test_sac_learns_from_standardised_rewards(envs):
+    agent = make('sac', envs, seed=3, updates=1)
+    rewards = []
+    for seed in (0, 1):
+        steps, played = play(envs, random_policy(envs[0], seed))
+        agent.observe(steps, on_policy=False)
+        rewards += played
+    drawn = agent._memory.sample(agent._generator, 200)
+    agent._memory.sample = lambda generator, size: drawn
+    seen = []
+    agent.agent.train = lambda experience: seen.append(experience.reward.numpy())
+    agent._train_eagerly()
+    last = drawn.next_step_type.numpy() == 2
+    assert (seen[0][~last] == 0).all() and last.any()
+    expected = (drawn.reward.numpy() - np.mean(rewards)) / np.std(rewards)
+    assert seen[0][last] == pytest.approx(expected[last], abs=1e-4)
+
+
 def test_ddpg_credits_every_step_with_the_reward_less_its_moving_average(envs):
     agent = make('ddpg', envs, seed=3, updates=1)
     steps, rewards = play(envs, random_policy(envs[0], 0))

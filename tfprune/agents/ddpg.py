@@ -5,6 +5,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
+from tf_agents.agents import tf_agent
 from tf_agents.agents.ddpg import actor_network, critic_network, ddpg_agent
 from tf_agents.policies import tf_policy
 from tf_agents.trajectories import policy_step, trajectory
@@ -93,7 +94,7 @@ class DDPG(Agent):
             loss = self._train().loss
         return float(loss)
 
-    def _train_eagerly(self) -> tf.Tensor:
+    def _train_eagerly(self) -> tf_agent.LossInfo:
         experience = self._memory.sample(self._generator, self._BATCH)
         mean = tf.reduce_mean(experience.reward[:, 0])
         first = tf.math.is_nan(self._baseline)

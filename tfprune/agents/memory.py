@@ -36,3 +36,9 @@ class Memory(tf.Module):
         at = tf.stack([tf.repeat(episode, 2, axis=1), first + [[0, 1]]], axis=-1)
         return tf.nest.pack_sequence_as(
             self._structure, [tf.gather_nd(field, at) for field in self._fields])
+
+    def rewards(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Mean and standard deviation of the episodes' rewards, those of their last steps."""
+        held = tf.minimum(self.count, self._capacity)
+        rewards = tf.nest.pack_sequence_as(self._structure, self._fields).reward[:held, -2]
+        return tf.reduce_mean(rewards), tf.math.reduce_std(rewards)
