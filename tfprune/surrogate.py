@@ -1,12 +1,12 @@
 """The reward decoder as a surrogate: it ranks many decisions for nothing, the best are scored.
 
-    W        random decisions, and the best known ones perturbed, inside the budget
+    W        random decisions, and the best of today perturbed, inside the budget
     r_hat    = decoder(rates(W), z_t)                                   (tfprune.context)
     scored   = the K of the largest r_hat that were not scored today
 
 What is scored enters the history, so that the decoder learns where it was wrong.
 """
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -50,7 +50,8 @@ def propose(budget: Budget, known: np.ndarray, count: int, rng: np.random.Genera
     if len(known):
         near = wishes[count // 2:]
         near[:] = known[rng.integers(len(known), size=len(near))]
-        near += rng.normal(scale=_SPREAD, size=near.shape)
+        # About half of the groups stay: near the best, more than that at once is seldom better.
+        near += rng.normal(scale=_SPREAD, size=near.shape) * (rng.uniform(size=near.shape) < 0.5)
     return np.unique(clip_to_budget(budget, np.clip(wishes, 0, 1)), axis=0)
 
 
@@ -61,13 +62,16 @@ def predict(context: ContextTrainer, budget: Budget, widths: np.ndarray, epoch: 
 
 
 def best_unscored(context: ContextTrainer, budget: Budget, epoch: int, *, candidates: int,
-                  count: int, scored: Collection[tuple[int, ...]], rng: np.random.Generator
+                  count: int, today: Mapping[tuple[int, ...], float], rng: np.random.Generator
                   ) -> np.ndarray:
     """The `count` of `candidates` proposals that the decoder thinks best, the best first [<=K, G].
 
     Args:
-        scored: width vectors that are left out.
+        today: reward of each width vector scored at this epoch; the best of them are perturbed, and
+            all of them left out.
     """
-    widths = propose(budget, context.history.best(_CENTRES), candidates, rng)
-    widths = widths[[tuple(row) not in scored for row in widths.tolist()]]
+    centres = np.array(sorted(today, key=today.__getitem__)[-_CENTRES:]).reshape(
+        -1, len(budget.names))
+    widths = propose(budget, 1 - centres / budget.dense_widths, candidates, rng)
+    widths = widths[[tuple(row) not in today for row in widths.tolist()]]
     return widths[np.argsort(-predict(context, budget, widths, epoch), kind='stable')[:count]]

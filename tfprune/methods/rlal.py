@@ -56,9 +56,9 @@ class TodaysRewards:
             self._scores = self._problem.channel_scores()
         return best_channels(self._problem.groups, widths, self._scores)
 
-    def known(self) -> list[tuple[int, ...]]:
-        """Width vectors measured today."""
-        return list(self._rewards)
+    def known(self) -> dict[tuple[int, ...], float]:
+        """Rewards of the width vectors measured today."""
+        return dict(self._rewards)
 
     def forget(self) -> None:
         """The weights have changed."""
@@ -157,9 +157,10 @@ class RLAL(Method):
         """Scores what the decoder thinks best; the history learns of it, the agent does not."""
         config, budget = self.problem.config, self.problem.budget
         rows: list[Mapping[str, Any]] = []
+        self._reward(budget.as_dict(self.best_widths.numpy()))
         for widths in best_unscored(
                 self.context, budget, epoch, candidates=config.surrogate_candidates,
-                count=config.surrogate_scored, scored=self._reward.known(),
+                count=config.surrogate_scored, today=self._reward.known(),
                 rng=np.random.default_rng((config.seed, epoch, 3))):
             named = budget.as_dict(widths)
             reward = self._reward(named)
