@@ -10,6 +10,7 @@ python scripts/benchmark.py --suite=training_step --models=resnet20 --dtypes=flo
 python scripts/benchmark.py --suite=scoring --models=resnet20
 python scripts/benchmark.py --suite=input_pipeline --cifar10_dir=DIR --image_folder=DIR
 python scripts/benchmark.py --suite=search --search_runs=runs/x_s0,runs/x_s1
+python scripts/benchmark.py --suite=learning --only=static,ppo,random --threads=1
 """
 import json
 import pathlib
@@ -87,10 +88,13 @@ flags.DEFINE_string('image_folder', '', 'Suite input_pipeline: class folders of 
 flags.DEFINE_integer('pipeline_rounds', 7, 'Suite input_pipeline: repetitions.', lower_bound=1)
 flags.DEFINE_list('search_runs', [], 'Suite search: run folders to read; without them a run of '
                   'four epochs is made.')
-flags.DEFINE_integer('search_episodes', 20, 'Suite search: episodes an epoch of that run.',
-                     lower_bound=1)
 flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run.')
 flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run.')
+flags.DEFINE_integer('search_epochs', 30, 'Suite learning: epochs of a search, the first of random '
+                     'actions.', lower_bound=2)
+flags.DEFINE_integer('search_episodes', 20, 'Suites search and learning: episodes an epoch.',
+                     lower_bound=5)
+flags.DEFINE_integer('search_seeds', 5, 'Suite learning: seeds, from 0.', lower_bound=1)
 
 
 def main(_: Sequence[str]) -> None:

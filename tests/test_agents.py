@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.agents import (AGENTS, SAC, _Memory, make_agent, mean_and_error, play, random_policy)
+from tfprune.agents import (AGENTS, SAC, make_agent, mean_and_error, play, random_policy)
+from tfprune.agents.memory import Memory
+from tfprune.agents.ppo import _WithGroup
 from tfprune.budget import Budget
 from tfprune.checkpoints import restore
 from tfprune.costs import CostModel
@@ -120,19 +122,19 @@ def test_greedy_is_without_noise_and_sees_z(trained, envs):
     assert not np.allclose(first[0], moved[0], atol=1e-6)
 
 
-def test_only_sac_learns_from_random_actions(trained, envs):
+def test_all_but_ppo_learn_from_random_actions(trained, envs):
     name, agent, *_ = trained
     before = values(agent)
     agent.observe(play(envs, random_policy(envs[0], 3))[0], on_policy=False)
     loss = agent.update()
-    if name == 'sac':
+    if name != 'ppo':
         assert math.isfinite(loss) and not equal(values(agent), before)
     else:
         assert math.isnan(loss) and equal(values(agent), before)
         assert math.isnan(agent.update())
 
 
-@pytest.mark.parametrize('name, epochs', [('ppo', 14), ('sac', 10)])
+@pytest.mark.parametrize('name, epochs', [('ppo', 14), ('sac', 10), ('ddpg', 8)])
 def test_learns_a_trivial_reward(name, epochs, envs):
     random = [r for seed in range(8) for r in play(envs, random_policy(envs[0], seed))[1]]
     agent = make(name, envs, seed=1)
@@ -192,6 +194,19 @@ def test_ppo_credits_every_step_with_the_episodes_reward(trained, envs):
     assert info['advantage'].numpy()[:, :6] == pytest.approx(expected - value, abs=1e-5)
 
 
+def test_ppo_is_told_the_group_and_begins_with_its_spread(envs):
+    agent = make('ppo', envs, seed=0)
+    steps, _ = play(envs, agent.collect_policy)
+    groups = len(envs[0].budget.names)
+    for g, step in enumerate(steps[:-1]):
+        told = _WithGroup(groups)(tf.constant(step.observation)).numpy()
+        assert told.shape == (E, len(FEATURES) + Z + groups)
+        assert (told[:, -groups:] == np.eye(groups)[g]).all()
+        assert np.array_equal(told[:, :-groups], step.observation)
+        spread = np.asarray(step.policy_info['dist_params']['scale'])
+        assert spread == pytest.approx(np.full((E, 1), .25))
+
+
 def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):
     name, agent, *_ = trained
     if name != 'sac':
@@ -207,9 +222,67 @@ def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):
     assert (pairs.discount.numpy()[:, 0] == ~last).all()
 
 
+def test_sac_learns_from_standardised_rewards(envs):
+    agent = make('sac', envs, seed=3, updates=1)
+    rewards = []
+    for seed in (0, 1):
+        steps, played = play(envs, random_policy(envs[0], seed))
+        agent.observe(steps, on_policy=False)
+        rewards += played
+    drawn = agent._memory.sample(agent._generator, 200)
+    agent._memory.sample = lambda generator, size: drawn
+    seen = []
+    agent.agent.train = lambda experience: seen.append(experience.reward.numpy())
+    agent._train_eagerly()
+    last = drawn.next_step_type.numpy() == 2
+    assert (seen[0][~last] == 0).all() and last.any()
+    expected = (drawn.reward.numpy() - np.mean(rewards)) / np.std(rewards)
+    assert seen[0][last] == pytest.approx(expected[last], abs=1e-4)
+
+
+def test_ddpg_credits_every_step_with_the_reward_less_its_moving_average(envs):
+    agent = make('ddpg', envs, seed=3, updates=1)
+    steps, rewards = play(envs, random_policy(envs[0], 0))
+    agent.observe(steps, on_policy=False)
+    drawn = agent._memory.sample(agent._generator, 200)
+    assert set(np.unique(drawn.reward.numpy())) == set(np.float32(rewards))
+    # The end of an episode has no successor, whatever its reward.
+    last = drawn.next_step_type.numpy()[:, 0] == 2
+    assert (drawn.discount.numpy()[:, 0] == ~last).all() and 0 < last.sum() < 200
+    seen = []
+    agent._memory.sample = lambda generator, size: drawn
+    agent.agent.train = lambda experience: seen.append(experience.reward.numpy())
+    baseline, mean = None, drawn.reward.numpy()[:, 0].mean()
+    for scale in (1, 3, 1):
+        drawn = drawn.replace(reward=drawn.reward * scale)
+        mean *= scale
+        baseline = mean if baseline is None else (baseline + mean) / 2
+        agent._train_eagerly()
+        assert seen[-1] == pytest.approx(drawn.reward.numpy() - baseline, abs=1e-5)
+
+
+def test_ddpg_explores_less_with_each_episode_and_within_bounds(envs):
+    agent = make('ddpg', envs, seed=3, updates=1)
+    mean = actions(envs, agent.greedy_policy)[0, 0]
+    early = np.stack([actions(envs, agent.collect_policy)[:-1] for _ in range(10)])
+    assert 0 <= early.min() < .05 and .95 < early.max() <= 1
+    agent.noise.assign(.2)
+    spread = np.stack([actions(envs, agent.collect_policy)[:-1] for _ in range(30)]).std((0, 1))
+    # N(0.5, 0.2) within [0, 1]; the eighth of the episodes has 0.2 * 0.95^7.
+    assert mean == pytest.approx(.5, abs=.02)
+    assert (spread[0], spread[7]) == pytest.approx((.191, .139), abs=.03)
+    agent.noise.assign(.5)
+    agent.observe(play(envs, agent.collect_policy)[0], on_policy=False)
+    assert float(agent.noise) == .5
+    agent.observe(play(envs, agent.collect_policy)[0], on_policy=True)
+    assert float(agent.noise) == pytest.approx(.5 * .95 ** E)
+    agent.noise.assign(.01)
+    assert np.abs(actions(envs, agent.collect_policy)[0] - mean).max() < .05
+
+
 def test_memory_keeps_the_latest_episodes():
     step = collections.namedtuple('step', 'reward')
-    memory = _Memory(step(tf.TensorSpec((), tf.float32)), capacity=4, steps=3)
+    memory = Memory(step(tf.TensorSpec((), tf.float32)), capacity=4, steps=3)
 
     def episodes(*numbers):
         return [step(tf.constant([n * 10. + t for n in numbers])) for t in range(3)]
@@ -226,7 +299,7 @@ def test_memory_keeps_the_latest_episodes():
 
 
 def test_unknown_agent(envs):
-    with pytest.raises(ValueError, match=r"Unknown agent 'ppp'. Available: ppo, sac"):
+    with pytest.raises(ValueError, match=r"Unknown agent 'ppp'. Available: ddpg, ppo, sac"):
         make_agent('ppp', envs[0], learning_rate=1e-3, updates=1, episodes=1)
 
 

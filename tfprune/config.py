@@ -18,7 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     'unknown_layers': ('freeze', 'raise'),
     'schedule': ('cosine', 'step'),
     'mixed_precision': ('float32', 'bfloat16'),
-    'agent': ('ppo', 'sac'),
+    'agent': ('ppo', 'sac', 'ddpg'),
     'alignment': ('fixed', 'adaptive', 'none'),
     'tflite_io': ('uint8', 'int8', 'float32'),
 }
@@ -108,6 +108,9 @@ class Config:
         2, 'Episodes of random actions in each joint epoch, the reference of the reward curve.')
     rescored_candidates: int = _field(
         3, "Best earlier decisions re-scored on today's weights each epoch.")
+    surrogate_candidates: int = _field(
+        0, 'Decisions that the reward decoder ranks after each joint epoch; 0: none.')
+    surrogate_scored: int = _field(4, 'Of these, the best that are scored.')
     comparison_episodes: int = _field(
         16, 'Episodes of the policy and of random actions compared on the same weights at the end '
         'of the joint phase.')
@@ -156,13 +159,15 @@ class Config:
         self._require('momentum', 0 <= self.momentum < 1, 'in [0, 1)')
         for name in ('width_multiple', 'batch_size', 'replicas',
                      'calibration_batches', 'episodes_per_epoch', 'agent_updates',
-                     'criterion_batches', 'quantize_epochs', 'representative_images'):
+                     'criterion_batches', 'quantize_epochs', 'representative_images',
+                     'surrogate_scored'):
             self._require(name, getattr(self, name) >= 1, 'at least 1')
         for name in ('reward_images', 'score_images', 'score_batch_size',
                      'warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
                      'fine_tune_epochs', 'lr_warmup_epochs', 'weight_decay', 'context_size',
                      'context_updates', 'alignment_strength', 'rescored_candidates',
-                     'comparison_episodes', 'random_reference_episodes', 'learning_rate',
+                     'surrogate_candidates', 'comparison_episodes', 'random_reference_episodes',
+                     'learning_rate',
                      'agent_learning_rate', 'context_learning_rate', 'alignment_gap',
                      'fine_tune_learning_rate', 'quantize_learning_rate'):
             self._require(name, getattr(self, name) >= 0, 'at least 0')

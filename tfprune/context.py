@@ -47,6 +47,12 @@ class EpisodeHistory(tf.Module):
         n = int(self.count)
         return self.rates.numpy()[:n], self.rewards.numpy()[:n], self.epochs.numpy()[:n]
 
+    def best(self, count: int) -> np.ndarray:
+        """Rates [<= count, G] of the highest rewards above their epoch's mean."""
+        rates, rewards, epochs = self.arrays()
+        advantages = [r - rewards[epochs == e].mean() for r, e in zip(rewards, epochs)]
+        return rates[np.argsort(advantages, kind='stable')[::-1][:count]]
+
 
 class ContextNetwork(keras.Model):
     """epochs int [B] -> z [B, context_size] in (-1, 1), and the decoder of rewards.

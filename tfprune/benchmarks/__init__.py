@@ -7,7 +7,7 @@ scripts/benchmark.py, `format_table(rows)`, and a line in SUITES.
 from types import ModuleType
 
 from tfprune.benchmarks import (applications, artefacts, cost_model, input_pipeline, latency_table,
-                                scoring, search, training_step)
+                                learning, scoring, search, training_step)
 
 SUITES: dict[str, ModuleType] = {
     'applications': applications,
@@ -15,6 +15,7 @@ SUITES: dict[str, ModuleType] = {
     'cost_model': cost_model,
     'input_pipeline': input_pipeline,
     'latency_table': latency_table,
+    'learning': learning,
     'scoring': scoring,
     'search': search,
     'training_step': training_step,

@@ -17,7 +17,8 @@ reward above their epoch's mean) and this epoch's, each scored today with channe
 the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
 (--alignment=adaptive) is ours. 5. At the end of the joint epochs the policy is compared with random
 actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Without
-epochs of random actions and joint ones, v is the uniform decision.
+epochs of random actions and joint ones, v is the uniform decision. 7. By --surrogate_candidates the
+decoder ranks decisions nobody has tried, and the best are scored and are candidates for v.
 """
 from typing import Any, Mapping, Sequence
 
@@ -32,6 +33,7 @@ from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
 from tfprune.methods.stopwatch import Stopwatch
+from tfprune.surrogate import best_unscored
 
 
 class TodaysRewards:
@@ -56,9 +58,9 @@ class TodaysRewards:
             self._scores = self._problem.channel_scores()
         return best_channels(self._problem.groups, widths, self._scores)
 
-    def known(self) -> list[tuple[int, ...]]:
-        """Width vectors measured today."""
-        return list(self._rewards)
+    def known(self) -> dict[tuple[int, ...], float]:
+        """Rewards of the width vectors measured today."""
+        return dict(self._rewards)
 
     def forget(self) -> None:
         """The weights have changed."""
@@ -82,7 +84,9 @@ class RLAL(Method):
         self.agent = make_agent(config.agent, self._envs[0], episodes=episodes,
                                 learning_rate=config.agent_learning_rate,
                                 updates=config.agent_updates)
-        capacity = episodes * (config.random_epochs + config.joint_epochs)
+        ranked = config.surrogate_scored if config.surrogate_candidates else 0
+        capacity = (episodes * (config.random_epochs + config.joint_epochs)
+                    + ranked * config.joint_epochs)
         self.history = EpisodeHistory(max(1, capacity), num_groups)
         network = ContextNetwork(max(1, config.search_epochs), num_groups,
                                  context_size=config.context_size, seed=config.seed)
@@ -121,6 +125,9 @@ class RLAL(Method):
             rewards = [row['reward'] for row in rows]
             metrics['reward_mean'], _ = mean_and_error(rewards)
             metrics['reward_max'] = max(rewards)
+            if phase == 'joint' and config.surrogate_candidates:
+                with self._watch('surrogate', whole=True):
+                    rows += self._score_ranked(epoch)
             with self._watch('rescoring', whole=True):
                 metrics['subnetwork_accuracy'] = self._rescore()
         if phase != 'alignment':
@@ -155,6 +162,21 @@ class RLAL(Method):
         self.agent.observe(steps, on_policy=joint)
         for env, row in zip(self._envs, rows):
             self.history.append(epoch, env.rates, row['reward'])
+        return rows
+
+    def _score_ranked(self, epoch: int) -> list[Mapping[str, Any]]:
+        """Scores what the decoder thinks best; the history learns of it, the agent does not."""
+        config, budget = self.problem.config, self.problem.budget
+        rows: list[Mapping[str, Any]] = []
+        self._reward(budget.as_dict(self.best_widths.numpy()))
+        for widths in best_unscored(
+                self.context, budget, epoch, candidates=config.surrogate_candidates,
+                count=config.surrogate_scored, today=self._reward.known(),
+                rng=np.random.default_rng((config.seed, epoch, 3))):
+            named = budget.as_dict(widths)
+            reward = self._reward(named)
+            self.history.append(epoch, 1 - widths / budget.dense_widths, reward)
+            rows.append({'epoch': epoch, 'source': 'surrogate', 'reward': reward, 'widths': named})
         return rows
 
     def _play(self, policy: Policy, epoch: int, source: str, count: int | None = None
@@ -194,12 +216,10 @@ class RLAL(Method):
 
     def _rescore(self) -> float:
         """Sets best_widths to the best candidate on today's weights; returns its accuracy."""
-        rates, rewards, epochs = self.history.arrays()
         dense = self.problem.budget.dense_widths
         candidates = [self.best_widths.numpy()]
-        advantages = [r - rewards[epochs == e].mean() for r, e in zip(rewards, epochs)]
-        top = np.argsort(advantages, kind='stable')[::-1][:self.problem.config.rescored_candidates]
-        candidates += [np.rint(dense * (1 - rates[i])).astype(np.int64) for i in top]
+        candidates += [np.rint(dense * (1 - rates)).astype(np.int64) for rates
+                       in self.history.best(self.problem.config.rescored_candidates)]
         candidates += [np.array(widths, np.int64) for widths in self._reward.known()]
         scored = [self._reward(self.problem.budget.as_dict(widths)) for widths in candidates]
         best = int(np.argmax(scored))

@@ -72,7 +72,8 @@ def plot_episodes(run: Run) -> str | None:
         for name, label, colour, shift in (
                 ('random', 'random actions', ORANGE, 0.0),
                 ('random_reference', 'random actions, for reference', ORANGE, 0.18),
-                ('policy', 'policy', BLUE, 0.0)):
+                ('policy', 'policy', BLUE, 0.0),
+                ('surrogate', 'chosen by the decoder', GREEN, 0.18)):
             _reward_dots(axes, sources.get(name, []), label, colour, shift)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
         if grid:

@@ -1,0 +1,44 @@
+"""Agents of TF-Agents, behind one small contract: collect episodes in lockstep, observe, update.
+
+All randomness comes from one tf.random.Generator per agent, a variable. TF-Agents itself draws with
+TensorFlow's op seeds, which are fixed when a function is traced: every `set_random_seed` would
+replay the same exploration noise, and a resumed run, which traces later, would draw another.
+
+To add one: a file with a subclass of `Agent`, a line in AGENTS and in config.CHOICES.
+"""
+from typing import Callable
+
+from tfprune.agents.base import Agent
+from tfprune.agents.ddpg import DDPG
+from tfprune.agents.episodes import Policy, mean_and_error, play, random_policy
+from tfprune.agents.ppo import PPO
+from tfprune.agents.sac import SAC
+from tfprune.environment import PruningEnv
+
+__all__ = ['AGENTS', 'DDPG', 'PPO', 'SAC', 'Agent', 'Policy', 'make_agent', 'mean_and_error',
+           'play', 'random_policy']
+
+# name -> (env, learning_rate=, updates=, episodes=) -> Agent
+AGENTS: dict[str, Callable[..., Agent]] = {
+    'ppo': lambda env, *, learning_rate, updates, episodes: PPO(
+        env, learning_rate=learning_rate, updates=updates),
+    'sac': SAC,
+    'ddpg': DDPG,
+}
+
+
+def make_agent(name: str, env: PruningEnv, *, learning_rate: float, updates: int,
+               episodes: int) -> Agent:
+    """The agent called `name`, built from the environment's specs.
+
+    Args:
+        learning_rate: 0 takes the agent's own default.
+        episodes: environments played in lockstep.
+        updates: passes over an epoch's steps.
+
+    Raises:
+        ValueError: no such agent.
+    """
+    if name not in AGENTS:
+        raise ValueError(f'Unknown agent {name!r}. Available: {", ".join(sorted(AGENTS))}')
+    return AGENTS[name](env, learning_rate=learning_rate, updates=updates, episodes=episodes)

@@ -1,0 +1,68 @@
+"""What all agents share: the contract, and draws from a generator of their own."""
+from typing import Sequence
+
+import tensorflow as tf
+from tf_agents.agents import tf_agent
+from tf_agents.policies import greedy_policy, py_tf_eager_policy, tf_policy
+from tf_agents.specs import tensor_spec
+from tf_agents.trajectories import policy_step, trajectory
+from tf_agents.trajectories import time_step as ts
+from tf_agents.utils import common
+
+from tfprune.environment import PruningEnv
+
+
+def draw_seed(generator: tf.random.Generator) -> tf.Tensor:
+    """A seed int32 [2] for one stateless draw."""
+    return tf.cast(generator.make_seeds(1)[:, 0], tf.int32)
+
+
+class SampledPolicy:
+    """Samples the actions of a TF-Agents policy with draws of `generator`; see tfprune.agents."""
+
+    def __init__(self, policy: tf_policy.TFPolicy, generator: tf.random.Generator):
+        self._policy, self._generator = policy, generator
+        self._sample = common.function(self._sample_eagerly)
+
+    def action(self, time_step: ts.TimeStep, policy_state: tuple = ()) -> policy_step.PolicyStep:
+        del policy_state
+        return self._sample(tf.nest.map_structure(tf.convert_to_tensor, time_step))
+
+    def _sample_eagerly(self, time_step: ts.TimeStep) -> policy_step.PolicyStep:
+        step = self._policy.distribution(time_step)
+        return step.replace(action=step.action.sample(seed=draw_seed(self._generator)))
+
+
+class Agent(tf.Module):
+    """A TF-Agents agent with its memory; all its state is in variables.
+
+    Attributes:
+        collect_policy: stochastic; what episodes are played with.
+        greedy_policy: its mode.
+    """
+
+    def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator):
+        super().__init__()
+        self.agent, self._generator = agent, generator
+        agent.initialize()
+        self.collect_policy = SampledPolicy(agent.collect_policy, generator)
+        self.greedy_policy = py_tf_eager_policy.PyTFEagerPolicy(
+            greedy_policy.GreedyPolicy(agent.policy), use_tf_function=True, batch_time_steps=False)
+
+    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
+        """Takes the trajectories of `play`; on_policy=False are random ones."""
+        raise NotImplementedError
+
+    def update(self) -> float:
+        """Trains on what was observed; the loss, NaN where there was nothing to learn from."""
+        raise NotImplementedError
+
+
+def make_generator() -> tf.random.Generator:
+    """A stream of its own, decided by the global seed."""
+    return tf.random.Generator.from_seed(
+        int(tf.random.uniform((), maxval=2 ** 31 - 1, dtype=tf.int32)))
+
+
+def specs(env: PruningEnv) -> tuple[ts.TimeStep, tensor_spec.BoundedTensorSpec]:
+    return (tensor_spec.from_spec(env.time_step_spec()), tensor_spec.from_spec(env.action_spec()))

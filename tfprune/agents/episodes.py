@@ -1,0 +1,55 @@
+"""Episodes played in lockstep, and what of their rewards is told."""
+import math
+from typing import Protocol, Sequence
+
+import numpy as np
+from tf_agents.environments import batched_py_environment
+from tf_agents.policies import random_py_policy
+from tf_agents.trajectories import policy_step, trajectory
+from tf_agents.trajectories import time_step as ts
+
+from tfprune.environment import PruningEnv
+
+
+class Policy(Protocol):
+    """What plays an episode."""
+
+    def action(self, time_step: ts.TimeStep, policy_state: tuple = ()
+               ) -> policy_step.PolicyStep: ...
+
+
+def play(envs: Sequence[PruningEnv], policy: Policy
+         ) -> tuple[list[trajectory.Trajectory], list[float]]:
+    """One episode in each of E environments, in lockstep: a policy call serves all.
+
+    Returns:
+        G + 1 trajectories of batch E (the last is the boundary that TF-Agents' returns need), and
+        the episodes' rewards [E].
+    """
+    env = batched_py_environment.BatchedPyEnvironment(list(envs), multithreading=False)
+    steps = []
+    time_step = env.reset()
+    for _ in range(len(envs[0].budget.names)):
+        action = policy.action(time_step)
+        next_step = env.step(action.action)
+        steps.append(trajectory.from_transition(time_step, action, next_step))
+        time_step = next_step
+    rewards = [float(r) for r in time_step.reward]
+    # The boundary LAST -> FIRST has no effect on the environments, whose widths are read next.
+    action = policy.action(time_step)
+    steps.append(trajectory.from_transition(time_step, action, ts.restart(
+        time_step.observation, batch_size=len(envs))))
+    return steps, rewards
+
+
+def random_policy(env: PruningEnv, seed: int) -> Policy:
+    """Uniform random actions in the action's bounds."""
+    return random_py_policy.RandomPyPolicy(env.time_step_spec(), env.action_spec(), seed=seed,
+                                           observation_and_action_constraint_splitter=None)
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error of the mean."""
+    array = np.asarray(values, np.float64)
+    error = array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else float('nan')
+    return float(array.mean()), float(error)
