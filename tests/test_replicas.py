@@ -19,11 +19,12 @@ from keras import layers
 from tfprune.alignment import AlignmentPenalty
 from tfprune.batch_norm import batch_norm_layers
 from tfprune.criteria import score_groups
+from tfprune.distribution import make_strategy
 from tfprune.groups import trace_groups
 from tfprune.scoring import SubnetworkScorer
 from tfprune.subnetwork import Subnetwork
 from tfprune.testing import random_masks
-from tfprune.training import Evaluator, Optimisation, Trainer, make_strategy
+from tfprune.training import Evaluator, Optimisation, Trainer
 
 BATCH, STEPS = 8, 5
 

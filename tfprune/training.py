@@ -7,13 +7,14 @@ batch.
 import contextlib
 import dataclasses
 import math
-from typing import Callable, Iterator
+from typing import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune.batch_norm import synchronise_batch_norm, use_fused_batch_norm
+from tfprune.distribution import DistributedBatches
 from tfprune.models import as_logits
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -31,29 +32,6 @@ def make_deterministic() -> None:
     """Makes runs reproducible bit for bit on a CPU; must come before the first operation."""
     if not tf.config.list_physical_devices('GPU'):
         tf.config.experimental.enable_op_determinism()
-
-
-def make_strategy(replicas: int = 1) -> tf.distribute.Strategy:
-    """MirroredStrategy over `replicas` accelerators or, where there are none, logical CPU devices.
-
-    Raises:
-        ValueError: there are fewer accelerators.
-        RuntimeError: TensorFlow is initialised with fewer logical CPU devices.
-    """
-    accelerators = tf.config.list_physical_devices('GPU')
-    if 0 < len(accelerators) < replicas:
-        raise ValueError(f'replicas={replicas}, but there are {len(accelerators)} accelerators.')
-    if accelerators:
-        return tf.distribute.MirroredStrategy([f'GPU:{i}' for i in range(replicas)])
-    cpu = tf.config.list_physical_devices('CPU')[0]
-    if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or ()) < replicas:
-        try:
-            tf.config.set_logical_device_configuration(
-                cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-        except RuntimeError:
-            raise RuntimeError(f'{replicas} replicas on CPU must be asked for before TensorFlow '
-                               'runs its first operation.') from None
-    return tf.distribute.MirroredStrategy([f'CPU:{i}' for i in range(replicas)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +123,8 @@ class Trainer(tf.Module):
         first = int(self.steps_done)
         if first == 0:
             self.sums.assign(tf.zeros(3, tf.float64))
-        with contextlib.closing(_Iterator(batches.skip(first), self.strategy)) as iterator:
+        left = DistributedBatches(batches.skip(first), self.strategy)
+        with contextlib.closing(left) as iterator:
             for step, (images, labels) in enumerate(iterator, start=first):
                 self.optimizer.learning_rate.assign(learning_rate(step))
                 sums = self._train_step(images, labels)
@@ -208,7 +187,7 @@ class Evaluator:
     def __call__(self, batches: tf.data.Dataset) -> float:
         """Accuracy in [0, 1] over all (images [B, H, W, C], labels [B])."""
         correct, total = 0, 0
-        with contextlib.closing(_Iterator(batches, self.strategy)) as iterator:
+        with contextlib.closing(DistributedBatches(batches, self.strategy)) as iterator:
             for images, labels in iterator:
                 hits, count = self._step(images, labels).numpy()
                 correct, total = correct + int(hits), total + int(count)
@@ -237,20 +216,3 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) 
         uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
         loss = (1 - smoothing) * loss + smoothing * uniform
     return loss
-
-
-class _Iterator:
-    """Batches as the strategy wants them: distributed only where there are several replicas."""
-
-    def __init__(self, batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
-        if strategy.num_replicas_in_sync > 1:
-            batches = strategy.experimental_distribute_dataset(batches)
-        self._iterator: Iterator | None = iter(batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._iterator is None:
-            raise ValueError('this iterator is closed.')
-        return self._iterator
-
-    def close(self) -> None:
-        self._iterator = None
