@@ -137,6 +137,14 @@ def losing_workers() -> Iterator[None]:
         raise WorkerLostError(f'another worker is lost: {reason}') from error
 
 
+def check_compilable(strategy: tf.distribute.Strategy) -> None:
+    """ValueError where XLA cannot compile a training step: it reduces over accelerators only."""
+    devices = strategy.extended.worker_devices
+    if strategy.num_replicas_in_sync > 1 and not all('GPU' in device for device in devices):
+        raise ValueError('jit_compile must be false for several replicas on CPU: XLA reduces over '
+                         'accelerators only.')
+
+
 def worker_index(strategy: tf.distribute.Strategy) -> int:
     """0 for the chief, as for a process that is alone."""
     resolver = strategy.cluster_resolver

@@ -50,7 +50,8 @@ class EpochLoop:
             Interrupted: the run has stopped where it can go on.
             NonFiniteLossError: names epoch and step; the checkpoints before it stand.
         """
-        evaluate = Evaluator(trainer.model, trainer.strategy)
+        evaluate = Evaluator(trainer.model, trainer.strategy,
+                             jit_compile=self.config.jit_compile)
         scalars = _Scalars(self.folder.path / 'tensorboard', is_chief(trainer.strategy))
         for epoch in range(position.epoch, end):
             keras.utils.set_random_seed(epoch_seed(self.config.seed, epoch))

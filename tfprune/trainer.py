@@ -18,8 +18,8 @@ from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
 from tfprune.deployment import Deployment, check_deployable
-from tfprune.distribution import (SharedScorer, any_worker, from_chief, is_chief, losing_workers,
-                                  make_strategy, worker_index)
+from tfprune.distribution import (SharedScorer, any_worker, check_compilable, from_chief, is_chief,
+                                  losing_workers, make_strategy, worker_index)
 from tfprune.epochs import EpochLoop, Interrupted
 from tfprune.export.tflite import convert
 from tfprune.graph import unfold
@@ -100,6 +100,8 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
     make_deterministic()
     tf.get_logger().setLevel('WARNING')
     strategy = make_strategy(config.replicas)
+    if config.jit_compile:
+        check_compilable(strategy)
     run_custom_layers(config.custom_layers)
     with losing_workers():
         return _train_and_prune(config, pathlib.Path(run_dir), own, strategy, should_stop, progress)
@@ -312,8 +314,8 @@ class _Run:
     def _trainer(self, model: keras.Model, penalty: Callable[[], Any] | None = None) -> Trainer:
         config = self.config
         return Trainer(model, self.strategy, Optimisation(
-            config.momentum, config.weight_decay, config.label_smoothing, config.batch_size),
-            penalty)
+            config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
+            config.jit_compile), penalty)
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():

@@ -65,6 +65,7 @@ class Optimisation:
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
     global_batch_size: int = 128
+    jit_compile: bool = False
 
 
 class Trainer(tf.Module):
@@ -86,6 +87,8 @@ class Trainer(tf.Module):
         super().__init__()
         self.model, self.strategy = model, strategy
         self._settings, self._penalty = optimisation, penalty
+        # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
+        self._gradients = _compiled(self._uncompiled_gradients, optimisation.jit_compile)
         self._kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
         synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
         use_fused_batch_norm(model)
@@ -160,6 +163,12 @@ class Trainer(tf.Module):
         return self.sums.value()
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        gradients, sums = self._gradients(images, labels)
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
+        return sums
+
+    def _uncompiled_gradients(self, images: tf.Tensor, labels: tf.Tensor
+                              ) -> tuple[list[tf.Tensor], tf.Tensor]:
         settings, replicas = self._settings, self.strategy.num_replicas_in_sync
         with tf.GradientTape() as tape:
             outputs = self.model(tf.cast(images, tf.float32), training=True)
@@ -170,19 +179,20 @@ class Trainer(tf.Module):
             decay = tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(k)) for k in self._kernels])
             loss = (summed / settings.global_batch_size
                     + (settings.weight_decay * decay + penalty) / replicas)
-        variables = self.model.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        gradients = tape.gradient(loss, self.model.trainable_variables)
         correct = tf.reduce_sum(tf.cast(tf.equal(
             tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64))
-        return tf.stack([tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas,
-                         correct])
+        return gradients, tf.stack([
+            tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas, correct])
 
 
 class Evaluator:
     """Top-1 accuracy of a model, traced once."""
 
-    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *,
+                 jit_compile: bool = False):
         self.model, self.strategy = model, strategy
+        self._count = _compiled(lambda x, y: count_correct(model, x, y), jit_compile)
 
     def __call__(self, batches: tf.data.Dataset) -> float:
         """Accuracy in [0, 1] over all (images [B, H, W, C], labels [B])."""
@@ -198,7 +208,11 @@ class Evaluator:
     @tf.function(reduce_retracing=True)
     def _step(self, images, labels) -> tf.Tensor:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(
-            lambda x, y: count_correct(self.model, x, y), (images, labels)), axis=None)
+            self._count, (images, labels)), axis=None)
+
+
+def _compiled(function: Callable, jit_compile: bool) -> Callable:
+    return tf.function(function, jit_compile=True) if jit_compile else function
 
 
 def count_correct(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
