@@ -97,7 +97,7 @@ class Config:
     replicas: int = _field(1, 'Replicas of MirroredStrategy (logical devices on CPU); accelerators '
                            'of each worker, if TF_CONFIG lists several.')
     jit_compile: bool = _field(False, 'Compile training and evaluation with XLA: for accelerators; '
-                               'on a CPU it is slower.')
+                               'on a CPU it is slower, and repeats bit for bit are not promised.')
     # Rewards.
     reward_images: int = _field(
         0, 'Training images held out to measure rewards; 0: a tenth of them, up to 5,000.')

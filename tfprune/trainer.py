@@ -97,7 +97,8 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
     if method.decides_first and config.initial_weights:
         raise ValueError(f'method {config.method!r} trains from random weights; '
                          f'initial_weights must be empty, received {config.initial_weights!r}.')
-    make_deterministic()
+    if not config.jit_compile:  # XLA would refuse the gradient of max pooling
+        make_deterministic()
     tf.get_logger().setLevel('WARNING')
     strategy = make_strategy(config.replicas)
     if config.jit_compile:
