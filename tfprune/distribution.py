@@ -237,7 +237,6 @@ class SharedScorer:
 
     Args:
         score: what each of them does.
-        variables: made under the strategy's scope, by what acts on the chief alone.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy,
