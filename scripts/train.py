@@ -3,10 +3,16 @@ r"""Trains, prunes, fine-tunes and exports a network.
 python scripts/train.py --flagfile=flags/quickstart.flags --run_dir=runs/quickstart
 
 The same command resumes an interrupted run. Flags are the fields of tfprune.config.Config.
+
+Several workers: the same command in each, with TF_CONFIG set and run_dir on a file system that all
+of them see. When one is lost, the others start themselves again from the last checkpoint and wait
+for it to be started with the same command.
 """
 import dataclasses
+import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
@@ -17,6 +23,7 @@ from tfprune import command_line
 from tfprune.config import Config
 from tfprune.criteria import CRITERIA
 from tfprune.data import DATASETS
+from tfprune.distribution import WorkerLostError
 from tfprune.epochs import Interrupted
 from tfprune.methods import METHODS
 from tfprune.models import MODELS
@@ -32,6 +39,9 @@ THREADS = flags.DEFINE_integer('threads', 0, 'Threads within an operation; 0 lea
                                lower_bound=0)
 
 _stop: list[int] = []  # signals received
+_RESTARTS = 'TFPRUNE_RESTARTS'  # variable of the environment: how many there have been
+_MOST_RESTARTS = 100
+_PAUSE = 3.0  # seconds before one
 
 
 def main(_: Sequence[str]) -> int:
@@ -43,13 +53,29 @@ def main(_: Sequence[str]) -> int:
         result = train_and_prune(config, RUN_DIR.value, should_stop=lambda: bool(_stop))
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
-        return 128 + _stop[0]
+        return 128 + (_stop or [signal.SIGTERM])[0]  # another worker may have been asked
+    except WorkerLostError as lost:
+        return _restart(lost)
+    if not result.report:
+        print('done; worker 0 exports and reports.')
+        return 0
     print(format_table(result.report))
     if config.quantisations:
         table = format_artefacts(result.report['artefacts'], result.report['dense_latency'])
         print(f'\n{table}\n')
     print(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
     return 0
+
+
+def _restart(lost: WorkerLostError) -> int:
+    """Starts this command anew in this process: the only way out of a broken cluster."""
+    count = int(os.environ.get(_RESTARTS, '0')) + 1
+    if count > _MOST_RESTARTS or _stop:
+        raise lost
+    print(f'{lost}\nrestart {count} from the last checkpoint ...', file=sys.stderr, flush=True)
+    time.sleep(_PAUSE)
+    os.environ[_RESTARTS] = str(count)
+    os.execv(sys.executable, sys.orig_argv)
 
 
 def _on_signal(number: int, _: object) -> None:

@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from tfprune.distribution import make_strategy
 from tfprune.models.outputs import as_logits, last_activation, outputs_probabilities
-from tfprune.training import Optimisation, Trainer, make_strategy
+from tfprune.training import Optimisation, Trainer
 
 
 def flat():

@@ -9,12 +9,12 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune.data import load_data
+from tfprune.distribution import make_strategy
 from tfprune.export import quantisation_aware as qat
 from tfprune.export.interpreter import open_interpreter
 from tfprune.export.quantisable import quantisable
 from tfprune.models import build_model
-from tfprune.training import (NonFiniteLossError, Optimisation, StopTraining, Trainer,
-                              make_strategy)
+from tfprune.training import NonFiniteLossError, Optimisation, StopTraining, Trainer
 
 BATCH = 64
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfprune.distribution import make_strategy
 from tfprune.gates import insert_gates
 from tfprune.groups import trace_groups
 from tfprune.scoring import SubnetworkScorer
 from tfprune.subnetwork import Subnetwork
 from tfprune.surgery import prune_model
 from tfprune.testing import random_masks, randomise, residual
-from tfprune.training import make_strategy
 
 
 class Masked:

@@ -8,13 +8,13 @@ from keras import layers
 
 from test_layer_families import FAMILIES, model_of
 from tfprune.batch_norm import batch_norm_layers
+from tfprune.distribution import make_strategy
 from tfprune.gates import insert_gates
 from tfprune.groups import trace_groups
 from tfprune.models import build_model
 from tfprune.subnetwork import Subnetwork
 from tfprune.surgery import prune_model
 from tfprune.testing import TOYS, max_relative_difference, random_masks, randomise, residual
-from tfprune.training import make_strategy
 
 MODELS = {**{name: lambda toy=toy: randomise(toy.build()) for name, toy in TOYS.items()},
           **{name: lambda name=name: model_of(name) for name in FAMILIES}}

@@ -10,10 +10,11 @@ from keras import layers
 
 from tfprune.alignment import AlignmentPenalty
 from tfprune.checkpoints import Checkpoints, Position, restore
+from tfprune.distribution import make_strategy
 from tfprune.groups import trace_groups
 from tfprune.testing import residual
 from tfprune.training import (Evaluator, NonFiniteLossError, Optimisation, Schedule, StopTraining,
-                              Trainer, cross_entropy, make_strategy)
+                              Trainer, cross_entropy)
 
 BATCH, STEPS = 8, 5
 

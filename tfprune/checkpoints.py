@@ -10,6 +10,8 @@ from typing import Callable
 
 import tensorflow as tf
 
+from tfprune.distribution import from_chief, is_chief
+
 _MANIFEST = 'manifest.json'
 _KEEP = 2
 
@@ -120,6 +122,24 @@ class Checkpoints:
     def _remove_partial(self) -> None:
         for path in self._folder.glob('partial_*'):
             shutil.rmtree(path)
+
+
+class SharedCheckpoints(Checkpoints):
+    """Those of a run of one or several workers: the chief writes them, and says where all are."""
+
+    def __init__(self, folder: pathlib.Path, report: Callable[[str], None],
+                 strategy: tf.distribute.Strategy):
+        super().__init__(folder, report)
+        self._strategy = strategy
+
+    def save(self, position: Position, state: tf.train.Checkpoint) -> None:
+        if is_chief(self._strategy):
+            super().save(position, state)
+
+    def newest(self) -> tuple[Position, str] | None:
+        found = super().newest() if is_chief(self._strategy) else None
+        values = from_chief(self._strategy, found and [dataclasses.asdict(found[0]), found[1]])
+        return values and (Position(**values[0]), values[1])
 
 
 def restore(state: tf.train.Checkpoint, prefix: str) -> None:

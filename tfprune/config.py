@@ -94,7 +94,10 @@ class Config:
     weight_decay: float = _field(1e-4, 'L2 coefficient on convolution and dense kernels.')
     label_smoothing: float = _field(0.0, 'Label smoothing in [0, 1).')
     mixed_precision: str = _field('float32', 'Compute precision of the network while training.')
-    replicas: int = _field(1, 'Replicas of MirroredStrategy (logical devices on CPU).')
+    replicas: int = _field(1, 'Replicas of MirroredStrategy (logical devices on CPU); accelerators '
+                           'of each worker, if TF_CONFIG lists several.')
+    jit_compile: bool = _field(False, 'Compile training and evaluation with XLA: for accelerators; '
+                               'on a CPU it is slower, and repeats bit for bit are not promised.')
     # Rewards.
     reward_images: int = _field(
         0, 'Training images held out to measure rewards; 0: a tenth of them, up to 5,000.')

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfprune.checkpoints import Checkpoints, Position
 from tfprune.config import Config
 from tfprune.data import ImageData
+from tfprune.distribution import is_chief
 from tfprune.progress import Progress
 from tfprune.runs import RunFolder, peak_process_bytes
 from tfprune.seeding import set_seed
@@ -49,8 +50,9 @@ class EpochLoop:
             Interrupted: the run has stopped where it can go on.
             NonFiniteLossError: names epoch and step; the checkpoints before it stand.
         """
-        evaluate = Evaluator(trainer.model, trainer.strategy)
-        scalars = _Scalars(self.folder.path / 'tensorboard')
+        evaluate = Evaluator(trainer.model, trainer.strategy,
+                             jit_compile=self.config.jit_compile)
+        scalars = _Scalars(self.folder.path / 'tensorboard', is_chief(trainer.strategy))
         for epoch in range(position.epoch, end):
             set_seed(epoch_seed(self.config.seed, epoch), trainer.model)
             start = position if epoch == position.epoch else Position(epoch)
@@ -149,10 +151,11 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class _Scalars:
     """The numbers of rows for TensorBoard; OSError when they cannot be written."""
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, written: bool = True):
         self._folder = folder
         with self._naming():
-            self._writer = tf.summary.create_file_writer(str(folder))
+            self._writer = (tf.summary.create_file_writer(str(folder)) if written
+                            else tf.summary.create_noop_writer())
 
     def write(self, row: Mapping[str, Any]) -> None:
         with self._naming(), self._writer.as_default(step=row['epoch']):

@@ -129,6 +129,34 @@ class RunFolder:
             write_text(self.path / name, ''.join(json.dumps(row) + '\n' for row in kept))
 
 
+class WatchedFolder(RunFolder):
+    """The run folder as workers see it that are not the chief: they read what it writes."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+
+    def forget_if_new(self) -> None:
+        pass
+
+    def note_resumption(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def write_json(self, name: str, value: Any) -> None:
+        pass
+
+    def keep_json(self, name: str, value: Mapping[str, Any]) -> None:
+        pass
+
+    def append_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        pass
+
+    def forget_rows_from(self, name: str, epoch: int) -> None:
+        pass
+
+
 def read_json(path: pathlib.Path) -> Any:
     """The content of a JSON file; None where there is none, ValueError where it is damaged."""
     if not path.exists():

@@ -12,12 +12,14 @@ import tensorflow as tf
 from tfprune import data as data_sets
 from tfprune.batch_norm import reestimate_batch_norm, synchronise_batch_norm
 from tfprune.budget import Budget
-from tfprune.checkpoints import CheckpointError, Checkpoints, Position, restore
-from tfprune.config import LIMITS, Config, split_names
+from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, restore
+from tfprune.config import LIMITS, Config, differing_fields, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
 from tfprune.deployment import Deployment, check_deployable
+from tfprune.distribution import (SharedScorer, any_worker, check_compilable, from_chief, is_chief,
+                                  losing_workers, make_strategy, worker_index)
 from tfprune.epochs import EpochLoop, Interrupted
 from tfprune.export.tflite import convert
 from tfprune.graph import unfold
@@ -30,12 +32,11 @@ from tfprune.models import (as_classifier, build_model, is_model_file, load_init
 from tfprune.outcome import Setup, finish, read_finished
 from tfprune.progress import Progress
 from tfprune.reuse import take_epochs
-from tfprune.runs import RunFolder, replacing
+from tfprune.runs import RunFolder, WatchedFolder, replacing
 from tfprune.scoring import SubnetworkScorer
 from tfprune.subnetwork import Subnetwork
 from tfprune.surgery import prune_model
-from tfprune.training import (Optimisation, StopTraining, Trainer, make_deterministic,
-                              make_strategy)
+from tfprune.training import Optimisation, StopTraining, Trainer, make_deterministic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class RunResult:
     Attributes:
         run_dir: its folder.
         model: the pruned and fine-tuned float32 Keras model.
-        report: the content of report.json.
+        report: the content of report.json; empty in workers that are not the chief.
     """
     run_dir: pathlib.Path
     model: keras.Model
@@ -85,7 +86,8 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
         ValueError, TypeError, OSError: what is wrong with the configuration, the data, the run
             folder, in one line, before any training.
         NonFiniteLossError: the loss is NaN or infinite; the checkpoints before it stand.
-        Interrupted: see should_stop.
+        Interrupted: see should_stop; in all workers, of whichever it was asked.
+        WorkerLostError: another worker is gone; call it again, in a new process.
     """
     method = check_method(config.method)
     names = tuple(LIMITS)
@@ -95,14 +97,26 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
     if method.decides_first and config.initial_weights:
         raise ValueError(f'method {config.method!r} trains from random weights; '
                          f'initial_weights must be empty, received {config.initial_weights!r}.')
-    make_deterministic()
+    if not config.jit_compile:  # XLA would refuse the gradient of max pooling
+        make_deterministic()
     tf.get_logger().setLevel('WARNING')
-    run_custom_layers(config.custom_layers)
     strategy = make_strategy(config.replicas)
-    digests = {'model': own.digest()} if own else {}
-    folder, shown = RunFolder(run_dir, config, digests), Progress(progress)
+    if config.jit_compile:
+        check_compilable(strategy)
+    run_custom_layers(config.custom_layers)
+    with losing_workers():
+        return _train_and_prune(config, pathlib.Path(run_dir), own, strategy, should_stop, progress)
+
+
+def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | None,
+                     strategy: tf.distribute.Strategy, should_stop: Callable[[], bool],
+                     progress: bool) -> RunResult:
+    chief = is_chief(strategy)
+    folder, shown = _open_folder(config, run_dir, own, strategy), Progress(progress and chief)
     try:
-        finished = read_finished(folder)
+        finished = read_finished(folder) if chief else None
+        if from_chief(strategy, finished is not None):
+            finished = finished or read_finished(folder)
         if finished:
             shown.say(f'{folder.path} is finished.')
             return RunResult(folder.path, *finished)
@@ -116,7 +130,10 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense),
             'budgets': setup.budget.to_json(), 'uncounted': setup.cost_model.uncounted})
-        model, decision = _Run(setup, folder, strategy, should_stop, shown).run()
+        model, decision = _Run(setup, folder, strategy,
+                               lambda: any_worker(strategy, should_stop()), shown).run()
+        if not chief:
+            return RunResult(folder.path, model, {})
         try:
             report = finish(setup, folder, model, decision, shown, should_stop)
         except StopTraining:
@@ -125,6 +142,27 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
         return RunResult(folder.path, model, report)
     finally:
         folder.close()
+
+
+def _open_folder(config: Config, run_dir: pathlib.Path, own: OwnProblem | None,
+                 strategy: tf.distribute.Strategy) -> RunFolder:
+    """The chief's run folder; what is wrong with it, or with other workers' flags, ends all."""
+    folder, error = None, None
+    if is_chief(strategy):
+        try:
+            folder = RunFolder(run_dir, config, {'model': own.digest()} if own else {})
+        except (ValueError, OSError) as caught:
+            error = caught
+    theirs = from_chief(strategy, {'config': config.to_json(), 'error': error and str(error)})
+    if error:
+        raise error
+    if theirs['error']:
+        raise ValueError(theirs['error'])
+    differing = differing_fields(config, theirs['config'])
+    if differing:
+        raise ValueError(f'worker {worker_index(strategy)} was started with other flags than '
+                         f'worker 0: {"; ".join(differing)}.')
+    return folder or WatchedFolder(run_dir)
 
 
 def prepare(config: Config, strategy: tf.distribute.Strategy,
@@ -184,7 +222,8 @@ class _Run:
         self.decides_first = check_method(config.method).decides_first
         self.first = 0 if self.decides_first else config.search_epochs  # epoch after surgery
         self.loop = EpochLoop(
-            config, setup.data, folder, Checkpoints(folder.path / 'checkpoints', progress.warn),
+            config, setup.data, folder, SharedCheckpoints(
+                folder.path / 'checkpoints', progress.warn, strategy),
             setup.data.reward_batches(config.score_batch_size).take(
                 config.score_images // config.score_batch_size), should_stop, progress)
 
@@ -214,13 +253,15 @@ class _Run:
     def _search(self, position: Position, prefix: str | None) -> Decision:
         """Trains to surgery, the method deciding; returns the decision, which is on disk."""
         setup, config = self.setup, self.config
+        scorer = SharedScorer(self.strategy, self._stoppable(self._scorer()))
         problem = Problem(config, setup.model, setup.groups, setup.cost_model, setup.budget,
-                          self._stoppable(self._scorer()),
-                          _criterion_batches(config, setup.data), self.strategy.scope)
+                          scorer, _criterion_batches(config, setup.data), self.strategy.scope)
         method = make_method(problem)
 
         def after_epoch(epoch: int, accuracy: float) -> dict[str, Any]:
-            result = method.after_epoch(epoch, accuracy)
+            result = scorer.lead(lambda: method.after_epoch(epoch, accuracy), method)
+            if result is None:  # the chief's alone
+                return {}
             self.folder.append_rows('episodes.jsonl', result.episodes)
             return {'phase': method.phase(epoch), **result.metrics}
 
@@ -232,7 +273,10 @@ class _Run:
             if prefix:
                 restore(state, prefix)
             self.loop.run(trainer, state, position, self.first, after_epoch)
-        decision = method.decide()
+        decided = scorer.lead(lambda: method.decide().to_json(), method)
+        decision = Decision.from_json(from_chief(self.strategy, decided), setup.groups)
+        if not is_chief(self.strategy):
+            return decision
         if self.first or (setup.has_weights and not self.decides_first):
             # The model as it is before surgery: the report's dense side.
             with replacing(self.folder.path / 'dense.keras') as path:
@@ -271,8 +315,8 @@ class _Run:
     def _trainer(self, model: keras.Model, penalty: Callable[[], Any] | None = None) -> Trainer:
         config = self.config
         return Trainer(model, self.strategy, Optimisation(
-            config.momentum, config.weight_decay, config.label_smoothing, config.batch_size),
-            penalty)
+            config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
+            config.jit_compile), penalty)
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():

@@ -7,13 +7,14 @@ batch.
 import contextlib
 import dataclasses
 import math
-from typing import Callable, Iterator
+from typing import Callable
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune.batch_norm import synchronise_batch_norm, use_fused_batch_norm
+from tfprune.distribution import DistributedBatches
 from tfprune.models import as_logits
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -31,29 +32,6 @@ def make_deterministic() -> None:
     """Makes runs reproducible bit for bit on a CPU; must come before the first operation."""
     if not tf.config.list_physical_devices('GPU'):
         tf.config.experimental.enable_op_determinism()
-
-
-def make_strategy(replicas: int = 1) -> tf.distribute.Strategy:
-    """MirroredStrategy over `replicas` accelerators or, where there are none, logical CPU devices.
-
-    Raises:
-        ValueError: there are fewer accelerators.
-        RuntimeError: TensorFlow is initialised with fewer logical CPU devices.
-    """
-    accelerators = tf.config.list_physical_devices('GPU')
-    if 0 < len(accelerators) < replicas:
-        raise ValueError(f'replicas={replicas}, but there are {len(accelerators)} accelerators.')
-    if accelerators:
-        return tf.distribute.MirroredStrategy([f'GPU:{i}' for i in range(replicas)])
-    cpu = tf.config.list_physical_devices('CPU')[0]
-    if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or ()) < replicas:
-        try:
-            tf.config.set_logical_device_configuration(
-                cpu, [tf.config.LogicalDeviceConfiguration()] * replicas)
-        except RuntimeError:
-            raise RuntimeError(f'{replicas} replicas on CPU must be asked for before TensorFlow '
-                               'runs its first operation.') from None
-    return tf.distribute.MirroredStrategy([f'CPU:{i}' for i in range(replicas)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +65,7 @@ class Optimisation:
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
     global_batch_size: int = 128
+    jit_compile: bool = False
 
 
 class Trainer(tf.Module):
@@ -108,6 +87,8 @@ class Trainer(tf.Module):
         super().__init__()
         self.model, self.strategy = model, strategy
         self._settings, self._penalty = optimisation, penalty
+        # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
+        self._gradients = _compiled(self._uncompiled_gradients, optimisation.jit_compile)
         self._kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
         synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
         use_fused_batch_norm(model)
@@ -145,7 +126,8 @@ class Trainer(tf.Module):
         first = int(self.steps_done)
         if first == 0:
             self.sums.assign(tf.zeros(3, tf.float64))
-        with contextlib.closing(_Iterator(batches.skip(first), self.strategy)) as iterator:
+        left = DistributedBatches(batches.skip(first), self.strategy)
+        with contextlib.closing(left) as iterator:
             for step, (images, labels) in enumerate(iterator, start=first):
                 self.optimizer.learning_rate.assign(learning_rate(step))
                 sums = self._train_step(images, labels)
@@ -181,6 +163,12 @@ class Trainer(tf.Module):
         return self.sums.value()
 
     def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        gradients, sums = self._gradients(images, labels)
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
+        return sums
+
+    def _uncompiled_gradients(self, images: tf.Tensor, labels: tf.Tensor
+                              ) -> tuple[list[tf.Tensor], tf.Tensor]:
         settings, replicas = self._settings, self.strategy.num_replicas_in_sync
         with tf.GradientTape() as tape:
             outputs = self.model(tf.cast(images, tf.float32), training=True)
@@ -191,24 +179,25 @@ class Trainer(tf.Module):
             decay = tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(k)) for k in self._kernels])
             loss = (summed / settings.global_batch_size
                     + (settings.weight_decay * decay + penalty) / replicas)
-        variables = self.model.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables))
+        gradients = tape.gradient(loss, self.model.trainable_variables)
         correct = tf.reduce_sum(tf.cast(tf.equal(
             tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64))
-        return tf.stack([tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas,
-                         correct])
+        return gradients, tf.stack([
+            tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas, correct])
 
 
 class Evaluator:
     """Top-1 accuracy of a model, traced once."""
 
-    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy):
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *,
+                 jit_compile: bool = False):
         self.model, self.strategy = model, strategy
+        self._count = _compiled(lambda x, y: count_correct(model, x, y), jit_compile)
 
     def __call__(self, batches: tf.data.Dataset) -> float:
         """Accuracy in [0, 1] over all (images [B, H, W, C], labels [B])."""
         correct, total = 0, 0
-        with contextlib.closing(_Iterator(batches, self.strategy)) as iterator:
+        with contextlib.closing(DistributedBatches(batches, self.strategy)) as iterator:
             for images, labels in iterator:
                 hits, count = self._step(images, labels).numpy()
                 correct, total = correct + int(hits), total + int(count)
@@ -219,7 +208,11 @@ class Evaluator:
     @tf.function(reduce_retracing=True)
     def _step(self, images, labels) -> tf.Tensor:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(
-            lambda x, y: count_correct(self.model, x, y), (images, labels)), axis=None)
+            self._count, (images, labels)), axis=None)
+
+
+def _compiled(function: Callable, jit_compile: bool) -> Callable:
+    return tf.function(function, jit_compile=True) if jit_compile else function
 
 
 def count_correct(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -237,20 +230,3 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) 
         uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
         loss = (1 - smoothing) * loss + smoothing * uniform
     return loss
-
-
-class _Iterator:
-    """Batches as the strategy wants them: distributed only where there are several replicas."""
-
-    def __init__(self, batches: tf.data.Dataset, strategy: tf.distribute.Strategy):
-        if strategy.num_replicas_in_sync > 1:
-            batches = strategy.experimental_distribute_dataset(batches)
-        self._iterator: Iterator | None = iter(batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._iterator is None:
-            raise ValueError('this iterator is closed.')
-        return self._iterator
-
-    def close(self) -> None:
-        self._iterator = None
