@@ -162,7 +162,8 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
     for (drift, variant), cells in cases.items():
         shown = [_spread([np.mean(row['mean'][first:last]) for row in cells
                           if len(row['mean']) > first]) for first, last in spans]
-        shown.append(_spread([np.mean(row['ranked'][-5:]) for row in cells if 'ranked' in row]))
+        shown.append(_spread([np.mean([share for share in row['ranked'][-5:] if share is not None])
+                              for row in cells if 'ranked' in row]))
         shown.append(_spread([row['decision'][-1] for row in cells]))
         shown.append(_spread([row['best'][-1] for row in cells if 'best' in row]))
         shown.append(_spread([np.mean(row['spearman'][1:]) for row in cells if 'spearman' in row]))
