@@ -97,8 +97,9 @@ def train(run_dir):
 
 
 def rows_of(path):
-    timing = ('images_per_second', 'train_seconds', 'method_seconds', 'peak_process_bytes')
-    return [{k: v for k, v in json.loads(line).items() if k not in timing}
+    measured = ('images_per_second', 'peak_process_bytes')
+    return [{k: v for k, v in json.loads(line).items()
+             if k not in measured and not k.endswith('_seconds')}
             for line in path.read_text().splitlines()]
 
 

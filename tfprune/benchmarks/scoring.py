@@ -22,6 +22,7 @@ from tfprune.benchmarks.training_step import build
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
 from tfprune.budget import Budget
 from tfprune.costs import CostModel
+from tfprune.distribution import make_strategy
 from tfprune.environment import PruningEnv
 from tfprune.gates import insert_gates
 from tfprune.groups import ChannelGroups, trace_groups
@@ -29,7 +30,7 @@ from tfprune.masks import Masks, open_masks, select_channels
 from tfprune.methods.controls import uniform_widths
 from tfprune.scoring import Network, SubnetworkScorer
 from tfprune.subnetwork import Subnetwork
-from tfprune.training import Evaluator, make_strategy
+from tfprune.training import Evaluator
 
 OPTIONS = ('models', 'score_images', 'score_batch_size', 'subnetworks', 'score_rounds', 'sliced',
            'memory_subnetworks', 'memory_images', 'threads')

@@ -29,10 +29,11 @@ import tensorflow as tf
 from tfprune.alignment import AlignmentPenalty
 from tfprune.batch_norm import use_fused_batch_norm
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
+from tfprune.distribution import make_strategy
 from tfprune.groups import trace_groups
 from tfprune.keras2 import to_keras2
 from tfprune.models import build_model
-from tfprune.training import Optimisation, Trainer, make_strategy
+from tfprune.training import Optimisation, Trainer
 
 OPTIONS = ('models', 'dtypes', 'batch_size', 'step_rounds', 'torch_python', 'determinism',
            'threads')
