@@ -14,11 +14,12 @@ import tf_keras
 from tfprune.benchmarks import input_pipeline, memory, scoring, search, training_step
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.turns import cores, in_turns, quartiles, ratios
+from tfprune.distribution import make_strategy
+from tfprune.groups import trace_groups
 from tfprune.keras2 import to_keras2
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.testing import plain
-from tfprune.groups import trace_groups
-from tfprune.training import Optimisation, Trainer, make_strategy
+from tfprune.training import Optimisation, Trainer
 
 
 def test_turns_alternate():
