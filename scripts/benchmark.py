@@ -94,7 +94,8 @@ flags.DEFINE_integer('search_epochs', 30, 'Suite learning: epochs of a search, t
                      'actions.', lower_bound=2)
 flags.DEFINE_integer('search_episodes', 20, 'Suites search and learning: episodes an epoch.',
                      lower_bound=5)
-flags.DEFINE_integer('search_seeds', 5, 'Suite learning: seeds, from 0.', lower_bound=1)
+flags.DEFINE_integer('search_seeds', 5, 'Suite learning: how many seeds.', lower_bound=1)
+flags.DEFINE_integer('search_first_seed', 0, 'Suite learning: the first of them.', lower_bound=0)
 
 
 def main(_: Sequence[str]) -> None:

@@ -35,8 +35,9 @@ class SAC(Agent):
     An episode's reward is standardised by those in memory: accuracies differ by a few hundredths,
     next to which the temperature would be all that counts.
 
-    The critics' learning rate is ten times the actor's, as in RLAL's public code, whose 1e-4 does
-    not leave chance within 400 episodes of a search of known optimum (--suite=learning).
+    The critics' learning rate is ten times the actor's, as in RLAL's public code, whose 1e-4 did
+    not leave chance within 400 episodes of a search of known optimum (--suite=learning, one seed);
+    1e-3 hardly does.
     The target networks follow with 0.05 a step, ten times the usual: an epoch affords too few steps
     for the terminal reward to reach the first group otherwise.
     """

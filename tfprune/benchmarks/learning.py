@@ -27,7 +27,7 @@ from tfprune.methods.controls import uniform_widths
 from tfprune.methods.rlal import RLAL
 from tfprune.surrogate import predict
 
-OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds')
+OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds', 'search_first_seed')
 _PLAIN = dict(context_size=0, context_updates=0)
 # Variant -> flags. The decoder's share of the scorings is taken from the agent's episodes.
 VARIANTS: dict[str, Mapping[str, Any]] = {
@@ -42,7 +42,7 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
 
 
 def rows(only: Sequence[str] = (), *, search_epochs: int = 30, search_episodes: int = 20,
-         search_seeds: int = 5) -> Iterator[dict[str, Any]]:
+         search_seeds: int = 5, search_first_seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yields a row a drift, variant and seed; `only` names drifts and variants.
 
     Raises:
@@ -56,7 +56,7 @@ def rows(only: Sequence[str] = (), *, search_epochs: int = 30, search_episodes: 
     variants = [name for name in VARIANTS if name in only] or list(VARIANTS)
     search = Search(*resnet())
     for drift in drifts:
-        for seed in range(search_seeds):
+        for seed in range(search_first_seed, search_first_seed + search_seeds):
             for variant in variants:
                 start = time.perf_counter()
                 yield {'drift': drift, 'variant': variant, 'seed': seed,
