@@ -5,15 +5,13 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
-from tf_agents.agents import tf_agent
 from tf_agents.agents.ddpg import actor_network, critic_network, ddpg_agent
 from tf_agents.policies import tf_policy
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
-from tf_agents.utils import common
 
-from tfprune.agents.base import Agent, SampledPolicy, draw_seed, make_generator, specs
-from tfprune.agents.memory import Memory
+from tfprune.agents.base import SampledPolicy, draw_seed, make_generator, specs
+from tfprune.agents.memory import OffPolicyAgent
 from tfprune.environment import PruningEnv
 
 
@@ -38,7 +36,7 @@ class _NoisyPolicy(SampledPolicy):
         return step.replace(action=noisy.sample(seed=draw_seed(self._generator)))
 
 
-class DDPG(Agent):
+class DDPG(OffPolicyAgent):
     """DDPG (Lillicrap et al. 2016, arXiv 1509.02971) as AMC uses it (arXiv 1802.03494, section 3).
 
     The episode's reward is that of each of its steps, discount 1, less a moving average of the
@@ -51,8 +49,6 @@ class DDPG(Agent):
         baseline_rate: weight of the newest batch in the moving average.
     """
     _LEARNING_RATE = 1e-4
-    _BATCH = 64
-    _CAPACITY = 512  # episodes
 
     def __init__(self, env: PruningEnv, *, learning_rate: float, updates: int, episodes: int,
                  noise: float = 0.5, noise_decay: float = 0.95, baseline_rate: float = 0.5):
@@ -69,35 +65,22 @@ class DDPG(Agent):
             actor_optimizer=tf_keras.optimizers.legacy.Adam(learning_rate),
             critic_optimizer=tf_keras.optimizers.legacy.Adam(10 * learning_rate),
             target_update_tau=0.01, gamma=1.0,
-            train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False)), generator)
+            train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False)), generator, env,
+            updates=updates, episodes=episodes)
         self.noise = tf.Variable(noise, trainable=False)
         self._noise_decay, self._baseline_rate = noise_decay, baseline_rate
         self._baseline = tf.Variable(np.nan, trainable=False, dtype=tf.float32)
         self.collect_policy = _NoisyPolicy(self.agent.policy, generator, self.noise, noise_decay)
-        groups = len(env.budget.names)
-        self._updates = updates * groups
-        self._memory = Memory(self.agent.collect_data_spec, max(self._CAPACITY, episodes),
-                              groups + 1)
-        self._train = common.function(self._train_eagerly)
 
     def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
         reward = steps[-2].reward
-        self._memory.add([step.replace(reward=reward) for step in steps])
+        super().observe([step.replace(reward=reward) for step in steps], on_policy=on_policy)
         if on_policy:
             self.noise.assign(self.noise * self._noise_decay ** len(reward))
 
-    def update(self) -> float:
-        if not int(self._memory.count):
-            return float('nan')
-        loss = float('nan')
-        for _ in range(self._updates):
-            loss = self._train().loss
-        return float(loss)
-
-    def _train_eagerly(self) -> tf_agent.LossInfo:
-        experience = self._memory.sample(self._generator, self._BATCH)
+    def _prepared(self, experience: trajectory.Trajectory) -> trajectory.Trajectory:
         mean = tf.reduce_mean(experience.reward[:, 0])
         first = tf.math.is_nan(self._baseline)
         self._baseline.assign(tf.where(first, mean, self._baseline + self._baseline_rate
                                        * (mean - self._baseline)))
-        return self.agent.train(experience.replace(reward=experience.reward - self._baseline))
+        return experience.replace(reward=experience.reward - self._baseline)

@@ -1,8 +1,13 @@
-"""The replay memory of the off-policy agents."""
+"""The replay memory of the off-policy agents, and what these share."""
 from typing import Sequence
 
 import tensorflow as tf
+from tf_agents.agents import tf_agent
 from tf_agents.trajectories import trajectory
+from tf_agents.utils import common
+
+from tfprune.agents.base import Agent
+from tfprune.environment import PruningEnv
 
 
 class Memory(tf.Module):
@@ -42,3 +47,39 @@ class Memory(tf.Module):
         held = tf.minimum(self.count, self._capacity)
         rewards = tf.nest.pack_sequence_as(self._structure, self._fields).reward[:held, -2]
         return tf.reduce_mean(rewards), tf.math.reduce_std(rewards)
+
+
+class OffPolicyAgent(Agent):
+    """Learns from pairs of steps drawn from the latest episodes, random ones included.
+
+    Args:
+        env: an environment like those that are played in.
+        updates: passes over an epoch's steps.
+        episodes: that are added at a time.
+    """
+    _BATCH = 64
+    _CAPACITY = 512  # episodes
+
+    def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator, env: PruningEnv,
+                 *, updates: int, episodes: int):
+        super().__init__(agent, generator)
+        groups = len(env.budget.names)
+        self._updates = updates * groups
+        self._memory = Memory(agent.collect_data_spec, max(self._CAPACITY, episodes), groups + 1)
+        self._train = common.function(lambda: agent.train(
+            self._prepared(self._memory.sample(self._generator, self._BATCH))))
+
+    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
+        self._memory.add(steps)
+
+    def update(self) -> float:
+        if not int(self._memory.count):
+            return float('nan')
+        loss = float('nan')
+        for _ in range(self._updates):
+            loss = self._train().loss
+        return float(loss)
+
+    def _prepared(self, experience: trajectory.Trajectory) -> trajectory.Trajectory:
+        """What is learnt from, of what was drawn [_BATCH, 2]."""
+        raise NotImplementedError

@@ -1,10 +1,8 @@
 """Soft actor-critic."""
 import math
-from typing import Sequence
 
 import tensorflow as tf
 import tf_keras
-from tf_agents.agents import tf_agent
 from tf_agents.agents.ddpg import critic_network
 from tf_agents.agents.sac import sac_agent, tanh_normal_projection_network
 from tf_agents.networks import actor_distribution_network
@@ -12,8 +10,8 @@ from tf_agents.trajectories import time_step as ts
 from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
-from tfprune.agents.base import Agent, draw_seed, make_generator, specs
-from tfprune.agents.memory import Memory
+from tfprune.agents.base import draw_seed, make_generator, specs
+from tfprune.agents.memory import OffPolicyAgent
 from tfprune.environment import PruningEnv
 
 
@@ -29,7 +27,7 @@ class _SacAgent(sac_agent.SacAgent):
         return actions, common.log_probability(distribution, actions, self.action_spec)
 
 
-class SAC(Agent):
+class SAC(OffPolicyAgent):
     """Soft actor-critic with a fixed temperature of 0.1 (Haarnoja et al. 2018, arXiv 1812.05905).
 
     An episode's reward is standardised by those in memory: accuracies differ by a few hundredths,
@@ -42,8 +40,6 @@ class SAC(Agent):
     for the terminal reward to reach the first group otherwise.
     """
     _LEARNING_RATE = 1e-3
-    _BATCH = 64
-    _CAPACITY = 512  # episodes
 
     def __init__(self, env: PruningEnv, *, learning_rate: float, updates: int, episodes: int):
         learning_rate = learning_rate or self._LEARNING_RATE
@@ -60,29 +56,12 @@ class SAC(Agent):
             critic_optimizer=tf_keras.optimizers.legacy.Adam(10 * learning_rate),
             alpha_optimizer=tf_keras.optimizers.legacy.SGD(0.0), initial_log_alpha=math.log(0.1),
             target_update_tau=0.05, gamma=1.0,
-            train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False)), make_generator())
+            train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False)), make_generator(),
+            env, updates=updates, episodes=episodes)
         self.agent.generator = self._generator
-        groups = len(env.budget.names)
-        self._updates = updates * groups
-        self._memory = Memory(self.agent.collect_data_spec, max(self._CAPACITY, episodes),
-                              groups + 1)
-        self._train = common.function(self._train_eagerly)
 
-    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
-        self._memory.add(steps)
-
-    def update(self) -> float:
-        if not int(self._memory.count):
-            return float('nan')
-        loss = float('nan')
-        for _ in range(self._updates):
-            loss = self._train().loss
-        return float(loss)
-
-    def _train_eagerly(self) -> tf_agent.LossInfo:
-        experience = self._memory.sample(self._generator, self._BATCH)
+    def _prepared(self, experience: trajectory.Trajectory) -> trajectory.Trajectory:
         mean, spread = self._memory.rewards()
         standard = (experience.reward - mean) / tf.maximum(spread, 1e-4)
         ended = experience.next_step_type == ts.StepType.LAST
-        return self.agent.train(experience.replace(
-            reward=tf.where(ended, standard, tf.zeros_like(standard))))
+        return experience.replace(reward=tf.where(ended, standard, tf.zeros_like(standard)))
