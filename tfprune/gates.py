@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.graph import Graph, flat_inputs, functional_graph, unfold
+from tfprune.graph import Graph, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.groups import ChannelGroups, check_traced
 from tfprune.layer_rules import RULES
 from tfprune.masks import check_masks
@@ -43,8 +43,8 @@ class _GatedNetwork(keras.Model):
                  before: Mapping[int, Mapping[int, ChannelGate]]) -> None:
         """`before` maps the index of a step to the gate of each of its inputs (by value)."""
         super().__init__(name=f'{model.name}_gated', autocast=False)
-        self._dense = _Untracked(model)
-        self._graph, self._before = _Untracked(graph), _Untracked(before)
+        self._dense = Untracked(model)
+        self._graph, self._before = Untracked(graph), Untracked(before)
         # Keras tracks the layers of a list, each once.
         self.operations = list({
             id(step.operation): step.operation for step in graph.steps
@@ -79,12 +79,6 @@ class _GatedNetwork(keras.Model):
             values.update(zip(step.outputs, outputs))
         return keras.tree.pack_sequence_as(functional_graph(self._dense.value).output,
                                            [values[value] for value in graph.outputs])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Untracked:
-    """Keeps Keras from wrapping what a model holds."""
-    value: Any
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

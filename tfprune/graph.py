@@ -69,6 +69,12 @@ class Graph:
         return sum(step.operation is layer for step in self.steps)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Untracked:
+    """Keeps Keras and tf.Module from taking the layers and variables of what they hold."""
+    value: Any
+
+
 def functional_graph(model: keras.Model) -> Any:
     """Returns the functional graph of a functional or built Sequential model.
 

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.batch_norm import affine, normalise, normalise_by_batch
-from tfprune.graph import Step, flat_inputs, functional_graph, unfold
+from tfprune.graph import Step, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.groups import ChannelGroups, check_traced
 from tfprune.layer_rules import RULES
 from tfprune.layout import LayerNode, WeightSlot
@@ -66,8 +66,7 @@ class Subnetwork(tf.Module):
         super().__init__()
         graph, layout = unfold(model), groups.layout
         check_traced(model, graph, groups)
-        # Not attributes: tf.Module would take their variables for its own.
-        self._model, self._graph, self._groups = _Hidden(model), _Hidden(graph), groups
+        self._model, self._graph, self._groups = Untracked(model), Untracked(graph), groups
         self._prunable = [layout.names.index(name) for name in groups]
         self._kept: dict[tuple[bytes, bytes, int], _Kept] = {}
         self._slots: dict[str, list[WeightSlot]] = {}
@@ -165,10 +164,3 @@ class Subnetwork(tf.Module):
         if layer.trainable:
             return normalise_by_batch(inputs, gamma, beta, layer.epsilon)[0]
         return normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
-
-
-class _Hidden:
-    """Keeps tf.Module from taking what a module reads for its own."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
