@@ -13,13 +13,14 @@ from tfprune.data import load_data
 from tfprune.distribution import check_compilable, make_strategy
 from tfprune.groups import trace_groups
 from tfprune.models import build_model
-from tfprune.training import Evaluator, Optimisation, Trainer
+from tfprune.training import Evaluator, Optimisation, Trainer, make_deterministic
 
 BATCH = 64
 
 
 def train(digits, jit_compile):
     """An epoch of ResNet-8 with the alignment penalty, under new masks from its middle on."""
+    make_deterministic(not jit_compile)  # as a run
     keras.utils.set_random_seed(0)
     strategy = make_strategy(1)
     with strategy.scope():

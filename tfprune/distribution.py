@@ -5,6 +5,7 @@ chief, alone decides and writes; the others follow it.
 """
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -183,7 +184,23 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
 
 def _sum(strategy: tf.distribute.Strategy, value: np.ndarray) -> np.ndarray:
     """Sum over workers; each has a value of the same shape."""
-    return strategy.reduce(tf.distribute.ReduceOp.SUM, tf.constant(value), axis=None).numpy()
+    return _sum_function(strategy)(tf.constant(value)).numpy()
+
+
+@functools.lru_cache(maxsize=1)
+def _sum_function(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Traced: a sum takes 2 ms between processes of one machine, of single operations 14."""
+    local = len(strategy.extended.worker_devices)
+
+    def part(value: tf.Tensor) -> tf.Tensor:  # the first of a worker's replicas speaks for it
+        index = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return tf.where(tf.equal(index % local, 0), value, tf.zeros_like(value))
+
+    @tf.function(reduce_retracing=True)
+    def total(value: tf.Tensor) -> tf.Tensor:
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(part, (value,)), axis=None)
+
+    return total
 
 
 class DistributedBatches:

@@ -97,8 +97,7 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
     if method.decides_first and config.initial_weights:
         raise ValueError(f'method {config.method!r} trains from random weights; '
                          f'initial_weights must be empty, received {config.initial_weights!r}.')
-    if not config.jit_compile:  # XLA would refuse the gradient of max pooling
-        make_deterministic()
+    make_deterministic(not config.jit_compile)
     tf.get_logger().setLevel('WARNING')
     strategy = make_strategy(config.replicas)
     if config.jit_compile:

@@ -12,6 +12,7 @@ from typing import Callable
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.framework import config as tf_config  # has no public name for 'off'
 
 from tfprune.batch_norm import synchronise_batch_norm, use_fused_batch_norm
 from tfprune.distribution import DistributedBatches
@@ -28,9 +29,14 @@ class StopTraining(Exception):
     """Raised by a step callback: save what is there and leave."""
 
 
-def make_deterministic() -> None:
-    """Makes runs reproducible bit for bit on a CPU; must come before the first operation."""
-    if not tf.config.list_physical_devices('GPU'):
+def make_deterministic(on: bool = True) -> None:
+    """Makes runs reproducible bit for bit on a CPU; must come before the first operation.
+
+    Off for XLA, which would refuse the gradient of max pooling.
+    """
+    if not on:
+        tf_config.disable_op_determinism()
+    elif not tf.config.list_physical_devices('GPU'):
         tf.config.experimental.enable_op_determinism()
 
 
