@@ -10,6 +10,7 @@ for it to be started with the same command.
 """
 import dataclasses
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -39,8 +40,8 @@ THREADS = flags.DEFINE_integer('threads', 0, 'Threads within an operation; 0 lea
                                lower_bound=0)
 
 _stop: list[int] = []  # signals received
-_RESTARTS = 'TFPRUNE_RESTARTS'  # variable of the environment: how many there have been
-_MOST_RESTARTS = 100
+_RESTARTS = 'TFPRUNE_RESTARTS'  # variable of the environment: 'newest checkpoint:restarts from it'
+_MOST_RESTARTS = 5  # from one checkpoint
 _PAUSE = 3.0  # seconds before one
 
 
@@ -69,12 +70,15 @@ def main(_: Sequence[str]) -> int:
 
 def _restart(lost: WorkerLostError) -> int:
     """Starts this command anew in this process: the only way out of a broken cluster."""
-    count = int(os.environ.get(_RESTARTS, '0')) + 1
+    saved = sorted(path.name for path in pathlib.Path(RUN_DIR.value, 'checkpoints').glob('e*'))
+    newest = saved[-1] if saved else ''
+    last, _, times = os.environ.get(_RESTARTS, ':0').rpartition(':')
+    count = int(times) + 1 if last == newest else 1
     if count > _MOST_RESTARTS or _stop:
         raise lost
     print(f'{lost}\nrestart {count} from the last checkpoint ...', file=sys.stderr, flush=True)
     time.sleep(_PAUSE)
-    os.environ[_RESTARTS] = str(count)
+    os.environ[_RESTARTS] = f'{newest}:{count}'
     os.execv(sys.executable, sys.orig_argv)
 
 

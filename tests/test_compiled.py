@@ -1,4 +1,6 @@
 """--jit_compile: the step and the evaluation that XLA compiles are those that it does not."""
+import os
+import pathlib
 import subprocess
 import sys
 
@@ -49,7 +51,10 @@ def train(digits, jit_compile):
 
 def test_compiled_is_uncompiled_up_to_float_error():
     """In a process of its own: operations that others have made deterministic do not compile."""
-    done = subprocess.run([sys.executable, __file__], capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, __file__], capture_output=True, text=True, timeout=300,
+        env={**os.environ, 'CUDA_VISIBLE_DEVICES': '',
+             'PYTHONPATH': str(pathlib.Path(__file__).resolve().parents[1])})
     assert done.returncode == 0, done.stderr[-3000:]
 
 

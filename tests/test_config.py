@@ -111,7 +111,8 @@ def test_ranges(wrong, message):
 
 @pytest.mark.parametrize('given, reward, expected', [
     ({}, 5000, (1000, 500)), ({}, 800, (500, 500)), ({}, 80, (80, 80)), ({}, 1, (1, 1)),
-    ({'score_images': 700}, 5000, (700, 350)), ({'score_images': 40}, 80, (40, 40)),
+    ({'score_images': 700}, 5000, (700, 350)), ({'score_images': 997}, 5000, (500, 500)),
+    ({'score_images': 40}, 80, (40, 40)),
     ({'score_batch_size': 30}, 80, (60, 30)),
     ({'score_images': 90, 'score_batch_size': 45}, 100, (90, 45))])
 def test_sizes_of_scoring_fit_the_data(given, reward, expected):

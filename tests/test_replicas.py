@@ -96,9 +96,11 @@ def check_same(one, two):
         assert np.allclose(ours, theirs, rtol=1e-3, atol=1e-4)
     assert two['taylor'] == pytest.approx(one['taylor'], rel=1e-2) and max(one['taylor']) > 0
     # 21 images in batches of 8: the second replica has no batch of its own in the last round.
-    assert two['scores'] == one['scores'] and len(set(one['scores'])) > 1
+    assert two['scores'] == pytest.approx(one['scores'], abs=1.1 / 21)
+    assert len(set(one['scores'])) > 1
     # Here the replicas share the last batch unequally.
-    assert one['accuracy'] == two['accuracy'] and 0 < one['accuracy'] <= 1
+    assert one['accuracy'] == pytest.approx(two['accuracy'], abs=1.1 / 21)
+    assert 0 < one['accuracy'] <= 1
 
 
 @pytest.mark.skipif(bool(tf.config.list_physical_devices('GPU')), reason='compares CPU with CPU')

@@ -60,7 +60,7 @@ def test_a_second_counts_once():
     assert set(seconds) == {'outer_seconds', 'inner_seconds', 'all_seconds'}
     assert seconds['outer_seconds'] >= 0.02 and seconds['inner_seconds'] >= 0.05
     assert seconds['all_seconds'] >= 0.03
-    assert sum(seconds.values()) <= spent and sum(seconds.values()) == pytest.approx(spent, abs=.01)
+    assert sum(seconds.values()) <= spent and sum(seconds.values()) == pytest.approx(spent, abs=.1)
     assert watch.take() == {}
 
 
@@ -125,7 +125,6 @@ def test_a_step_of_pytorch():
 
 
 def test_rows_of_scoring():
-    pytest.importorskip('tfprune.subnetwork')
     rows = list(scoring.rows(models=['resnet8'], score_images=8, score_batch_size=4, subnetworks=1,
                              score_rounds=1, memory_subnetworks=3, memory_images=2))
     rows = json.loads(json.dumps(rows))

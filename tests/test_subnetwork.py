@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from test_layer_families import FAMILIES, model_of
-from tfprune.batch_norm import batch_norm_layers
+from tfprune.batch_norm import batch_norm_layers, use_fused_batch_norm
 from tfprune.distribution import make_strategy
 from tfprune.gates import insert_gates
 from tfprune.groups import trace_groups
@@ -132,6 +132,41 @@ def test_mixed_precision():
     x = 255 * images(model, 64)
     pruned = prune_model(model, groups, masks)
     assert max_relative_difference(network(x), pruned(x, training=True)) <= 5e-2
+
+
+def test_a_normalisation_over_another_axis_has_the_statistics_of_the_batch():
+    image = keras.Input((8, 8, 3))
+    x = layers.BatchNormalization(axis=1)(layers.Conv2D(5, 3, padding='same')(image))
+    model = randomise(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
+    x = images(model)
+    network = Subnetwork(model, trace_groups(model))
+    assert max_relative_difference(network(x), model(x, training=True)) <= 1e-3
+
+
+@pytest.mark.parametrize('policy', ['bfloat16', 'float16'])
+def test_weights_of_sixteen_bits(policy):
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, dtype=policy, name='a')(image)
+    x = layers.ReLU(dtype=policy)(layers.BatchNormalization(dtype=policy)(x))
+    x = layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3, dtype=policy)(x))
+    model = randomise(keras.Model(image, layers.Dense(2)(x)))
+    groups, x = trace_groups(model), images(model)
+    masks = {'a': np.arange(6) % 2 == 0}
+    expected = prune_model(model, groups, masks)(x, training=True)
+    use_fused_batch_norm(model)
+    network = Subnetwork(model, groups)
+    network.set_masks(masks)
+    assert max_relative_difference(network(x), expected) <= 5e-2
+    assert np.isfinite(np.array(model(x, training=True))).all()
+
+
+def test_constants_for_each_channel_freeze_them():
+    image = keras.Input((8, 8, 3))
+    x = layers.Conv2D(6, 3, name='a')(image)
+    x = keras.ops.clip(x, -np.ones(6, np.float32), np.ones(6, np.float32))
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(x)))
+    groups = trace_groups(model)
+    assert 'a' not in groups and 'may differ by channel' in groups.unprunable['a']
 
 
 def test_other_groups_are_refused():

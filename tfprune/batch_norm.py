@@ -46,7 +46,7 @@ def _fused_call(layer: Any, inputs: tf.Tensor, training: bool | None = None, mas
             or layer.axis not in (-1, len(inputs.shape) - 1)):
         return keras.layers.BatchNormalization.call(layer, inputs, training=training, mask=mask)
     gamma, beta = affine(layer)
-    mean, variance = (tf.convert_to_tensor(v) for v in (layer.moving_mean, layer.moving_variance))
+    mean, variance = statistics(layer)
     if not by_batch:
         outputs = normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
     else:
@@ -58,16 +58,23 @@ def _fused_call(layer: Any, inputs: tf.Tensor, training: bool | None = None, mas
             outputs, batch_mean, batch_variance = normalise_by_batch(
                 inputs, gamma, beta, layer.epsilon)
         kept = layer.momentum
-        layer.moving_mean.assign(mean * kept + batch_mean * (1 - kept))
-        layer.moving_variance.assign(variance * kept + batch_variance * (1 - kept))
+        layer.moving_mean.assign(tf.cast(
+            mean * kept + batch_mean * (1 - kept), layer.moving_mean.dtype))
+        layer.moving_variance.assign(tf.cast(
+            variance * kept + batch_variance * (1 - kept), layer.moving_variance.dtype))
     return tf.cast(outputs, layer.compute_dtype)
 
 
 def affine(layer: keras.layers.BatchNormalization) -> tuple[tf.Tensor, tf.Tensor]:
     """gamma and beta, float32 [C]; ones and zeros where the layer has none."""
-    like = tf.convert_to_tensor(layer.moving_mean)
-    return (tf.convert_to_tensor(layer.gamma) if layer.scale else tf.ones_like(like),
-            tf.convert_to_tensor(layer.beta) if layer.center else tf.zeros_like(like))
+    mean, _ = statistics(layer)
+    return (tf.cast(layer.gamma, tf.float32) if layer.scale else tf.ones_like(mean),
+            tf.cast(layer.beta, tf.float32) if layer.center else tf.zeros_like(mean))
+
+
+def statistics(layer: keras.layers.BatchNormalization) -> tuple[tf.Tensor, tf.Tensor]:
+    """Moving mean and variance, float32 [C], whatever the dtype of the weights."""
+    return (tf.cast(layer.moving_mean, tf.float32), tf.cast(layer.moving_variance, tf.float32))
 
 
 def normalise(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor,

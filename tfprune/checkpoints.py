@@ -138,8 +138,9 @@ class SharedCheckpoints(Checkpoints):
 
     def newest(self) -> tuple[Position, str] | None:
         found = super().newest() if is_chief(self._strategy) else None
-        values = from_chief(self._strategy, found and [dataclasses.asdict(found[0]), found[1]])
-        return values and (Position(**values[0]), values[1])
+        place = found and str(pathlib.Path(found[1]).relative_to(self._folder))
+        values = from_chief(self._strategy, found and [dataclasses.asdict(found[0]), place])
+        return values and (Position(**values[0]), str(self._folder / values[1]))
 
 
 def restore(state: tf.train.Checkpoint, prefix: str) -> None:

@@ -220,7 +220,9 @@ class Config:
         batch = self.score_batch_size or min(500, self.score_images or reward_images)
         images = self.score_images or min(1000, reward_images) // batch * batch
         if not self.score_batch_size:
-            batch = next(size for size in range(batch, 0, -1) if images % size == 0)
+            even = next(size for size in range(batch, 0, -1) if images % size == 0)
+            # A batch is normalised by its own statistics: none of a few images.
+            batch, images = (even, images) if 4 * even > batch else (batch, images // batch * batch)
         return dataclasses.replace(self, reward_images=reward_images, score_images=images or batch,
                                    score_batch_size=batch)
 

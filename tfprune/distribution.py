@@ -134,7 +134,7 @@ def losing_workers() -> Iterator[None]:
     except _LOST as error:
         if Cluster.of_environment() is None:
             raise
-        reason = str(error).split('}} ')[-1].splitlines()[0]
+        reason = (str(error).split('}} ')[-1].splitlines() or ['no reason'])[0]
         raise WorkerLostError(f'another worker is lost: {reason}') from error
 
 

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.batch_norm import affine, normalise, normalise_by_batch
+from tfprune.batch_norm import affine, normalise, normalise_by_batch, statistics
 from tfprune.graph import Step, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.groups import ChannelGroups, check_traced
 from tfprune.layer_rules import RULES
@@ -105,8 +105,10 @@ class Subnetwork(tf.Module):
         return keras.tree.pack_sequence_as(functional_graph(model).output,
                                            [values[value] for value in graph.outputs])
 
-    def _kept_of(self, tensor: int, repeat: int = 1) -> _Kept | None:
+    def _kept_of(self, tensor: int | None, repeat: int = 1) -> _Kept | None:
         """The kept positions of a tensor; None where all always are."""
+        if tensor is None:
+            return None
         where = self._groups.layout.tensors[tensor].positions
         if not np.isin(where.group, self._prunable).any():
             return None
@@ -119,7 +121,7 @@ class Subnetwork(tf.Module):
         layer, rule = step.operation, RULES.get(type(step.operation))
         feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_of(value) for value in (*step.inputs, *step.outputs)]
-        if isinstance(layer, keras.layers.BatchNormalization) and node.refused is None:
+        if isinstance(layer, keras.layers.BatchNormalization):
             return [self._normalised(layer, feed[0], step.path)]
         if any(narrowed) and rule is not None and node.refused is None:
             if rule.any_width:
@@ -154,13 +156,18 @@ class Subnetwork(tf.Module):
 
     def _normalised(self, layer: keras.layers.BatchNormalization, inputs: tf.Tensor, path: str
                     ) -> tf.Tensor:
-        tensor = self._slots[path][0].out_tensor
-        kept = None if tensor is None else self._kept_of(tensor)
-        weights = [*affine(layer), *map(tf.convert_to_tensor, (
-            layer.moving_mean, layer.moving_variance))]
+        slots = self._slots.get(path)  # none of a layer on another axis, which stays whole
+        kept = self._kept_of(slots[0].out_tensor) if slots else None
         gamma, beta, mean, variance = [
-            weight if kept is None else kept.narrow(weight) for weight in weights]
+            weight if kept is None else kept.narrow(weight)
+            for weight in (*affine(layer), *statistics(layer))]
+        axes = list(range(len(inputs.shape)))
+        axes[layer.axis], axes[-1] = axes[-1], axes[layer.axis]
+        moved = axes != sorted(axes)
         inputs = tf.cast(inputs, layer.compute_dtype)
+        inputs = tf.transpose(inputs, axes) if moved else inputs
         if layer.trainable:
-            return normalise_by_batch(inputs, gamma, beta, layer.epsilon)[0]
-        return normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
+            outputs, _, _ = normalise_by_batch(inputs, gamma, beta, layer.epsilon)
+        else:
+            outputs = normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
+        return tf.transpose(outputs, axes) if moved else outputs

@@ -1,6 +1,8 @@
 """The operations of keras.ops that stand in functional graphs, as in `x * 2` or ops.mean(x)."""
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras.src.ops import core, image, nn  # the classes have no public names
 from keras.src.ops import numpy as knp
 
@@ -9,6 +11,16 @@ from tfprune.layer_rules.base import (Call, Channelwise, InPlace, LayerRule,
                                       reaches_channels)
 from tfprune.layer_rules.merging import Concatenate, Elementwise
 from tfprune.layer_rules.shapes import Reshape
+
+
+class _Elementwise(Channelwise):
+
+    def refuse(self, call: Call) -> str | None:
+        given = {name: value for name, value in vars(call.layer).items() if name[0] != '_'}
+        for name, value in (*given.items(), *enumerate(call.arguments)):
+            if isinstance(value, list | tuple | np.ndarray | tf.Tensor) and np.size(value) > 1:
+                return f'has {name} of shape {np.shape(value)}, which may differ by channel'
+        return None
 
 
 class _Reduction(LayerRule):
@@ -84,7 +96,7 @@ _ELEMENTWISE = [*(getattr(knp, name) for name in (
     core.Cast, core.StopGradient]
 
 RULES: dict[type[keras.Operation], LayerRule] = {
-    **{operation: Channelwise() for operation in _ELEMENTWISE},
+    **{operation: _Elementwise() for operation in _ELEMENTWISE},
     **{operation: Elementwise(is_sum=True) for operation in (
         knp.Add, knp.Subtract, knp.Maximum, knp.Minimum)},
     **{operation: Elementwise(is_sum=False) for operation in (
