@@ -27,9 +27,10 @@ from tfprune.masks import check_masks, open_masks
 class _Kept(tf.Module):
     """Which positions of an axis are kept: their indices, and for each position where it went."""
 
-    def __init__(self, group: np.ndarray, index: np.ndarray, repeat: int) -> None:
+    def __init__(self, tensor: int, size: int, repeat: int) -> None:
+        """Of `tensor` of the layout and its like, `size` channels `repeat` times in a row."""
         super().__init__()
-        self.group, self.index, self.repeat = group, index, repeat
+        self.tensor, self.size, self.repeat = tensor, size, repeat
         self.indices, self.places = (tf.Variable(
             tf.zeros([0], tf.int32), shape=[None], trainable=False) for _ in range(2))
 
@@ -46,7 +47,7 @@ class _Kept(tf.Module):
         """The last axis with zeros where positions are not kept."""
         padded = tf.pad(narrow, [[0, 0]] * (len(narrow.shape) - 1) + [[0, 1]])
         wide = tf.gather(padded, self.places, axis=-1)
-        return tf.ensure_shape(wide, [*wide.shape[:-1], self.group.size * self.repeat])
+        return tf.ensure_shape(wide, [*wide.shape[:-1], self.size * self.repeat])
 
 
 class Subnetwork(tf.Module):
@@ -85,11 +86,9 @@ class Subnetwork(tf.Module):
         Raises:
             ValueError, TypeError: for unknown groups or masks of another shape or type.
         """
-        layout, checked = self._groups.layout, check_masks(self._groups, masks)
-        full = [checked.get(name, np.ones(width, bool))
-                for name, width in zip(layout.names, layout.widths)]
+        by_tensor = self._groups.layout.kept(check_masks(self._groups, masks))
         for kept in self.kept:
-            kept.set(np.array([full[g][i] for g, i in zip(kept.group, kept.index)], bool))
+            kept.set(by_tensor[kept.tensor])
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Outputs of images [B, H, W, C]; for use in a tf.function."""
@@ -114,7 +113,7 @@ class Subnetwork(tf.Module):
             return None
         key = (where.group.tobytes(), where.index.tobytes(), repeat)
         if key not in self._kept:
-            self._kept[key] = _Kept(where.group, where.index, repeat)
+            self._kept[key] = _Kept(tensor, where.group.size, repeat)
         return self._kept[key]
 
     def _run(self, step: Step, node: LayerNode, values: Mapping[int, Any]) -> list[Any]:
