@@ -213,13 +213,13 @@ def describe_environment() -> dict[str, Any]:
     """Command, versions, hardware and, in a checkout, the commit."""
     return {'command': ' '.join(sys.argv), 'python': platform.python_version(),
             'packages': {name: _version(name) for name in ('tfprune', *_PACKAGES)},
-            'commit': _commit(), 'platform': platform.platform(), 'processor': _processor(),
+            'commit': _commit(), 'platform': platform.platform(), 'processor': processor(),
             'cores': os.cpu_count()}
 
 
 def machine_name() -> str:
     """Processor and cores, by which measurements of one kind of machine are told from others."""
-    return f'{_processor() or platform.machine()}, {os.cpu_count()} cores'
+    return f'{processor() or platform.machine()}, {os.cpu_count()} cores'
 
 
 def peak_process_bytes() -> int:
@@ -282,7 +282,8 @@ def _commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor; '' where the system does not tell."""
     try:
         lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:

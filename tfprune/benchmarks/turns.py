@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.runs import processor
+
 PAUSE = 0.01  # seconds before a turn: threads that wait by spinning have gone to sleep
 
 
@@ -60,8 +62,4 @@ def cores(threads: int) -> Iterator[int]:
 
 def machine() -> dict[str, Any]:
     """What a row says of where it was measured: processor and cores."""
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
-        name = next((line.split(':', 1)[1].strip() for line in file
-                     if line.startswith('model name')), name)
-    return {'processor': name, 'cores': os.cpu_count()}
+    return {'processor': processor() or platform.machine(), 'cores': os.cpu_count()}
