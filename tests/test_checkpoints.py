@@ -211,7 +211,7 @@ def test_a_file_too_large_for_the_disk_is_an_oserror(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     refused, kept = done.stdout.splitlines()
     assert refused.startswith('refused: cannot write checkpoint ')
-    assert kept == f"Position(epoch=1, step=0, seconds=0.0) ['{Position(1).name}']"
+    assert kept == f"Position(epoch=1, step=0, seconds=0.0, round=0) ['{Position(1).name}']"
 
 
 def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path, state):
