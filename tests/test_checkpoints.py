@@ -276,7 +276,7 @@ def test_a_missing_file_is_a_checkpoint_error(tmp_path, state):
 def test_the_manifest_says_what_was_written(checkpoints, state, value):
     save(checkpoints, state, value, 3)
     manifest = json.loads((folder(checkpoints) / Position(3).name / 'manifest.json').read_text())
-    assert manifest['position'] == {'epoch': 3, 'step': 0, 'seconds': 0.0}
+    assert manifest['position'] == {'epoch': 3, 'step': 0, 'seconds': 0.0, 'round': 0}
     assert set(manifest['sha256']) == {'state.index', 'state.data-00000-of-00001'}
 
 
