@@ -166,7 +166,7 @@ class AMC(Method):
                 metrics['agent_loss'] = self.agent.update()
         rows = []
         for i, (env, reward) in enumerate(zip(envs, rewards)):
-            self._remember(i % len(self.best_rewards), env, reward)
+            self._remember(i % self.best_rewards.shape[0], env, reward)
             rows.append({'round': round, 'episode': first + i,
                          'source': 'random' if at_random else 'policy', **self._row(env, reward)})
         metrics['reward_mean'], _ = mean_and_error(rewards)

@@ -6,7 +6,7 @@ towards what was found, in progressive rounds k = 1..K.
 
     repeat for T = 100, 90, 81, ... above 20:                                (on frozen weights)
         a' = rescaled(a + u),  u_g ~ U(-m, m),  m = 0.35 T / 100
-        a <- a'  with probability  min(1, exp(-(E(a') - E(a)) / T)),   E = -1000 accuracy
+        a <- a'  with probability  min(1, exp(-(E(a') - E(a)) / T)),   E = -3000 accuracy
     v <- masks of the best a; train  CE(W) + lambda sum_g ||(1 - v_g) * W_g||_2
 
 `rescaled` multiplies all rates by the number that makes them just fit the round's budget: the k-th
@@ -48,7 +48,7 @@ class AutoCompressOptions:
     cooling: float = 0.9  # from one temperature to the next
     proposals: int = 8  # scored at each temperature
     perturbation: float = 0.35  # largest change of a rate at the first temperature
-    energy: float = 1000.0  # E of an accuracy of 0 less that of 1
+    energy: float = 3000.0  # E of an accuracy of 0 less that of 1
     progressive_rounds: int = 2  # each a search and epochs of training
     strength: float = 0.05  # lambda
 
