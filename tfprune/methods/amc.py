@@ -129,6 +129,7 @@ def guaranteed_reward(accuracy: float, macs: int) -> float:
 
 class AMC(Method):
     """See the module."""
+    only_decides = True
     Options: type[Any] = AmcOptions
 
     def __init__(self, problem: Problem):
@@ -149,13 +150,13 @@ class AMC(Method):
     def rounds(self) -> int:
         return math.ceil(self.options.episodes / len(self._envs))
 
-    def search(self, round: int) -> EpochResult:
+    def search(self, round_: int) -> EpochResult:
         """Plays and learns of the round's episodes."""
-        options, first = self.options, round * len(self._envs)
+        options, first = self.options, round_ * len(self._envs)
         self._accuracy.forget()  # nothing crosses rounds but variables
         envs = self._envs[:options.episodes - first]
         at_random = first < options.warmup_episodes
-        policy = (random_policy(envs[0], self._draw_seed(round)) if at_random
+        policy = (random_policy(envs[0], self._draw_seed(round_)) if at_random
                   else self.agent.collect_policy)
         metrics: dict[str, float] = {} if at_random else {'noise': float(self.agent.noise.numpy())}
         with self._watch('policy'):
@@ -167,8 +168,8 @@ class AMC(Method):
         rows = []
         for i, (env, reward) in enumerate(zip(envs, rewards)):
             self._remember(i % self.best_rewards.shape[0], env, reward)
-            rows.append({'round': round, 'episode': first + i,
-                         'source': 'random' if at_random else 'policy', **self._row(env, reward)})
+            rows.append({'episode': first + i, 'source': 'random' if at_random else 'policy',
+                         **self._row(env, reward)})
         metrics['reward_mean'], _ = mean_and_error(rewards)
         metrics |= {'reward_max': max(rewards), **self._watch.take()}
         return EpochResult(metrics, tuple(rows))
@@ -202,8 +203,8 @@ class AMC(Method):
             return accuracy
         return guaranteed_reward(accuracy, self.problem.cost_model(widths).macs)
 
-    def _draw_seed(self, round: int) -> int:
-        return int(np.random.default_rng((self.problem.config.seed, round, 0)).integers(2 ** 31))
+    def _draw_seed(self, round_: int) -> int:
+        return int(np.random.default_rng((self.problem.config.seed, round_, 0)).integers(2 ** 31))
 
     def _row(self, env: AmcEnv, reward: float) -> dict[str, Any]:
         """What episodes.jsonl is told of an episode."""

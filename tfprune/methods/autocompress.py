@@ -113,7 +113,7 @@ class Annealing(tf.Module):
         self._move(widths, budget, accuracy)
         self.best_widths.assign(widths)
         self.best_reward.assign(accuracy)
-        return {'source': 'start', 'reward': accuracy, 'widths': budget.as_dict(widths)}
+        return {'source': 'annealing', 'accepted': True, 'reward': accuracy, 'widths': budget.as_dict(widths)}
 
     def step(self, temperature: float, budget: Budget, reward: Any, rng: np.random.Generator
              ) -> list[Mapping[str, Any]]:
@@ -178,19 +178,19 @@ class AutoCompress(Method):
     def rounds(self) -> int:
         return 0 if self._starts() else len(self.options.temperatures())
 
-    def search(self, round: int) -> EpochResult:
+    def search(self, round_: int) -> EpochResult:
         """One temperature, on weights that stay as they are."""
         self._reward.forget()
         budget, rows = self.problem.budget, []
         with self._watch('annealing'):
-            if not round:
+            if not round_:
                 rows.append(self.annealing.begin(uniform_widths(budget), budget, self._reward))
-            rows += self.annealing.step(self.options.temperatures()[round], budget, self._reward,
-                                        self._rng(round))
+            rows += self.annealing.step(self.options.temperatures()[round_], budget, self._reward,
+                                        self._rng(round_))
         self._follow()
-        scored = round * self.options.proposals + bool(round)
+        scored = round_ * self.options.proposals + bool(round_)
         return EpochResult(_summary(rows) | self._watch.take(), tuple(
-            {'round': round, 'episode': scored + i, **row} for i, row in enumerate(rows)))
+            {'episode': scored + i, **row} for i, row in enumerate(rows)))
 
     def decide(self) -> Decision:
         return Decision(self.alignment.get_masks())
@@ -240,4 +240,4 @@ class AutoCompress(Method):
 def _summary(rows: list[Mapping[str, Any]]) -> dict[str, float]:
     rewards = [row['reward'] for row in rows]
     return {'reward_mean': float(np.mean(rewards)), 'reward_max': max(rewards),
-            'accepted': float(np.mean([row.get('accepted', True) for row in rows]))}
+            'accepted': float(np.mean([row['accepted'] for row in rows]))}

@@ -109,15 +109,8 @@ class CACP(AMC):
                          f'of {budget.to_json()}.')
 
     def _budgets(self) -> Sequence[Budget]:
-        problem, config = self.problem, self.problem.config
-        if len(problem.budget.targets) != 1:
-            raise ValueError('cacp needs one limit, whose ratio it varies; received '
-                             f'{", ".join(problem.budget.targets)}.')
-        target, = problem.budget.targets
-        limit = 'latency_ratio' if target == 'latency_ms' else target
-        budgets = [Budget(problem.groups, problem.cost_model, {limit: ratio},
-                          width_multiple=config.width_multiple,
-                          min_keep_ratio=config.min_keep_ratio) for ratio in self.ratios()]
+        problem = self.problem
+        budgets = [problem.budget.scaled(ratio) for ratio in self.ratios()]
         if not any(_same(budget, problem.budget) for budget in budgets):
             budgets.append(problem.budget)
         return budgets
