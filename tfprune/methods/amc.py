@@ -1,9 +1,9 @@
-"""AMC: AutoML for model compression and acceleration on mobile devices. He, Lin, Liu, Wang, Li, Han,
-ECCV 2018, arXiv 1802.03494.
+"""AMC: AutoML for model compression and acceleration on mobile devices. He, Lin, Liu, Wang, Li,
+Han, ECCV 2018, arXiv 1802.03494.
 
-A DDPG agent goes through the groups of a trained model, whose weights stay as they are:
+A DDPG agent goes through the groups of a trained model, whose weights stay as they are,
 
-    s_g = (index, type, in, out, stride, kernel, weights, reduced, rest, a_{g-1}), min-max normalised
+    s_g = (index, type, in, out, stride, kernel, weights, reduced, rest, a_{g-1}), normalised
     a_g = keep ratio of the group, at least 0.2
 
 and is rewarded at the end of the episode, every step with the same (sections 3.1 to 3.4):
@@ -12,19 +12,20 @@ and is rewarded at the end of the episode, every step with the same (sections 3.
     strategy=accuracy    R = -(1 - accuracy) log(MACs), the actions not bounded
                          (accuracy-guaranteed): the ratio is what the search finds
 
-The first episodes act at random; then the actor's actions carry truncated normal noise of standard
-deviation 0.5 * 0.95^n in its n-th episode (tfprune.agents.ddpg has the agent and its constants). The
-decision is the episode of the highest reward: the weights are frozen, so that a maximum over
-episodes favours none.
+The first episodes act at random; then the actor's actions carry truncated normal noise, of standard
+deviation 0.5 * 0.95^n in its n-th episode (tfprune.agents.ddpg has the agent and its constants).
+The decision is the episode of the highest reward: the weights are frozen, so that a maximum over
+episodes favours none for its time.
 
 Deviations: 1. Channels are those that a group writes, not those that a layer reads, and a group may
 span layers; its features are those of its first. 2. The bound is exact (tfprune.budget); AMC's adds
 up costs as if widths did not multiply. It may take a group below the keep ratio of 0.2, which AMC
 prefers to its budget. 3. The best episode is filled to the budget. 4. No least-squares
 reconstruction of the weights: a sub-network is scored with batch-norm statistics of its own.
-5. Widths are multiples of --width_multiple, AMC's of 8. 6. Episodes are played `lockstep` at a time:
-the agent learns as many steps, but after each round. 7. `reduced` is that of the budget's first
-limit; log is the natural one of the exact MACs.
+5. Widths are multiples of --width_multiple, AMC's of 8. 6. Episodes are played `lockstep` at a
+time, and learnt of after each round, by as many steps as one after another. 7. `reduced` is that of
+the budget's first limit; log is the natural one, of the exact MACs. 8. The agent remembers 512
+episodes, the public code's about 100.
 """
 import dataclasses
 import math
@@ -160,7 +161,8 @@ class AMC(Method):
                   else self.agent.collect_policy)
         metrics: dict[str, float] = {} if at_random else {'noise': float(self.agent.noise.numpy())}
         with self._watch('policy'):
-            steps, rewards = play(envs, policy)
+            steps, _ = play(envs, policy)
+        rewards = [self._evaluate(env.widths) for env in envs]  # known; TF-Agents' are float32
         with self._watch('agent'):
             self.agent.observe(steps, on_policy=not at_random)
             if not at_random:

@@ -1,5 +1,5 @@
-"""AutoCompress: an automatic DNN structured pruning framework for ultra-high compression rates. Liu,
-Ma, Xu, Wang, Tang, Ye, AAAI 2020, arXiv 1907.03141.
+"""AutoCompress: an automatic DNN structured pruning framework for ultra-high compression rates.
+Liu, Ma, Xu, Wang, Tang, Ye, AAAI 2020, arXiv 1907.03141.
 
 No agent: simulated annealing over the groups' pruning rates a, and training that moves the weights
 towards what was found, in progressive rounds k = 1..K.
@@ -9,19 +9,21 @@ towards what was found, in progressive rounds k = 1..K.
         a <- a'  with probability  min(1, exp(-(E(a') - E(a)) / T)),   E = -3000 accuracy
     v <- masks of the best a; train  CE(W) + lambda sum_g ||(1 - v_g) * W_g||_2
 
-`rescaled` multiplies all rates by the number that makes them just fit the round's budget: the k-th
-ratio is ratio^(k/K). The last round's v is the decision. --warmup_epochs is the pretraining, the
-other epochs before surgery are those of the rounds; the search of round k is after the last epoch of
-round k - 1. Where weights are given and there are no such epochs, one search on them decides (with
-a temperature a round of the harness).
+`rescaled` multiplies all rates by the number that makes them just fit the round's budget, whose
+ratio is ratio^(k/K). The last round's v is the decision. --warmup_epochs is the pretraining; the
+other epochs before surgery are divided among the rounds, each with its search after the epoch
+before. Where weights are given and there are no such epochs, one search on them decides; a round of
+the harness is then a temperature.
 
 Deviations: 1. The training core is group lasso towards the fixed v (tfprune.alignment), where the
 paper has ADMM, whose target moves with its duals; no purification. 2. Filters only, no columns.
-3. Progressive rounds prune nothing before the last: what a round leaves out is held near zero, not
-removed. 4. The first search needs an epoch before it: the first epoch of weights that are given is
-plain. 5. The units of E are ours: of an accuracy in [0, 1], temperatures of 100 to 20 would accept
-anything, as public code does. 6. The start is uniform rates, then the last round's, not rates ordered
-by layer size. 7. What rounding leaves of the budget is filled.
+3. Progressive rounds remove nothing before the last: what one leaves out is held near zero.
+4. A search needs an epoch before it: the first epoch on weights that are given is plain. 5. The
+units of E are ours: for accuracies in [0, 1], as in public code, temperatures of 100 to 20 accept
+anything. On made-up accuracies of known optimum, six of them, the best of the search fell short of
+it by 0.035 so, by 0.024 with 1000, 0.010 with 3000 (uniform: 0.052). 6. The start is uniform rates,
+then the last round's; the paper's is guided by layer size. 7. What rounding leaves of the budget is
+filled.
 """
 import dataclasses
 import math
@@ -108,17 +110,19 @@ class Annealing(tf.Module):
         self.best_reward = tf.Variable(-np.inf, trainable=False, dtype=tf.float64)
 
     def begin(self, widths: np.ndarray, budget: Budget, reward: Any) -> Mapping[str, Any]:
-        """Starts from these widths; the row of the episode. `reward`: {group: width} -> accuracy."""
+        """Starts from these widths; the episode's row. `reward` is {group: width} -> accuracy."""
         accuracy = reward(budget.as_dict(widths))
         self._move(widths, budget, accuracy)
         self.best_widths.assign(widths)
         self.best_reward.assign(accuracy)
-        return {'source': 'annealing', 'accepted': True, 'reward': accuracy, 'widths': budget.as_dict(widths)}
+        return {'source': 'annealing', 'accepted': True, 'reward': accuracy,
+                'widths': budget.as_dict(widths)}
 
     def step(self, temperature: float, budget: Budget, reward: Any, rng: np.random.Generator
              ) -> list[Mapping[str, Any]]:
         """The proposals of one temperature; a row for each."""
-        options, rows = self._options, []
+        options = self._options
+        rows: list[Mapping[str, Any]] = []
         size = options.perturbation * temperature / options.temperature
         for _ in range(options.proposals):
             moved = np.clip(self.rates.numpy() + rng.uniform(-size, size, self.rates.shape), 0, 1)
