@@ -302,6 +302,24 @@ def test_rounds_resume_bit_for_bit(name, options, searched, tmp_path):
         assert np.array_equal(one, other)
 
 
+def test_progressive_rounds_resume_bit_for_bit(searched, tmp_path):
+    def fresh():
+        return make('autocompress', searched, 'proposals=2,stop_temperature=70', warmup_epochs=1,
+                    alignment_epochs=4)
+
+    whole, resumed = fresh(), fresh()
+    for epoch in (0, 1):
+        whole.after_epoch(epoch, 0.9)
+    tf.train.Checkpoint(method=whole).write(str(tmp_path / 'state'))
+    restore(tf.train.Checkpoint(method=resumed), str(tmp_path / 'state'))
+    rest = [[method.after_epoch(epoch, 0.9).episodes for epoch in (2, 3, 4)]
+            for method in (whole, resumed)]
+    assert rest[0] == rest[1] and any(rest[0])
+    assert float(resumed.penalty().numpy()) == float(whole.penalty().numpy()) > 0
+    for one, other in zip(whole.decide().masks.values(), resumed.decide().masks.values()):
+        assert np.array_equal(one, other)
+
+
 def test_another_seed_searches_elsewhere(searched):
     options = 'episodes=4,warmup_episodes=4,lockstep=2'
     played = []

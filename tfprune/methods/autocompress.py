@@ -52,7 +52,7 @@ class AutoCompressOptions:
     perturbation: float = 0.35  # largest change of a rate at the first temperature
     energy: float = 3000.0  # E of an accuracy of 0 less that of 1
     progressive_rounds: int = 2  # each a search and epochs of training
-    strength: float = 0.05  # lambda
+    strength: float = 0.2  # lambda; what it does goes with the sum of the learning rates
 
     def __post_init__(self) -> None:
         if not 0 < self.stop_temperature < self.temperature:

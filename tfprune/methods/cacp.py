@@ -16,11 +16,10 @@ average b_c, AMC's baseline for each c,
 
 since wide sub-networks score above narrow ones whatever the policy does.
 
-Deviations, beside those of AMC: 1. The published code's reward and baseline know nothing of the
-condition; without b_c the noise between conditions is all that the agent would learn from.
-2. The budget of the run is a condition of its own, where it is none of `ratios`. 3. The critic and
-actor read c as one more feature. 4. The targets take turns within each round, `lockstep` episodes
-each.
+Deviations, beside those of AMC: 1. The published code's reward never uses the condition; b_c is
+ours. 2. The run's own budget is one more condition, where it is none of `ratios`. 3. A round plays
+`lockstep` episodes of each condition, and the noise shrinks with every episode, whatever its
+condition.
 """
 import dataclasses
 from typing import Any, Sequence
