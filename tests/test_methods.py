@@ -26,21 +26,31 @@ SMALL = dict(model='resnet8', dataset='digits', macs=0.5, warmup_epochs=1, rando
              episodes_per_epoch=2, random_reference_episodes=1, comparison_episodes=2,
              context_size=4, context_updates=3, agent_updates=2, lr_warmup_epochs=0.0)
 
+# Method name -> --method_options of its run of SMALL, whose search is then of seconds.
+SMALL_OPTIONS = {
+    'amc': 'episodes=6,warmup_episodes=2,lockstep=2',
+    'cacp': 'episodes=6,warmup_episodes=2,lockstep=2,ratios=0.5',
+    'autocompress': 'proposals=1,stop_temperature=80,strength=0.1',
+}
+
+
+def small(name):
+    return Config(method=name, method_options=SMALL_OPTIONS.get(name, ''), **SMALL)
+
 
 @pytest.fixture(scope='module')
 def run_of(tmp_path_factory):
     """Method name -> the result of its run of SMALL, made once."""
     @functools.cache
     def run(name):
-        return train_and_prune(Config(method=name, **SMALL), tmp_path_factory.mktemp(name) / 'run',
-                               progress=False)
+        return train_and_prune(small(name), tmp_path_factory.mktemp(name) / 'run', progress=False)
 
     return run
 
 
 @pytest.mark.parametrize('name', sorted(METHODS))
 def test_method_keeps_the_contract(name, run_of, tmp_path, monkeypatch):
-    config, result = Config(method=name, **SMALL), run_of(name)
+    config, result = small(name), run_of(name)
 
     report = json.loads((result.run_dir / 'report.json').read_text())
     assert report == json.loads(json.dumps(result.report))
@@ -68,7 +78,7 @@ def test_method_keeps_the_contract(name, run_of, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize('name', ['uniform', 'random', 'magnitude', 'rlal'])
+@pytest.mark.parametrize('name', ['uniform', 'random', 'magnitude', 'rlal', 'amc', 'autocompress'])
 def test_decisions_keep_every_limit_and_leave_no_step(name):
     """Without training: what is decided on the first weights."""
     model = build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0,), std=(1,))

@@ -86,7 +86,7 @@ class Phases:
                              'initial_weights, or epochs before surgery.')
         for ratio in method.ratios():
             setup.budget.scaled(ratio)  # what is impossible is said now
-        if self.first and config.before_surgery_from and not prefix:
+        if config.before_surgery_from and not self.decides_first and not prefix:
             take_epochs(config, self.folder, setup.model)
             decision = take_decision(config)
             position = Position(self.first)

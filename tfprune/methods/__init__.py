@@ -3,7 +3,10 @@
 To add one: a file with a subclass of `Method`, a line in METHODS, a flagfile. The test that runs
 every entry of METHODS says when it is done.
 """
+from tfprune.methods.amc import AMC
+from tfprune.methods.autocompress import AutoCompress
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.cacp import CACP
 from tfprune.methods.controls import Dense, Magnitude, Random, Scratch, Uniform
 from tfprune.methods.rlal import RLAL
 
@@ -11,6 +14,9 @@ __all__ = ['METHODS', 'Decision', 'EpochResult', 'Method', 'Problem', 'make_meth
 
 METHODS: dict[str, type[Method]] = {
     'rlal': RLAL,
+    'amc': AMC,
+    'cacp': CACP,
+    'autocompress': AutoCompress,
     'dense': Dense,
     'uniform': Uniform,
     'random': Random,

@@ -79,6 +79,7 @@ def plot_episodes(run: Run) -> str | None:
                 ('random', 'random actions', ORANGE, 0.0),
                 ('random_reference', 'random actions, for reference', ORANGE, 0.18),
                 ('policy', 'policy', BLUE, 0.0),
+                ('annealing', 'annealing', BLUE, 0.0),
                 ('surrogate', 'chosen by the decoder', GREEN, 0.18)):
             _reward_dots(axes, sources.get(name, []), label, colour, shift)
         if place == 'epoch':  # of rounds the method says what a reward is
