@@ -63,8 +63,8 @@ def test_toy_without_a_block_by_hand():
     assert max_relative_difference(expected, reduced(images(model))) <= 1e-6
     assert_rest_is_kept(model, reduced)
     gone = 9 * 64 * (5 * 7 + 7 * 5), 9 * (5 * 7 + 7 * 5) + 2 * (7 + 5)
-    assert recount(reduced) == tuple(
-        before - less for before, less in zip((TOYS['residual'].macs, TOYS['residual'].params), gone))
+    toy = TOYS['residual']
+    assert recount(reduced) == (toy.macs - gone[0], toy.params - gone[1])
     assert model.get_config() == config
     for one, other in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_array_equal(one, other)
