@@ -6,13 +6,17 @@ contribute to no output disappear. Blocks with a projected, padded or subsampled
 their sum has no term that the others depend on.
 """
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import keras
 from keras.src.ops import numpy as knp  # operations have no public names
 
+from tfprune.budget import Budget
+from tfprune.config import Config, split_names
+from tfprune.costs import CostModel
 from tfprune.graph import Graph, Step, functional_graph, unfold
+from tfprune.groups import ChannelGroups, trace_groups
 from tfprune.surgery import copy_layer, copy_weights
 
 _SUMS = (keras.layers.Add, knp.Add)
@@ -77,6 +81,42 @@ def remove_blocks(model: keras.Model, names: Iterable[str]) -> keras.Model:
         if getattr(layer, 'weights', ()) and not removal.is_gone(layer):
             copy_weights(layer, rebuilding.clone_of(layer))
     return reduced
+
+
+class Work(Protocol):
+    """What a run works on, a frozen dataclass: `methods.Problem` or `outcome.Setup`."""
+    config: Config
+    model: keras.Model
+    groups: ChannelGroups
+    cost_model: CostModel
+    budget: Budget
+
+
+WorkT = TypeVar('WorkT', bound=Work)
+
+
+def without_blocks(work: WorkT, names: Sequence[str]) -> WorkT:
+    """Returns `work` with the model without these blocks, as `remove_blocks` gives it, its groups
+    and costs, traced anew, and the same limits in numbers; `work` itself for none.
+
+    Raises:
+      ValueError: see `remove_blocks`; InfeasibleBudgetError: what is left cannot be narrowed so far.
+    """
+    if not names:
+        return work
+    config, model = work.config, remove_blocks(work.model, names)
+    graph = unfold(model)
+    traced = trace_groups(model, unknown_layers=config.unknown_layers)
+    frozen = [name for name in split_names(config.frozen)
+              if name in graph.layers or name in traced.groups]
+    groups = trace_groups(model, frozen=frozen, unknown_layers=config.unknown_layers)
+    groups = groups if config.prune_residual_groups else groups.without_residual()
+    cost_model = CostModel(model, groups)
+    limits = {row['target']: row['limit'] for row in work.budget.to_json()}
+    budget = Budget(groups, cost_model, limits, width_multiple=config.width_multiple,
+                    min_keep_ratio=config.min_keep_ratio)
+    return dataclasses.replace(work, model=model, groups=groups,  # type: ignore[type-var]
+                               cost_model=cost_model, budget=budget)
 
 
 def _identity_sums(graph: Graph) -> dict[str, int]:

@@ -5,12 +5,14 @@ every entry of METHODS says when it is done.
 """
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import Dense, Magnitude, Random, Scratch, Uniform
+from tfprune.methods.n2n import N2N
 from tfprune.methods.rlal import RLAL
 
 __all__ = ['METHODS', 'Decision', 'EpochResult', 'Method', 'Problem', 'make_method']
 
 METHODS: dict[str, type[Method]] = {
     'rlal': RLAL,
+    'n2n': N2N,
     'dense': Dense,
     'uniform': Uniform,
     'random': Random,
