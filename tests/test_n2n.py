@@ -28,7 +28,8 @@ from tfprune.training import Optimisation, Trainer
 OPTIONS = 'removal_rounds=2, shrinkage_rounds=2, rollouts=4, student_steps=2, units=8'
 BLOCK = 'stage1_block1_add'  # of resnet8 the only block without a padded shortcut
 CONVS = ('stage1_block1_conv1', 'stage1_block1_conv2')
-RUN = dict(model='resnet8', dataset='digits', method='n2n', macs=0.5, method_options=OPTIONS,
+RUN = dict(model='resnet8', dataset='digits', method='n2n', macs=0.5,
+           method_options='removal_rounds=1, shrinkage_rounds=1, rollouts=4, student_steps=2',
            warmup_epochs=1, random_epochs=0, joint_epochs=0, alignment_epochs=0,
            fine_tune_epochs=2, batch_size=256, reward_images=100, score_images=100,
            score_batch_size=100, calibration_batches=1, lr_warmup_epochs=0.0)
@@ -96,7 +97,7 @@ def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
     assert [row['stage'] for row in rows] == ['removal'] * 8 + ['shrinkage'] * 8
     removals = {tuple(row['removed']): row for row in rows[:8]}
     assert removals.keys() == {(), (BLOCK,)}
-    assert sum(result.metrics['students'] for result in results[:2]) == 2
+    assert sum(result.metrics['architectures'] for result in results[:2]) == 2
     assert removals[()]['reward'] == 0  # nothing gained
     left = without_blocks(problem, [BLOCK])
     share = left.cost_model.dense.macs / problem.cost_model.dense.macs
@@ -109,7 +110,7 @@ def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
     macs, limit = left.cost_model(decision.widths).macs, int(0.5 * problem.cost_model.dense.macs)
     assert 0.97 * limit < macs <= limit
     # Teacher's logits, students' steps and scores, at the least; and 2 epochs of distillation.
-    assert problem.account.epochs > 2 / 3 + results[-1].metrics['students'] * 16 * 0.5 / 1000
+    assert problem.account.epochs > 2 / 3 + results[-1].metrics['architectures'] * 16 * .5 / 1000
 
     keras.utils.set_random_seed(77)
     problem = problem_of({'macs': 0.5})
@@ -122,8 +123,7 @@ def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
 
 def test_removing_more_than_the_budget_asks_for_is_invalid():
     keras.utils.set_random_seed(0)
-    method = make_method(problem_of({'macs': 0.9}, OPTIONS.replace('shrinkage_rounds=2',
-                                                                  'shrinkage_rounds=0')))
+    method = make_method(problem_of({'macs': 0.9}, 'removal_rounds=2, shrinkage_rounds=0'))
     rows = [row for result in play_rounds(method) for row in result.episodes]
     assert {(tuple(row['removed']), row['reward']) for row in rows} == {
         ((), 0.0), ((BLOCK,), INVALID)}

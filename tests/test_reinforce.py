@@ -1,4 +1,4 @@
-"""REINFORCE: a policy of all layers at once and one layer by layer learn, and resume bit for bit."""
+"""REINFORCE: policies of all layers at once and layer by layer learn, and resume bit for bit."""
 import functools
 
 import tfprune  # noqa: F401  (before keras)

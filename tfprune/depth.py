@@ -62,6 +62,7 @@ def remove_blocks(model: keras.Model, names: Iterable[str]) -> keras.Model:
 
     Raises:
       ValueError: for a name that no removable block has.
+      JointRemovalError: a nested model would keep only some of its outputs.
     """
     names = [names] if isinstance(names, str) else list(names)
     blocks = removable_blocks(model)
@@ -73,8 +74,8 @@ def remove_blocks(model: keras.Model, names: Iterable[str]) -> keras.Model:
     sums = _identity_sums(graph)
     removal = _Removal(graph, {name: sums[name] for name in names})
     if removal.broken() is not None:
-        raise ValueError(f"blocks {', '.join(names)} cannot be removed together: nested model "
-                         f"'{removal.broken()}' would lose an output")
+        raise JointRemovalError(f"blocks {', '.join(names)} cannot be removed together: nested "
+                                f"model '{removal.broken()}' would lose an output")
     rebuilding = _Rebuilding(removal)
     reduced = rebuilding.rebuild(model)
     for layer in graph.layers.values():
@@ -83,13 +84,26 @@ def remove_blocks(model: keras.Model, names: Iterable[str]) -> keras.Model:
     return reduced
 
 
+class JointRemovalError(ValueError):
+    """Blocks that can be removed one by one cannot be together."""
+
+
 class Work(Protocol):
     """What a run works on, a frozen dataclass: `methods.Problem` or `outcome.Setup`."""
-    config: Config
-    model: keras.Model
-    groups: ChannelGroups
-    cost_model: CostModel
-    budget: Budget
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def model(self) -> keras.Model: ...
+
+    @property
+    def groups(self) -> ChannelGroups: ...
+
+    @property
+    def cost_model(self) -> CostModel: ...
+
+    @property
+    def budget(self) -> Budget: ...
 
 
 WorkT = TypeVar('WorkT', bound=Work)
@@ -100,7 +114,8 @@ def without_blocks(work: WorkT, names: Sequence[str]) -> WorkT:
     and costs, traced anew, and the same limits in numbers; `work` itself for none.
 
     Raises:
-      ValueError: see `remove_blocks`; InfeasibleBudgetError: what is left cannot be narrowed so far.
+      ValueError: see `remove_blocks`.
+      InfeasibleBudgetError: what is left cannot be narrowed so far.
     """
     if not names:
         return work

@@ -36,7 +36,7 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     pruned = cloning.rebuild(model)
     ruled = {slot.layer for slot in layout.weights}
     for path, layer in graph.layers.items():
-        if path not in ruled and getattr(layer, 'weights', ()):
+        if path not in ruled and isinstance(layer, keras.layers.Layer) and layer.weights:
             copy_weights(layer, cloning.clone_of(layer))
     for slot in layout.weights:
         layer = graph.layers[slot.layer]

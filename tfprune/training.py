@@ -201,7 +201,6 @@ class Trainer(tf.Module):
         return gradients, tf.stack([
             tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas, correct])
 
-
     def _distillation(self, teacher: keras.Model, images: tf.Tensor, logits: tf.Tensor
                       ) -> tf.Tensor:
         """The replica's part of the mean squared error of the global batch."""

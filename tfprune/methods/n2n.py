@@ -37,7 +37,7 @@ from tfprune.agents.reinforce import Reinforce, make_autoregressive, make_bidire
 from tfprune.budget import InfeasibleBudgetError
 from tfprune.config import split_names
 from tfprune.criteria import Batch
-from tfprune.depth import Block, removable_blocks, without_blocks
+from tfprune.depth import Block, JointRemovalError, removable_blocks, without_blocks
 from tfprune.environment import PruningEnv
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
@@ -116,8 +116,8 @@ class RewardCache(tf.Module):
         self.count.assign_add(1)
 
     @staticmethod
-    def key(removed: np.ndarray, widths: Sequence[int]) -> int:
-        """A number for an architecture: bool [L], int [G]."""
+    def key(removed: np.ndarray, widths: Sequence[int] | np.ndarray) -> int:
+        """A number for an architecture: bool [L], int [G], none for those that are left whole."""
         text = np.packbits(removed).tobytes() + b'|' + np.asarray(widths, np.int64).tobytes()
         return int.from_bytes(hashlib.sha256(text).digest()[:8], 'big', signed=True)
 
@@ -205,7 +205,7 @@ class N2N(Method):
         return EpochResult({
             'reward_mean': mean_and_error(rewards)[0], 'reward_max': max(rewards),
             'best_reward': float(self.best[0 if removing else 1]), 'agent_loss': loss,
-            'students': int(self.cache.count) - before}, tuple(rows))
+            'architectures': int(self.cache.count) - before}, tuple(rows))
 
     def decide(self) -> Decision:
         problem = self._problem_without(self.removed.numpy())
@@ -243,47 +243,56 @@ class N2N(Method):
 
     def _try_removal(self, removed: np.ndarray) -> float:
         """Reward of the student without these blocks."""
-        try:
-            left = self._problem_without(removed)
-        except (InfeasibleBudgetError, ValueError):
-            left = None
-        if left is None or not len(left.groups) or left.budget.fits(left.budget.dense_widths):
-            self._accuracies.append(0.0)
-            return INVALID
-        found = self._scored(removed, left, left.budget.dense_widths)
+        found = self._known(RewardCache.key(removed, ()), lambda: self._score_removal(removed))
         if found > self.best[0]:
             self.best[0].assign(found)
             self.removed.assign(removed)
         return found
+
+    def _score_removal(self, removed: np.ndarray) -> tuple[float, float]:
+        if not removed.any():
+            return 0.0, float(self.teacher_accuracy)
+        try:
+            left = self._problem_without(removed)
+        except (InfeasibleBudgetError, JointRemovalError):
+            return INVALID, 0.0
+        dense = left.budget.dense_widths
+        if not dense.size or left.budget.fits(dense):
+            return INVALID, 0.0
+        return self._score_student(left, dense)
 
     def _try_widths(self, widths: Mapping[str, int]) -> float:
         """Reward of the student of these widths, what is left of the budget spent."""
         removed = self.removed.numpy()
         left = self._problem_without(removed)
         filled = left.budget.fill(list(widths.values()))
-        found = self._scored(removed, left, filled)
+        found = self._known(RewardCache.key(removed, filled),
+                            lambda: self._score_student(left, filled))
         if found > self.best[1]:
             self.best[1].assign(found)
             self.widths.assign(filled)
         return found
 
-    def _scored(self, removed: np.ndarray, left: Problem, widths: np.ndarray) -> float:
-        """Reward of an architecture, trained and scored unless it is known."""
-        key = RewardCache.key(removed, widths)
+    def _known(self, key: int, score: Callable[[], tuple[float, float]]) -> float:
+        """Reward of an architecture, scored unless it is known."""
         known = self.cache.get(key)
         if known is None:
-            named = left.budget.as_dict(widths)
-            if not self._taught:
-                batches = self.problem.train_batches(self._round)
-                self._taught = self._students.taught(
-                    batch for batch, _ in zip(batches, range(self.options.student_steps)))
-            student = prune_model(left.model, left.groups, left.select(named))
-            accuracy = self._students.accuracy(student, left.cost_model(named).macs, self._taught)
-            cost = (left.budget.costs(widths) / self.problem.budget.dense_costs).max()
-            known = reward(accuracy, float(self.teacher_accuracy), cost), accuracy
+            known = score()
             self.cache.put(key, *known)
         self._accuracies.append(known[1])
         return known[0]
+
+    def _score_student(self, left: Problem, widths: np.ndarray) -> tuple[float, float]:
+        """(reward, accuracy) of a student of these widths."""
+        named = left.budget.as_dict(widths)
+        if not self._taught:
+            batches = self.problem.train_batches(self._round)
+            self._taught = self._students.taught(
+                batch for batch, _ in zip(batches, range(self.options.student_steps)))
+        student = prune_model(left.model, left.groups, left.select(named))
+        accuracy = self._students.accuracy(student, left.cost_model(named).macs, self._taught)
+        cost = (left.budget.costs(widths) / self.problem.budget.dense_costs).max()
+        return reward(accuracy, float(self.teacher_accuracy), cost), accuracy
 
     def _problem_without(self, removed: np.ndarray) -> Problem:
         """The problem that is left without these blocks; the latest is kept."""
