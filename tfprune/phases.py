@@ -16,9 +16,9 @@ from tfprune.distribution import SharedScorer, from_chief, is_chief
 from tfprune.epochs import EpochLoop, Interrupted, round_seed
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
-from tfprune.masks import Masks, widths_of
+from tfprune.masks import widths_of
 from tfprune.methods import Decision, Method, Problem, check_method, make_method
-from tfprune.outcome import Setup
+from tfprune.outcome import Setup, apply_decision
 from tfprune.progress import Progress
 from tfprune.reuse import RATIOS_FILE, take_decision, take_epochs
 from tfprune.runs import RunFolder, replacing
@@ -61,7 +61,7 @@ class Phases:
         else:
             decision = self._search(position, prefix)
             position, prefix = Position(self.first), None
-        pruned = self._prune(decision.masks)
+        pruned = self._prune(decision)
         self._train_pruned(pruned, decision, position, prefix)
         if self.should_stop():
             raise Interrupted('stopped before export; the same command resumes '
@@ -184,9 +184,9 @@ class Phases:
         return Interrupted(f'stopped after {rounds} of {method.rounds()} rounds of search; the '
                            f'same command resumes {self.folder.path}.')
 
-    def _prune(self, masks: Masks) -> keras.Model:
+    def _prune(self, decision: Decision) -> keras.Model:
         with self.strategy.scope():
-            pruned = prune_model(self.setup.model, self.setup.groups, masks)
+            pruned = apply_decision(self.setup, decision)
             # From scratch: initialised anew for its own widths, not a slice of the dense one.
             return keras.models.clone_model(pruned) if self.decides_first else pruned
 
@@ -194,11 +194,12 @@ class Phases:
                       prefix: str | None) -> None:
         """Trains the pruned model to the end."""
         config = self.setup.after(decision).config
-        trainer = self._trainer(pruned)
+        trainer = self._trainer(pruned, teacher=self._teacher())
         state = tf.train.Checkpoint(model=pruned, trainer=trainer)
         if prefix:
             restore(state, prefix)
-        elif not self.decides_first and not all(mask.all() for mask in decision.masks.values()):
+        elif not self.decides_first and (decision.removed or not all(
+                mask.all() for mask in decision.masks.values())):
             self._settle(pruned)
         phase = 'train' if self.decides_first else 'fine_tune'
         dataclasses.replace(self.loop, config=config).run(
@@ -213,11 +214,24 @@ class Phases:
         reestimate_batch_norm(unfold(pruned), forward,
                               (images for images, _ in self._calibration()))
 
-    def _trainer(self, model: keras.Model, penalty: Callable[[], Any] | None = None) -> Trainer:
+    def _teacher(self) -> keras.Model | None:
+        """The dense model as it was before surgery, for a method that distils.
+
+        From its file, as a run that is resumed after surgery has it nowhere else.
+        """
+        method = check_method(self.config.method)
+        if not method.distils(method.parse(self.config)):
+            return None
+        from_chief(self.strategy, 'the file is written')
+        with self.strategy.scope():
+            return keras.models.load_model(self.folder.path / 'dense.keras')
+
+    def _trainer(self, model: keras.Model, penalty: Callable[[], Any] | None = None,
+                 teacher: keras.Model | None = None) -> Trainer:
         config = self.config
         return Trainer(model, self.strategy, Optimisation(
             config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
-            config.jit_compile), penalty)
+            config.jit_compile), penalty, teacher)
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():

@@ -3,7 +3,7 @@ import math
 from typing import Protocol, Sequence
 
 import numpy as np
-from tf_agents.environments import batched_py_environment
+from tf_agents.environments import batched_py_environment, py_environment
 from tf_agents.policies import random_py_policy
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
@@ -18,9 +18,11 @@ class Policy(Protocol):
                ) -> policy_step.PolicyStep: ...
 
 
-def play(envs: Sequence[PruningEnv], policy: Policy
+def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy
          ) -> tuple[list[trajectory.Trajectory], list[float]]:
     """One episode in each of E environments, in lockstep: a policy call serves all.
+
+    All episodes have G steps; of a PruningEnv that is one a group.
 
     Returns:
         G + 1 trajectories of batch E (the last is the boundary that TF-Agents' returns need), and
@@ -29,7 +31,7 @@ def play(envs: Sequence[PruningEnv], policy: Policy
     env = batched_py_environment.BatchedPyEnvironment(list(envs), multithreading=False)
     steps = []
     time_step = env.reset()
-    for _ in range(len(envs[0].budget.names)):
+    while not np.all(time_step.is_last()):
         action = policy.action(time_step)
         next_step = env.step(action.action)
         steps.append(trajectory.from_transition(time_step, action, next_step))

@@ -8,6 +8,7 @@ from tfprune.methods.autocompress import AutoCompress
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.cacp import CACP
 from tfprune.methods.controls import Dense, Magnitude, Random, Scratch, Uniform
+from tfprune.methods.n2n import N2N
 from tfprune.methods.rlal import RLAL
 
 __all__ = ['METHODS', 'Decision', 'EpochResult', 'Method', 'Problem', 'make_method']
@@ -17,6 +18,7 @@ METHODS: dict[str, type[Method]] = {
     'amc': AMC,
     'cacp': CACP,
     'autocompress': AutoCompress,
+    'n2n': N2N,
     'dense': Dense,
     'uniform': Uniform,
     'random': Random,
