@@ -1,10 +1,12 @@
 """Single weights that are zero: unlike channels they stay in the model, at the same cost."""
+import pathlib
 from typing import Any, Callable, Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+ZEROS_FILE = 'zeros.npz'
 Zeros = Mapping[str, np.ndarray]  # path of a kernel -> bool, True = zero
 
 
@@ -34,6 +36,19 @@ def zeroing(model: keras.Model, zeros: Zeros) -> Callable[[], None]:
             kernel.assign(kernel * kept)
 
     return set_to_zero
+
+
+def save_zeros(path: pathlib.Path, zeros: Zeros) -> None:
+    """Writes an .npz file of an array a kernel."""
+    np.savez_compressed(path, **zeros)  # type: ignore[arg-type]  # no kernel is called so
+
+
+def load_zeros(path: pathlib.Path) -> Zeros:
+    """Inverse of save_zeros; {} where there is no such file."""
+    if not path.exists():
+        return {}
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
 
 
 def count_zeros(model: keras.Model) -> dict[str, int]:

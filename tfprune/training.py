@@ -82,6 +82,7 @@ class Trainer(tf.Module):
     Args:
         model: pixels [B, H, W, C] -> logits or softmax [B, K], created under `strategy`.
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
+        constrain: called across replicas after each step, to assign weights.
 
     Raises:
         ValueError: the model was not created under `strategy`.
@@ -89,10 +90,11 @@ class Trainer(tf.Module):
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
                  optimisation: Optimisation,
-                 penalty: Callable[[], tf.Tensor | None] | None = None):
+                 penalty: Callable[[], tf.Tensor | None] | None = None,
+                 constrain: Callable[[], None] | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
-        self._settings, self._penalty = optimisation, penalty
+        self._settings, self._penalty, self._constrain = optimisation, penalty, constrain
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
         self._gradients = _compiled(self._uncompiled_gradients, optimisation.jit_compile)
         self._kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
@@ -164,6 +166,8 @@ class Trainer(tf.Module):
     @tf.function
     def _train_step(self, images, labels) -> tf.Tensor:
         per_replica = self.strategy.run(self._replica_step, (images, labels))
+        if self._constrain:
+            self._constrain()
         total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
         self.sums.assign_add(total)
         return self.sums.value()

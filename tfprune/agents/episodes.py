@@ -3,12 +3,12 @@ import math
 from typing import Protocol, Sequence
 
 import numpy as np
-from tf_agents.environments import batched_py_environment
+from tf_agents.environments import batched_py_environment, py_environment
 from tf_agents.policies import random_py_policy
 from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
-from tfprune.environment import EpisodicEnv
+from tfprune.environment import PruningEnv
 
 
 class Policy(Protocol):
@@ -18,18 +18,20 @@ class Policy(Protocol):
                ) -> policy_step.PolicyStep: ...
 
 
-def play(envs: Sequence[EpisodicEnv], policy: Policy
+def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy
          ) -> tuple[list[trajectory.Trajectory], list[float]]:
     """One episode in each of E environments, in lockstep: a policy call serves all.
 
+    All episodes have G steps; of a PruningEnv that is one a group.
+
     Returns:
-        steps + 1 trajectories of batch E (the last is the boundary that TF-Agents' returns need), and
+        G + 1 trajectories of batch E (the last is the boundary that TF-Agents' returns need), and
         the episodes' rewards [E].
     """
     env = batched_py_environment.BatchedPyEnvironment(list(envs), multithreading=False)
     steps = []
     time_step = env.reset()
-    for _ in range(envs[0].steps):
+    while not np.all(time_step.is_last()):
         action = policy.action(time_step)
         next_step = env.step(action.action)
         steps.append(trajectory.from_transition(time_step, action, next_step))
@@ -42,7 +44,7 @@ def play(envs: Sequence[EpisodicEnv], policy: Policy
     return steps, rewards
 
 
-def random_policy(env: EpisodicEnv, seed: int) -> Policy:
+def random_policy(env: PruningEnv, seed: int) -> Policy:
     """Uniform random actions in the action's bounds."""
     return random_py_policy.RandomPyPolicy(env.time_step_spec(), env.action_spec(), seed=seed,
                                            observation_and_action_constraint_splitter=None)

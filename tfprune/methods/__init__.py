@@ -5,12 +5,16 @@ every entry of METHODS says when it is done.
 """
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import Dense, Magnitude, Random, Scratch, Uniform
+from tfprune.methods.crl import CRL
+from tfprune.methods.purl import PuRL
 from tfprune.methods.rlal import RLAL
 
 __all__ = ['METHODS', 'Decision', 'EpochResult', 'Method', 'Problem', 'make_method']
 
 METHODS: dict[str, type[Method]] = {
     'rlal': RLAL,
+    'purl': PuRL,
+    'crl': CRL,
     'dense': Dense,
     'uniform': Uniform,
     'random': Random,

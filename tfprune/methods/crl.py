@@ -48,6 +48,7 @@ class CRLOptions:
 
 class CRL(Method):
     """See the module."""
+    only_decides = True
     Options = CRLOptions
 
     def __init__(self, problem: Problem):

@@ -37,11 +37,13 @@ from typing import Any, Callable, Mapping, Sequence
 
 import keras
 import numpy as np
+import tensorflow as tf
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.agents import DQN, play
 from tfprune.criteria import score_groups
+from tfprune.distribution import num_workers
 from tfprune.environment import EpisodicEnv
 from tfprune.masks import best_channels, nearest_width, open_masks
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
@@ -189,6 +191,13 @@ class Weights:
     """What alphas do to single weights, a layer a kernel; see the module."""
 
     def __init__(self, problem: Problem, options: PuRLOptions):
+        with problem.scope():
+            workers = num_workers(tf.distribute.get_strategy())
+        if workers > 1:
+            raise ValueError('form=weights runs in one process; TF_CONFIG lists several.')
+        if 'int8_qat' in problem.config.quantisations:
+            raise ValueError('form=weights: quantize must not have int8_qat, whose fine-tuning '
+                             f'would move zeros; received {problem.config.quantize!r}.')
         self._problem, self._sparsity = problem, options.sparsity
         self._kernels = kernels_of(problem.model)
         self.steps = len(self._kernels)
@@ -261,13 +270,14 @@ class _Accuracies:
 
 class PuRL(Method):
     """See the module."""
+    only_decides = True
     Options = PuRLOptions
 
     def __init__(self, problem: Problem):
         super().__init__(problem)
         options: PuRLOptions = self.options
-        form = Channels if options.form == 'channels' else Weights
-        self._form: Channels | Weights = form(problem, options)
+        self._form: Channels | Weights = (
+            Channels(problem, options) if options.form == 'channels' else Weights(problem, options))
         self._watch = Stopwatch()
         self._accuracy = _Accuracies(self._form.accuracy, self._watch)
         self._target = 1.0
