@@ -21,7 +21,7 @@ from tfprune.seeding import set_seed
 from tfprune.sparsity import kernels_of, zeroing
 from tfprune.trainer import train_and_prune
 
-ROUNDS = 10
+ROUNDS = 8
 SMALL = dict(model='resnet8', dataset='digits', method='purl', warmup_epochs=1, random_epochs=0,
              joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2, batch_size=256,
              reward_images=100, score_images=100, score_batch_size=100, calibration_batches=1,
@@ -108,10 +108,14 @@ def test_dqn_explores_less_with_each_episode(found):
     purl, results, _ = found
     assert [result.metrics['epsilon'] for result in results] == pytest.approx(
         [.95 ** (8 * n) for n in range(1, ROUNDS + 1)])
+    keras.utils.set_random_seed(0)
     agent = PuRL(made_up_problem('rounds=1,episodes=8,updates=1')).agent
     drawn = np.array([step.action for _ in range(6)
                       for step in play(purl._envs, agent.collect_policy)[0][:-1]])
-    assert set(drawn[:, 0]) == set(range(len(ALPHAS)))  # the first of a round: all at random
+    assert set(drawn.ravel()) == set(range(len(ALPHAS)))
+    greedy = np.array([agent.greedy_policy.action(step).action
+                       for step in play(purl._envs, agent.collect_policy)[0][:-1]])
+    assert len(np.unique(greedy)) < len(ALPHAS)
     agent.epsilon.assign(0.0)  # the least is a twentieth
     played, _ = play(purl._envs, agent.collect_policy)
     greedy = [agent.greedy_policy.action(step).action for step in played[:-1]]
@@ -130,7 +134,7 @@ def test_rows_say_what_was_done(found):
         asked = 1 - budget.limits[0] / budget.dense_costs[0]
         assert row['progress'] == pytest.approx(saved / asked)
         assert row['reward'] == pytest.approx(
-            reward_of(accuracy(widths), saved / asked, dense, 5.0))
+            reward_of(accuracy(widths), saved / asked, dense, 1.0))
         assert len(row['alphas']) == 9 and row['return'] < row['reward']
 
 

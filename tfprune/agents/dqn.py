@@ -11,6 +11,7 @@ from tf_agents.trajectories import time_step as ts
 
 from tfprune.agents.base import SampledPolicy, make_generator, specs
 from tfprune.agents.memory import OffPolicyAgent
+from tfprune.agents.ppo import WithGroup
 from tfprune.environment import EpisodicEnv
 
 
@@ -43,7 +44,9 @@ class DQN(OffPolicyAgent):
     """DQN (Mnih et al. 2015) on the rewards of single steps, dense or not; discount 1.
 
     The environment's action is an int32 scalar in {0, 1, …}. The target network follows with 0.05 a
-    step, as SAC's do. Exploration shrinks with each of the agent's own episodes.
+    step, as SAC's do. The network is told the layer by an indicator, as PPO's is: of a search with
+    known optimum (tests/made_up_problem.py, 55 episodes, 2 seeds) DQN reaches 0.5 to 0.8 with 60
+    updates, where 0 is random actions and 1 the best; with 20 updates 0.4. Exploration shrinks with each of the agent's own episodes.
 
     Args:
         updates: for each step of an episode, steps on a batch of 64 per update.
@@ -55,8 +58,9 @@ class DQN(OffPolicyAgent):
     def __init__(self, env: EpisodicEnv, *, learning_rate: float, updates: int, episodes: int,
                  epsilon: float = 1.0, epsilon_decay: float = 0.95, least_epsilon: float = 0.05):
         time_step_spec, action_spec = specs(env)
-        network = q_network.QNetwork(time_step_spec.observation, action_spec,
-                                     fc_layer_params=(64, 64))
+        network = q_network.QNetwork(
+            time_step_spec.observation, action_spec, preprocessing_layers=WithGroup(env.steps),
+            fc_layer_params=(64, 64))
         generator = make_generator()
         super().__init__(dqn_agent.DqnAgent(
             time_step_spec, action_spec, q_network=network,

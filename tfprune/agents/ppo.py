@@ -15,7 +15,7 @@ from tfprune.agents.base import Agent, make_generator, specs
 from tfprune.environment import FEATURES, PruningEnv
 
 
-class _WithGroup(tf_keras.layers.Layer):
+class WithGroup(tf_keras.layers.Layer):
     """Observations [..., F] -> [..., F + G]: with an indicator of the group at hand."""
 
     def __init__(self, groups: int, **options: Any):
@@ -58,7 +58,7 @@ def clipped_ppo(env: PruningEnv, learning_rate: float, std: float, **options: An
 
 
 def _hidden(env: PruningEnv) -> dict[str, Any]:
-    return {'preprocessing_layers': _WithGroup(len(env.budget.names)),
+    return {'preprocessing_layers': WithGroup(len(env.budget.names)),
             'fc_layer_params': (64, 64), 'activation_fn': tf_keras.activations.tanh}
 
 

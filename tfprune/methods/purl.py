@@ -62,9 +62,9 @@ class PuRLOptions:
     episodes: int = 5  # episodes a round; the paper's 55 in all
     sparsity: float = 0.8  # weight form: T_P, the share of kernel weights that become zero
     target_accuracy: float = 1.0  # T_A, as a share of the dense accuracy
-    beta: float = 5.0  # scale of the reward
+    beta: float = 1.0  # scale of the reward
     norm: str = 'l1'  # of the filters: l1 or l2
-    updates: int = 20  # for each step of an episode, steps of DQN a round
+    updates: int = 60  # for each step of an episode, steps of DQN a round
     learning_rate: float = 0.001  # of DQN
     epsilon_decay: float = 0.95  # of exploration, an episode
 
