@@ -44,9 +44,11 @@ class DQN(OffPolicyAgent):
     """DQN (Mnih et al. 2015) on the rewards of single steps, dense or not; discount 1.
 
     The environment's action is an int32 scalar in {0, 1, …}. The target network follows with 0.05 a
-    step, as SAC's do. The network is told the layer by an indicator, as PPO's is: of a search with
-    known optimum (tests/made_up_problem.py, 55 episodes, 2 seeds) DQN reaches 0.5 to 0.8 with 60
-    updates, where 0 is random actions and 1 the best; with 20 updates 0.4. Exploration shrinks with each of the agent's own episodes.
+    step, as SAC's do. Exploration shrinks with each of the agent's own episodes. The network is
+    told the step by an indicator, as PPO's is. Measured on PuRL with the made-up accuracy of its
+    tests, two seeds, 0 being the return of random actions and 1 the best that hill climbing found:
+    episodes 41 to 55 reach 0.56 and 0.68 with 60 updates, 0.35 and 0.45 with 20; without the
+    indicator 0.3 and 0.2.
 
     Args:
         updates: for each step of an episode, steps on a batch of 64 per update.
