@@ -11,6 +11,7 @@ from made_up_problem import made_up_problem, searched
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.agents import play, random_policy
+from tfprune.benchmarks import dense_reward
 from tfprune.checkpoints import restore
 from tfprune.config import Config
 from tfprune.criteria import score_groups
@@ -261,6 +262,22 @@ def test_an_uninterrupted_run_is_the_same(sparse_run, tmp_path, monkeypatch):
     again = train_and_prune(Config(**SMALL), tmp_path / 'run', progress=False)
     for one, other in zip(sparse_run.model.get_weights(), again.model.get_weights()):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_benchmark_counts_episodes_until_the_level_of_the_terminal_reward():
+    made = [{'reward': 'terminal', 'seed': 0, 'episodes_per_round': 5, 'scorings': [6, 12, 18, 24],
+             'last_reward': [-.9, -.6, -.3, -.3]},
+            {'reward': 'dense', 'seed': 0, 'episodes_per_round': 5, 'scorings': [40, 80, 120, 160],
+             'last_reward': [-.6, -.3, -.3, -.1]}]
+    assert dense_reward.reached(made[1], -.4) == 3 and dense_reward.reached(made[0], -.3) is None
+    # The level is -0.4, the mean of the last three rounds.
+    assert dense_reward.format_table(made).splitlines()[-1] == (
+        '| 0 | -0.400 | -0.233 | 20 | 15 | 24 | 120 |')
+    row, = dense_reward.rows(['terminal'], search_epochs=2, search_episodes=5, search_seeds=1)
+    # An episode is scored once, and the dense model once a round.
+    assert row['scorings'] == [6, 12] and max(row['last_reward']) <= 0
+    with pytest.raises(ValueError, match="Unknown reward 'sparse'. Available: dense, terminal"):
+        next(dense_reward.rows(['sparse']))
 
 
 def test_zeros_of_another_model_are_refused():
