@@ -29,18 +29,11 @@ SMALL = dict(model='resnet8', dataset='digits', macs=0.5, warmup_epochs=1, rando
 # Method name -> --method_options of its run of SMALL, whose search is then of seconds.
 SMALL_OPTIONS = {
     'amc': 'episodes=6,warmup_episodes=2,lockstep=2',
-    'cacp': 'episodes=6,warmup_episodes=2,lockstep=2,ratios=0.5',
     'autocompress': 'proposals=1,stop_temperature=80,strength=0.1',
-}
-
-
-def small(name):
-    return Config(method=name, method_options=SMALL_OPTIONS.get(name, ''), **SMALL)
-
-
-# Where the defaults of a method's own options take longer.
-SMALL_OPTIONS = {
+    'cacp': 'episodes=6,warmup_episodes=2,lockstep=2,ratios=0.5',
+    'crl': 'rounds=2,episodes=2,updates=1',
     'n2n': 'removal_rounds=1, shrinkage_rounds=1, rollouts=3, student_steps=1, units=4',
+    'purl': 'rounds=2,episodes=2,updates=1',
 }
 
 

@@ -15,7 +15,12 @@ FEATURES = ('index', 'in_channels', 'channels', 'stride', 'kernel', 'layer_cost'
             'cost_left', 'previous_action')
 
 
-class PruningEnv(py_environment.PyEnvironment):
+class EpisodicEnv(py_environment.PyEnvironment):
+    """An environment whose episodes all have `steps` steps."""
+    steps: int
+
+
+class PruningEnv(EpisodicEnv):
     """Decides the widths of all groups within a budget.
 
     Observation: float32 [len(FEATURES) + context_size], the features of the group at hand, all in
@@ -49,6 +54,7 @@ class PruningEnv(py_environment.PyEnvironment):
         if not len(groups):
             raise ValueError('PruningEnv needs at least one prunable group; received none.')
         self.budget, self._evaluate, self._bounded = budget, evaluate, bounded
+        self.steps = len(budget.names)
         self._static = _static_features(groups, cost_model)
         self._z = np.zeros(context_size, np.float32)
         self._widths: list[int] = []

@@ -8,7 +8,9 @@ from tfprune.methods.autocompress import AutoCompress
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.cacp import CACP
 from tfprune.methods.controls import Dense, Magnitude, Random, Scratch, Uniform
+from tfprune.methods.crl import CRL
 from tfprune.methods.n2n import N2N
+from tfprune.methods.purl import PuRL
 from tfprune.methods.rlal import RLAL
 
 __all__ = ['METHODS', 'Decision', 'EpochResult', 'Method', 'Problem', 'make_method']
@@ -19,6 +21,8 @@ METHODS: dict[str, type[Method]] = {
     'cacp': CACP,
     'autocompress': AutoCompress,
     'n2n': N2N,
+    'purl': PuRL,
+    'crl': CRL,
     'dense': Dense,
     'uniform': Uniform,
     'random': Random,

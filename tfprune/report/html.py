@@ -10,7 +10,8 @@ from tfprune.report.page import escape, figure, link, page, section, table, tile
 from tfprune.report.reading import Run, all_values, read_run
 from tfprune.report.table import (MISSING, agent_sentences, budget_sentences, columns, count,
                                   duration, headline, latency_sentences, listed, milliseconds,
-                                  percent, points, quotient, table_notes, table_rows)
+                                  percent, points, quotient, sparsity_sentences, table_notes,
+                                  table_rows)
 from tfprune.runs import write_text
 
 
@@ -62,7 +63,8 @@ def _table(run: Run) -> str:
               for name, side in zip(names, (report['dense'], report['pruned']))
               if side['latency_ms'] is not None]
     return section(f'{names[0].capitalize()} and {names[1]}', table(rows),
-                   paragraphs=[*budget_sentences(report), *latency_sentences(report)],
+                   paragraphs=[*budget_sentences(report), *sparsity_sentences(report),
+                               *latency_sentences(report)],
                    notes=[*table_notes(report),
                           f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
 
