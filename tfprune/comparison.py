@@ -205,9 +205,7 @@ class Comparison:
         self._done = sum(cell.finished for cell in self.cells)
         if self._done:
             self.say(f'{self._done} of {len(self.cells)} cells are finished.')
-        # Those that others wait for come first.
-        await asyncio.gather(*(self._family(family) for family in
-                               sorted(families(self.cells), key=len, reverse=True)))
+        await asyncio.gather(*(self._family(family) for family in families(self.cells)))
 
     async def _family(self, cells: Sequence[Cell]) -> None:
         """Runs cells whose epochs before surgery are the same: one first, the others after it."""
@@ -275,16 +273,22 @@ class Comparison:
 
 
 def families(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells by what they train before surgery; one that acts there is alone."""
+    """Cells by what they train before surgery, those that are waited for first; one whose method
+    acts there is alone.
+    """
     found: list[list[Cell]] = []
+    shared: list[list[Cell]] = []
     for cell in cells:
-        for family in found if cell.config.search_epochs else ():
+        if not (cell.config.search_epochs and check_method(cell.config.method).only_decides):
+            found.append([cell])
+            continue
+        for family in shared:
             if not differing_before_surgery(cell.config, family[0].config.to_json()):
                 family.append(cell)
                 break
         else:
-            found.append([cell])
-    return found
+            shared.append([cell])
+    return shared + found
 
 
 def comparison_rows(cells: Sequence[Cell], out: pathlib.Path,

@@ -4,13 +4,24 @@ A method that only decides (`Method.only_decides`) has no part in those epochs, 
 methods of one configuration and seed train them alike, bit for bit; the second need not.
 """
 import pathlib
+from typing import Any, Mapping
 
 import keras
 
-from tfprune.config import AFTER_TRAINING, Config, differing_fields
+from tfprune.config import AFTER_TRAINING, LIMITS, Config, differing_fields
 from tfprune.methods import check_method
 from tfprune.models import load_initial_weights
 from tfprune.runs import RunFolder, changed_files, read_json, read_rows
+
+_MAY_DIFFER = ('method', *LIMITS, *AFTER_TRAINING)
+
+
+def differing_before_surgery(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
+    """'--flag: theirs -> ours' for each flag by which the epochs before surgery differ, of methods
+    that only decide.
+    """
+    may_differ = tuple(f'--{name}:' for name in _MAY_DIFFER)
+    return [row for row in differing_fields(ours, theirs) if not row.startswith(may_differ)]
 
 
 def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
@@ -30,8 +41,7 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
             raise ValueError(f'before_surgery_from: method {name!r} acts before surgery; its '
                              'epochs are its own.')
     ours = Config.from_json(folder.read_json('config.json'))  # as given, like theirs
-    may_differ = tuple(f'--{name}:' for name in ('method', *AFTER_TRAINING))
-    rows = [row for row in differing_fields(ours, theirs) if not row.startswith(may_differ)]
+    rows = differing_before_surgery(ours, theirs)
     if rows:
         raise ValueError(f'before_surgery_from: {source} has other flags: {"; ".join(rows)}.')
     files = (folder.read_json('environment.json') or {}).get('files', {})

@@ -94,7 +94,7 @@ def against(line: Line, control: str, lines: Sequence[Line]) -> tuple[float, flo
     Of the control with the same model, data and budget; NaN where there is none, or too few seeds.
     """
     for other in lines:
-        if other['method'] == control and other is not line and line['budgets'] and all(
+        if other['method'] == control != line['method'] and line['budgets'] and all(
                 other[name] == line[name] for name in ('model', 'dataset', 'budgets')):
             ours, theirs = (dict(zip(x['seeds'], x['accuracies'])) for x in (line, other))
             differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
