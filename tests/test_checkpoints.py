@@ -211,7 +211,7 @@ def test_a_file_too_large_for_the_disk_is_an_oserror(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     refused, kept = done.stdout.splitlines()
     assert refused.startswith('refused: cannot write checkpoint ')
-    assert kept == f"Position(epoch=1, step=0, seconds=0.0) ['{Position(1).name}']"
+    assert kept == f"Position(epoch=1, step=0, seconds=0.0, round=0) ['{Position(1).name}']"
 
 
 def test_a_folder_that_cannot_be_made_is_an_oserror(tmp_path, state):
@@ -276,7 +276,7 @@ def test_a_missing_file_is_a_checkpoint_error(tmp_path, state):
 def test_the_manifest_says_what_was_written(checkpoints, state, value):
     save(checkpoints, state, value, 3)
     manifest = json.loads((folder(checkpoints) / Position(3).name / 'manifest.json').read_text())
-    assert manifest['position'] == {'epoch': 3, 'step': 0, 'seconds': 0.0}
+    assert manifest['position'] == {'epoch': 3, 'step': 0, 'seconds': 0.0, 'round': 0}
     assert set(manifest['sha256']) == {'state.index', 'state.data-00000-of-00001'}
 
 

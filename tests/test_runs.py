@@ -213,17 +213,17 @@ def test_a_line_that_was_cut_short_is_left_out(folder, cut):
     assert folder.read_rows('m.jsonl') == kept
     folder.append_rows('m.jsonl', [{'epoch': 2}])
     assert folder.read_rows('m.jsonl') == kept + [{'epoch': 2}]
-    folder.forget_rows_from('m.jsonl', 3)
+    folder.keep_rows('m.jsonl', lambda row: row['epoch'] < 3)
     assert path.read_text() == ''.join(json.dumps(row) + '\n' for row in kept + [{'epoch': 2}])
 
 
-def test_forget_rows_from_an_epoch_on(folder):
+def test_keep_rows_before_an_epoch(folder):
     folder.append_rows('e.jsonl', [{'epoch': e, 'i': i} for e in range(4) for i in range(2)])
-    folder.forget_rows_from('e.jsonl', 2)
+    folder.keep_rows('e.jsonl', lambda row: row['epoch'] < 2)
     assert [row['epoch'] for row in folder.read_rows('e.jsonl')] == [0, 0, 1, 1]
-    folder.forget_rows_from('e.jsonl', 0)
+    folder.keep_rows('e.jsonl', lambda row: row['epoch'] < 0)
     assert folder.read_rows('e.jsonl') == []
-    folder.forget_rows_from('nothing.jsonl', 0)
+    folder.keep_rows('nothing.jsonl', lambda row: row['epoch'] < 0)
     assert not (folder.path / 'nothing.jsonl').exists()
 
 

@@ -72,6 +72,7 @@ class Budget:
             if LIMITS[name] == 'latency_ms' and cost_model.dense.latency_ms is None:
                 raise ValueError(f'{name} needs --latency_table, a table of operator times that '
                                  'scripts/benchmark.py --suite=latency_table measures.')
+        self._groups, self._rounding = groups, (width_multiple, min_keep_ratio)
         self.names = tuple(groups)
         self.dense_widths = np.array([groups[name] for name in self.names], np.int64)
         self.allowed = [allowed_widths(int(c), multiple=width_multiple,
@@ -151,6 +152,20 @@ class Budget:
             else:
                 filled = trial
         return filled
+
+    def scaled(self, ratio: float) -> 'Budget':
+        """The budget of another ratio.
+
+        Raises:
+            ValueError: this one is not a single limit that is a ratio.
+            InfeasibleBudgetError: see the class.
+        """
+        if len(self._names) != 1 or not is_ratio(self._names[0], self._asked[0]):
+            raise ValueError('several budgets out of one search need one limit, a ratio; received '
+                             + ', '.join(f'{n}={a:g}' for n, a in zip(self._names, self._asked)))
+        multiple, least = self._rounding
+        return Budget(self._groups, self._cost_model, {self._names[0]: ratio},
+                      width_multiple=multiple, min_keep_ratio=least)
 
     def as_dict(self, widths: Sequence[int] | np.ndarray) -> dict[str, int]:
         """{group name: width} of a width vector [G]."""

@@ -21,15 +21,18 @@ class Position:
     """Where a run stands: `epoch` epochs and `step` steps of the next one are done.
 
     After the last step of an epoch its method has yet to act. `seconds` went into the steps.
+    `round` rounds of search are done on the weights after the last epoch before surgery.
     """
     epoch: int = 0
     step: int = 0
     seconds: float = 0.0
+    round: int = 0
 
     @property
     def name(self) -> str:
         """Its folder; sorts as positions do."""
-        return f'e{self.epoch:05d}_s{self.step:08d}'
+        rounds = f'_r{self.round:05d}' if self.round else ''
+        return f'e{self.epoch:05d}_s{self.step:08d}{rounds}'
 
 
 class CheckpointError(ValueError):
@@ -117,7 +120,7 @@ class Checkpoints:
         if not self._folder.is_dir():
             return []
         return sorted(path.name for path in self._folder.iterdir()
-                      if re.fullmatch(r'e\d{5,}_s\d{8,}', path.name))
+                      if re.fullmatch(r'e\d{5,}_s\d{8,}(_r\d{5,})?', path.name))
 
     def _remove_partial(self) -> None:
         for path in self._folder.glob('partial_*'):

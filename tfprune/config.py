@@ -54,6 +54,9 @@ class Config:
     initial_weights: str = _field(
         '', "File with the dense model's weights: .npz, .weights.h5 or .keras.")
     method: str = _field('rlal', 'What decides.')
+    method_options: str = _field(
+        '', "Options of the method's own: name=value,name=value; a wrong name is answered with the "
+        'right ones.')
     before_surgery_from: str = _field(
         '', 'Run of the same flags but --method: its epochs before surgery are taken instead '
         'of trained again. For methods that only decide: dense, uniform, random, magnitude.')
@@ -84,6 +87,11 @@ class Config:
     joint_epochs: int = _field(6, "Epochs whose episodes are the agent's, with alignment.")
     alignment_epochs: int = _field(3, 'Epochs of alignment to the frozen decision.')
     fine_tune_epochs: int = _field(8, 'Epochs after surgery.')
+    pretraining_epochs: int = _field(
+        0, 'What --initial_weights have cost; for the account of the report only.')
+    charge_search: bool = _field(
+        False, 'Fine-tuning is shorter by what the search has cost, in whole epochs, so that '
+        'methods compare at the same total.')
     # Training of the weights.
     batch_size: int = _field(128, 'Images a step, over all replicas.')
     learning_rate: float = _field(0.1, 'Peak learning rate until surgery.')
@@ -167,8 +175,8 @@ class Config:
             self._require(name, getattr(self, name) >= 1, 'at least 1')
         for name in ('reward_images', 'score_images', 'score_batch_size',
                      'warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
-                     'fine_tune_epochs', 'lr_warmup_epochs', 'weight_decay', 'context_size',
-                     'context_updates', 'alignment_strength', 'rescored_candidates',
+                     'fine_tune_epochs', 'pretraining_epochs', 'lr_warmup_epochs', 'weight_decay',
+                     'context_size', 'context_updates', 'alignment_strength', 'rescored_candidates',
                      'surrogate_candidates', 'comparison_episodes', 'random_reference_episodes',
                      'learning_rate',
                      'agent_learning_rate', 'context_learning_rate', 'alignment_gap',

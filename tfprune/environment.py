@@ -33,17 +33,18 @@ class PruningEnv(py_environment.PyEnvironment):
         evaluate: {group name: width} -> reward, usually the sub-network's accuracy.
         budget: of the same groups and cost model; environments may share one.
         context_size: length of z, 0 for none.
+        bounded: False leaves the actions as they are, whatever they cost.
 
     Source: METHODS 'RLAL'; the features are those of AMC, arXiv 1802.03494, section 3.1.
     """
 
     def __init__(self, groups: ChannelGroups, cost_model: CostModel,
                  evaluate: Callable[[dict[str, int]], float], *, budget: Budget,
-                 context_size: int = 0):
+                 context_size: int = 0, bounded: bool = True):
         super().__init__(handle_auto_reset=True)
         if not len(groups):
             raise ValueError('PruningEnv needs at least one prunable group; received none.')
-        self.budget, self._evaluate = budget, evaluate
+        self.budget, self._evaluate, self._bounded = budget, evaluate, bounded
         self._static = _static_features(groups, cost_model)
         self._z = np.zeros(context_size, np.float32)
         self._widths: list[int] = []
@@ -84,7 +85,7 @@ class PruningEnv(py_environment.PyEnvironment):
         dense = int(self.budget.dense_widths[g])
         rate = float(np.clip(np.ravel(action)[0], 0, 1))
         wish = nearest_width(dense, rate, self.budget.allowed[g])
-        width = self.budget.clip(self._widths, wish)
+        width = self.budget.clip(self._widths, wish) if self._bounded else wish
         self._widths.append(width)
         self._rates.append(1 - width / dense)
         if len(self._widths) < len(self.budget.names):

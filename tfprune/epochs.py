@@ -148,6 +148,11 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.default_rng((seed, epoch)).integers(2 ** 31))
 
 
+def round_seed(seed: int, epoch: int, round_: int) -> int:
+    """A seed of a round of search after `epoch` epochs."""
+    return int(np.random.default_rng((seed, epoch, round_)).integers(2 ** 31))
+
+
 class _Scalars:
     """The numbers of rows for TensorBoard; OSError when they cannot be written."""
 

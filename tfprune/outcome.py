@@ -42,6 +42,14 @@ class Setup:
     budget: Budget
     has_weights: bool = False
 
+    def after(self, decision: Decision) -> 'Setup':
+        """What fine-tuning and the report go on with: its epochs less those that are charged."""
+        config = self.config
+        if not config.charge_search:
+            return self
+        left = max(0, config.fine_tune_epochs - round(decision.search_equivalents))
+        return dataclasses.replace(self, config=dataclasses.replace(config, fine_tune_epochs=left))
+
 
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
     """(pruned model, report.json) of a finished run, None for others."""
@@ -80,8 +88,9 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'seed': config.seed, 'decides_first': check_method(config.method).decides_first,
         'budgets': [row | {'cost': getattr(predicted, row['target'])}
                     for row in budget.to_json()],
-        'epochs': {'search': config.search_epochs, 'fine_tune': config.fine_tune_epochs,
-                   'total': config.total_epochs},
+        'epochs': {'pretraining': config.pretraining_epochs, 'search': config.search_epochs,
+                   'search_equivalents': decision.search_equivalents,
+                   'fine_tune': config.fine_tune_epochs, 'total': config.total_epochs},
         'dense': _side(cost_model.dense, _accuracy(dense, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
@@ -94,9 +103,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                    for name, width in setup.groups.items()],
         'agent': _agent(config, metrics),
         'parity': dataclasses.asdict(deployed.exported.parity),
-        'seconds': {'training': sum(row['train_seconds'] for row in metrics),
-                    'search': sum(row['method_seconds'] for row in metrics),
-                    'total': sum(row['train_seconds'] + row['method_seconds'] for row in metrics)},
+        'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl')),
         # Of every process that had a part in the run.
         'peak_process_bytes': max([peak_process_bytes(), *(row.get('peak_process_bytes', 0)
                                                            for row in metrics)]),
@@ -109,6 +116,13 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     folder.write_json('report.json', report)
     _present(folder)
     return report
+
+
+def _seconds(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]]
+             ) -> dict[str, float]:
+    training = sum(row['train_seconds'] for row in metrics)
+    search = sum(row['method_seconds'] for row in metrics) + sum(row['seconds'] for row in rounds)
+    return {'training': training, 'search': search, 'total': training + search}
 
 
 def _present(folder: RunFolder) -> None:

@@ -1,7 +1,8 @@
 """Epochs before surgery that another run has trained already.
 
 A method that only decides (`Method.only_decides`) has no part in those epochs, so that all such
-methods of one configuration and seed train them alike, bit for bit; the second need not.
+methods of one configuration and seed train them alike, bit for bit; the second need not. Of a
+method whose search serves several budgets, the runs of the other budgets take its decision too.
 """
 import pathlib
 from typing import Any, Mapping
@@ -9,11 +10,12 @@ from typing import Any, Mapping
 import keras
 
 from tfprune.config import AFTER_TRAINING, LIMITS, Config, differing_fields
-from tfprune.methods import check_method
+from tfprune.methods import Decision, check_method
 from tfprune.models import load_initial_weights
 from tfprune.runs import RunFolder, changed_files, read_json, read_rows
 
-_MAY_DIFFER = ('method', *LIMITS, *AFTER_TRAINING)
+RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
+_MAY_DIFFER = ('method', 'method_options', 'charge_search', *LIMITS, *AFTER_TRAINING)
 
 
 def differing_before_surgery(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
@@ -52,3 +54,32 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
     load_initial_weights(model, str(source / 'dense.keras'))
     folder.append_rows('metrics.jsonl', [row for row in read_rows(source / 'metrics.jsonl')
                                          if row['epoch'] < config.search_epochs])
+
+
+def other_ratios(config: Config, run_dir: pathlib.Path) -> dict[str, Config]:
+    """The runs that a finished run of a conditional method leaves to do, by ratio."""
+    decisions = read_json(run_dir / RATIOS_FILE)
+    if decisions is None:
+        return {}
+    target, = config.budgets
+    values = config.to_json() | {'before_surgery_from': str(run_dir)}
+    return {ratio: Config.from_json(values | {target: float(ratio)}) for ratio in decisions
+            if float(ratio) != values[target]}
+
+
+def take_decision(config: Config) -> Decision | None:
+    """The decision of the run `config.before_surgery_from` for this budget; None where there is
+    none, and the search is this run's own.
+
+    ValueError: the search was for other budgets.
+    """
+    source = pathlib.Path(config.before_surgery_from)
+    decisions, theirs = read_json(source / RATIOS_FILE), read_json(source / 'config.json')
+    if decisions is None or any(theirs[name] != getattr(config, name)
+                                for name in ('method', 'method_options')):
+        return None
+    limit, = config.budgets.values()
+    if f'{limit:g}' not in decisions:
+        raise ValueError(f'before_surgery_from: {source} decided for {", ".join(decisions)}, not '
+                         f'for {limit:g}.')
+    return Decision.from_json(decisions[f'{limit:g}'])

@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 from importlib import metadata
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 from tfprune.config import Config, differing_fields, split_names
 
@@ -122,10 +122,10 @@ class RunFolder:
         """Rows of a JSON-lines file; lines that were cut short are left out."""
         return read_rows(self.path / name)
 
-    def forget_rows_from(self, name: str, epoch: int) -> None:
-        """Drops the rows of `epoch` and later: they come again."""
+    def keep_rows(self, name: str, is_kept: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Drops the other rows: they come again."""
         if (self.path / name).exists():
-            kept = [row for row in self.read_rows(name) if row['epoch'] < epoch]
+            kept = [row for row in self.read_rows(name) if is_kept(row)]
             write_text(self.path / name, ''.join(json.dumps(row) + '\n' for row in kept))
 
 
@@ -153,7 +153,7 @@ class WatchedFolder(RunFolder):
     def append_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         pass
 
-    def forget_rows_from(self, name: str, epoch: int) -> None:
+    def keep_rows(self, name: str, is_kept: Callable[[Mapping[str, Any]], bool]) -> None:
         pass
 
 

@@ -133,7 +133,7 @@ class RLAL(Method):
         if phase != 'alignment':
             self.alignment.set_masks(self._select(self.best_widths.numpy()))
         if phase == 'joint':
-            with self._watch('random_reference', whole=True):
+            with self._watch('random_reference', whole=True), self.problem.account.uncharged():
                 reference = self._play_many(self._random_policy(epoch, 1), epoch,
                                             'random_reference', config.random_reference_episodes)
             if reference:
@@ -141,7 +141,7 @@ class RLAL(Method):
                     [row['reward'] for row in reference])
             rows += reference
             if self.phase(epoch + 1) != 'joint' and config.comparison_episodes:
-                with self._watch('comparison', whole=True):
+                with self._watch('comparison', whole=True), self.problem.account.uncharged():
                     compared, played = self._compare(epoch)
                 metrics.update(compared)
                 rows += played

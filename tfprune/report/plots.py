@@ -41,11 +41,13 @@ def plot_accuracy(run: Run) -> str | None:
 
 
 def plot_episodes(run: Run) -> str | None:
-    """Each episode's reward by epoch; policy against random actions at the end beside it."""
+    """Each episode's reward by epoch, or by round of a search on frozen weights; policy against
+    random actions at the end beside it."""
     sources: dict[str, list[tuple[float, float]]] = {}
+    place = 'round' if any('round' in row for row in run.episodes) else 'epoch'
     for row in run.episodes:
         if finite(row['reward']):
-            sources.setdefault(row['source'], []).append((row['epoch'] + 1, row['reward']))
+            sources.setdefault(row['source'], []).append((row[place] + 1, row['reward']))
     if not sources:
         return None
     compared = [(name, [reward for _, reward in sources.get(f'{name}_comparison', [])])
@@ -53,15 +55,20 @@ def plot_episodes(run: Run) -> str | None:
     beside = all(rewards for _, rewards in compared)
     with canvas('episodes', height=3.5) as (fig, svg):
         grid = fig.add_gridspec(1, 2, width_ratios=(1, 0.28)) if beside else None
-        axes = _epoch_axes(fig, run, 'reward (accuracy)', place=grid[0] if grid else None,
-                           searching=True)
+        if place == 'epoch':
+            axes = _epoch_axes(fig, run, 'reward (accuracy)', place=grid[0] if grid else None,
+                               searching=True)
+        else:
+            axes = fig.add_subplot(grid[0]) if grid else fig.add_subplot()
+            axes.set(xlabel='round of search', ylabel='reward')
         for name, label, colour, shift in (
                 ('random', 'random actions', ORANGE, 0.0),
                 ('random_reference', 'random actions, for reference', ORANGE, 0.18),
                 ('policy', 'policy', BLUE, 0.0),
                 ('surrogate', 'chosen by the decoder', GREEN, 0.18)):
             _reward_dots(axes, sources.get(name, []), label, colour, shift)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
+        if place == 'epoch':  # of rounds the method says what a reward is
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
         if grid:
             _comparison(fig.add_subplot(grid[1]), compared)
         legend_below(fig, axes)

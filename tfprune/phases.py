@@ -1,0 +1,255 @@
+"""The phases of a run: epochs before surgery, rounds of search, the decision, fine-tuning."""
+import dataclasses
+import time
+from typing import Any, Callable, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.account import EpochAccount
+from tfprune.batch_norm import reestimate_batch_norm, synchronise_batch_norm
+from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, restore
+from tfprune.config import Config
+from tfprune.data import ImageData
+from tfprune.distribution import SharedScorer, from_chief, is_chief
+from tfprune.epochs import EpochLoop, Interrupted, round_seed
+from tfprune.graph import unfold
+from tfprune.groups import trace_groups
+from tfprune.masks import Masks, widths_of
+from tfprune.methods import Decision, Method, Problem, check_method, make_method
+from tfprune.outcome import Setup
+from tfprune.progress import Progress
+from tfprune.reuse import RATIOS_FILE, take_decision, take_epochs
+from tfprune.runs import RunFolder, replacing
+from tfprune.scoring import SubnetworkScorer
+from tfprune.seeding import set_seed
+from tfprune.subnetwork import Subnetwork
+from tfprune.surgery import prune_model
+from tfprune.training import Optimisation, StopTraining, Trainer
+
+
+class Phases:
+    """The phases of a run, before surgery and after, from wherever its checkpoints stand."""
+
+    def __init__(self, setup: Setup, folder: RunFolder, strategy: tf.distribute.Strategy,
+                 should_stop: Callable[[], bool], progress: Progress):
+        config = setup.config
+        self.setup, self.config, self.folder, self.strategy = setup, config, folder, strategy
+        self.should_stop = should_stop
+        self.decides_first = check_method(config.method).decides_first
+        self.first = 0 if self.decides_first else config.search_epochs  # epoch after surgery
+        self.loop = EpochLoop(
+            config, setup.data, folder, SharedCheckpoints(
+                folder.path / 'checkpoints', progress.warn, strategy),
+            setup.data.reward_batches(config.score_batch_size).take(
+                config.score_images // config.score_batch_size), should_stop, progress)
+
+    def run(self) -> tuple[keras.Model, Decision]:
+        """The pruned model in float32, trained to the last epoch, and the decision."""
+        position, prefix = self.loop.checkpoints.newest() or (Position(), None)
+        after_surgery = prefix is not None and (
+            self.decides_first or (position.epoch, position.step) > (self.first, 0))
+        self._forget_what_comes_again(position, after_surgery)
+        if prefix:
+            self.folder.note_resumption()
+            rounds = f', round {position.round} of its search' if position.round else ''
+            self.loop.progress.say(f'resuming {self.folder.path} after epoch {position.epoch}, '
+                                   f'step {position.step}{rounds}')
+        if after_surgery:
+            decision = self._read_decision()
+        else:
+            decision = self._search(position, prefix)
+            position, prefix = Position(self.first), None
+        pruned = self._prune(decision.masks)
+        self._train_pruned(pruned, decision, position, prefix)
+        if self.should_stop():
+            raise Interrupted('stopped before export; the same command resumes '
+                              f'{self.folder.path}.')
+        return _as_float32(pruned), decision
+
+    def _forget_what_comes_again(self, position: Position, after_surgery: bool) -> None:
+        def is_done(row: Mapping[str, Any]) -> bool:
+            if 'round' in row:
+                return after_surgery or row['round'] < position.round
+            return row['epoch'] < position.epoch
+
+        for name in ('metrics.jsonl', 'episodes.jsonl', 'rounds.jsonl'):
+            self.folder.keep_rows(name, is_done)
+
+    def _search(self, position: Position, prefix: str | None) -> Decision:
+        """Trains to surgery, the method deciding; returns the decision, which is on disk."""
+        setup, config = self.setup, self.config
+        method, scorer, account = self._make_method()
+        if method.rounds() and not (self.first or setup.has_weights):
+            raise ValueError(f'method {config.method!r} searches on trained weights: give it '
+                             'initial_weights, or epochs before surgery.')
+        for ratio in method.ratios():
+            setup.budget.scaled(ratio)  # what is impossible is said now
+        if self.first and config.before_surgery_from and not prefix:
+            take_epochs(config, self.folder, setup.model)
+            decision = take_decision(config)
+            position = Position(self.first)
+        else:
+            decision = None
+            if self.first and not position.round:
+                self._train_dense(method, scorer, account, position, prefix)
+                position, prefix = Position(self.first), None
+        if decision is None:
+            self._run_rounds(method, scorer, account, position, prefix)
+            decision = self._decide(method, scorer, account)
+        if not is_chief(self.strategy):
+            return decision
+        if self.first or (setup.has_weights and not self.decides_first):
+            # The model as it is before surgery: the report's dense side.
+            with replacing(self.folder.path / 'dense.keras') as path:
+                _as_float32(setup.model).save(path)
+        self.folder.write_json('decision.json', decision.to_json())
+        return decision
+
+    def _make_method(self) -> tuple[Method, SharedScorer, EpochAccount]:
+        setup, config, data = self.setup, self.config, self.setup.data
+        scorer = SharedScorer(self.strategy, self._stoppable(self._scorer()))
+        account = EpochAccount(data.num_train, setup.cost_model.dense.macs)
+
+        def score(masks: Mapping[str, np.ndarray]) -> float:
+            account.forward(config.score_images, setup.cost_model(widths_of(masks)).macs)
+            return scorer(masks)
+
+        method = make_method(Problem(
+            config, setup.model, setup.groups, setup.cost_model, setup.budget, score,
+            criterion_batches(config, data), self.strategy.scope, account, self.loop.held_out,
+            # An epoch that no schedule has.
+            lambda round_: data.train_batches(config.total_epochs + round_, config.batch_size)))
+        return method, scorer, account
+
+    def _train_dense(self, method: Method, scorer: SharedScorer, account: EpochAccount,
+                     position: Position, prefix: str | None) -> None:
+        """The epochs before surgery, from `position`."""
+        def after_epoch(epoch: int, accuracy: float) -> dict[str, Any]:
+            result = scorer.lead(lambda: method.after_epoch(epoch, accuracy), method)
+            if result is None:  # the chief's alone
+                return {}
+            self.folder.append_rows('episodes.jsonl', result.episodes)
+            return {'phase': method.phase(epoch), **result.metrics,
+                    'search_equivalents': account.epochs}
+
+        trainer = self._trainer(self.setup.model, method.penalty)
+        state = tf.train.Checkpoint(model=self.setup.model, trainer=trainer, method=method,
+                                    account=account)
+        if prefix:
+            restore(state, prefix)
+        self.loop.run(trainer, state, position, self.first, after_epoch)
+
+    def _run_rounds(self, method: Method, scorer: SharedScorer, account: EpochAccount,
+                    position: Position, prefix: str | None) -> None:
+        """The method's rounds of search, from `position`, weights frozen."""
+        state = tf.train.Checkpoint(model=self.setup.model, method=method, account=account)
+        if prefix:
+            restore(state, prefix)
+        for round_ in range(position.round, method.rounds()):
+            set_seed(round_seed(self.config.seed, self.first, round_), self.setup.model)
+            begun = time.perf_counter()
+            try:
+                result = scorer.lead(lambda: method.search(round_), method)
+            except StopTraining:
+                raise self._interrupted(round_, method) from None
+            if result is not None:
+                place = {'round': round_, 'epoch': max(0, self.first - 1)}
+                self.folder.append_rows('episodes.jsonl',
+                                        [{**place, **row} for row in result.episodes])
+                self.folder.append_rows('rounds.jsonl', [{
+                    **place, **result.metrics, 'seconds': time.perf_counter() - begun,
+                    'search_equivalents': account.epochs}])
+                shown = ', '.join(f'{name} {value:.4g}' for name, value in result.metrics.items())
+                self.loop.progress.say(f'round {round_ + 1} of {method.rounds()}: {shown}')
+            self.loop.checkpoints.save(Position(self.first, round=round_ + 1), state)
+            if self.should_stop():
+                raise self._interrupted(round_ + 1, method)
+
+    def _decide(self, method: Method, scorer: SharedScorer, account: EpochAccount) -> Decision:
+        def decide() -> dict[str, Any]:
+            made = method.decide().to_json()
+            ratios = {f'{ratio:g}': method.decide_for(self.setup.budget.scaled(ratio)).to_json()
+                      for ratio in method.ratios()}
+            spent = {'search_equivalents': account.epochs}
+            if ratios:
+                self.folder.write_json(RATIOS_FILE, {
+                    ratio: values | spent for ratio, values in ratios.items()})
+            return made | spent
+
+        return Decision.from_json(from_chief(self.strategy, scorer.lead(decide, method)))
+
+    def _interrupted(self, rounds: int, method: Method) -> Interrupted:
+        return Interrupted(f'stopped after {rounds} of {method.rounds()} rounds of search; the '
+                           f'same command resumes {self.folder.path}.')
+
+    def _prune(self, masks: Masks) -> keras.Model:
+        with self.strategy.scope():
+            pruned = prune_model(self.setup.model, self.setup.groups, masks)
+            # From scratch: initialised anew for its own widths, not a slice of the dense one.
+            return keras.models.clone_model(pruned) if self.decides_first else pruned
+
+    def _train_pruned(self, pruned: keras.Model, decision: Decision, position: Position,
+                      prefix: str | None) -> None:
+        """Trains the pruned model to the end."""
+        config = self.setup.after(decision).config
+        trainer = self._trainer(pruned)
+        state = tf.train.Checkpoint(model=pruned, trainer=trainer)
+        if prefix:
+            restore(state, prefix)
+        elif not self.decides_first and not all(mask.all() for mask in decision.masks.values()):
+            self._settle(pruned)
+        phase = 'train' if self.decides_first else 'fine_tune'
+        dataclasses.replace(self.loop, config=config).run(
+            trainer, state, position, config.total_epochs, lambda epoch, _: {'phase': phase})
+
+    def _settle(self, pruned: keras.Model) -> None:
+        """Batch-norm statistics of the sub-network, as when it was scored."""
+        @tf.function
+        def forward(images: tf.Tensor) -> None:
+            self.strategy.run(lambda x: pruned(tf.cast(x, tf.float32), training=True), (images,))
+
+        reestimate_batch_norm(unfold(pruned), forward,
+                              (images for images, _ in self._calibration()))
+
+    def _trainer(self, model: keras.Model, penalty: Callable[[], Any] | None = None) -> Trainer:
+        config = self.config
+        return Trainer(model, self.strategy, Optimisation(
+            config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
+            config.jit_compile), penalty)
+
+    def _scorer(self) -> SubnetworkScorer:
+        with self.strategy.scope():
+            network = Subnetwork(self.setup.model, self.setup.groups)
+        return SubnetworkScorer(network, self.strategy, self.loop.held_out)
+
+    def _stoppable(self, scorer: SubnetworkScorer) -> Callable[[Mapping[str, np.ndarray]], float]:
+        def score(masks: Mapping[str, np.ndarray]) -> float:
+            if self.should_stop():
+                raise StopTraining()
+            return scorer(masks)
+
+        return score
+
+    def _calibration(self) -> tf.data.Dataset:
+        return self.setup.data.calibration_batches(self.config.score_batch_size,
+                                                   self.config.calibration_batches)
+
+    def _read_decision(self) -> Decision:
+        rows = self.folder.read_json('decision.json')
+        if rows is None:
+            raise CheckpointError(f'{self.folder.path} has checkpoints from after surgery and no '
+                                  'decision.json; remove its checkpoints folder to start anew.')
+        return Decision.from_json(rows)
+
+
+def criterion_batches(config: Config, data: ImageData) -> tf.data.Dataset:
+    """Batches of training images for criteria that need data."""
+    return data.calibration_batches(config.batch_size, config.criterion_batches)
+
+
+def _as_float32(model: keras.Model) -> keras.Model:
+    """A plain copy in float32, without what training set on its layers."""
+    synchronise_batch_norm(model, False)
+    return prune_model(model, trace_groups(model), {}, dtype_policy='float32')
