@@ -17,8 +17,8 @@ from typing import Any, Callable, Iterable, Mapping, Sequence
 
 from tfprune import report
 from tfprune.config import LIMITS, Config, differing_fields
-from tfprune.methods import Method, check_method
-from tfprune.reuse import RATIOS_FILE, differing_before_surgery
+from tfprune.methods import check_method
+from tfprune.reuse import differing_before_surgery, other_ratios
 from tfprune.runs import read_json
 
 _NO_METHOD = ('base',)  # flagfiles that others include
@@ -47,11 +47,9 @@ class Cell:
     @property
     def finished(self) -> bool:
         """Whether it is, and so are the runs of other budgets in its folder."""
-        others = read_json(self.run_dir / RATIOS_FILE) or {}
-        own = [f'{limit:g}' for limit in self.config.budgets.values()]
         return all((folder / 'report.json').exists() for folder in (
-            self.run_dir, *(self.run_dir / 'ratios' / ratio for ratio in others
-                            if ratio not in own)))
+            self.run_dir, *(self.run_dir / 'ratios' / ratio
+                            for ratio in other_ratios(self.config, self.run_dir))))
 
     @property
     def trained_to_surgery(self) -> bool:
@@ -128,7 +126,7 @@ def _cell(grid: Grid, name: str, limit: tuple[str, str] | None, seed: int,
         if not (method.decides_first and flag.startswith(('--initial_weights=',
                                                           '--pretraining_epochs='))))]
     folder = grid.out / name
-    if limit and _needs_budget(method, own):
+    if limit and method.needs_budget(method.parse(own)):
         target, value = limit
         # The only budget: what the flagfile sets besides is not asked for.
         arguments += [f'--{other}=0' for other in own.budgets if other != target]
@@ -137,10 +135,6 @@ def _cell(grid: Grid, name: str, limit: tuple[str, str] | None, seed: int,
             folder /= f'{target}{value}'
     arguments.append(f'--seed={seed}')
     return Cell(name, tuple(arguments), read(arguments), folder / f's{seed}')
-
-
-def _needs_budget(method: type[Method], config: Config) -> bool:
-    return method.needs_budget(method.parse(config))
 
 
 def _limit(text: str) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """Methods against each other: rows with a cell's name as a table, as sentences and as a page."""
+import itertools
 import math
+import operator
 from typing import Any, Mapping, Sequence
 
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
@@ -23,11 +25,11 @@ def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
         raise ValueError(f'Unknown format {style!r}. Available: {listed(sorted(FORMATS))}')
     if not rows:
         raise ValueError('there are no runs to report.')
-    lines, text = aggregate(rows), []
+    lines = aggregate(rows)
+    text = [f'{_title(rows)} ({_lead(rows, lines)})', '']
     for cells in (_cells(lines), _agent_cells(lines)) if lines else ():
         if len(cells) > 1:
-            text += [*(markdown(cells, left=2) if style == 'markdown'
-                       else align(cells, rule=True, left=2)), '']
+            text += [*(markdown(cells) if style == 'markdown' else align(cells, rule=True)), '']
     prefix = '- ' if style == 'markdown' else ''
     return '\n'.join([*text, *(prefix + note for note in comparison_notes(rows))])
 
@@ -39,6 +41,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
     if lines:
         parts.append(section('Methods', table(_cells(lines), left=2), paragraphs=verdicts(lines),
                              notes=_column_notes()))
+    if lines and len(_budgets(lines)) < 2:  # the curves say it of more
         parts.append(section('Test accuracy', figure(
             plot_summary(names, lines), 'Test accuracy after the last epoch by method',
             'Each run a small dot; mean and sample standard deviation over seeds beside it.')))
@@ -56,10 +59,10 @@ def comparison_html(rows: Sequence[Row]) -> str:
             parts.append(section(title, figure(svg, title, caption)))
     agents = _agent_cells(lines)
     if len(agents) > 1:
-        parts.append(section('Agents against random actions', table(agents, left=2), notes=[
+        parts.append(section('Agents against random actions', table(agents), notes=[
             _AGENT_NOTE]))
     parts.append(section('', '', notes=summary_notes(rows)))
-    return page(_title(rows), f'{len(rows)} runs', ''.join(parts))
+    return page(_title(rows), _lead(rows, lines), ''.join(parts), wide=True)
 
 
 def comparison_notes(rows: Sequence[Row]) -> list[str]:
@@ -72,19 +75,22 @@ def comparison_notes(rows: Sequence[Row]) -> list[str]:
 def verdicts(lines: Sequence[Line]) -> list[str]:
     """Which methods do not beat a control of the same budget, in words."""
     said = []
-    for name in CONTROLS:
+    budgets = _budgets(lines)
+    for budget, name in itertools.product(budgets, CONTROLS):
         failing, beating, unknown = [], [], []
-        for label, line in zip(_names(lines), lines):
+        for line in lines:
             mean, error, _ = against(line, name, lines)
-            if finite(mean) and line['method'] not in (*CONTROLS, 'scratch'):
+            if (finite(mean) and budget_text(line) == budget
+                    and line['method'] not in (*CONTROLS, 'scratch')):
                 (unknown if not finite(error) else beating if mean > _TWO * error
-                 else failing).append(label)
+                 else failing).append(line['label'])
+        where = f' at {budget}' if len(budgets) > 1 else ''
         for text, found in (
                 (f'More than two standard errors above {name}', beating),
                 (f'Not more than two standard errors above {name}', failing),
                 (f'One seed, which tells nothing of a difference from {name}', unknown)):
             if found:
-                said.append(f'{text}: {listed(found)}.')
+                said.append(f'{text}{where}: {listed(found)}.')
     return said
 
 
@@ -108,7 +114,8 @@ _AGENT_NOTE = ('Rewards of the policy and of random actions on the same weights,
 
 
 def _column_notes() -> list[str]:
-    return [f'against {listed(CONTROLS)}: test accuracy minus that of the control with the same '
+    return ['MACs and params: the most of any seed.',
+            f'against {listed(CONTROLS)}: test accuracy minus that of the control with the same '
             'seed and budget, in points, mean ± standard error; two standard errors of three '
             'seeds are weak evidence.',
             'epochs: pretraining, training before surgery, search and fine-tuning; a search counts '
@@ -119,6 +126,17 @@ def _column_notes() -> list[str]:
 def _title(rows: Sequence[Row]) -> str:
     found = dict.fromkeys(f'{row["model"]} on {row["dataset"]}' for row in rows if row.get('model'))
     return f'Methods compared: {listed(found)}' if found else 'Methods compared'
+
+
+def _lead(rows: Sequence[Row], lines: Sequence[Line]) -> str:
+    budgets = _budgets(lines)
+    return ', '.join(filter(None, (
+        f'{len(rows)} run{"s" * (len(rows) != 1)}',
+        f'budget{"s" * (len(budgets) > 1)}: {"; ".join(budgets)}' if budgets else '')))
+
+
+def _budgets(lines: Sequence[Line]) -> list[str]:
+    return list(dict.fromkeys(budget_text(line) for line in lines if line['budgets']))
 
 
 def _names(lines: Sequence[Line]) -> list[str]:
@@ -137,17 +155,19 @@ def _names(lines: Sequence[Line]) -> list[str]:
 
 def _cells(lines: Sequence[Line]) -> list[list[str]]:
     """Header and rows of the table."""
-    several = len({(line['model'], line['dataset']) for line in lines}) > 1
-    rows = [['method', 'budget', *(('model', 'dataset') if several else ()), 'MACs', 'of dense',
-             'params', 'n', 'test accuracy, %', *(f'against {name}' for name in CONTROLS),
+    # What is the same in all lines stands above the table.
+    told = {'budget': budget_text} if len(_budgets(lines)) > 1 else {}
+    if len({(line['model'], line['dataset']) for line in lines}) > 1:
+        told |= {name: operator.itemgetter(name) for name in ('model', 'dataset')}
+    rows = [['method', *told, 'MACs', 'of dense', 'params', 'n', 'test accuracy, %', *(f'against {name}' for name in CONTROLS),
              'before surgery, %', 'epochs', 'of these search', 'time a run']]
     for line in lines:
         name = ', '.join(filter(None, (line['label'], line['flags'])))
         account = line['account']
         rows.append([
-            name, budget_text(line), *((line['model'], line['dataset']) if several else ()),
-            _range(line['macs'], count), _range(line['macs_ratios'], percent),
-            _range(line['params'], count), str(line['n']), plus_minus(line, 'accuracy'),
+            name, *(text(line) for text in told.values()),
+            count(max(line['macs'])), percent(max(line['macs_ratios'])),
+            count(max(line['params'])), str(line['n']), plus_minus(line, 'accuracy'),
             *(_points(*against(line, control, lines)[:2]) for control in CONTROLS),
             plus_minus(line, 'dense_accuracy') if line['budgets'] else MISSING,
             _epochs(account['total']), _epochs(account['search_equivalents']),
@@ -169,11 +189,6 @@ def _agent_cells(lines: Sequence[Line]) -> list[list[str]]:
                          f'{mean_and_sd(policy)[0]:.4f}', f'{mean_and_sd(random)[0]:.4f}',
                          f'{mean:+.4f} ± {f"{sd:.4f}" if finite(sd) else MISSING}'])
     return rows
-
-
-def _range(values: Sequence[Any], text: Any) -> str:
-    low, high = text(min(values)), text(max(values))
-    return low if low == high else f'{low}–{high}'
 
 
 def _points(mean: float, error: float) -> str:

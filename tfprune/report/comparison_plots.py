@@ -1,6 +1,8 @@
 """The plots of a comparison of methods, each an inline SVG string; None where there is nothing."""
+import itertools
 from typing import Any, Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
@@ -36,11 +38,11 @@ def plot_curves(lines: Sequence[Line]) -> str | None:
                           yerr=[100 * _spread(line) for line in own], label=label,
                           color=_COLOURS[number % len(_COLOURS)], linewidth=1.3, capsize=2.5,
                           marker=_MARKERS[number // len(_COLOURS) % len(_MARKERS)], markersize=5)
-        for line in lines:
-            if not _is_pruned(line) and finite(line['accuracy_mean']):
-                mean, sd = 100 * line['accuracy_mean'], 100 * _spread(line)
-                axes.axhline(mean, color=GREY, linestyle='--', linewidth=1.2, label=line['label'])
-                axes.axhspan(mean - sd, mean + sd, color=GREY, alpha=.12, linewidth=0)
+        whole = [line for line in lines if not _is_pruned(line) and finite(line['accuracy_mean'])]
+        for line, style in zip(whole, itertools.cycle(('--', ':', '-.'))):
+            mean, sd = 100 * line['accuracy_mean'], 100 * _spread(line)
+            axes.axhline(mean, color=GREY, linestyle=style, linewidth=1.3, label=line['label'])
+            axes.axhspan(mean - sd, mean + sd, color=GREY, alpha=.12, linewidth=0)
         axes.set(xlabel='MACs, % of dense', ylabel='test accuracy, %')
         axes.margins(x=0.06)
         fig.legend(loc='outside right upper')
@@ -60,8 +62,9 @@ def plot_method_widths(names: Sequence[str], lines: Sequence[Line]) -> str | Non
     with canvas('widths-by-method', height=0.5 + 0.07 * longest + 0.27 * len(chosen)) as (fig, svg):
         axes = fig.add_subplot()
         axes.set_facecolor('#f1f3f5')
-        image = axes.pcolormesh(shares, cmap='YlGnBu', vmin=0, vmax=1, edgecolor='white',
-                                linewidth=.8)
+        # Of so few colours the bar is drawn, not an image, which the page would not show.
+        image = axes.pcolormesh(shares, cmap=matplotlib.colormaps['YlGnBu'].resampled(20), vmin=0,
+                                vmax=1, edgecolor='white', linewidth=.8)
         if len(groups) <= _MOST_NUMBERED:
             for (row, column), share in np.ndenumerate(shares):
                 width = chosen[row][1].get(groups[column], (0, 0))[0]
