@@ -22,7 +22,6 @@ import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
 from absl import flags
 
 from tfprune import command_line, report
-from tfprune.comparison import Cell, Comparison, Grid, comparison_rows, plan
 from tfprune.config import LIMITS, Config
 from tfprune.runs import write_text
 
@@ -56,6 +55,8 @@ def main(_: Sequence[str]) -> int:
     if ROWS.value:
         present(report.read_rows_file(ROWS.value))
         return 0
+    # Not above: the methods bring TensorFlow, and rows need none.
+    from tfprune.comparison import Comparison, Grid, plan
     out = pathlib.Path(_given('out', OUT.value))
     cells = plan(Grid(METHODS.value, METHOD_FLAGFILES.value, _numbers(SEEDS.value), BUDGETS.value,
                       out, _passed_on()), command_line.read_config)
@@ -68,9 +69,10 @@ def main(_: Sequence[str]) -> int:
     comparison = Comparison(
         cells, [sys.executable, str(train), f'--threads={THREADS.value}'], places(),
         say=lambda text: print(text, file=sys.stderr, flush=True),
-        on_end=lambda: write_out(cells, out, comparison.failed))
+        on_end=lambda: write_out(comparison.rows(out), out))
     comparison.run()
-    rows = write_out(cells, out, comparison.failed)
+    rows = comparison.rows(out)
+    write_out(rows, out)
     if rows:
         present(rows)
     for cell, line in comparison.failed.items():
@@ -89,14 +91,12 @@ def places() -> list[str]:
     return [devices[job % len(devices)] for job in range(jobs)]
 
 
-def write_out(cells: Sequence[Cell], out: pathlib.Path, failed: dict[Cell, str]) -> list[dict]:
-    """Writes rows.jsonl, compare.md and compare.html; returns the rows."""
-    rows = comparison_rows(cells, out, failed)
+def write_out(rows: Sequence[dict], out: pathlib.Path) -> None:
+    """Writes rows.jsonl, compare.md and compare.html."""
     if rows:
         report.write_rows_file(out / 'rows.jsonl', rows)
         write_text(out / 'compare.md', report.format_comparison(rows, 'markdown') + '\n')
         write_text(out / 'compare.html', report.comparison_html(rows))
-    return rows
 
 
 def present(rows: Sequence[dict]) -> None:

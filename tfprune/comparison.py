@@ -13,7 +13,7 @@ import re
 import shlex
 import signal
 import time
-from typing import Any, Callable, Iterable, Mapping, Sequence
+from typing import Any, Callable, Sequence
 
 from tfprune import report
 from tfprune.config import LIMITS, Config, differing_fields
@@ -92,7 +92,7 @@ def plan(grid: Grid, read_config: Callable[[Sequence[str]], Config]) -> list[Cel
         if not values or len(set(values)) < len(values):
             raise ValueError(f'{name} must be given, each once; received '
                              f'{",".join(map(str, values))!r}.')
-    limits = [_limit(text) for text in grid.budgets]
+    limits: list[tuple[str, str] | None] = [_limit(text) for text in grid.budgets]
     cells: dict[pathlib.Path, Cell] = {}
     for limit in limits or [None]:
         for name in grid.methods:
@@ -112,29 +112,33 @@ def _cell(grid: Grid, name: str, limit: tuple[str, str] | None, seed: int,
         raise ValueError(f'Unknown method {name!r}: no {path}. Available: '
                          f'{", ".join(names) or "none"}')
 
-    def read(arguments: Iterable[str]) -> Config:
-        try:
-            return read_config(list(arguments))
-        except (ValueError, TypeError, OSError) as error:
-            raise ValueError(f'{path}: {error}') from None
+    try:
+        arguments, folder = _arguments(grid, path, limit, read_config)
+        arguments.append(f'--seed={seed}')
+        return Cell(name, tuple(arguments), read_config(arguments),
+                    grid.out / name / folder / f's{seed}')
+    except (ValueError, TypeError, OSError) as error:
+        raise ValueError(f'{path}: {error}') from None
 
-    own = read([f'--flagfile={path}'])
+
+def _arguments(grid: Grid, path: pathlib.Path, limit: tuple[str, str] | None,
+               read_config: Callable[[Sequence[str]], Config]) -> tuple[list[str], str]:
+    """(flags of a method's runs, name of the budget's folder), '' where all budgets are one."""
+    own = read_config([f'--flagfile={path}'])
     method = check_method(own.method)
     arguments = [f'--flagfile={path}', *(
         flag for flag in grid.flags
         # What trains from random weights has none to begin with.
         if not (method.decides_first and flag.startswith(('--initial_weights=',
                                                           '--pretraining_epochs='))))]
-    folder = grid.out / name
-    if limit and method.needs_budget(method.parse(own)):
-        target, value = limit
-        # The only budget: what the flagfile sets besides is not asked for.
-        arguments += [f'--{other}=0' for other in own.budgets if other != target]
-        arguments.append(f'--{target}={value}')
-        if not method.conditional:  # one search serves several
-            folder /= f'{target}{value}'
-    arguments.append(f'--seed={seed}')
-    return Cell(name, tuple(arguments), read(arguments), folder / f's{seed}')
+    if limit is None or not method.needs_budget(method.parse(own)):
+        return arguments, ''
+    target, value = limit
+    # The only budget: what the flagfile sets besides is not asked for.
+    arguments += [f'--{other}=0' for other in own.budgets if other != target]
+    arguments.append(f'--{target}={value}')
+    # One search of a conditional method serves several.
+    return arguments, '' if method.conditional else f'{target}{value}'
 
 
 def _limit(text: str) -> tuple[str, str]:
@@ -175,7 +179,7 @@ class Comparison:
     """
 
     def __init__(self, cells: Sequence[Cell], command: Sequence[str], places: Sequence[str],
-                 say: Callable[[str], None] = print, on_end: Callable[[], None] = lambda: None):
+                 say: Callable[[str], None] = print, on_end: Callable[[], Any] = lambda: None):
         self.cells, self.command, self.places = cells, command, places
         self.say, self.on_end = say, on_end
         self.failed: dict[Cell, str] = {}  # the last line of its log
@@ -254,7 +258,32 @@ class Comparison:
         else:
             self._done += 1
             self.say(f'{cell.run_dir}: done in {seconds} ({self._done} of {len(self.cells)})')
-        self.on_end()
+        try:
+            self.on_end()
+        except Exception as error:  # the other runs go on
+            self.say(f'no report: {error}')
+
+    def rows(self, out: pathlib.Path) -> list[dict[str, Any]]:
+        """A row a run, with the cell's name: of each cell whose folder is there, or that failed.
+
+        A run of another budget, found in a cell's folder, has a row of its own.
+        """
+        rows: list[dict[str, Any]] = []
+        for cell in self.cells:
+            error = self.failed.get(cell)
+            if cell.run_dir.is_dir():
+                found = report.run_rows(cell.run_dir)
+            elif error:
+                found = [{'run': cell.run_dir.name, 'finished': False, 'configuration': {},
+                          'epochs': None, **{name: getattr(cell.config, name)
+                                             for name in ('seed', 'method', 'model', 'dataset')}}]
+            else:
+                continue
+            folder = cell.run_dir.relative_to(out).parent
+            rows += [row | {'run': f'{folder}/{row["run"]}', 'cell': cell.name}
+                     | ({'error': error} if error and not row['finished'] else {})
+                     for row in found]
+        return rows
 
     def _stop(self, number: int) -> None:
         self.signals.append(number)
@@ -283,29 +312,6 @@ def families(cells: Sequence[Cell]) -> list[list[Cell]]:
         else:
             shared.append([cell])
     return shared + found
-
-
-def comparison_rows(cells: Sequence[Cell], out: pathlib.Path,
-                    failed: Mapping[Cell, str] | None = None) -> list[dict[str, Any]]:
-    """A row a run: of each cell whose folder is there, or that failed; with the cell's name.
-
-    A run of another budget, found in a cell's folder, has a row of its own.
-    """
-    rows: list[dict[str, Any]] = []
-    for cell in cells:
-        error = (failed or {}).get(cell)
-        if cell.run_dir.is_dir():
-            found = report.run_rows(cell.run_dir)
-        elif error:
-            found = [{'run': cell.run_dir.name, 'finished': False, 'configuration': {},
-                      'epochs': None, **{name: getattr(cell.config, name)
-                                         for name in ('seed', *report.rows.SHOWN)}}]
-        else:
-            continue
-        folder = cell.run_dir.relative_to(out).parent
-        rows += [row | {'run': f'{folder}/{row["run"]}', 'cell': cell.name}
-                 | ({'error': error} if error and not row['finished'] else {}) for row in found]
-    return rows
 
 
 def last_line(log: pathlib.Path) -> str:

@@ -1,8 +1,7 @@
 """Methods against each other: rows with a cell's name as a table, as sentences and as a page."""
 import itertools
 import math
-import operator
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
                                       summary_notes)
@@ -16,6 +15,8 @@ from tfprune.report.table import (MISSING, align, count, duration, listed, markd
 Line = Mapping[str, Any]
 CONTROLS = ('uniform', 'random')  # what a method has to beat
 _TWO = 2.0  # standard errors
+_ABOVE, _BELOW = 'More than two standard errors above', 'Not more than two standard errors above'
+_ONE_SEED = 'One seed, which tells nothing of a difference from'
 
 
 def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
@@ -77,20 +78,16 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
     said = []
     budgets = _budgets(lines)
     for budget, name in itertools.product(budgets, CONTROLS):
-        failing, beating, unknown = [], [], []
+        found: dict[str, list[str]] = {_ABOVE: [], _BELOW: [], _ONE_SEED: []}
         for line in lines:
             mean, error, _ = against(line, name, lines)
             if (finite(mean) and budget_text(line) == budget
                     and line['method'] not in (*CONTROLS, 'scratch')):
-                (unknown if not finite(error) else beating if mean > _TWO * error
-                 else failing).append(line['label'])
+                text = _ONE_SEED if not finite(error) else _ABOVE if mean > _TWO * error else _BELOW
+                found[text].append(line['label'])
         where = f' at {budget}' if len(budgets) > 1 else ''
-        for text, found in (
-                (f'More than two standard errors above {name}', beating),
-                (f'Not more than two standard errors above {name}', failing),
-                (f'One seed, which tells nothing of a difference from {name}', unknown)):
-            if found:
-                said.append(f'{text}{where}: {listed(found)}.')
+        said += [f'{text} {name}{where}: {listed(labels)}.' for text, labels in found.items()
+                 if labels]
     return said
 
 
@@ -156,11 +153,14 @@ def _names(lines: Sequence[Line]) -> list[str]:
 def _cells(lines: Sequence[Line]) -> list[list[str]]:
     """Header and rows of the table."""
     # What is the same in all lines stands above the table.
-    told = {'budget': budget_text} if len(_budgets(lines)) > 1 else {}
+    told: dict[str, Callable[[Line], str]] = {}
+    if len(_budgets(lines)) > 1:
+        told['budget'] = budget_text
     if len({(line['model'], line['dataset']) for line in lines}) > 1:
-        told |= {name: operator.itemgetter(name) for name in ('model', 'dataset')}
-    rows = [['method', *told, 'MACs', 'of dense', 'params', 'n', 'test accuracy, %', *(f'against {name}' for name in CONTROLS),
-             'before surgery, %', 'epochs', 'of these search', 'time a run']]
+        told |= {'model': lambda line: line['model'], 'dataset': lambda line: line['dataset']}
+    rows = [['method', *told, 'MACs', 'of dense', 'params', 'n', 'test accuracy, %',
+             *(f'against {name}' for name in CONTROLS), 'before surgery, %', 'epochs',
+             'of these search', 'time a run']]
     for line in lines:
         name = ', '.join(filter(None, (line['label'], line['flags'])))
         account = line['account']

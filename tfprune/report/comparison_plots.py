@@ -29,7 +29,7 @@ def plot_curves(lines: Sequence[Line]) -> str | None:
         axes = fig.add_subplot()
         ratios = [_ratio(line) for line in pruned]
         # Methods of one budget stand at one place: each a little aside.
-        step = max((max(ratios) - min(ratios)) / 100, 0.0012) if len(labels) > 1 else 0
+        step = max((max(ratios) - min(ratios)) / 250, 0.0012) if len(labels) > 1 else 0
         for number, label in enumerate(labels):
             own = sorted((line for line in pruned if line['label'] == label), key=_ratio)
             aside = step * (number - (len(labels) - 1) / 2)

@@ -8,7 +8,7 @@ _STYLE = '''
 body { margin: 0; background: #f6f7f8; color: #22272b; line-height: 1.5;
        font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 1020px; margin: 0 auto; padding: 28px 20px 60px; }
-main.wide { max-width: 1300px; }
+main.wide { max-width: 1360px; }
 .wide th, .wide td { padding: 5px 9px; }
 .wide figure svg { max-width: 1020px; }
 h1 { font-size: 25px; margin: 0 0 14px; letter-spacing: -.01em; }
