@@ -120,9 +120,10 @@ def test_page(tmp_path, rows):
     titles = ['Methods', 'Test accuracy', 'Accuracy against MACs', 'Widths', 'Epochs',
               'Agents against random actions']
     assert page.headings == titles and page.tags.count('svg') == 4
-    gone = [{'name': 'stage2/conv1', 'dense_width': 32, 'width': 20}]
+    gone = [{'name': 'stage1/conv<1>', 'dense_width': 16, 'width': 0},
+            {'name': 'stage2/conv1', 'dense_width': 32, 'width': 20}]
     more = cell_rows(tmp_path, {('rlal', 0): 0.9, ('rlal', 1): 0.91}, budget=0.3, groups=gone,
-                     removed=['stage1'])
+                     removed_blocks=['stage1'])
     text = report.comparison_html(rows + more)
     page = Page(text)
     assert page.headings == [title for title in titles if title != 'Test accuracy']
@@ -130,6 +131,14 @@ def test_page(tmp_path, rows):
     assert len(ids) == len(set(ids))
     assert '>gone<' in text and 'rlal, macs 30%' in text
     assert 'script' not in page.tags and not re.search(r'https?:|\burl\((?!#)', text)
+
+
+def test_zeros_are_told_from_channels(tmp_path):
+    """Single weights that are zero shrink nothing: said below the table, not in it."""
+    run = make_run(tmp_path / 'a', 'dense', sparsity={'zeros': 300, 'kernel_weights': 400})
+    text = report.format_comparison([{**report.run_row(run), 'cell': 'purl_weights'}])
+    assert 'purl_weights: 75.0% of the kernel weights are zero, which leaves MACs' in text
+    assert line_of(first_table(text), 'purl_weights')[1:4] == ['4,000', '100.00%', '300']
 
 
 def test_page_of_unfinished_runs_alone(tmp_path):

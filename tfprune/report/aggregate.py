@@ -24,7 +24,8 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ({target: limit}; {} where no budget was to be kept), epochs; macs, macs_ratios, params [n];
     runs, seeds; n; accuracies, accuracy_mean, accuracy_sd (sample standard deviation; NaN for
     n = 1); dense_accuracy_mean, dense_accuracy_sd; seconds and account, means of a run; widths,
-    {group: [mean width, dense width]}; agents, of each run that has one, its rewards against
+    {group: [mean width, dense width]}; zeros, the mean share of kernel weights that are zero where
+    single weights were pruned, else NaN; agents, of each run that has one, its rewards against
     random actions'; and `flags`, what tells this line from others that look the same.
     """
     groups: dict[str, list[Row]] = {}
@@ -140,6 +141,9 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
             'account': {name: mean_and_sd(row.get('account', {}).get(name) for row in members)[0]
                         for name in ACCOUNT},
             'widths': _mean_widths(members),
+            'zeros': mean_and_sd(quotient(row['sparsity']['zeros'],
+                                          row['sparsity']['kernel_weights'])
+                                 for row in members if row.get('sparsity'))[0],
             'agents': [row['agent'] for row in members if row.get('agent')]}
 
 
@@ -149,7 +153,7 @@ def _keeps_a_budget(row: Row) -> bool:
 
 
 def _mean_widths(members: Sequence[Row]) -> dict[str, list[float]]:
-    """{group: [mean width, dense width]}, in the order of the model; removed groups are missing."""
+    """{group: [mean width, dense width]}, in the order of the model."""
     names = dict.fromkeys(name for row in members for name in row.get('widths', {}))
     found = {name: [row['widths'][name] for row in members if name in row.get('widths', {})]
              for name in names}

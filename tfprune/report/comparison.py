@@ -41,7 +41,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
     names, parts = _names(lines), []
     if lines:
         parts.append(section('Methods', table(_cells(lines), left=2), paragraphs=verdicts(lines),
-                             notes=_column_notes()))
+                             notes=_column_notes(lines)))
     if lines and len(_budgets(lines)) < 2:  # the curves say it of more
         parts.append(section('Test accuracy', figure(
             plot_summary(names, lines), 'Test accuracy after the last epoch by method',
@@ -69,7 +69,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
 def comparison_notes(rows: Sequence[Row]) -> list[str]:
     """Sentences below the tables."""
     lines = aggregate(rows)
-    return [*verdicts(lines), *_column_notes(), *([_AGENT_NOTE] if len(_agent_cells(lines)) > 1
+    return [*verdicts(lines), *_column_notes(lines), *([_AGENT_NOTE] if len(_agent_cells(lines)) > 1
                                                   else []), *summary_notes(rows)]
 
 
@@ -110,8 +110,10 @@ _AGENT_NOTE = ('Rewards of the policy and of random actions on the same weights,
                '± is the sample standard deviation of the difference over seeds.')
 
 
-def _column_notes() -> list[str]:
-    return ['MACs and params: the most of any seed.',
+def _column_notes(lines: Sequence[Line]) -> list[str]:
+    sparse = [f'{line["label"]}: {percent(line["zeros"], 1)} of the kernel weights are zero, which '
+              'leaves MACs and parameters as they are.' for line in lines if finite(line['zeros'])]
+    return [*sparse, 'MACs and params: the most of any seed.',
             f'against {listed(CONTROLS)}: test accuracy minus that of the control with the same '
             'seed and budget, in points, mean ± standard error; two standard errors of three '
             'seeds are weak evidence.',

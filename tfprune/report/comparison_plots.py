@@ -56,8 +56,9 @@ def plot_method_widths(names: Sequence[str], lines: Sequence[Line]) -> str | Non
     groups = list(dict.fromkeys(group for _, widths in chosen for group in widths))
     if not groups:
         return None
-    shares = np.array([[widths[g][0] / widths[g][1] if g in widths else np.nan for g in groups]
-                       for _, widths in chosen])
+    # A group that disappeared with its block has no width.
+    shares = np.array([[widths[g][0] / widths[g][1] if g in widths and widths[g][0] else np.nan
+                        for g in groups] for _, widths in chosen])
     longest = max(map(len, groups))
     with canvas('widths-by-method', height=0.5 + 0.07 * longest + 0.27 * len(chosen)) as (fig, svg):
         axes = fig.add_subplot()
