@@ -78,6 +78,7 @@ def main(_: Sequence[str]) -> int:
     for cell, line in comparison.failed.items():
         print(f'compare.py: {cell.run_dir} failed: {line} (log: {cell.log})', file=sys.stderr)
     if comparison.signals:
+        print('stopped; the same command goes on.', file=sys.stderr)
         return 128 + comparison.signals[0]
     return int(bool(comparison.failed))
 

@@ -40,7 +40,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
     lines = aggregate(rows)
     names, parts = _names(lines), []
     if lines:
-        parts.append(section('Methods', table(_cells(lines), left=2), paragraphs=verdicts(lines),
+        parts.append(section('Methods', table(_cells(lines)), paragraphs=verdicts(lines),
                              notes=_column_notes(lines)))
     if lines and len(_budgets(lines)) < 2:  # the curves say it of more
         parts.append(section('Test accuracy', figure(
@@ -69,8 +69,8 @@ def comparison_html(rows: Sequence[Row]) -> str:
 def comparison_notes(rows: Sequence[Row]) -> list[str]:
     """Sentences below the tables."""
     lines = aggregate(rows)
-    return [*verdicts(lines), *_column_notes(lines), *([_AGENT_NOTE] if len(_agent_cells(lines)) > 1
-                                                  else []), *summary_notes(rows)]
+    agent = [_AGENT_NOTE] if len(_agent_cells(lines)) > 1 else []
+    return [*verdicts(lines), *_column_notes(lines), *agent, *summary_notes(rows)]
 
 
 def verdicts(lines: Sequence[Line]) -> list[str]:

@@ -16,6 +16,7 @@ _MARKERS = 'osD^vXP*'
 _PARTS = (('search', BLUE, 'training before surgery'),
           ('search_equivalents', ORANGE, 'search, in epoch-equivalents'),
           ('fine_tune', GREEN, 'fine-tuning'))
+_NARROWEST = 5  # points of MACs that an axis spans at least
 _MOST_NUMBERED = 30  # groups beside each other whose cells have room for a number
 
 
@@ -45,6 +46,9 @@ def plot_curves(lines: Sequence[Line]) -> str | None:
             axes.axhspan(mean - sd, mean + sd, color=GREY, alpha=.12, linewidth=0)
         axes.set(xlabel='MACs, % of dense', ylabel='test accuracy, %')
         axes.margins(x=0.06)
+        left, right = axes.get_xlim()
+        wider = max(0, _NARROWEST - (right - left)) / 2
+        axes.set_xlim(left - wider, right + wider)
         fig.legend(loc='outside right upper')
         return svg()
 

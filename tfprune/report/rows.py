@@ -62,6 +62,7 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         'params': pruned['params'], 'dense_params': dense['params'],
         'tflite_bytes': pruned['tflite_bytes'], 'latency_ratio': report['latency_ratio'],
         'test_images': report['test_images'], 'seconds': report['seconds']['total'],
+        'search_seconds': report['seconds']['search'],
         'account': epoch_account(report), 'agent': report['agent'],
         'removed_blocks': report.get('removed_blocks', []), 'sparsity': report.get('sparsity'),
         'widths': {group['name']: [group['width'], group['dense_width']]
