@@ -9,8 +9,8 @@ python scripts/compare.py --rows=flags/compare_digits.jsonl --format=markdown --
 A flag of scripts/train.py that is given here is given to every run, and wins over the flagfiles of
 the methods. The same command goes on after a stop and skips what is finished; what fails stops no
 other run, is named at the end, and is tried again by the same command. Runs lie in
-OUT/method/budget/s<seed>, their logs beside them; OUT/rows.jsonl, compare.md and compare.html are
-written after every run.
+OUT/method/budget/s<seed>, their logs beside them; OUT/rows.jsonl, compare.md and compare.html, of
+all runs in OUT, are written after every run.
 """
 import dataclasses
 import os

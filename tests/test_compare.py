@@ -114,7 +114,10 @@ def test_the_same_command_skips_what_is_finished(compared):
     comparison = Comparison(cells, ['false'], [''], said.append)
     comparison.run()
     assert said == ['4 of 4 cells are finished.']
-    assert comparison.rows(folder / 'out') == report.read_rows_file(folder / 'out/rows.jsonl')
+    rows = report.read_rows_file(folder / 'out/rows.jsonl')
+    assert comparison.rows(folder / 'out') == rows
+    # Of fewer cells: the others are still there.
+    assert Comparison(cells[2:], [], []).rows(folder / 'out') == [*rows[2:], *rows[:2]]
     with pytest.raises(ValueError, match='dense/s0 is a run of another configuration; differing '
                        'flags: --fine_tune_epochs: 1 -> 3. Choose another --out'):
         planned(f'{folder}/flags/{{}}.flags', folder / 'out', budgets=['macs=0.4'])

@@ -264,26 +264,24 @@ class Comparison:
             self.say(f'no report: {error}')
 
     def rows(self, out: pathlib.Path) -> list[dict[str, Any]]:
-        """A row a run, with the cell's name: of each cell whose folder is there, or that failed.
-
-        A run of another budget, found in a cell's folder, has a row of its own.
+        """A row a run in `out`, with its cell's name; those of other cells, which lie there from
+        another command, come last, and of a cell that failed there is one without a folder, too.
         """
         rows: list[dict[str, Any]] = []
         for cell in self.cells:
-            error = self.failed.get(cell)
+            error = {'error': self.failed[cell]} if cell in self.failed else {}
             if cell.run_dir.is_dir():
-                found = report.run_rows(cell.run_dir)
+                rows += [row | ({} if row['finished'] else error)
+                         for row in _rows(cell.run_dir, out)]
             elif error:
-                found = [{'run': cell.run_dir.name, 'finished': False, 'configuration': {},
-                          'epochs': None, **{name: getattr(cell.config, name)
-                                             for name in ('seed', 'method', 'model', 'dataset')}}]
-            else:
-                continue
-            folder = cell.run_dir.relative_to(out).parent
-            rows += [row | {'run': f'{folder}/{row["run"]}', 'cell': cell.name}
-                     | ({'error': error} if error and not row['finished'] else {})
-                     for row in found]
-        return rows
+                rows.append({'run': str(cell.run_dir.relative_to(out)), 'cell': cell.name,
+                             'finished': False, 'configuration': {}, 'epochs': None, **error,
+                             **{name: getattr(cell.config, name)
+                                for name in ('seed', 'method', 'model', 'dataset')}})
+        planned = {cell.run_dir for cell in self.cells}
+        others = {file.parent for pattern in ('*/s*', '*/*/s*')
+                  for file in out.glob(f'{pattern}/config.json')}
+        return rows + [row for folder in sorted(others - planned) for row in _rows(folder, out)]
 
     def _stop(self, number: int) -> None:
         self.signals.append(number)
@@ -312,6 +310,12 @@ def families(cells: Sequence[Cell]) -> list[list[Cell]]:
         else:
             shared.append([cell])
     return shared + found
+
+
+def _rows(run_dir: pathlib.Path, out: pathlib.Path) -> list[dict[str, Any]]:
+    folder = run_dir.relative_to(out).parent
+    return [row | {'run': f'{folder}/{row["run"]}', 'cell': folder.parts[0]}
+            for row in report.run_rows(run_dir)]
 
 
 def last_line(log: pathlib.Path) -> str:
