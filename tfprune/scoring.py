@@ -6,6 +6,10 @@ import tensorflow as tf
 
 from tfprune.training import Batch
 
+# Batches in flight at once: one's convolutions fill the cores that another's small operations
+# leave idle.
+_AT_ONCE = 2
+
 
 class Network(Protocol):
     """What is scored: a `Subnetwork`, or a stand-in that computes the same by masks."""
@@ -37,18 +41,21 @@ class SubnetworkScorer:
         if not batches:
             raise ValueError('scoring needs reward images; received none.')
         self._images = sum(len(labels) for _, labels in batches)
-        self._rounds = _deal(batches, strategy)
+        self._traced_hits = tf.function(self._hits, reduce_retracing=True, autograph=False)
+        dealt = _deal(batches, strategy)
+        self._calls = [dealt[first:first + _AT_ONCE] for first in range(0, len(dealt), _AT_ONCE)]
 
     def __call__(self, masks: Mapping[str, np.ndarray]) -> float:
         self._network.set_masks(masks)
         # Fetched at the end: the batches follow one another without waiting for Python.
-        counts = [self._count(*batch) for batch in self._rounds]
+        counts = [self._count(batches) for batches in self._calls]
         return int(tf.add_n(counts)) / self._images
 
     @tf.function(reduce_retracing=True, autograph=False)  # halves the tracing of deep networks
-    def _count(self, images: Any, labels: Any, counted: Any) -> tf.Tensor:
-        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, self._strategy.run(
-            self._hits, (images, labels, counted)), axis=None)
+    def _count(self, batches: list[tuple[Any, Any, Any]]) -> tf.Tensor:
+        return tf.add_n([self._strategy.reduce(
+            tf.distribute.ReduceOp.SUM, self._strategy.run(self._traced_hits, batch), axis=None)
+            for batch in batches])
 
     def _hits(self, images: tf.Tensor, labels: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
         outputs = self._network(tf.cast(images, tf.float32))
