@@ -15,6 +15,7 @@ from tfprune.report.table import (MISSING, align, count, duration, listed, markd
 Line = Mapping[str, Any]
 CONTROLS = ('uniform', 'random')  # what a method has to beat
 _TWO = 2.0  # standard errors
+_MOST_DOTTED = 30  # lines whose runs are drawn one by one
 _ABOVE, _BELOW = 'More than two standard errors above', 'Not more than two standard errors above'
 _ONE_SEED = 'One seed, which tells nothing of a difference from'
 
@@ -42,7 +43,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
     if lines:
         parts.append(section('Methods', table(_cells(lines)), paragraphs=verdicts(lines),
                              notes=_column_notes(lines)))
-    if lines and len(_budgets(lines)) < 2:  # the curves say it of more
+    if 0 < len(lines) <= _MOST_DOTTED:  # the curves say it of more
         parts.append(section('Test accuracy', figure(
             plot_summary(names, lines), 'Test accuracy after the last epoch by method',
             'Each run a small dot; mean and sample standard deviation over seeds beside it.')))
