@@ -22,7 +22,7 @@ from tfprune.reuse import differing_before_surgery, other_ratios
 from tfprune.runs import read_json
 
 _NO_METHOD = ('base',)  # flagfiles that others include
-_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
+_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +111,6 @@ def _cell(grid: Grid, name: str, limit: tuple[str, str] | None, seed: int,
         names = [known for known in _names(grid.flagfiles) if known not in _NO_METHOD]
         raise ValueError(f'Unknown method {name!r}: no {path}. Available: '
                          f'{", ".join(names) or "none"}')
-
     try:
         arguments, folder = _arguments(grid, path, limit, read_config)
         arguments.append(f'--seed={seed}')
@@ -217,13 +216,11 @@ class Comparison:
                                for cell in left))
 
     async def _finish(self, cell: Cell, source: Cell | None = None) -> None:
-        if cell.finished:
-            return
         place = await self._free.get()
         try:
-            if not self.signals:
+            if not (self.signals or cell.finished):
                 await self._train(cell, source, place)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no room for its log, a damaged file of it
             self.failed[cell] = str(error)
         finally:
             self._free.put_nowait(place)

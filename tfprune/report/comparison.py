@@ -136,7 +136,9 @@ def _lead(rows: Sequence[Row], lines: Sequence[Line]) -> str:
 
 
 def _budgets(lines: Sequence[Line]) -> list[str]:
-    return list(dict.fromkeys(budget_text(line) for line in lines if line['budgets']))
+    kept = sorted((line for line in lines if line['budgets']),
+                  key=lambda line: max(line['macs_ratios']))
+    return list(dict.fromkeys(map(budget_text, kept)))
 
 
 def _names(lines: Sequence[Line]) -> list[str]:
@@ -172,7 +174,7 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
             count(max(line['macs'])), percent(max(line['macs_ratios'])),
             count(max(line['params'])), str(line['n']), plus_minus(line, 'accuracy'),
             *(_points(*against(line, control, lines)[:2]) for control in CONTROLS),
-            plus_minus(line, 'dense_accuracy') if line['budgets'] else MISSING,
+            plus_minus(line, 'dense_accuracy') if min(line['macs_ratios']) < 1 else MISSING,
             _epochs(account['total']), _epochs(account['search_equivalents']),
             duration(line['seconds'])])
     return rows
