@@ -1,6 +1,5 @@
-"""PuRL: learning to prune deep neural networks via reinforcement learning. Gupta, Aminmansour,
-Krishnan, Jain, Lee: 'Learning to prune deep neural networks via reinforcement learning', 2020,
-arXiv 2007.04756.
+"""PuRL: learning to prune deep neural networks via reinforcement learning. Gupta, Aravindan, Kalisz,
+Chandrasekhar, Jie, 2020, arXiv 2007.04756.
 
     s_t = (layer, accuracy A_t, pruned P_t)
     a_t = alpha in {0, 0.1, ..., 2.2}:    of layer t, weights with |w| < alpha * sigma(layer) go
