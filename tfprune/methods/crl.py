@@ -1,5 +1,5 @@
-"""CRL: pruning as a constrained Markov decision process. Malik, Haider, Iqbal, Taj: 'Neural
-network pruning through constrained reinforcement learning', 2021, arXiv 2110.08558.
+"""CRL: neural network pruning through constrained reinforcement learning. Malik, Haider, Iqbal,
+Taj, ICPR 2022, arXiv 2110.08558.
 
     max_pi E[accuracy(w)]   subject to   E[cost(w)] <= limit           w ~ pi, one episode
     A  = A_reward - nu A_cost                        an advantage and a critic each

@@ -1,6 +1,5 @@
-"""PuRL: learning to prune deep neural networks via reinforcement learning. Gupta, Aminmansour,
-Krishnan, Jain, Lee: 'Learning to prune deep neural networks via reinforcement learning', 2020,
-arXiv 2007.04756.
+"""PuRL: learning to prune deep neural networks via reinforcement learning. Gupta, Aravindan,
+Kalisz, Chandrasekhar, Jie, 2020, arXiv 2007.04756.
 
     s_t = (layer, accuracy A_t, pruned P_t)
     a_t = alpha in {0, 0.1, ..., 2.2}:    of layer t, weights with |w| < alpha * sigma(layer) go
@@ -25,10 +24,11 @@ Deviations: 1. The channel form, ours, as above; widths are rounded to allowed o
 has P_t / T_P, of several limits the least. 3. T_A is `target_accuracy` times the dense accuracy on
 the images that score; by default all of it. 4. Nothing is trained within an episode: the
 statistics of batch normalisation alone are the pruned network's. 5. The decision is the most
-accurate episode that reaches T_P, brought to it exactly: channels by the budget, weights by the
-largest |w| / sigma(layer) among those that went, which come back. Where no episode reached it, that
-of the highest last reward. 6. reward=terminal, for comparison, is AMC's: 0 but after the last step,
-where alone the network is scored.
+accurate episode that reaches T_P, brought to it exactly: channels by the budget; of the weights
+that went, those of largest |w| / sigma(layer) come back. Where no episode reached it, it is that of
+the highest last reward, of which more goes. 6. reward=terminal, for comparison, is AMC's: 0 but
+after the last step, where alone the network is scored. 7. DQN's network, memory and exploration are
+ours (agents/dqn.py), as beta is.
 """
 import dataclasses
 import math
