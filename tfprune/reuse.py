@@ -15,7 +15,8 @@ from tfprune.models import load_initial_weights
 from tfprune.runs import RunFolder, changed_files, read_json, read_rows
 
 RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
-_MAY_DIFFER = ('method', 'method_options', 'charge_search', *LIMITS, *AFTER_TRAINING)
+_MAY_DIFFER = ('method', 'method_options', 'charge_search', 'pretraining_epochs', *LIMITS,
+               *AFTER_TRAINING)
 
 
 def differing_before_surgery(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
