@@ -91,11 +91,13 @@ flags.DEFINE_list('search_runs', [], 'Suite search: run folders to read; without
 flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run.')
 flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run.')
 flags.DEFINE_integer('search_epochs', 30, 'Suite learning: epochs of a search, the first of random '
-                     'actions.', lower_bound=2)
-flags.DEFINE_integer('search_episodes', 20, 'Suites search and learning: episodes an epoch.',
-                     lower_bound=5)
-flags.DEFINE_integer('search_seeds', 5, 'Suite learning: how many seeds.', lower_bound=1)
-flags.DEFINE_integer('search_first_seed', 0, 'Suite learning: the first of them.', lower_bound=0)
+                     'actions. Suite dense_reward: rounds.', lower_bound=2)
+flags.DEFINE_integer('search_episodes', 20, 'Suites search and learning: episodes an epoch; '
+                     'dense_reward: a round.', lower_bound=5)
+flags.DEFINE_integer('search_seeds', 5, 'Suites learning and dense_reward: how many seeds.',
+                     lower_bound=1)
+flags.DEFINE_integer('search_first_seed', 0, 'Suites learning and dense_reward: the first of them.',
+                     lower_bound=0)
 
 
 def main(_: Sequence[str]) -> None:

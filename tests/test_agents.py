@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfprune.agents import (AGENTS, SAC, make_agent, mean_and_error, play, random_policy)
 from tfprune.agents.memory import Memory
-from tfprune.agents.ppo import _WithGroup
+from tfprune.agents.ppo import WithGroup
 from tfprune.budget import Budget
 from tfprune.checkpoints import restore
 from tfprune.costs import CostModel
@@ -199,7 +199,7 @@ def test_ppo_is_told_the_group_and_begins_with_its_spread(envs):
     steps, _ = play(envs, agent.collect_policy)
     groups = len(envs[0].budget.names)
     for g, step in enumerate(steps[:-1]):
-        told = _WithGroup(groups)(tf.constant(step.observation)).numpy()
+        told = WithGroup(groups)(tf.constant(step.observation)).numpy()
         assert told.shape == (E, len(FEATURES) + Z + groups)
         assert (told[:, -groups:] == np.eye(groups)[g]).all()
         assert np.array_equal(told[:, :-groups], step.observation)

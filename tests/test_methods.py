@@ -26,10 +26,14 @@ SMALL = dict(model='resnet8', dataset='digits', macs=0.5, warmup_epochs=1, rando
              episodes_per_epoch=2, random_reference_episodes=1, comparison_episodes=2,
              context_size=4, context_updates=3, agent_updates=2, lr_warmup_epochs=0.0)
 
-
-# Where the defaults of a method's own options take longer.
+# Method name -> --method_options of its run of SMALL, whose search is then of seconds.
 SMALL_OPTIONS = {
+    'amc': 'episodes=6,warmup_episodes=2,lockstep=2',
+    'autocompress': 'proposals=1,stop_temperature=80,strength=0.1',
+    'cacp': 'episodes=6,warmup_episodes=2,lockstep=2,ratios=0.5',
+    'crl': 'rounds=2,episodes=2,updates=1',
     'n2n': 'removal_rounds=1, shrinkage_rounds=1, rollouts=3, student_steps=1, units=4',
+    'purl': 'rounds=2,episodes=2,updates=1',
 }
 
 
@@ -77,7 +81,7 @@ def test_method_keeps_the_contract(name, run_of, tmp_path, monkeypatch):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize('name', ['uniform', 'random', 'magnitude', 'rlal'])
+@pytest.mark.parametrize('name', ['uniform', 'random', 'magnitude', 'rlal', 'amc', 'autocompress'])
 def test_decisions_keep_every_limit_and_leave_no_step(name):
     """Without training: what is decided on the first weights."""
     model = build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0,), std=(1,))

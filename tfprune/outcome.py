@@ -22,6 +22,7 @@ from tfprune.progress import Progress
 from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
 from tfprune.runs import RunFolder, peak_process_bytes, write_text
+from tfprune.sparsity import count_zeros
 from tfprune.surgery import prune_model
 
 CARD_FILE = 'export/model_card.md'
@@ -104,6 +105,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
                         tflite['latency']),
+        'sparsity': count_zeros(pruned) if decision.zeros else None,
         'latency_ratio': tflite['latency'][0]['ratio'],
         'artefacts': deployed.rows, 'dense_latency': deployed.dense_latency,
         'latency_prediction': prediction_row(

@@ -24,6 +24,7 @@ from tfprune.reuse import RATIOS_FILE, take_decision, take_epochs
 from tfprune.runs import RunFolder, replacing
 from tfprune.scoring import SubnetworkScorer
 from tfprune.seeding import set_seed
+from tfprune.sparsity import ZEROS_FILE, load_zeros, save_zeros, zeroing
 from tfprune.subnetwork import Subnetwork
 from tfprune.surgery import prune_model
 from tfprune.training import Optimisation, StopTraining, Trainer
@@ -86,7 +87,7 @@ class Phases:
                              'initial_weights, or epochs before surgery.')
         for ratio in method.ratios():
             setup.budget.scaled(ratio)  # what is impossible is said now
-        if self.first and config.before_surgery_from and not prefix:
+        if config.before_surgery_from and not self.decides_first and not prefix:
             take_epochs(config, self.folder, setup.model)
             decision = take_decision(config)
             position = Position(self.first)
@@ -134,7 +135,7 @@ class Phases:
             return {'phase': method.phase(epoch), **result.metrics,
                     'search_equivalents': account.epochs}
 
-        trainer = self._trainer(self.setup.model, method.penalty)
+        trainer = self._trainer(self.setup.model, penalty=method.penalty)
         state = tf.train.Checkpoint(model=self.setup.model, trainer=trainer, method=method,
                                     account=account)
         if prefix:
@@ -169,7 +170,11 @@ class Phases:
 
     def _decide(self, method: Method, scorer: SharedScorer, account: EpochAccount) -> Decision:
         def decide() -> dict[str, Any]:
-            made = method.decide().to_json()
+            decision = method.decide()
+            if decision.zeros:
+                with replacing(self.folder.path / ZEROS_FILE) as path:
+                    save_zeros(path, decision.zeros)
+            made = decision.to_json()
             ratios = {f'{ratio:g}': method.decide_for(self.setup.budget.scaled(ratio)).to_json()
                       for ratio in method.ratios()}
             spent = {'search_equivalents': account.epochs}
@@ -178,7 +183,11 @@ class Phases:
                     ratio: values | spent for ratio, values in ratios.items()})
             return made | spent
 
-        return Decision.from_json(from_chief(self.strategy, scorer.lead(decide, method)))
+        return self._with_zeros(from_chief(self.strategy, scorer.lead(decide, method)))
+
+    def _with_zeros(self, decision: Mapping[str, Any]) -> Decision:
+        return dataclasses.replace(Decision.from_json(decision),
+                                   zeros=load_zeros(self.folder.path / ZEROS_FILE))
 
     def _interrupted(self, rounds: int, method: Method) -> Interrupted:
         return Interrupted(f'stopped after {rounds} of {method.rounds()} rounds of search; the '
@@ -194,12 +203,15 @@ class Phases:
                       prefix: str | None) -> None:
         """Trains the pruned model to the end."""
         config = self.setup.after(decision).config
-        trainer = self._trainer(pruned, teacher=self._teacher())
+        keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
+        trainer = self._trainer(pruned, teacher=self._teacher(), constrain=keep_zeros)
         state = tf.train.Checkpoint(model=pruned, trainer=trainer)
         if prefix:
             restore(state, prefix)
-        elif not self.decides_first and (decision.removed or not all(
+        elif keep_zeros or not self.decides_first and (decision.removed or not all(
                 mask.all() for mask in decision.masks.values())):
+            if keep_zeros:
+                keep_zeros()
             self._settle(pruned)
         phase = 'train' if self.decides_first else 'fine_tune'
         dataclasses.replace(self.loop, config=config).run(
@@ -226,12 +238,11 @@ class Phases:
         with self.strategy.scope():
             return keras.models.load_model(self.folder.path / 'dense.keras')
 
-    def _trainer(self, model: keras.Model, penalty: Callable[[], Any] | None = None,
-                 teacher: keras.Model | None = None) -> Trainer:
+    def _trainer(self, model: keras.Model, **extras: Any) -> Trainer:
         config = self.config
         return Trainer(model, self.strategy, Optimisation(
             config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
-            config.jit_compile), penalty, teacher)
+            config.jit_compile), **extras)
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():
@@ -255,7 +266,7 @@ class Phases:
         if rows is None:
             raise CheckpointError(f'{self.folder.path} has checkpoints from after surgery and no '
                                   'decision.json; remove its checkpoints folder to start anew.')
-        return Decision.from_json(rows)
+        return self._with_zeros(rows)
 
 
 def criterion_batches(config: Config, data: ImageData) -> tf.data.Dataset:

@@ -86,6 +86,7 @@ class Trainer(tf.Module):
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
         teacher: a model with the same inputs and outputs, created under `strategy`, whose weights
             stay; its part of the loss counts as penalty.
+        constrain: called across replicas after each step, to assign weights.
 
     Raises:
         ValueError: the model was not created under `strategy`.
@@ -94,11 +95,12 @@ class Trainer(tf.Module):
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
                  optimisation: Optimisation,
                  penalty: Callable[[], tf.Tensor | None] | None = None,
-                 teacher: keras.Model | None = None):
+                 teacher: keras.Model | None = None,
+                 constrain: Callable[[], None] | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
         self._teacher = None if teacher is None else Untracked(teacher)  # in no checkpoint
-        self._settings, self._penalty = optimisation, penalty
+        self._settings, self._penalty, self._constrain = optimisation, penalty, constrain
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
         self._gradients = _compiled(self._uncompiled_gradients, optimisation.jit_compile)
         self._kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
@@ -172,6 +174,8 @@ class Trainer(tf.Module):
     @tf.function
     def _train_step(self, images, labels) -> tf.Tensor:
         per_replica = self.strategy.run(self._replica_step, (images, labels))
+        if self._constrain:
+            self._constrain()
         total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
         self.sums.assign_add(total)
         return self.sums.value()

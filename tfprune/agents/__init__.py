@@ -4,19 +4,22 @@ All randomness comes from one tf.random.Generator per agent, a variable. TF-Agen
 TensorFlow's op seeds, which are fixed when a function is traced: every `set_random_seed` would
 replay the same exploration noise, and a resumed run, which traces later, would draw another.
 
-To add one: a file with a subclass of `Agent`, a line in AGENTS and in config.CHOICES.
+To add one: a file with a subclass of `Agent`, a line in AGENTS and in config.CHOICES. DQN and
+ConstrainedPPO want environments of their own and stand outside of AGENTS.
 """
 from typing import Callable
 
 from tfprune.agents.base import Agent
+from tfprune.agents.constrained_ppo import ConstrainedPPO
 from tfprune.agents.ddpg import DDPG
+from tfprune.agents.dqn import DQN
 from tfprune.agents.episodes import Policy, mean_and_error, play, random_policy
 from tfprune.agents.ppo import PPO
 from tfprune.agents.sac import SAC
 from tfprune.environment import PruningEnv
 
-__all__ = ['AGENTS', 'DDPG', 'PPO', 'SAC', 'Agent', 'Policy', 'make_agent', 'mean_and_error',
-           'play', 'random_policy']
+__all__ = ['AGENTS', 'DDPG', 'DQN', 'PPO', 'SAC', 'Agent', 'ConstrainedPPO', 'Policy',
+           'make_agent', 'mean_and_error', 'play', 'random_policy']
 
 # name -> (env, learning_rate=, updates=, episodes=) -> Agent
 AGENTS: dict[str, Callable[..., Agent]] = {

@@ -9,7 +9,7 @@ from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 from tf_agents.utils import common
 
-from tfprune.environment import PruningEnv
+from tfprune.environment import EpisodicEnv
 
 
 def draw_seed(generator: tf.random.Generator) -> tf.Tensor:
@@ -73,5 +73,5 @@ def make_generator() -> tf.random.Generator:
         int(tf.random.uniform((), maxval=2 ** 31 - 1, dtype=tf.int32)))
 
 
-def specs(env: PruningEnv) -> tuple[ts.TimeStep, tensor_spec.BoundedTensorSpec]:
+def specs(env: EpisodicEnv) -> tuple[ts.TimeStep, tensor_spec.BoundedTensorSpec]:
     return (tensor_spec.from_spec(env.time_step_spec()), tensor_spec.from_spec(env.action_spec()))

@@ -7,7 +7,7 @@ from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
 from tfprune.agents.base import Agent
-from tfprune.environment import PruningEnv
+from tfprune.environment import EpisodicEnv
 
 
 class Memory(tf.Module):
@@ -60,12 +60,11 @@ class OffPolicyAgent(Agent):
     _BATCH = 64
     _CAPACITY = 512  # episodes
 
-    def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator, env: PruningEnv,
+    def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator, env: EpisodicEnv,
                  *, updates: int, episodes: int):
         super().__init__(agent, generator)
-        groups = len(env.budget.names)
-        self._updates = updates * groups
-        self._memory = Memory(agent.collect_data_spec, max(self._CAPACITY, episodes), groups + 1)
+        self._updates = updates * env.steps
+        self._memory = Memory(agent.collect_data_spec, max(self._CAPACITY, episodes), env.steps + 1)
         self._train = common.function(lambda: agent.train(
             self._prepared(self._memory.sample(self._generator, self._BATCH))))
 

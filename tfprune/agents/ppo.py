@@ -15,7 +15,7 @@ from tfprune.agents.base import Agent, make_generator, specs
 from tfprune.environment import FEATURES, PruningEnv
 
 
-class _WithGroup(tf_keras.layers.Layer):
+class WithGroup(tf_keras.layers.Layer):
     """Observations [..., F] -> [..., F + G]: with an indicator of the group at hand."""
 
     def __init__(self, groups: int, **options: Any):
@@ -30,6 +30,38 @@ class _WithGroup(tf_keras.layers.Layer):
         return super().get_config() | {'groups': self._groups}  # networks copy the layer
 
 
+def value_network_for(env: PruningEnv) -> value_network.ValueNetwork:
+    """A critic of observations."""
+    return value_network.ValueNetwork(specs(env)[0].observation, **_hidden(env))
+
+
+def clipped_ppo(env: PruningEnv, learning_rate: float, std: float, **options: Any
+                ) -> tuple[ppo_clip_agent.PPOClipAgent, value_network.ValueNetwork]:
+    """TF-Agents' agent and its critic; `std` is the spread that exploration begins with."""
+    time_step_spec, action_spec = specs(env)
+    # The spread is the softplus of a bias.
+    project = functools.partial(
+        normal_projection_network.NormalProjectionNetwork, init_means_output_factor=0.1,
+        std_bias_initializer_value=math.log(math.expm1(std)))
+    actor = actor_distribution_network.ActorDistributionNetwork(
+        time_step_spec.observation, action_spec, continuous_projection_net=project, **_hidden(env))
+    value = value_network_for(env)
+    optimizer = tf_keras.optimizers.Adam(learning_rate)
+    agent = ppo_clip_agent.PPOClipAgent(
+        time_step_spec, action_spec, optimizer, actor, value, importance_ratio_clipping=0.2,
+        discount_factor=1.0, lambda_value=1.0, use_gae=True, num_epochs=1,
+        gradient_clipping=0.5, normalize_rewards=False, normalize_observations=False,
+        train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False), **options)
+    # Slots must exist before a checkpoint is read, in an order that no variable name decides.
+    optimizer.build(actor.trainable_weights + value.trainable_weights)
+    return agent, value
+
+
+def _hidden(env: PruningEnv) -> dict[str, Any]:
+    return {'preprocessing_layers': WithGroup(len(env.budget.names)),
+            'fc_layer_params': (64, 64), 'activation_fn': tf_keras.activations.tanh}
+
+
 class PPO(Agent):
     """Clipped PPO on the episodes of the latest epoch (Schulman et al. 2017, arXiv 1707.06347).
 
@@ -42,26 +74,8 @@ class PPO(Agent):
     _STD = 0.25
 
     def __init__(self, env: PruningEnv, *, learning_rate: float, updates: int):
-        time_step_spec, action_spec = specs(env)
-        observation_spec = time_step_spec.observation
-        hidden: dict[str, Any] = {
-            'preprocessing_layers': _WithGroup(len(env.budget.names)),
-            'fc_layer_params': (64, 64), 'activation_fn': tf_keras.activations.tanh}
-        # The spread is the softplus of a bias.
-        project = functools.partial(
-            normal_projection_network.NormalProjectionNetwork, init_means_output_factor=0.1,
-            std_bias_initializer_value=math.log(math.expm1(self._STD)))
-        actor = actor_distribution_network.ActorDistributionNetwork(
-            observation_spec, action_spec, continuous_projection_net=project, **hidden)
-        value = value_network.ValueNetwork(observation_spec, **hidden)
-        optimizer = tf_keras.optimizers.Adam(learning_rate or self._LEARNING_RATE)
-        super().__init__(ppo_clip_agent.PPOClipAgent(
-            time_step_spec, action_spec, optimizer, actor, value, importance_ratio_clipping=0.2,
-            discount_factor=1.0, lambda_value=1.0, use_gae=True, num_epochs=1,
-            gradient_clipping=0.5, normalize_rewards=False, normalize_observations=False,
-            train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False)), make_generator())
-        # Slots must exist before a checkpoint is read, in an order that no variable name decides.
-        optimizer.build(actor.trainable_weights + value.trainable_weights)
+        agent, _ = clipped_ppo(env, learning_rate or self._LEARNING_RATE, self._STD)
+        super().__init__(agent, make_generator())
         # Not tf.function: autograph makes ten seconds of tracing out of one.
         self._train = common.function(self.agent.train)
         self._updates = updates

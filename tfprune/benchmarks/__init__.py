@@ -6,13 +6,14 @@ scripts/benchmark.py, `format_table(rows)`, and a line in SUITES.
 
 from types import ModuleType
 
-from tfprune.benchmarks import (applications, artefacts, cost_model, input_pipeline, latency_table,
-                                learning, scoring, search, training_step)
+from tfprune.benchmarks import (applications, artefacts, cost_model, dense_reward, input_pipeline,
+                                latency_table, learning, scoring, search, training_step)
 
 SUITES: dict[str, ModuleType] = {
     'applications': applications,
     'artefacts': artefacts,
     'cost_model': cost_model,
+    'dense_reward': dense_reward,
     'input_pipeline': input_pipeline,
     'latency_table': latency_table,
     'learning': learning,

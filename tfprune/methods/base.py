@@ -20,6 +20,7 @@ from tfprune.criteria import Batch, score_groups
 from tfprune.groups import ChannelGroups
 from tfprune.masks import Masks, best_channels, widths_of
 from tfprune.methods.options import NoOptions, parse_options
+from tfprune.sparsity import Zeros
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +68,13 @@ class Decision:
         masks: {group name: bool [C_g]}, empty for the dense model.
         removed: blocks that disappear; the masks are then of the groups of what is left.
         search_equivalents: what the search has cost, in epochs; see EpochAccount.
+        zeros: single weights that become zero and stay it, {path of a kernel: bool of its shape,
+            True = zero}; beside to_json in a file of its own, see tfprune.sparsity.
     """
     masks: Masks
     removed: tuple[str, ...] = ()
     search_equivalents: float = 0.0
+    zeros: Zeros = dataclasses.field(default_factory=dict)
 
     @property
     def widths(self) -> dict[str, int]:
