@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfprune import trainer
 from tfprune.account import EpochAccount
 from tfprune.budget import Budget
 from tfprune.checkpoints import restore
@@ -208,7 +209,7 @@ def test_a_run_that_removes_a_block_ends_in_a_plain_smaller_model(whole):
         rounds[-1]['search_equivalents'] + 2 / 3)
 
 
-def test_a_run_stopped_after_surgery_ends_as_if_it_had_not_been(whole, tmp_path):
+def test_a_run_stopped_after_surgery_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
     run_dir = tmp_path / 'run'
 
     def in_fine_tuning():
@@ -217,6 +218,7 @@ def test_a_run_stopped_after_surgery_ends_as_if_it_had_not_been(whole, tmp_path)
 
     with pytest.raises(Interrupted):
         train_and_prune(Config(**RUN), run_dir, progress=False, should_stop=in_fine_tuning)
+    monkeypatch.setattr(trainer, 'finish', lambda *_: {})
     result = train_and_prune(Config(**RUN), run_dir, progress=False)
     for one, other in zip(whole.model.get_weights(), result.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

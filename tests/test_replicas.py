@@ -54,8 +54,9 @@ def train_on(replicas):
     with strategy.scope():
         model = shallow()
         penalty = AlignmentPenalty(model, trace_groups(model), strength=1e-2)
+        teacher = shallow()
     penalty.set_masks({'c1': np.arange(7) < 3})
-    trainer = Trainer(model, strategy, Optimisation(global_batch_size=BATCH), penalty)
+    trainer = Trainer(model, strategy, Optimisation(global_batch_size=BATCH), penalty, teacher)
     losses: list[float] = []
     for _ in range(2):
         means = trainer.train_epoch(

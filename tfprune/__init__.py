@@ -15,6 +15,8 @@ _EXPORTS = {
     'select_channels': 'masks',
     'insert_gates': 'gates',
     'prune_model': 'surgery',
+    'removable_blocks': 'depth',
+    'remove_blocks': 'depth',
     'PruningEnv': 'environment',
     'Budget': 'budget',
     'InfeasibleBudgetError': 'budget',

@@ -22,6 +22,7 @@ are residual blocks with an identity shortcut, not single layers; channels are t
 the configured criterion. 6. Students run on one replica.
 """
 import dataclasses
+import functools
 import hashlib
 from typing import Any, Callable, Mapping, Sequence
 
@@ -39,6 +40,7 @@ from tfprune.config import split_names
 from tfprune.criteria import Batch
 from tfprune.depth import Block, JointRemovalError, removable_blocks, without_blocks
 from tfprune.environment import PruningEnv
+from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
 from tfprune.students import StudentTrainer
@@ -180,7 +182,7 @@ class N2N(Method):
             learning_rate=options.student_learning_rate,
             calibration_batches=config.calibration_batches)
         self._round, self._taught = 0, list[Batch]()
-        self._reduced: tuple[bytes, Problem] | None = None
+        self._reduced: _Left | None = None
         self._accuracies: list[float] = []
 
     @classmethod
@@ -208,13 +210,12 @@ class N2N(Method):
             'architectures': int(self.cache.count) - before}, tuple(rows))
 
     def decide(self) -> Decision:
-        problem = self._problem_without(self.removed.numpy())
+        left = self._without(self.removed.numpy())
         widths = self.widths.numpy()
         if not widths.size:
-            widths = uniform_widths(problem.budget)
+            widths = uniform_widths(left.problem.budget)
         self._charge_distillation()
-        return Decision(problem.select(problem.budget.as_dict(widths)),
-                        self._names(self.removed.numpy()))
+        return Decision(left.select(widths), self._names(self.removed.numpy()))
 
     def _remove(self) -> tuple[list[Mapping[str, Any]], float]:
         """One iteration of the first stage."""
@@ -230,7 +231,7 @@ class N2N(Method):
 
     def _shrink(self) -> tuple[list[Mapping[str, Any]], float]:
         """One iteration of the second stage."""
-        left = self._problem_without(self.removed.numpy())
+        left = self._without(self.removed.numpy()).problem
         envs = [ShrinkageEnv(left.groups, left.cost_model, self._try_widths, budget=left.budget)
                 for _ in range(self.options.rollouts)]
         steps, rewards = play(envs, self.shrinker.collect_policy)
@@ -253,19 +254,20 @@ class N2N(Method):
         if not removed.any():
             return 0.0, float(self.teacher_accuracy)
         try:
-            left = self._problem_without(removed)
+            left = self._without(removed)
         except (InfeasibleBudgetError, JointRemovalError):
             return INVALID, 0.0
-        dense = left.budget.dense_widths
-        if not dense.size or left.budget.fits(dense):
+        budget = left.problem.budget
+        dense = budget.dense_widths
+        if not dense.size or budget.fits(dense):
             return INVALID, 0.0
         return self._score_student(left, dense)
 
     def _try_widths(self, widths: Mapping[str, int]) -> float:
         """Reward of the student of these widths, what is left of the budget spent."""
         removed = self.removed.numpy()
-        left = self._problem_without(removed)
-        filled = left.budget.fill(list(widths.values()))
+        left = self._without(removed)
+        filled = left.problem.budget.fill(list(widths.values()))
         found = self._known(RewardCache.key(removed, filled),
                             lambda: self._score_student(left, filled))
         if found > self.best[1]:
@@ -282,24 +284,25 @@ class N2N(Method):
         self._accuracies.append(known[1])
         return known[0]
 
-    def _score_student(self, left: Problem, widths: np.ndarray) -> tuple[float, float]:
+    def _score_student(self, left: '_Left', widths: np.ndarray) -> tuple[float, float]:
         """(reward, accuracy) of a student of these widths."""
-        named = left.budget.as_dict(widths)
+        problem = left.problem
         if not self._taught:
             batches = self.problem.train_batches(self._round)
             self._taught = self._students.taught(
                 batch for batch, _ in zip(batches, range(self.options.student_steps)))
-        student = prune_model(left.model, left.groups, left.select(named))
-        accuracy = self._students.accuracy(student, left.cost_model(named).macs, self._taught)
-        cost = (left.budget.costs(widths) / self.problem.budget.dense_costs).max()
+        student = prune_model(problem.model, problem.groups, left.select(widths))
+        macs = problem.cost_model(problem.budget.as_dict(widths)).macs
+        accuracy = self._students.accuracy(student, macs, self._taught)
+        cost = (problem.budget.costs(widths) / self.problem.budget.dense_costs).max()
         return reward(accuracy, float(self.teacher_accuracy), cost), accuracy
 
-    def _problem_without(self, removed: np.ndarray) -> Problem:
-        """The problem that is left without these blocks; the latest is kept."""
-        key = removed.tobytes()
-        if self._reduced is None or self._reduced[0] != key:
-            self._reduced = key, without_blocks(self.problem, self._names(removed))
-        return self._reduced[1]
+    def _without(self, removed: np.ndarray) -> '_Left':
+        """What is left without these blocks; the latest is kept."""
+        names = self._names(removed)
+        if self._reduced is None or self._reduced.removed != names:
+            self._reduced = _Left(names, without_blocks(self.problem, names))
+        return self._reduced
 
     def _names(self, removed: np.ndarray) -> tuple[str, ...]:
         return tuple(block.name for block, gone in zip(self._blocks, removed) if gone)
@@ -314,6 +317,22 @@ class N2N(Method):
         if config.charge_search:
             epochs = max(0.0, epochs - account.epochs) / (4 / 3)
         account.charge(epochs / 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Left:
+    """The problem without some blocks, of weights that stay; its channels are scored once."""
+    removed: tuple[str, ...]
+    problem: Problem
+
+    @functools.cached_property
+    def _scores(self) -> dict[str, np.ndarray]:
+        return self.problem.channel_scores()
+
+    def select(self, widths: np.ndarray) -> Masks:
+        """Problem.select of widths int [G]."""
+        problem = self.problem
+        return best_channels(problem.groups, problem.budget.as_dict(widths), self._scores)
 
 
 def _unfrozen_blocks(problem: Problem) -> list[Block]:
