@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
 from absl import flags
@@ -54,9 +55,10 @@ def run_folders(patterns: Sequence[str]) -> list[pathlib.Path]:
     return list(found.values())
 
 
-def _without_nan(line: dict) -> dict:
-    return {name: None if isinstance(value, float) and math.isnan(value) else value
-            for name, value in line.items()}
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(item) for name, item in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 if __name__ == '__main__':

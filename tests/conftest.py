@@ -7,7 +7,7 @@ import tfprune  # noqa: F401
 
 # Files of few and long tests: first, or one worker ends alone with them.
 LONG = ('test_train_script', 'test_methods', 'test_deployment', 'test_initial_weights',
-        'test_faults', 'test_properties', 'test_workers')
+        'test_faults', 'test_properties', 'test_workers', 'test_compare')
 
 
 def pytest_collection_modifyitems(config, items):

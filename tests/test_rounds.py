@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfprune import trainer
 from tfprune.account import EpochAccount
 from tfprune.config import Config
 from tfprune.epochs import Interrupted
@@ -139,6 +140,17 @@ def test_one_search_gives_a_model_for_each_budget(whole):
         whole.model.count_params())
     assert (report['dense']['test_accuracy'] == whole.report['dense']['test_accuracy'])
     assert not (whole.run_dir / 'ratios' / '0.5').exists()  # is the run itself
+
+
+def test_other_budgets_of_a_search_on_given_weights_search_no_more(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, 'finish', lambda *_: {})  # the export is measured above
+    train_and_prune(Config(initial_weights=str(whole.run_dir / 'dense.keras'),
+                           **SMALL | {'warmup_epochs': 0, 'fine_tune_epochs': 1}),
+                    tmp_path / 'run', progress=False)
+    other = tmp_path / 'run' / 'ratios' / '0.3'
+    assert not (other / 'rounds.jsonl').exists()
+    assert json.loads((other / 'decision.json').read_text()) == json.loads(
+        (tmp_path / 'run' / 'ratios.json').read_text())['0.3']
 
 
 def test_a_search_needs_trained_weights(tmp_path):

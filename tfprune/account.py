@@ -32,12 +32,16 @@ class EpochAccount(tf.Module):
 
     def forward(self, images: int, macs: int) -> None:
         """Charges the forward passes of `images` through a network of `macs` MACs."""
-        if self._charging:
-            self._spent.assign_add(images * macs / self._epoch)
+        self.charge(images * macs / self._epoch)
 
     def train(self, images: int, macs: int) -> None:
         """Charges training steps over `images` in all."""
         self.forward(_FORWARDS * images, macs)
+
+    def charge(self, epochs: float) -> None:
+        """Charges that many epoch-equivalents."""
+        if self._charging:
+            self._spent.assign_add(epochs)
 
     @contextlib.contextmanager
     def uncharged(self) -> Iterator[None]:

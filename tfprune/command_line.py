@@ -21,12 +21,14 @@ _DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of errors.')
 
 
 def define_config_flags(names: Iterable[str] = (),
-                        values: Mapping[str, Collection[str]] | None = None) -> None:
+                        values: Mapping[str, Collection[str]] | None = None,
+                        flag_values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags of fields of `Config`, with their defaults and help.
 
     Args:
       names: of fields; none for all.
       values: by field, the names that its help lists beside those of CHOICES.
+      flag_values: where; the script's own.
     """
     listed = {**CHOICES, **(values or {})}
     for field in dataclasses.fields(Config):
@@ -34,7 +36,24 @@ def define_config_flags(names: Iterable[str] = (),
             text = field.metadata['help']
             if field.name in listed:
                 text += f' One of: {", ".join(listed[field.name])}.'
-            _DEFINE[type(field.default)](field.name, field.default, text)
+            _DEFINE[type(field.default)](field.name, field.default, text, flag_values=flag_values)
+
+
+def read_config(arguments: Sequence[str]) -> Config:
+    """The configuration that arguments of scripts/train.py give; --flagfile is followed.
+
+    Raises:
+        ValueError, TypeError: a flag that does not exist, a value that it cannot have.
+    """
+    own = flags.FlagValues()
+    define_config_flags(flag_values=own)
+    try:
+        rest = own(['train.py', *arguments])[1:]
+    except flags.Error as error:
+        raise ValueError(one_line(error)) from None
+    if rest:
+        raise ValueError(f'stray arguments: {" ".join(rest)}; write flags as --name=value.')
+    return Config(**{field.name: own[field.name].value for field in dataclasses.fields(Config)})
 
 
 def start(script: str, body: Callable[[Sequence[str]], int | None], *,

@@ -40,8 +40,12 @@ class PruningEnv(EpisodicEnv):
         context_size: length of z, 0 for none.
         bounded: False leaves the actions as they are, whatever they cost.
 
+    A method of other features or another action is a subclass: `features` names what `_features`
+    returns, `_rate` reads the action.
+
     Source: METHODS 'RLAL'; the features are those of AMC, arXiv 1802.03494, section 3.1.
     """
+    features: tuple[str, ...] = FEATURES
 
     def __init__(self, groups: ChannelGroups, cost_model: CostModel,
                  evaluate: Callable[[dict[str, int]], float], *, budget: Budget,
@@ -60,8 +64,8 @@ class PruningEnv(EpisodicEnv):
         return array_spec.BoundedArraySpec((1,), np.float32, 0.0, 1.0, name='pruning_rate')
 
     def observation_spec(self) -> array_spec.BoundedArraySpec:
-        low = np.concatenate([np.zeros(len(FEATURES)), np.full(self._z.size, -1)])
-        high = np.ones(len(FEATURES) + self._z.size)
+        low = np.concatenate([np.zeros(len(self.features)), np.full(self._z.size, -1)])
+        high = np.ones(len(self.features) + self._z.size)
         return array_spec.BoundedArraySpec(low.shape, np.float32, low.astype(np.float32),
                                            high.astype(np.float32), name='observation')
 
@@ -89,8 +93,7 @@ class PruningEnv(EpisodicEnv):
     def _step(self, action: np.ndarray) -> ts.TimeStep:
         g = len(self._widths)
         dense = int(self.budget.dense_widths[g])
-        rate = float(np.clip(np.ravel(action)[0], 0, 1))
-        wish = nearest_width(dense, rate, self.budget.allowed[g])
+        wish = nearest_width(dense, self._rate(float(np.ravel(action)[0])), self.budget.allowed[g])
         width = self.budget.clip(self._widths, wish) if self._bounded else wish
         self._widths.append(width)
         self._rates.append(1 - width / dense)
@@ -98,7 +101,15 @@ class PruningEnv(EpisodicEnv):
             return ts.transition(self._observation(), reward=0.0)
         return ts.termination(self._observation(), reward=float(self._evaluate(self.widths)))
 
+    def _rate(self, action: float) -> float:
+        """The pruning rate in [0, 1] that an action asks for."""
+        return float(np.clip(action, 0, 1))
+
     def _observation(self) -> np.ndarray:
+        return np.concatenate([self._features(), self._z]).astype(np.float32)
+
+    def _features(self) -> np.ndarray:
+        """Of the group at hand, of the last one at the end: [len(features)] in [0, 1]."""
         budget, g = self.budget, len(self._widths)
         decided = np.array(self._widths, np.int64)
         ends = np.stack([np.concatenate([decided, budget.dense_widths[g:]]),
@@ -108,7 +119,7 @@ class PruningEnv(EpisodicEnv):
         here = self._static[min(g, len(self._static) - 1)]
         moving = [1 - most[np.argmax(most / allowed)], np.clip(np.min(allowed - least), 0, 1),
                   self._rates[-1] if self._rates else 0.0]
-        return np.concatenate([here, moving, self._z]).astype(np.float32)
+        return np.concatenate([here, moving])
 
 
 def _static_features(groups: ChannelGroups, cost_model: CostModel) -> np.ndarray:

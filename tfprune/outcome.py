@@ -12,6 +12,7 @@ from tfprune.config import Config
 from tfprune.costs import Cost, CostModel, count_cost
 from tfprune.data import ImageData
 from tfprune.deployment import Deployment, deploy
+from tfprune.depth import without_blocks
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.groups import ChannelGroups
@@ -22,6 +23,7 @@ from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
 from tfprune.runs import RunFolder, peak_process_bytes, write_text
 from tfprune.sparsity import count_zeros
+from tfprune.surgery import prune_model
 
 CARD_FILE = 'export/model_card.md'
 
@@ -52,6 +54,12 @@ class Setup:
         return dataclasses.replace(self, config=dataclasses.replace(config, fine_tune_epochs=left))
 
 
+def apply_decision(setup: Setup, decision: Decision) -> keras.Model:
+    """The model of `setup` without the blocks and channels that the decision removes."""
+    left = without_blocks(setup, decision.removed)
+    return prune_model(left.model, left.groups, decision.masks)
+
+
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
     """(pruned model, report.json) of a finished run, None for others."""
     report = folder.read_json('report.json')
@@ -72,8 +80,9 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         RuntimeError: the recount of the pruned model is not what was predicted.
         ParityError: two exported forms disagree.
     """
-    config, data, budget, cost_model = setup.config, setup.data, setup.budget, setup.cost_model
-    predicted = cost_model(decision.widths)
+    config, data, budget = setup.config, setup.data, setup.budget
+    left = without_blocks(setup, decision.removed)
+    predicted = left.cost_model(decision.widths)
     if count_cost(pruned) != dataclasses.replace(predicted, latency_ms=None):
         raise RuntimeError(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
     dense = _dense_model(folder)
@@ -92,7 +101,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'epochs': {'pretraining': config.pretraining_epochs, 'search': config.search_epochs,
                    'search_equivalents': decision.search_equivalents,
                    'fine_tune': config.fine_tune_epochs, 'total': config.total_epochs},
-        'dense': _side(cost_model.dense, _accuracy(dense, data),
+        'dense': _side(setup.cost_model.dense, _accuracy(dense, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
                         tflite['latency']),
@@ -100,9 +109,8 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'latency_ratio': tflite['latency'][0]['ratio'],
         'artefacts': deployed.rows, 'dense_latency': deployed.dense_latency,
         'latency_prediction': prediction_row(
-            cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
-        'groups': [{'name': name, 'dense_width': width, 'width': decision.widths.get(name, width)}
-                   for name, width in setup.groups.items()],
+            left.cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
+        'groups': _groups(setup, left, decision), 'removed_blocks': list(decision.removed),
         'agent': _agent(config, metrics),
         'parity': dataclasses.asdict(deployed.exported.parity),
         'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl')),
@@ -118,6 +126,16 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     folder.write_json('report.json', report)
     _present(folder)
     return report
+
+
+def _groups(setup: Setup, left: Setup, decision: Decision) -> list[dict[str, Any]]:
+    """A row a group that could be narrowed before blocks were removed, or after; what disappeared
+    with a block has no width."""
+    dense = {**setup.groups, **{name: width for name, width in left.groups.items()
+                                if name not in setup.groups}}
+    return [{'name': name, 'dense_width': width,
+             'width': decision.widths.get(name, width) if name in left.groups.groups else 0}
+            for name, width in dense.items()]
 
 
 def _seconds(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]]

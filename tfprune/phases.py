@@ -16,9 +16,9 @@ from tfprune.distribution import SharedScorer, from_chief, is_chief
 from tfprune.epochs import EpochLoop, Interrupted, round_seed
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
-from tfprune.masks import Masks, widths_of
+from tfprune.masks import widths_of
 from tfprune.methods import Decision, Method, Problem, check_method, make_method
-from tfprune.outcome import Setup
+from tfprune.outcome import Setup, apply_decision
 from tfprune.progress import Progress
 from tfprune.reuse import RATIOS_FILE, take_decision, take_epochs
 from tfprune.runs import RunFolder, replacing
@@ -62,7 +62,7 @@ class Phases:
         else:
             decision = self._search(position, prefix)
             position, prefix = Position(self.first), None
-        pruned = self._prune(decision.masks)
+        pruned = self._prune(decision)
         self._train_pruned(pruned, decision, position, prefix)
         if self.should_stop():
             raise Interrupted('stopped before export; the same command resumes '
@@ -87,7 +87,7 @@ class Phases:
                              'initial_weights, or epochs before surgery.')
         for ratio in method.ratios():
             setup.budget.scaled(ratio)  # what is impossible is said now
-        if self.first and config.before_surgery_from and not prefix:
+        if config.before_surgery_from and not self.decides_first and not prefix:
             take_epochs(config, self.folder, setup.model)
             decision = take_decision(config)
             position = Position(self.first)
@@ -135,7 +135,7 @@ class Phases:
             return {'phase': method.phase(epoch), **result.metrics,
                     'search_equivalents': account.epochs}
 
-        trainer = self._trainer(self.setup.model, method.penalty)
+        trainer = self._trainer(self.setup.model, penalty=method.penalty)
         state = tf.train.Checkpoint(model=self.setup.model, trainer=trainer, method=method,
                                     account=account)
         if prefix:
@@ -193,9 +193,9 @@ class Phases:
         return Interrupted(f'stopped after {rounds} of {method.rounds()} rounds of search; the '
                            f'same command resumes {self.folder.path}.')
 
-    def _prune(self, masks: Masks) -> keras.Model:
+    def _prune(self, decision: Decision) -> keras.Model:
         with self.strategy.scope():
-            pruned = prune_model(self.setup.model, self.setup.groups, masks)
+            pruned = apply_decision(self.setup, decision)
             # From scratch: initialised anew for its own widths, not a slice of the dense one.
             return keras.models.clone_model(pruned) if self.decides_first else pruned
 
@@ -204,12 +204,12 @@ class Phases:
         """Trains the pruned model to the end."""
         config = self.setup.after(decision).config
         keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
-        trainer = self._trainer(pruned, constrain=keep_zeros)
+        trainer = self._trainer(pruned, teacher=self._teacher(), constrain=keep_zeros)
         state = tf.train.Checkpoint(model=pruned, trainer=trainer)
         if prefix:
             restore(state, prefix)
-        elif keep_zeros or not self.decides_first and not all(
-                mask.all() for mask in decision.masks.values()):
+        elif keep_zeros or not self.decides_first and (decision.removed or not all(
+                mask.all() for mask in decision.masks.values())):
             if keep_zeros:
                 keep_zeros()
             self._settle(pruned)
@@ -226,12 +226,23 @@ class Phases:
         reestimate_batch_norm(unfold(pruned), forward,
                               (images for images, _ in self._calibration()))
 
-    def _trainer(self, model: keras.Model, penalty: Callable[[], Any] | None = None,
-                 constrain: Callable[[], None] | None = None) -> Trainer:
+    def _teacher(self) -> keras.Model | None:
+        """The dense model as it was before surgery, for a method that distils.
+
+        From its file, as a run that is resumed after surgery has it nowhere else.
+        """
+        method = check_method(self.config.method)
+        if not method.distils(method.parse(self.config)):
+            return None
+        from_chief(self.strategy, 'the file is written')
+        with self.strategy.scope():
+            return keras.models.load_model(self.folder.path / 'dense.keras')
+
+    def _trainer(self, model: keras.Model, **extras: Any) -> Trainer:
         config = self.config
         return Trainer(model, self.strategy, Optimisation(
             config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
-            config.jit_compile), penalty, constrain)
+            config.jit_compile), **extras)
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():

@@ -5,6 +5,7 @@ methods of one configuration and seed train them alike, bit for bit; the second 
 method whose search serves several budgets, the runs of the other budgets take its decision too.
 """
 import pathlib
+from typing import Any, Mapping
 
 import keras
 
@@ -15,6 +16,14 @@ from tfprune.runs import RunFolder, changed_files, read_json, read_rows
 
 RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
 _MAY_DIFFER = ('method', 'method_options', 'charge_search', *LIMITS, *AFTER_TRAINING)
+
+
+def differing_before_surgery(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
+    """'--flag: theirs -> ours' for each flag by which the epochs before surgery differ, of methods
+    that only decide.
+    """
+    may_differ = tuple(f'--{name}:' for name in _MAY_DIFFER)
+    return [row for row in differing_fields(ours, theirs) if not row.startswith(may_differ)]
 
 
 def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
@@ -34,8 +43,7 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
             raise ValueError(f'before_surgery_from: method {name!r} acts before surgery; its '
                              'epochs are its own.')
     ours = Config.from_json(folder.read_json('config.json'))  # as given, like theirs
-    may_differ = tuple(f'--{name}:' for name in _MAY_DIFFER)
-    rows = [row for row in differing_fields(ours, theirs) if not row.startswith(may_differ)]
+    rows = differing_before_surgery(ours, theirs)
     if rows:
         raise ValueError(f'before_surgery_from: {source} has other flags: {"; ".join(rows)}.')
     files = (folder.read_json('environment.json') or {}).get('files', {})

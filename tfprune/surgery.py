@@ -37,10 +37,7 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     ruled = {slot.layer for slot in layout.weights}
     for path, layer in graph.layers.items():
         if path not in ruled and isinstance(layer, keras.layers.Layer) and layer.weights:
-            clone = cloning.clone_of(layer)
-            clone.set_weights(layer.get_weights())
-            if isinstance(layer, keras.layers.Normalization):
-                clone.finalize_state()
+            copy_weights(layer, cloning.clone_of(layer))
     for slot in layout.weights:
         layer = graph.layers[slot.layer]
         value = keras.ops.convert_to_numpy(getattr(layer, slot.weight))
@@ -48,6 +45,29 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
             value = np.compress(np.repeat(kept[tensor], repeat), value, axis)
         getattr(cloning.clone_of(layer), slot.weight).assign(value)
     return pruned
+
+
+def copy_layer(layer: Any, dtype_policy: str | None = None) -> Any:
+    """Returns an unbuilt copy of a layer; an operation of keras.ops, which has no state, itself."""
+    if not isinstance(layer, keras.layers.Layer):
+        return layer
+    return _from_config(layer, layer.get_config(), dtype_policy)
+
+
+def copy_weights(layer: Any, clone: Any) -> None:
+    """Gives a built copy the weights of `layer`."""
+    clone.set_weights(layer.get_weights())
+    if isinstance(layer, keras.layers.Normalization):
+        clone.finalize_state()
+
+
+def _from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None) -> Any:
+    if dtype_policy is not None and isinstance(layer, keras.layers.Layer):
+        config['dtype'] = dtype_policy
+    if isinstance(layer, keras.layers.Lambda):
+        # The function comes from memory, not from a file: nothing to guard against.
+        return type(layer).from_config(config, safe_mode=False)
+    return type(layer).from_config(config)
 
 
 class _Cloning:
@@ -83,24 +103,14 @@ class _Cloning:
 
     def _clone(self, layer: Any) -> Any:
         node, rule = self._nodes[id(layer)], RULES.get(type(layer))
-        is_layer = isinstance(layer, keras.layers.Layer)
         if node.refused is not None or rule is None:
-            if not is_layer:
-                return layer  # an operation of keras.ops has no state
+            return copy_layer(layer, self._dtype_policy)
+        try:
             config = layer.get_config()
-        else:
-            try:
-                config = layer.get_config()
-            except NotImplementedError:
-                return layer  # an operation with arguments that no config can hold
-            edited = rule.edit_config(layer, dict(config), [self._kept[i] for i in node.inputs],
-                                      self._kept[node.outputs[0]])
-            if not is_layer and edited == config:
-                return layer
-            config = edited
-        if is_layer and self._dtype_policy is not None:
-            config['dtype'] = self._dtype_policy
-        if isinstance(layer, keras.layers.Lambda):
-            # The function comes from memory, not from a file: nothing to guard against.
-            return type(layer).from_config(config, safe_mode=False)
-        return type(layer).from_config(config)
+        except NotImplementedError:
+            return layer  # an operation with arguments that no config can hold
+        edited = rule.edit_config(layer, dict(config), [self._kept[i] for i in node.inputs],
+                                  self._kept[node.outputs[0]])
+        if not isinstance(layer, keras.layers.Layer) and edited == config:
+            return layer
+        return _from_config(layer, edited, self._dtype_policy)

@@ -16,6 +16,7 @@ from tensorflow.python.framework import config as tf_config  # has no public nam
 
 from tfprune.batch_norm import synchronise_batch_norm, use_fused_batch_norm
 from tfprune.distribution import DistributedBatches
+from tfprune.graph import Untracked
 from tfprune.models import as_logits
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -78,10 +79,13 @@ class Trainer(tf.Module):
     """Steps of SGD with momentum on one model; all of its state is in variables.
 
     loss = cross-entropy + weight_decay / 2 * sum |kernel|^2 + penalty()
+           + 1/B sum_b 1/K sum_k (logits_bk - teacher's logits_bk)^2, if there is a teacher
 
     Args:
         model: pixels [B, H, W, C] -> logits or softmax [B, K], created under `strategy`.
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
+        teacher: a model with the same inputs and outputs, created under `strategy`, whose weights
+            stay; its part of the loss counts as penalty.
         constrain: called across replicas after each step, to assign weights.
 
     Raises:
@@ -91,15 +95,19 @@ class Trainer(tf.Module):
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
                  optimisation: Optimisation,
                  penalty: Callable[[], tf.Tensor | None] | None = None,
+                 teacher: keras.Model | None = None,
                  constrain: Callable[[], None] | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
+        self._teacher = None if teacher is None else Untracked(teacher)  # in no checkpoint
         self._settings, self._penalty, self._constrain = optimisation, penalty, constrain
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
         self._gradients = _compiled(self._uncompiled_gradients, optimisation.jit_compile)
         self._kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
         synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
         use_fused_batch_norm(model)
+        if teacher is not None:
+            use_fused_batch_norm(teacher)
         with strategy.scope():
             self.optimizer = keras.optimizers.SGD(0.0, momentum=optimisation.momentum)
             try:
@@ -186,6 +194,8 @@ class Trainer(tf.Module):
             summed = tf.reduce_sum(cross_entropy(labels, logits, settings.label_smoothing))
             penalty = self._penalty() if self._penalty else None
             penalty = tf.constant(0.0) if penalty is None else penalty
+            if self._teacher is not None:
+                penalty += replicas * self._distillation(self._teacher.value, images, logits)
             decay = tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(k)) for k in self._kernels])
             loss = (summed / settings.global_batch_size
                     + (settings.weight_decay * decay + penalty) / replicas)
@@ -194,6 +204,13 @@ class Trainer(tf.Module):
             tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64))
         return gradients, tf.stack([
             tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas, correct])
+
+    def _distillation(self, teacher: keras.Model, images: tf.Tensor, logits: tf.Tensor
+                      ) -> tf.Tensor:
+        """The replica's part of the mean squared error of the global batch."""
+        outputs = teacher(tf.cast(images, tf.float32), training=False)
+        errors = squared_error(logits, tf.stop_gradient(as_logits(teacher, outputs)))
+        return tf.reduce_sum(errors) / self._settings.global_batch_size
 
 
 class Evaluator:
@@ -240,3 +257,9 @@ def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) 
         uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
         loss = (1 - smoothing) * loss + smoothing * uniform
     return loss
+
+
+def squared_error(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Mean squared error [B] over the classes of logits and targets [B, K], in float32."""
+    return tf.reduce_mean(tf.square(
+        tf.cast(logits, tf.float32) - tf.cast(targets, tf.float32)), axis=1)

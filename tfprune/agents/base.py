@@ -1,5 +1,5 @@
 """What all agents share: the contract, and draws from a generator of their own."""
-from typing import Sequence
+from typing import Protocol, Sequence
 
 import tensorflow as tf
 from tf_agents.agents import tf_agent
@@ -33,6 +33,13 @@ class SampledPolicy:
         return step.replace(action=step.action.sample(seed=draw_seed(self._generator)))
 
 
+class CollectPolicy(Protocol):
+    """What episodes are played with."""
+
+    def action(self, time_step: ts.TimeStep, policy_state: tuple = ()
+               ) -> policy_step.PolicyStep: ...
+
+
 class Agent(tf.Module):
     """A TF-Agents agent with its memory; all its state is in variables.
 
@@ -40,6 +47,8 @@ class Agent(tf.Module):
         collect_policy: stochastic; what episodes are played with.
         greedy_policy: its mode.
     """
+
+    collect_policy: CollectPolicy
 
     def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator):
         super().__init__()

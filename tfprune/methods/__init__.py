@@ -3,9 +3,13 @@
 To add one: a file with a subclass of `Method`, a line in METHODS, a flagfile. The test that runs
 every entry of METHODS says when it is done.
 """
+from tfprune.methods.amc import AMC
+from tfprune.methods.autocompress import AutoCompress
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.cacp import CACP
 from tfprune.methods.controls import Dense, Magnitude, Random, Scratch, Uniform
 from tfprune.methods.crl import CRL
+from tfprune.methods.n2n import N2N
 from tfprune.methods.purl import PuRL
 from tfprune.methods.rlal import RLAL
 
@@ -13,6 +17,10 @@ __all__ = ['METHODS', 'Decision', 'EpochResult', 'Method', 'Problem', 'make_meth
 
 METHODS: dict[str, type[Method]] = {
     'rlal': RLAL,
+    'amc': AMC,
+    'cacp': CACP,
+    'autocompress': AutoCompress,
+    'n2n': N2N,
     'purl': PuRL,
     'crl': CRL,
     'dense': Dense,

@@ -141,6 +141,12 @@ class Method(tf.Module):
         del options
         return cls.prunes
 
+    @classmethod
+    def distils(cls, options: Any) -> bool:
+        """Whether fine-tuning also follows the dense model's logits; the method charges that."""
+        del options
+        return False
+
     def penalty(self) -> tf.Tensor | None:
         """A scalar that each training step adds to the loss; a function of variables."""
         return None

@@ -21,8 +21,8 @@ from tfprune.masks import nearest_width
 from tfprune.methods.base import Decision, Method
 
 
-def _bisect(widths_at: Callable[[float], np.ndarray], budget: Budget, low: float, high: float
-            ) -> np.ndarray:
+def smallest_fitting(widths_at: Callable[[float], np.ndarray], budget: Budget, low: float,
+                     high: float) -> np.ndarray:
     """Widths [G] at the smallest x in [low, high] that fits; costs fall with x."""
     if budget.fits(widths_at(low)):
         return widths_at(low)
@@ -41,7 +41,7 @@ def uniform_widths(budget: Budget) -> np.ndarray:
         return np.array([nearest_width(int(c), rate, allowed)
                          for c, allowed in zip(budget.dense_widths, budget.allowed)], np.int64)
 
-    return budget.fill(_bisect(widths_at, budget, 0.0, 1.0))
+    return budget.fill(smallest_fitting(widths_at, budget, 0.0, 1.0))
 
 
 class Dense(Method):
@@ -93,7 +93,7 @@ class Magnitude(Method):
             return np.array([allowed[i] for allowed, i in zip(budget.allowed, at)], np.int64)
 
         top = max(float(score.max()) for score in ranked)
-        widths = budget.fill(_bisect(widths_at, budget, 0.0, top))
+        widths = budget.fill(smallest_fitting(widths_at, budget, 0.0, top))
         return Decision(problem.select(budget.as_dict(widths)))
 
     def _weights_per_channel(self, name: str) -> int:

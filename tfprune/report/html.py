@@ -8,10 +8,10 @@ from tfprune.report.artefact_table import artefact_rows, latency_notes, losses
 from tfprune.report.model_card import card_rows
 from tfprune.report.page import escape, figure, link, page, section, table, tiles
 from tfprune.report.reading import Run, all_values, read_run
-from tfprune.report.table import (MISSING, agent_sentences, budget_sentences, columns, count,
-                                  duration, headline, latency_sentences, listed, milliseconds,
-                                  percent, points, quotient, sparsity_sentences, table_notes,
-                                  table_rows)
+from tfprune.report.table import (MISSING, account_sentence, agent_sentences, budget_sentences,
+                                  columns, count, duration, headline, latency_sentences, listed,
+                                  milliseconds, percent, points, quotient, sparsity_sentences,
+                                  table_notes, table_rows)
 from tfprune.runs import write_text
 
 
@@ -64,7 +64,7 @@ def _table(run: Run) -> str:
               if side['latency_ms'] is not None]
     return section(f'{names[0].capitalize()} and {names[1]}', table(rows),
                    paragraphs=[*budget_sentences(report), *sparsity_sentences(report),
-                               *latency_sentences(report)],
+                               *latency_sentences(report), account_sentence(report)],
                    notes=[*table_notes(report),
                           f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
 

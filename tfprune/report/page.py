@@ -8,6 +8,9 @@ _STYLE = '''
 body { margin: 0; background: #f6f7f8; color: #22272b; line-height: 1.5;
        font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 1020px; margin: 0 auto; padding: 28px 20px 60px; }
+main.wide { max-width: 1360px; }
+.wide th, .wide td { padding: 5px 9px; }
+.wide figure svg { max-width: 1020px; }
 h1 { font-size: 25px; margin: 0 0 14px; letter-spacing: -.01em; }
 h2 { font-size: 17px; margin: 0 0 10px; }
 .lead { color: #5b6670; margin: -12px 0 20px; }
@@ -41,13 +44,14 @@ a { color: #0b62a4; }
 '''
 
 
-def page(title: str, lead: str, body: str) -> str:
+def page(title: str, lead: str, body: str, *, wide: bool = False) -> str:
     """A whole page around `body`, which is HTML; the policy forbids it to load anything."""
     return ('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
             '<meta http-equiv="Content-Security-Policy" '
             'content="default-src \'none\'; style-src \'unsafe-inline\'">\n'
-            f'<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n'
+            f'<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n'
+            f'<main{" class=wide" if wide else ""}>\n'
             f'<h1>{escape(title)}</h1>\n'
             + (f'<p class="lead">{escape(lead)}</p>\n' if lead else '')
             + f'{body}</main>\n</body>\n</html>\n')

@@ -1,31 +1,17 @@
 """The plots of report.html, each an inline SVG string; None where there is nothing to plot."""
-import contextlib
-import io
 import itertools
-import re
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from tfprune.report.canvas import BLUE, GREEN, GREY, ORANGE, WIDTH, canvas, legend_below
 from tfprune.report.reading import Row, Run, finite, is_pruned, surgery_first
 
-# Okabe and Ito's colours, which the colour-blind tell apart.
-BLUE, ORANGE, GREEN, GREY = '#0072b2', '#d55e00', '#009e73', '#6f7780'
-_STYLE: dict[Any, Any] = {
-    'svg.fonttype': 'none', 'svg.hashsalt': 'tfprune', 'font.size': 10, 'axes.labelsize': 10,
-    'axes.spines.top': False, 'axes.spines.right': False, 'axes.edgecolor': '#9aa2a9',
-    'axes.labelcolor': '#3b444b', 'text.color': '#3b444b', 'xtick.color': '#3b444b',
-    'ytick.color': '#3b444b', 'axes.grid': True, 'grid.color': '#e6e9eb', 'grid.linewidth': .8,
-    'axes.axisbelow': True, 'lines.linewidth': 1.8, 'lines.markersize': 4, 'legend.frameon': False,
-    'legend.fontsize': 9.5, 'figure.facecolor': 'white', 'axes.unicode_minus': True,
-}
 _PHASES = {'warmup': 'warm-up', 'random': 'random actions', 'joint': 'joint',
            'alignment': 'alignment', 'train': 'training', 'fine_tune': 'fine-tuning'}
-_WIDTH = 9.4  # inches, the page's width
 
 
 def plot_accuracy(run: Run) -> str | None:
@@ -35,7 +21,7 @@ def plot_accuracy(run: Run) -> str | None:
         return None
     before = [row for row in rows if row['epoch'] < end]
     after = [row for row in rows if row['epoch'] >= end]
-    with _figure('accuracy', height=3.7) as (fig, svg):
+    with canvas('accuracy', height=3.7) as (fig, svg):
         axes = _epoch_axes(fig, run, 'accuracy')
         _line(axes, rows, 'accuracy', GREY, 'training images (as trained)', linewidth=1.3)
         _line(axes, before, 'reward_accuracy', BLUE, 'full model, held-out images')
@@ -50,7 +36,7 @@ def plot_accuracy(run: Run) -> str | None:
                           markeredgecolor='white', clip_on=False,
                           label=f'test images, {side if is_pruned(run.report) else "final"}')
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
-        _legend_below(fig, axes, columns=3)
+        legend_below(fig, axes, columns=3)
         return svg()
 
 
@@ -67,7 +53,7 @@ def plot_episodes(run: Run) -> str | None:
     compared = [(name, [reward for _, reward in sources.get(f'{name}_comparison', [])])
                 for name in ('policy', 'random')]
     beside = all(rewards for _, rewards in compared)
-    with _figure('episodes', height=3.5) as (fig, svg):
+    with canvas('episodes', height=3.5) as (fig, svg):
         grid = fig.add_gridspec(1, 2, width_ratios=(1, 0.28)) if beside else None
         if place == 'epoch':
             axes = _epoch_axes(fig, run, 'reward (accuracy)', place=grid[0] if grid else None,
@@ -79,13 +65,14 @@ def plot_episodes(run: Run) -> str | None:
                 ('random', 'random actions', ORANGE, 0.0),
                 ('random_reference', 'random actions, for reference', ORANGE, 0.18),
                 ('policy', 'policy', BLUE, 0.0),
+                ('annealing', 'annealing', BLUE, 0.0),
                 ('surrogate', 'chosen by the decoder', GREEN, 0.18)):
             _reward_dots(axes, sources.get(name, []), label, colour, shift)
         if place == 'epoch':  # of rounds the method says what a reward is
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
         if grid:
             _comparison(fig.add_subplot(grid[1]), compared)
-        _legend_below(fig, axes)
+        legend_below(fig, axes)
         return svg()
 
 
@@ -95,7 +82,7 @@ def plot_strength(run: Run) -> str | None:
     positive = values[values > 0]
     if not positive.size:
         return None
-    with _figure('strength', height=2.3) as (fig, svg):
+    with canvas('strength', height=2.3) as (fig, svg):
         axes = _epoch_axes(fig, run, 'λ', searching=True)
         _line(axes, run.metrics, 'strength', GREEN, None, drawstyle='steps-mid')
         if positive.max() > 20 * positive.min():
@@ -114,7 +101,7 @@ def plot_widths(run: Run) -> str | None:
     dense = np.array([group['dense_width'] for group in groups])
     kept = np.array([group['width'] for group in groups])
     places = np.arange(len(groups))
-    with _figure('widths', height=0.85 + 0.27 * len(groups)) as (fig, svg):
+    with canvas('widths', height=0.85 + 0.27 * len(groups)) as (fig, svg):
         axes = fig.add_subplot()
         axes.barh(places, dense, height=0.68, facecolor='#f1f3f5', edgecolor='#9aa2a9',
                   linewidth=1, label='dense')
@@ -127,7 +114,7 @@ def plot_widths(run: Run) -> str | None:
         axes.grid(axis='y', visible=False)
         axes.tick_params(axis='y', length=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _legend_below(fig, axes)
+        legend_below(fig, axes)
         return svg()
 
 
@@ -135,7 +122,7 @@ def plot_loss(run: Run) -> str | None:
     """Loss and learning rate by epoch."""
     if not run.metrics:
         return None
-    with _figure('loss', height=4.6) as (fig, svg):
+    with canvas('loss', height=4.6) as (fig, svg):
         # The schedule starts anew there, also where nothing is pruned.
         cut = run.report['epochs']['search']
         grid = fig.add_gridspec(2, 1, height_ratios=(1.7, 1))
@@ -151,13 +138,13 @@ def plot_loss(run: Run) -> str | None:
         _line(rate, run.metrics, 'learning_rate', GREEN, None, cut=cut)
         rate.set_ylim(bottom=0)
         fig.align_ylabels()
-        _legend_below(fig, axes)
+        legend_below(fig, axes)
         return svg()
 
 
 def plot_summary(labels: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
     """Test accuracy of several configurations: each run, mean and standard deviation."""
-    with _figure('summary', height=0.9 + 0.42 * len(lines)) as (fig, svg):
+    with canvas('summary', height=0.9 + 0.42 * len(lines)) as (fig, svg):
         axes = fig.add_subplot()
         for place, line in enumerate(lines):
             seen = np.array([a for a in line['accuracies'] if finite(a)])
@@ -170,28 +157,6 @@ def plot_summary(labels: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> s
         axes.set(xlabel='test accuracy, %', ylim=(len(lines) - 0.5, -0.5))
         axes.margins(x=0.1)
         return svg()
-
-
-@contextlib.contextmanager
-def _figure(name: str, height: float) -> Iterator[tuple[Figure, Any]]:
-    """A figure of the page's width in the common style, and what makes its SVG; a unique name."""
-    with matplotlib.rc_context(_STYLE):
-        fig = Figure(figsize=(_WIDTH, height), layout='constrained')
-        yield fig, lambda: _to_svg(fig, name)
-
-
-def _to_svg(fig: Figure, name: str) -> str:
-    """SVG to stand in HTML: no prologue, no metadata, no namespaces, ids unlike other plots'."""
-    file = io.StringIO()
-    fig.savefig(file, format='svg', metadata={'Date': None})
-    svg = file.getvalue()
-    svg = svg[svg.index('<svg'):].strip()
-    svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
-    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', '', svg)
-    svg = re.sub(r'(<svg[^>]*?)\s+height="[^"]*"', r'\1', svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?)\s+width="[^"]*"', r'\1', svg, count=1)
-    svg = svg.replace('xlink:href', 'href')
-    return re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{name}-', svg)
 
 
 def _epoch_axes(fig: Figure, run: Run, ylabel: str, *, place: Any = None, named: bool = True,
@@ -223,7 +188,7 @@ def _epoch_axes(fig: Figure, run: Run, ylabel: str, *, place: Any = None, named:
 
 def _name_phase(axes: Axes, name: str, centre: float, last: int, ends: list[float]) -> None:
     """Writes a phase's name above the axes, in the lowest row where it meets no other."""
-    half = 0.5 * len(name) * 0.075 / (0.72 * _WIDTH) * last  # about, in epochs
+    half = 0.5 * len(name) * 0.075 / (0.72 * WIDTH) * last  # about, in epochs
     left = centre - half
     level = next((i for i, taken in enumerate(ends) if taken < left), len(ends))
     ends[level:level + 1] = [centre + half]
@@ -306,9 +271,3 @@ def _from_zero_or_log(axes: Axes) -> None:
         axes.set_yscale('log')
     else:
         axes.set_ylim(bottom=0)
-
-
-def _legend_below(fig: Figure, axes: Axes, columns: int = 4) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        fig.legend(handles, labels, loc='outside lower center', ncols=min(len(labels), columns))

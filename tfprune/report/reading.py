@@ -9,6 +9,7 @@ from tfprune.config import TARGETS
 from tfprune.runs import read_json, read_rows
 
 Row = Mapping[str, Any]
+ACCOUNT = ('pretraining', 'search', 'search_equivalents', 'fine_tune', 'total')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,3 +82,17 @@ def is_pruned(report: Mapping[str, Any]) -> bool:
 def surgery_first(report: Mapping[str, Any]) -> bool:
     """Whether surgery came before the first epoch: the dense model was never trained."""
     return bool(report['decides_first'])
+
+
+def epoch_account(report: Mapping[str, Any]) -> dict[str, float]:
+    """What a run has cost, in epochs: pretraining, search (training epochs before surgery),
+    search_equivalents (what the search cost beside them), fine_tune, and their total.
+
+    Reports of old knew neither pretraining nor search_equivalents. Where surgery comes first all
+    training is of the pruned model.
+    """
+    epochs = report['epochs']
+    account = {name: epochs.get(name, 0) for name in ACCOUNT[:-1]}
+    if surgery_first(report):
+        account |= {'search': 0, 'fine_tune': account['search'] + account['fine_tune']}
+    return account | {'total': sum(account.values())}

@@ -4,7 +4,7 @@ import math
 import textwrap
 from typing import Any, Iterable, Mapping, Sequence
 
-from tfprune.report.reading import budgets, finite, is_pruned, surgery_first
+from tfprune.report.reading import budgets, epoch_account, finite, is_pruned, surgery_first
 
 MISSING = '–'
 LINE = 96  # characters of a line of text
@@ -25,7 +25,7 @@ def format_table(report: Mapping[str, Any]) -> str:
     rows += [(row.name, row.dense, row.pruned, row.change) for row in table_rows(report)]
     lines = [headline(report), '', *align(rows, rule=True), '']
     for note in [*budget_sentences(report), *sparsity_sentences(report), *latency_sentences(report),
-                 *agent_sentences(report), *table_notes(report)]:
+                 *agent_sentences(report), account_sentence(report), *table_notes(report)]:
         lines += textwrap.wrap(note, LINE)
     return '\n'.join(lines)
 
@@ -86,6 +86,18 @@ def budget_sentences(report: Mapping[str, Any]) -> list[str]:
 
 def _nothing(report: Mapping[str, Any]) -> str:
     return 'no channel' if report.get('sparsity') else 'nothing'
+
+
+def account_sentence(report: Mapping[str, Any]) -> str:
+    """What the run has cost, in epochs; see epoch_account."""
+    account = epoch_account(report)
+    names = {'pretraining': 'pretraining', 'search': 'before surgery',
+             'search_equivalents': 'search by its passes', 'fine_tune': 'fine-tuning'}
+    if surgery_first(report) or not is_pruned(report):
+        names |= {'search': 'training', 'fine_tune': 'training'}
+    parts = ' + '.join(f'{account[name]:.4g} {text}' for name, text in names.items()
+                       if account[name])
+    return f'Epochs: {parts} = {account["total"]:.4g}.'
 
 
 def _amount(row: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,129 @@
+r"""Methods × seeds × budgets, each a run of scripts/train.py; rows, table, curves.
+
+python scripts/compare.py --flagfile=flags/compare_digits.flags
+python scripts/compare.py --flagfile=flags/compare_digits.flags --methods=uniform,rlal --seeds=0
+python scripts/compare.py --flagfile=flags/compare_cifar10_resnet20.flags \
+  --initial_weights=WEIGHTS --data_dir=DIR
+python scripts/compare.py --rows=flags/compare_digits.jsonl --format=markdown --html=compare.html
+
+A flag of scripts/train.py that is given here is given to every run, and wins over the flagfiles of
+the methods. The same command goes on after a stop and skips what is finished; what fails stops no
+other run, is named at the end, and is tried again by the same command. Runs lie in
+OUT/method/budget/s<seed>, their logs beside them; OUT/rows.jsonl, compare.md and compare.html, of
+all runs in OUT, are written after every run.
+"""
+import dataclasses
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from absl import flags
+
+from tfprune import command_line, report
+from tfprune.config import LIMITS, Config
+from tfprune.runs import write_text
+
+METHODS = flags.DEFINE_list('methods', [], 'What to compare: names of flagfiles, see '
+                            '--method_flagfiles.')
+METHOD_FLAGFILES = flags.DEFINE_string('method_flagfiles', 'flags/digits/{}.flags',
+                                       "A method's flagfile, {} in place of its name.")
+SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds of each method and budget.')
+BUDGETS = flags.DEFINE_list('budgets', [], 'Budgets of each method, target=limit each, as '
+                            'macs=0.3,macs=0.5; none: that of the flagfiles.')
+OUT = flags.DEFINE_string('out', None, 'Folder of the runs and of what they come to.')
+JOBS = flags.DEFINE_integer('jobs', 0, 'Runs at a time; 0: one a device of --devices, else as many '
+                            'as --threads fit on the cores, else 1.', lower_bound=0)
+THREADS = flags.DEFINE_integer('threads', 0, "Threads within an operation of a run; 0 is "
+                               "TensorFlow's default.", lower_bound=0)
+DEVICES = flags.DEFINE_list('devices', [], 'GPUs by number: a run at a time on each; one named '
+                            'twice has two.')
+ROWS = flags.DEFINE_string('rows', None, 'Runs nothing: tables and page of the runs in this file, '
+                           'which is a rows.jsonl.')
+HTML = flags.DEFINE_string('html', None, 'Also writes the page to this file.')
+FORMAT = flags.DEFINE_string('format', 'text', 'What is printed: text or markdown.')
+DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only lists the runs and whether they are finished.')
+
+# What every run may be given; the rest is what is compared.
+PASSED_ON = [field.name for field in dataclasses.fields(Config) if field.name not in (
+    'method', 'method_options', 'seed', 'before_surgery_from', *LIMITS)]
+command_line.define_config_flags(PASSED_ON)
+
+
+def main(_: Sequence[str]) -> int:
+    if ROWS.value:
+        present(report.read_rows_file(ROWS.value))
+        return 0
+    # Not above: the methods bring TensorFlow, and rows need none.
+    from tfprune.comparison import Comparison, Grid, plan
+    out = pathlib.Path(_given('out', OUT.value))
+    cells = plan(Grid(METHODS.value, METHOD_FLAGFILES.value, _numbers(SEEDS.value), BUDGETS.value,
+                      out, _passed_on()), command_line.read_config)
+    if DRY_RUN.value:
+        for cell in cells:
+            print(f'{"finished" if cell.finished else "to do   "}  {cell.run_dir}: '
+                  f'{" ".join(cell.arguments)}')
+        return 0
+    train = pathlib.Path(__file__).with_name('train.py')
+    comparison = Comparison(
+        cells, [sys.executable, str(train), f'--threads={THREADS.value}'], places(),
+        say=lambda text: print(text, file=sys.stderr, flush=True),
+        on_end=lambda: write_out(comparison.rows(out), out))
+    comparison.run()
+    rows = comparison.rows(out)
+    write_out(rows, out)
+    if rows:
+        present(rows)
+    for cell, line in comparison.failed.items():
+        print(f'compare.py: {cell.run_dir} failed: {line} (log: {cell.log})', file=sys.stderr)
+    if comparison.signals:
+        print('stopped; the same command goes on.', file=sys.stderr)
+        return 128 + comparison.signals[0]
+    return int(bool(comparison.failed))
+
+
+def places() -> list[str]:
+    """A place a run: the device that it sees, '' for what the environment says."""
+    threads = THREADS.value
+    jobs = JOBS.value or len(DEVICES.value) or (
+        max((os.cpu_count() or 1) // threads, 1) if threads else 1)
+    devices = DEVICES.value or ['']
+    return [devices[job % len(devices)] for job in range(jobs)]
+
+
+def write_out(rows: Sequence[dict], out: pathlib.Path) -> None:
+    """Writes rows.jsonl, compare.md and compare.html."""
+    if rows:
+        report.write_rows_file(out / 'rows.jsonl', rows)
+        write_text(out / 'compare.md', report.format_comparison(rows, 'markdown') + '\n')
+        write_text(out / 'compare.html', report.comparison_html(rows))
+
+
+def present(rows: Sequence[dict]) -> None:
+    """Prints the tables."""
+    print(report.format_comparison(rows, FORMAT.value))
+    if HTML.value:
+        write_text(pathlib.Path(HTML.value), report.comparison_html(rows))
+
+
+def _passed_on() -> list[str]:
+    given = (flags.FLAGS[name] for name in PASSED_ON)
+    return [flag.serialize() for flag in given if flag.present]
+
+
+def _given(name: str, value: str | None) -> str:
+    if not value:
+        raise ValueError(f'--{name} must be given.')
+    return value
+
+
+def _numbers(texts: Sequence[str]) -> list[int]:
+    try:
+        return [int(text) for text in texts]
+    except ValueError:
+        raise ValueError(f'seeds must be whole numbers; received {",".join(texts)!r}.') from None
+
+
+if __name__ == '__main__':
+    command_line.start('compare.py', main)

@@ -1,0 +1,206 @@
+"""Methods against each other: rows with a cell's name as a table, as sentences and as a page."""
+import itertools
+import math
+from typing import Any, Callable, Mapping, Sequence
+
+from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
+                                      summary_notes)
+from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
+from tfprune.report.page import figure, page, section, table
+from tfprune.report.plots import plot_summary
+from tfprune.report.reading import finite
+from tfprune.report.rows import Row
+from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent)
+
+Line = Mapping[str, Any]
+CONTROLS = ('uniform', 'random')  # what a method has to beat
+_TWO = 2.0  # standard errors
+_MOST_DOTTED = 30  # lines whose runs are drawn one by one
+_ABOVE, _BELOW = 'More than two standard errors above', 'Not more than two standard errors above'
+_ONE_SEED = 'One seed, which tells nothing of a difference from'
+
+
+def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
+    """The tables of `rows` as text or markdown and remarks; ValueError for another style, no rows.
+    """
+    if style not in FORMATS:
+        raise ValueError(f'Unknown format {style!r}. Available: {listed(sorted(FORMATS))}')
+    if not rows:
+        raise ValueError('there are no runs to report.')
+    lines = aggregate(rows)
+    text = [f'{_title(rows)} ({_lead(rows, lines)})', '']
+    for cells in (_cells(lines), _agent_cells(lines)) if lines else ():
+        if len(cells) > 1:
+            text += [*(markdown(cells) if style == 'markdown' else align(cells, rule=True)), '']
+    prefix = '- ' if style == 'markdown' else ''
+    return '\n'.join([*text, *(prefix + note for note in comparison_notes(rows))])
+
+
+def comparison_html(rows: Sequence[Row]) -> str:
+    """The same as one page without network, with curves, widths and costs."""
+    lines = aggregate(rows)
+    names, parts = _names(lines), []
+    if lines:
+        parts.append(section('Methods', table(_cells(lines)), paragraphs=verdicts(lines),
+                             notes=_column_notes(lines)))
+    if 0 < len(lines) <= _MOST_DOTTED:  # the curves say it of more
+        parts.append(section('Test accuracy', figure(
+            plot_summary(names, lines), 'Test accuracy after the last epoch by method',
+            'Each run a small dot; mean and sample standard deviation over seeds beside it.')))
+    for title, svg, caption in (
+            ('Accuracy against MACs', plot_curves(lines),
+             'Means over seeds; bars are sample standard deviations, none for one seed. Methods of '
+             'one budget are drawn a little beside each other.'),
+            ('Widths', plot_method_widths(names, lines),
+             'Share of the channels kept of each prunable group, in the order of the network; the '
+             'numbers are mean widths. A group that is gone was removed with its block.'),
+            ('Epochs', plot_account(names, lines),
+             'Mean epochs of a run. A search counts by its forward and backward passes: those of '
+             'every training image through the dense model are one epoch.')):
+        if svg:
+            parts.append(section(title, figure(svg, title, caption)))
+    agents = _agent_cells(lines)
+    if len(agents) > 1:
+        parts.append(section('Agents against random actions', table(agents), notes=[
+            _AGENT_NOTE]))
+    parts.append(section('', '', notes=summary_notes(rows)))
+    return page(_title(rows), _lead(rows, lines), ''.join(parts), wide=True)
+
+
+def comparison_notes(rows: Sequence[Row]) -> list[str]:
+    """Sentences below the tables."""
+    lines = aggregate(rows)
+    agent = [_AGENT_NOTE] if len(_agent_cells(lines)) > 1 else []
+    return [*verdicts(lines), *_column_notes(lines), *agent, *summary_notes(rows)]
+
+
+def verdicts(lines: Sequence[Line]) -> list[str]:
+    """Which methods do not beat a control of the same budget, in words."""
+    said = []
+    budgets = _budgets(lines)
+    for budget, name in itertools.product(budgets, CONTROLS):
+        found: dict[str, list[str]] = {_ABOVE: [], _BELOW: [], _ONE_SEED: []}
+        for line in lines:
+            mean, error, _ = against(line, name, lines)
+            if (finite(mean) and budget_text(line) == budget
+                    and line['method'] not in (*CONTROLS, 'scratch')):
+                text = _ONE_SEED if not finite(error) else _ABOVE if mean > _TWO * error else _BELOW
+                found[text].append(line['label'])
+        where = f' at {budget}' if len(budgets) > 1 else ''
+        said += [f'{text} {name}{where}: {listed(labels)}.' for text, labels in found.items()
+                 if labels]
+    return said
+
+
+def against(line: Line, control: str, lines: Sequence[Line]) -> tuple[float, float, int]:
+    """(mean, standard error, seeds) of test accuracy minus the control's, paired by seed.
+
+    Of the control with the same model, data and budget; NaN where there is none, or too few seeds.
+    """
+    for other in lines:
+        if other['method'] == control != line['method'] and line['budgets'] and all(
+                other[name] == line[name] for name in ('model', 'dataset', 'budgets')):
+            ours, theirs = (dict(zip(x['seeds'], x['accuracies'])) for x in (line, other))
+            differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+            mean, sd = mean_and_sd(differences)
+            return mean, sd / math.sqrt(max(len(differences), 1)), len(differences)
+    return math.nan, math.nan, 0
+
+
+_AGENT_NOTE = ('Rewards of the policy and of random actions on the same weights, means over seeds; '
+               '± is the sample standard deviation of the difference over seeds.')
+
+
+def _column_notes(lines: Sequence[Line]) -> list[str]:
+    sparse = [f'{line["label"]}: {percent(line["zeros"], 1)} of the kernel weights are zero, which '
+              'leaves MACs and parameters as they are.' for line in lines if finite(line['zeros'])]
+    return [*sparse, 'MACs and params: the most of any seed.',
+            f'against {listed(CONTROLS)}: test accuracy minus that of the control with the same '
+            'seed and budget, in points, mean ± standard error; two standard errors of three '
+            'seeds are weak evidence.',
+            'epochs: pretraining, training before surgery, search and fine-tuning; a search counts '
+            'by its passes, those forward and backward of every training image through the dense '
+            'model being one epoch.']
+
+
+def _title(rows: Sequence[Row]) -> str:
+    found = dict.fromkeys(f'{row["model"]} on {row["dataset"]}' for row in rows if row.get('model'))
+    return f'Methods compared: {listed(found)}' if found else 'Methods compared'
+
+
+def _lead(rows: Sequence[Row], lines: Sequence[Line]) -> str:
+    budgets = _budgets(lines)
+    return ', '.join(filter(None, (
+        f'{len(rows)} run{"s" * (len(rows) != 1)}',
+        f'budget{"s" * (len(budgets) > 1)}: {"; ".join(budgets)}' if budgets else '')))
+
+
+def _budgets(lines: Sequence[Line]) -> list[str]:
+    kept = sorted((line for line in lines if line['budgets']),
+                  key=lambda line: max(line['macs_ratios']))
+    return list(dict.fromkeys(map(budget_text, kept)))
+
+
+def _names(lines: Sequence[Line]) -> list[str]:
+    """A name a line: the method, with what tells it from its other lines."""
+    labels = [line['label'] for line in lines]
+    settings = {(line['model'], line['dataset']) for line in lines}
+    names = []
+    for line in lines:
+        parts = [line['label'], line['model'] if len(settings) > 1 else '',
+                 line['dataset'] if len(settings) > 1 else '',
+                 budget_text(line).strip(MISSING) if labels.count(line['label']) > 1 else '',
+                 line['flags']]
+        names.append(', '.join(filter(None, parts)))
+    return names
+
+
+def _cells(lines: Sequence[Line]) -> list[list[str]]:
+    """Header and rows of the table."""
+    # What is the same in all lines stands above the table.
+    told: dict[str, Callable[[Line], str]] = {}
+    if len(_budgets(lines)) > 1:
+        told['budget'] = budget_text
+    if len({(line['model'], line['dataset']) for line in lines}) > 1:
+        told |= {'model': lambda line: line['model'], 'dataset': lambda line: line['dataset']}
+    rows = [['method', *told, 'MACs', 'of dense', 'params', 'n', 'test accuracy, %',
+             *(f'against {name}' for name in CONTROLS), 'before surgery, %', 'epochs',
+             'of these search', 'time a run']]
+    for line in lines:
+        name = ', '.join(filter(None, (line['label'], line['flags'])))
+        account = line['account']
+        rows.append([
+            name, *(text(line) for text in told.values()),
+            count(max(line['macs'])), percent(max(line['macs_ratios'])),
+            count(max(line['params'])), str(line['n']), plus_minus(line, 'accuracy'),
+            *(_points(*against(line, control, lines)[:2]) for control in CONTROLS),
+            plus_minus(line, 'dense_accuracy') if min(line['macs_ratios']) < 1 else MISSING,
+            _epochs(account['total']), _epochs(account['search_equivalents']),
+            duration(line['seconds'])])
+    return rows
+
+
+def _agent_cells(lines: Sequence[Line]) -> list[list[str]]:
+    """Header and rows of the policies' rewards against those of random actions."""
+    rows = [['method', 'budget', 'n', 'policy', 'random actions', 'difference']]
+    for line in lines:
+        pairs = [(agent['policy_reward_mean'], agent['random_reward_mean'])
+                 for agent in line['agents'] if finite(agent.get('policy_reward_mean'))
+                 and finite(agent.get('random_reward_mean'))]
+        if pairs:
+            policy, random = zip(*pairs)
+            mean, sd = mean_and_sd(p - r for p, r in pairs)
+            rows.append([line['label'], budget_text(line), str(len(pairs)),
+                         f'{mean_and_sd(policy)[0]:.4f}', f'{mean_and_sd(random)[0]:.4f}',
+                         f'{mean:+.4f} ± {f"{sd:.4f}" if finite(sd) else MISSING}'])
+    return rows
+
+
+def _points(mean: float, error: float) -> str:
+    if not finite(mean):
+        return MISSING
+    return f'{100 * mean:+.2f} ± {f"{100 * error:.2f}" if finite(error) else MISSING}'
+
+
+def _epochs(value: float) -> str:
+    return f'{value:.1f}'.removesuffix('.0') if finite(value) else MISSING

@@ -1,0 +1,97 @@
+"""The row of a run: a plain dict, one line of a rows file, which is what tables and curves over
+several runs are made of, so that they can be rendered where the run folders are not.
+"""
+import json
+import os
+import pathlib
+from typing import Any, Iterable, Mapping
+
+from tfprune.config import NOT_IDENTITY
+from tfprune.report.reading import all_values, budgets, epoch_account, is_pruned
+from tfprune.report.table import listed
+from tfprune.runs import read_json, read_rows, write_text
+
+Row = Mapping[str, Any]
+SHOWN = ('method', 'model', 'dataset')
+_NOT_CONFIGURATION = ('seed', *NOT_IDENTITY)
+_REQUIRED = ('run', 'finished', 'configuration', 'seed')
+
+
+def run_rows(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The row of a run folder, and of the runs of other budgets that lie in its ratios/.
+
+    Raises as run_row.
+    """
+    path = pathlib.Path(run_dir)
+    others = sorted(p for p in path.glob('ratios/*') if p.is_dir())
+    return [run_row(path), *(row | {'run': f'{path.resolve().name}/ratios/{row["run"]}'}
+                             for row in map(run_row, others))]
+
+
+def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The row of a run folder, finished or not.
+
+    Raises:
+        ValueError: a file of it is damaged.
+        NotADirectoryError: there is no such folder.
+    """
+    path = pathlib.Path(run_dir)
+    if not path.is_dir():
+        raise NotADirectoryError(f'{path}: no such run folder.')
+    config = read_json(path / 'config.json') or {}
+    environment = read_json(path / 'environment.json') or {}
+    report = read_json(path / 'report.json')
+    files = environment.get('files', {})  # Runs of one path and another content are no seeds.
+    row: dict[str, Any] = {
+        'run': path.resolve().name, 'finished': report is not None,
+        'epochs': _total_epochs(config), 'seed': config.get('seed'),
+        **{name: config.get(name) for name in SHOWN},
+        'commit': all_values(environment, 'commit'),
+        'processor': all_values(environment, 'processor'),
+        'cores': environment.get('cores'),
+        'configuration': {k: f'{v} ({files[k][:8]})' if k in files else v
+                          for k, v in config.items() if k not in _NOT_CONFIGURATION}}
+    if report is None:
+        return row | {'epochs_done': len({r['epoch'] for r in read_rows(path / 'metrics.jsonl')})}
+    dense, pruned = report['dense'], report['pruned']
+    return row | {
+        'epochs_done': report['epochs']['total'], 'epochs': report['epochs']['total'],
+        'pruned': is_pruned(report), 'budgets': budgets(report),
+        'test_accuracy': pruned['test_accuracy'], 'dense_test_accuracy': dense['test_accuracy'],
+        'macs': pruned['macs'], 'dense_macs': dense['macs'],
+        'params': pruned['params'], 'dense_params': dense['params'],
+        'tflite_bytes': pruned['tflite_bytes'], 'latency_ratio': report['latency_ratio'],
+        'test_images': report['test_images'], 'seconds': report['seconds']['total'],
+        'search_seconds': report['seconds']['search'],
+        'account': epoch_account(report), 'agent': report['agent'],
+        'removed_blocks': report.get('removed_blocks', []), 'sparsity': report.get('sparsity'),
+        'widths': {group['name']: [group['width'], group['dense_width']]
+                   for group in report['groups']}}
+
+
+def write_rows_file(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
+    """Writes rows, one JSON object a line, whole or not at all."""
+    write_text(pathlib.Path(path), ''.join(json.dumps(row) + '\n' for row in rows))
+
+
+def read_rows_file(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Inverse of write_rows_file; ValueError names the line that is no row."""
+    rows = []
+    for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise ValueError(f'{path}, line {number}: not JSON.') from None
+        missing = [name for name in _REQUIRED if not isinstance(row, dict) or name not in row]
+        if missing:
+            raise ValueError(f'{path}, line {number}: not the row of a run: no {listed(missing)}.')
+        rows.append(row)
+    return rows
+
+
+def _total_epochs(config: Mapping[str, Any]) -> int | None:
+    names = ('warmup', 'random', 'joint', 'alignment', 'fine_tune')
+    try:
+        return sum(config[f'{name}_epochs'] for name in names)
+    except KeyError:
+        return None
