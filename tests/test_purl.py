@@ -33,12 +33,12 @@ SMALL = dict(model='resnet8', dataset='digits', method='purl', warmup_epochs=1, 
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
-    """(PuRL after ROUNDS rounds, results of the rounds, a checkpoint after half of them)."""
+    """(PuRL after ROUNDS rounds, results of the rounds, a checkpoint before the last two)."""
     keras.utils.set_random_seed(0)
     purl = PuRL(made_up_problem(f'rounds={ROUNDS},episodes=8'))
     results, prefix = [], str(tmp_path_factory.mktemp('purl') / 'state')
     for round_ in range(ROUNDS):
-        if round_ == ROUNDS // 2:
+        if round_ == ROUNDS - 2:
             tf.train.Checkpoint(method=purl).write(prefix)
         set_seed(100 + round_, purl.problem.model)
         results.append(purl.search(round_))
@@ -146,7 +146,7 @@ def test_a_fresh_method_goes_on_bit_for_bit(found):
     keras.utils.set_random_seed(77)
     fresh = PuRL(purl.problem)
     restore(tf.train.Checkpoint(method=fresh), prefix)
-    for round_ in range(ROUNDS // 2, ROUNDS):
+    for round_ in range(ROUNDS - 2, ROUNDS):
         set_seed(100 + round_, purl.problem.model)
         assert fresh.search(round_).episodes == results[round_].episodes
     ours, theirs = purl.decide().masks, fresh.decide().masks
@@ -262,6 +262,14 @@ def test_an_uninterrupted_run_is_the_same(sparse_run, tmp_path, monkeypatch):
     again = train_and_prune(Config(**SMALL), tmp_path / 'run', progress=False)
     for one, other in zip(sparse_run.model.get_weights(), again.model.get_weights()):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_terminal_reward_is_that_of_every_step():
+    purl = PuRL(made_up_problem('reward=terminal,rounds=1,episodes=4,updates=1'))
+    result = purl.search(0)
+    drawn = purl.agent._memory.sample(tf.random.Generator.from_seed(0), 200).reward.numpy()
+    assert set(drawn[:, 0]) == {np.float32(row['reward']) for row in result.episodes}
+    assert result.metrics['scored'] <= 5  # each episode, and the dense model
 
 
 def test_the_benchmark_counts_episodes_until_the_level_of_the_terminal_reward():

@@ -58,30 +58,33 @@ def rows(only: Sequence[str] = (), *, search_epochs: int = 30, search_episodes: 
                    'scorings': np.cumsum([row['scored'] for row in metrics]).astype(int).tolist()}
 
 
+def levels(row: Mapping[str, Any]) -> np.ndarray:
+    """Means of the last reward over three rounds in a row."""
+    return np.convolve(row['last_reward'], np.ones(_WINDOW) / _WINDOW, 'valid')
+
+
 def reached(row: Mapping[str, Any], level: float) -> int | None:
     """The round after which the mean of the last three rounds is at least `level`."""
-    means = np.convolve(row['last_reward'], np.ones(_WINDOW) / _WINDOW, 'valid')
-    above = np.flatnonzero(means >= level)
+    above = np.flatnonzero(levels(row) >= level)
     return int(above[0]) + _WINDOW if above.size else None
 
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:
-    """Returns a Markdown table, a line a seed: the level, which is where the terminal reward ends,
-    and what each reward takes to reach it."""
+    """Returns a Markdown table, a line a seed: the level, the highest that the terminal reward
+    leads to, and what each reward takes to reach it."""
     by_seed: dict[int, dict[str, dict[str, Any]]] = {}
     for row in found:
         by_seed.setdefault(row['seed'], {})[row['reward']] = row
-    lines = ['| seed | last reward, terminal at its end | dense at its end | episodes, terminal | '
+    lines = ['| seed | level of the terminal reward | of the dense one | episodes, terminal | '
              'episodes, dense | scorings, terminal | scorings, dense |', '|---:' * 7 + '|']
     for seed, cells in by_seed.items():
         if len(cells) < len(REWARDS):
             continue
-        level = float(np.mean(cells['terminal']['last_reward'][-_WINDOW:]))
-        end = float(np.mean(cells['dense']['last_reward'][-_WINDOW:]))
+        level, other = (float(levels(cells[name]).max()) for name in ('terminal', 'dense'))
         episodes, scorings = [], []
         for name in ('terminal', 'dense'):
             row, round_ = cells[name], reached(cells[name], level - 1e-9)
             episodes.append('–' if round_ is None else str(round_ * row['episodes_per_round']))
             scorings.append('–' if round_ is None else str(row['scorings'][round_ - 1]))
-        lines.append(f'| {seed} | {level:.3f} | {end:.3f} | {" | ".join(episodes + scorings)} |')
+        lines.append(f'| {seed} | {level:.3f} | {other:.3f} | {" | ".join(episodes + scorings)} |')
     return '\n'.join(lines)

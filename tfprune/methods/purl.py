@@ -26,9 +26,9 @@ the images that score; by default all of it. 4. Nothing is trained within an epi
 statistics of batch normalisation alone are the pruned network's. 5. The decision is the most
 accurate episode that reaches T_P, brought to it exactly: channels by the budget; of the weights
 that went, those of largest |w| / sigma(layer) come back. Where no episode reached it, it is that of
-the highest last reward, of which more goes. 6. reward=terminal, for comparison, is AMC's: 0 but
-after the last step, where alone the network is scored. 7. DQN's network, memory and exploration are
-ours (agents/dqn.py), as beta is.
+the highest last reward, of which more goes. 6. reward=terminal, for comparison, is AMC's: the
+network is scored after the last step alone, and that reward is every step's. 7. DQN's network,
+memory and exploration are ours (agents/dqn.py), as beta is.
 """
 import dataclasses
 import math
@@ -311,6 +311,8 @@ class PuRL(Method):
             rows.append({'round': round_, 'source': 'policy', 'reward': reward,
                          'return': returned, 'accuracy': accuracy, 'progress': progress,
                          'alphas': ALPHAS[env.choices].tolist(), **form.described(env.choices)})
+        if self.options.reward == 'terminal':
+            steps = [step.replace(reward=steps[-2].reward) for step in steps]
         self.agent.observe(steps, on_policy=True)
         with self._watch('agent'):
             loss = self.agent.update()

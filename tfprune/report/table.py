@@ -73,7 +73,7 @@ def budget_sentences(report: Mapping[str, Any]) -> list[str]:
     rows = budgets(report)
     if not is_pruned(report):
         costs = listed(f'{row["target"]} {_amount(row, "cost")}' for row in rows)
-        return [f'Budget: not applied; nothing is pruned, {costs}.']
+        return [f'Budget: not applied; {_nothing(report)} is pruned, {costs}.']
     said = []
     for row in rows:
         is_ratio = row.get('is_ratio', row['asked'] <= 1)
@@ -82,6 +82,10 @@ def budget_sentences(report: Mapping[str, Any]) -> list[str]:
                     f'{_amount(row, "dense")}); cost {_amount(row, "cost")}, '
                     f'{percent(quotient(row["cost"], row["limit"]))} of the budget.')
     return said
+
+
+def _nothing(report: Mapping[str, Any]) -> str:
+    return 'no channel' if report.get('sparsity') else 'nothing'
 
 
 def account_sentence(report: Mapping[str, Any]) -> str:
@@ -138,7 +142,7 @@ def table_notes(report: Mapping[str, Any]) -> list[str]:
                  '--method=dense.']
     else:
         notes = [f"'before' is the model after {search} epochs, 'final' the same model after all "
-                 f'{total}; nothing was pruned.']
+                 f'{total}; {_nothing(report)} was pruned.']
     accuracy, images = report['pruned']['test_accuracy'], report.get('test_images')
     if finite(accuracy) and images:
         error = 100 * math.sqrt(accuracy * (1 - accuracy) / images)
