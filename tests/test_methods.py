@@ -76,9 +76,32 @@ def test_method_keeps_the_contract(name, run_of, tmp_path, monkeypatch):
     assert (result.run_dir / 'report.html').stat().st_size > 10_000
 
     monkeypatch.setattr(trainer, 'finish', lambda *_: {})  # the export is measured above
-    again = train_and_prune(config, tmp_path / 'again', progress=False)
+    run_dir = tmp_path / 'again'
+    with pytest.raises(Killed):
+        train_and_prune(config, run_dir, progress=False, should_stop=killer(run_dir, result))
+    again = train_and_prune(config, run_dir, progress=False)
     for one, other in zip(result.model.get_weights(), again.model.get_weights()):
         np.testing.assert_array_equal(one, other)
+
+
+class Killed(BaseException):
+    """Nothing is saved on the way out."""
+
+
+def killer(run_dir, whole):
+    """Raises Killed in the second round of search or, where there is none, in the third epoch."""
+    has_rounds = (whole.run_dir / 'rounds.jsonl').exists()
+    path, count = run_dir / ('rounds.jsonl' if has_rounds else 'metrics.jsonl'), 2 - has_rounds
+    asked = []
+
+    def ask():
+        if path.exists() and len(path.read_text().splitlines()) == count:
+            asked.append(1)
+        if len(asked) > 1:  # the first is right after the checkpoint
+            raise Killed()
+        return False
+
+    return ask
 
 
 @pytest.mark.parametrize('name', ['uniform', 'random', 'magnitude', 'rlal', 'amc', 'autocompress'])
