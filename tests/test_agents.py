@@ -63,7 +63,7 @@ def equal(ours, theirs):
         a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(ours, theirs))
 
 
-@pytest.fixture(scope='module', params=sorted(AGENTS))
+@pytest.fixture(scope='module', params=sorted(AGENTS.keys() - {'random'}))
 def trained(request, envs, tmp_path_factory):
     """(name, agent, its checkpoint after two epochs of random actions and one of its own, state
     then, rewards and state after another epoch)."""
@@ -87,6 +87,20 @@ def test_a_fresh_agent_continues_bit_for_bit(trained, envs):
     assert equal(values(fresh), saved)
     assert epoch(fresh, envs, 12) == rewards
     assert equal(values(fresh), after)
+
+
+def test_the_random_agent_learns_nothing(envs, tmp_path):
+    agent = make('random', envs, seed=0, updates=3)
+    steps = play(envs, agent.collect_policy)[0]
+    actions = np.concatenate([np.ravel(step.action) for step in steps])
+    assert 0 <= actions.min() < 0.2 and 0.8 < actions.max() <= 1
+    agent.observe(steps, on_policy=True)
+    assert math.isnan(agent.update())
+    prefix = tf.train.Checkpoint(agent=agent).write(str(tmp_path / 'state'))
+    rewards = play(envs, agent.collect_policy)[1]
+    fresh = make('random', envs, seed=77, updates=3)
+    restore(tf.train.Checkpoint(agent=fresh), prefix)
+    assert play(envs, fresh.collect_policy)[1] == rewards
 
 
 def test_the_same_seed_gives_the_same_agent(trained, envs):
@@ -293,7 +307,7 @@ def test_memory_keeps_the_latest_episodes():
 
 
 def test_unknown_agent(envs):
-    with pytest.raises(ValueError, match=r"Unknown agent 'ppp'. Available: ddpg, ppo, sac"):
+    with pytest.raises(ValueError, match=r"Unknown agent 'ppp'. Available: ddpg, ppo, random, sac"):
         make_agent('ppp', envs[0], learning_rate=1e-3, updates=1, episodes=1)
 
 

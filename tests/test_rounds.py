@@ -135,7 +135,7 @@ def test_one_search_gives_a_model_for_each_budget(whole):
     budget, = report['budgets']
     assert budget['asked'] == 0.3 and 0.28 < budget['cost'] / budget['dense'] <= 0.3
     assert report['epochs']['search_equivalents'] == whole.report['epochs']['search_equivalents']
-    assert not (other / 'rounds.jsonl').exists()
+    assert rows_of(other / 'rounds.jsonl') == rows_of(whole.run_dir / 'rounds.jsonl')  # its time
     assert keras.models.load_model(other / 'export' / 'pruned.keras').count_params() < (
         whole.model.count_params())
     assert (report['dense']['test_accuracy'] == whole.report['dense']['test_accuracy'])
@@ -148,7 +148,7 @@ def test_other_budgets_of_a_search_on_given_weights_search_no_more(whole, tmp_pa
                            **SMALL | {'warmup_epochs': 0, 'fine_tune_epochs': 1}),
                     tmp_path / 'run', progress=False)
     other = tmp_path / 'run' / 'ratios' / '0.3'
-    assert not (other / 'rounds.jsonl').exists()
+    assert rows_of(other / 'rounds.jsonl') == rows_of(tmp_path / 'run' / 'rounds.jsonl')
     assert json.loads((other / 'decision.json').read_text()) == json.loads(
         (tmp_path / 'run' / 'ratios.json').read_text())['0.3']
 
@@ -156,11 +156,13 @@ def test_other_budgets_of_a_search_on_given_weights_search_no_more(whole, tmp_pa
 def test_a_search_needs_trained_weights(tmp_path):
     with pytest.raises(ValueError, match="'draw' searches on trained weights"):
         train_and_prune(Config(**SMALL | {'warmup_epochs': 0}), tmp_path / 'run', progress=False)
+    assert not (tmp_path / 'run').exists()  # the corrected command would be of other flags
 
 
 def test_several_budgets_of_one_search_need_one_ratio(tmp_path):
     with pytest.raises(ValueError, match='need one limit, a ratio; received macs=0.5, params=0.9'):
         train_and_prune(Config(params=0.9, **SMALL), tmp_path / 'run', progress=False)
+    assert not (tmp_path / 'run').exists()
 
 
 def test_account_counts_in_epochs_of_training_the_dense_model():

@@ -153,6 +153,14 @@ def test_amc_finds_a_ratio_of_its_own(searched):
     assert np.mean(rewards[-10:]) > np.mean(rewards[:20])
 
 
+def test_amc_takes_the_cheapest_of_networks_without_errors(searched):
+    method = make('amc', searched, 'strategy=accuracy,episodes=8,warmup_episodes=8,lockstep=4',
+                  score=lambda masks: 1.0)
+    rows = run(method)
+    assert {row['reward'] for row in rows} == {0.0}
+    assert searched.costs(method.decide().widths).macs == min(row['macs'] for row in rows)
+
+
 # CACP.
 
 def test_cacp_decides_for_every_ratio_out_of_one_search(searched):

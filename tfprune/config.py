@@ -18,7 +18,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     'unknown_layers': ('freeze', 'raise'),
     'schedule': ('cosine', 'step'),
     'mixed_precision': ('float32', 'bfloat16'),
-    'agent': ('ppo', 'sac', 'ddpg'),
+    'agent': ('ppo', 'sac', 'ddpg', 'random'),
     'alignment': ('fixed', 'adaptive', 'none'),
     'tflite_io': ('uint8', 'int8', 'float32'),
 }
@@ -59,7 +59,7 @@ class Config:
         'right ones.')
     before_surgery_from: str = _field(
         '', 'Run of the same flags but --method: its epochs before surgery are taken instead '
-        'of trained again. For methods that only decide: dense, uniform, random, magnitude.')
+        'of trained again. For methods that only decide: all but rlal, autocompress, scratch.')
     seed: int = _field(0, 'Seed of weights, data order and agent, not of the data splits.')
     macs: float = _field(0.0, f'Budget of multiply-adds at batch 1. {_LIMIT}')
     params: float = _field(0.0, f'Budget of trainable parameters. {_LIMIT}')

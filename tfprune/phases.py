@@ -12,7 +12,7 @@ from tfprune.batch_norm import reestimate_batch_norm, synchronise_batch_norm
 from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, restore
 from tfprune.config import Config
 from tfprune.data import ImageData
-from tfprune.distribution import SharedScorer, from_chief, is_chief
+from tfprune.distribution import SharedScorer, from_chief, is_chief, num_workers
 from tfprune.epochs import EpochLoop, Interrupted, round_seed
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
@@ -20,7 +20,7 @@ from tfprune.masks import widths_of
 from tfprune.methods import Decision, Method, Problem, check_method, make_method
 from tfprune.outcome import Setup, apply_decision
 from tfprune.progress import Progress
-from tfprune.reuse import RATIOS_FILE, take_decision, take_epochs
+from tfprune.reuse import RATIOS_FILE, take_search, take_epochs
 from tfprune.runs import RunFolder, replacing
 from tfprune.scoring import SubnetworkScorer
 from tfprune.seeding import set_seed
@@ -89,7 +89,7 @@ class Phases:
             setup.budget.scaled(ratio)  # what is impossible is said now
         if config.before_surgery_from and not self.decides_first and not prefix:
             take_epochs(config, self.folder, setup.model)
-            decision = take_decision(config)
+            decision = take_search(config, self.folder)
             position = Position(self.first)
         else:
             decision = None
@@ -121,7 +121,8 @@ class Phases:
             config, setup.model, setup.groups, setup.cost_model, setup.budget, score,
             criterion_batches(config, data), self.strategy.scope, account, self.loop.held_out,
             # An epoch that no schedule has.
-            lambda round_: data.train_batches(config.total_epochs + round_, config.batch_size)))
+            lambda round_: data.train_batches(config.total_epochs + round_, config.batch_size),
+            self._poll if num_workers(self.strategy) == 1 else lambda: None))
         return method, scorer, account
 
     def _train_dense(self, method: Method, scorer: SharedScorer, account: EpochAccount,
@@ -175,10 +176,11 @@ class Phases:
                 with replacing(self.folder.path / ZEROS_FILE) as path:
                     save_zeros(path, decision.zeros)
             made = decision.to_json()
-            ratios = {f'{ratio:g}': method.decide_for(self.setup.budget.scaled(ratio)).to_json()
+            ratios = {repr(ratio): method.decide_for(self.setup.budget.scaled(ratio)).to_json()
                       for ratio in method.ratios()}
             spent = {'search_equivalents': account.epochs}
             if ratios:
+                ratios |= {repr(limit): made for limit in self.config.budgets.values()}
                 self.folder.write_json(RATIOS_FILE, {
                     ratio: values | spent for ratio, values in ratios.items()})
             return made | spent
@@ -203,6 +205,10 @@ class Phases:
                       prefix: str | None) -> None:
         """Trains the pruned model to the end."""
         config = self.setup.after(decision).config
+        if not config.fine_tune_epochs and self.config.fine_tune_epochs:
+            self.loop.progress.warn(
+                f'the search cost {decision.search_equivalents:.1f} epochs; charged, it leaves '
+                f'none of {self.config.fine_tune_epochs} to fine-tuning.')
         keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
         trainer = self._trainer(pruned, teacher=self._teacher(), constrain=keep_zeros)
         state = tf.train.Checkpoint(model=pruned, trainer=trainer)
@@ -249,10 +255,13 @@ class Phases:
             network = Subnetwork(self.setup.model, self.setup.groups)
         return SubnetworkScorer(network, self.strategy, self.loop.held_out)
 
+    def _poll(self) -> None:
+        if self.should_stop():
+            raise StopTraining()
+
     def _stoppable(self, scorer: SubnetworkScorer) -> Callable[[Mapping[str, np.ndarray]], float]:
         def score(masks: Mapping[str, np.ndarray]) -> float:
-            if self.should_stop():
-                raise StopTraining()
+            self._poll()
             return scorer(masks)
 
         return score

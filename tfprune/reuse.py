@@ -57,20 +57,9 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
                                          if row['epoch'] < config.search_epochs])
 
 
-def other_ratios(config: Config, run_dir: pathlib.Path) -> dict[str, Config]:
-    """The runs that a finished run of a conditional method leaves to do, by ratio."""
-    decisions = read_json(run_dir / RATIOS_FILE)
-    if decisions is None:
-        return {}
-    target, = config.budgets
-    values = config.to_json() | {'before_surgery_from': str(run_dir)}
-    return {ratio: Config.from_json(values | {target: float(ratio)}) for ratio in decisions
-            if float(ratio) != values[target]}
-
-
-def take_decision(config: Config) -> Decision | None:
-    """The decision of the run `config.before_surgery_from` for this budget; None where there is
-    none, and the search is this run's own.
+def take_search(config: Config, folder: RunFolder) -> Decision | None:
+    """Takes the decision for this budget, and the rows of rounds.jsonl, from the run
+    `config.before_surgery_from`; None where the search is this run's own.
 
     ValueError: the search was for other budgets.
     """
@@ -80,7 +69,19 @@ def take_decision(config: Config) -> Decision | None:
                                 for name in ('method', 'method_options')):
         return None
     limit, = config.budgets.values()
-    if f'{limit:g}' not in decisions:
+    if repr(limit) not in decisions:
         raise ValueError(f'before_surgery_from: {source} decided for {", ".join(decisions)}, not '
                          f'for {limit:g}.')
-    return Decision.from_json(decisions[f'{limit:g}'])
+    folder.append_rows('rounds.jsonl', read_rows(source / 'rounds.jsonl'))
+    return Decision.from_json(decisions[repr(limit)])
+
+
+def other_ratios(config: Config, run_dir: pathlib.Path) -> dict[str, Config]:
+    """The runs that a finished run of a conditional method leaves to do, by ratio."""
+    decisions = read_json(run_dir / RATIOS_FILE)
+    if decisions is None:
+        return {}
+    target, = config.budgets
+    values = config.to_json() | {'before_surgery_from': str(run_dir)}
+    return {ratio: Config.from_json(values | {target: float(ratio)}) for ratio in decisions
+            if float(ratio) != values[target]}

@@ -66,9 +66,9 @@ class RunFolder:
             self.write_json('config.json', config.to_json())  # last: its presence marks a run
 
     def forget_if_new(self) -> None:
-        """Removes what opening it wrote: a configuration that turned out impossible."""
+        """Removes what there is before training: a configuration that turned out impossible."""
         if self._is_new:
-            for name in (*_FIRST_FILES, 'config.json'):
+            for name in (*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.json'):
                 (self.path / name).unlink(missing_ok=True)
             if not any(self.path.iterdir()):
                 self.path.rmdir()

@@ -101,9 +101,9 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
     with losing_workers():
         result = _train_and_prune(config, pathlib.Path(run_dir), own, strategy, should_stop,
                                   progress)
-    for ratio, limit in other_ratios(config, result.run_dir).items():
-        train_and_prune(limit, result.run_dir / 'ratios' / ratio, own=own,
-                        should_stop=should_stop, progress=progress)
+        for ratio, other in other_ratios(config, result.run_dir).items():
+            _train_and_prune(other, result.run_dir / 'ratios' / ratio, own, strategy, should_stop,
+                             progress)
     return result
 
 
@@ -129,8 +129,13 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense),
             'budgets': setup.budget.to_json(), 'uncounted': setup.cost_model.uncounted})
-        model, decision = Phases(setup, folder, strategy,
-                                 lambda: any_worker(strategy, should_stop()), shown).run()
+        phases = Phases(setup, folder, strategy, lambda: any_worker(strategy, should_stop()), shown)
+        try:
+            model, decision = phases.run()
+        except (ValueError, OSError):  # of the method's own options, or of what they need
+            if not (folder.path / 'checkpoints').exists():
+                folder.forget_if_new()
+            raise
         if not chief:
             return RunResult(folder.path, model, {})
         try:

@@ -15,6 +15,7 @@ from tfprune.agents.ddpg import DDPG
 from tfprune.agents.dqn import DQN
 from tfprune.agents.episodes import Policy, mean_and_error, play, random_policy
 from tfprune.agents.ppo import PPO
+from tfprune.agents.random_agent import RandomAgent
 from tfprune.agents.sac import SAC
 from tfprune.environment import PruningEnv
 
@@ -27,6 +28,7 @@ AGENTS: dict[str, Callable[..., Agent]] = {
         env, learning_rate=learning_rate, updates=updates),
     'sac': SAC,
     'ddpg': DDPG,
+    'random': lambda env, *, learning_rate, updates, episodes: RandomAgent(env),
 }
 
 

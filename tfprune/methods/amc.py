@@ -215,10 +215,16 @@ class AMC(Method):
                 'macs': self.problem.cost_model(widths).macs, 'widths': widths}
 
     def _remember(self, k: int, env: AmcEnv, reward: float) -> None:
-        """Keeps the widths of the highest reward of budget k, of equals the first."""
-        if reward > self.best_rewards[k]:
+        """Keeps the widths of the highest reward of budget k, of equals the first; without a
+        budget the cheapest: a network without errors is rewarded alike whatever it costs."""
+        is_cheaper = not self._bounded and reward == self.best_rewards[k] and (
+            self._macs(list(env.widths.values())) < self._macs(self.best_widths[k].numpy()))
+        if reward > self.best_rewards[k] or is_cheaper:
             self.best_rewards[k].assign(reward)
             self.best_widths[k].assign(list(env.widths.values()))
+
+    def _macs(self, widths: Sequence[int]) -> int:
+        return self.problem.cost_model(self.problem.budget.as_dict(widths)).macs
 
     def _decision(self, k: int, budget: Budget) -> Decision:
         widths = self.best_widths[k].numpy()

@@ -36,6 +36,7 @@ class Problem:
         scope: context manager factory under which variables are to be created.
         account: to be charged with whatever else a search computes.
         score_batches: the held-out (images, labels) behind `score`, for what is no mask.
+        poll: called within long work that does not score; raises where the run is to stop.
         train_batches: round -> the augmented batches of an epoch, in an order of the round's own.
     """
     config: Config
@@ -49,6 +50,7 @@ class Problem:
     account: EpochAccount = dataclasses.field(default_factory=lambda: EpochAccount(1, 1))
     score_batches: Iterable[Batch] = ()
     train_batches: Callable[[int], Iterable[Batch]] = lambda _: ()
+    poll: Callable[[], None] = lambda: None
 
     def channel_scores(self) -> dict[str, np.ndarray]:
         """{group name: [C_g]} by the configured criterion on today's weights."""

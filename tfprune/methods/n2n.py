@@ -198,6 +198,7 @@ class N2N(Method):
 
     def search(self, round_: int) -> EpochResult:
         self._round, self._taught, self._accuracies = round_, [], []
+        self._reduced = None  # as a resumed run has it: building one draws seeds of dropout
         if self.teacher_accuracy < 0:
             self.teacher_accuracy.assign(self.problem.score({}))
         before = int(self.cache.count)
@@ -210,6 +211,7 @@ class N2N(Method):
             'architectures': int(self.cache.count) - before}, tuple(rows))
 
     def decide(self) -> Decision:
+        self._reduced = None
         left = self._without(self.removed.numpy())
         widths = self.widths.numpy()
         if not widths.size:
@@ -287,6 +289,7 @@ class N2N(Method):
     def _score_student(self, left: '_Left', widths: np.ndarray) -> tuple[float, float]:
         """(reward, accuracy) of a student of these widths."""
         problem = left.problem
+        self.problem.poll()
         if not self._taught:
             batches = self.problem.train_batches(self._round)
             self._taught = self._students.taught(

@@ -88,7 +88,8 @@ class PuRLOptions:
 
 def reward_of(accuracy: float, progress: float, target_accuracy: float, beta: float) -> float:
     """r = -beta (max(1 - A / T_A, 0) + max(1 - P / T_P, 0)), progress being P / T_P."""
-    return -beta * (max(1 - accuracy / target_accuracy, 0) + max(1 - progress, 0))
+    target = max(target_accuracy, 1e-9)  # where the dense model gets nothing right
+    return -beta * (max(1 - accuracy / target, 0) + max(1 - progress, 0))
 
 
 class PuRLEnv(EpisodicEnv):
@@ -200,6 +201,9 @@ class Weights:
                              f'would move zeros; received {problem.config.quantize!r}.')
         self._problem, self._sparsity = problem, options.sparsity
         self._kernels = kernels_of(problem.model)
+        if len({kernel.path for kernel in self._kernels}) < len(self._kernels):
+            raise ValueError('form=weights tells kernels by their paths, of which two are equal: '
+                             'give the layers of nested models names of their own.')
         self.steps = len(self._kernels)
         self._magnitudes: list[np.ndarray] = []
         self._values: list[np.ndarray] = []

@@ -17,7 +17,8 @@ reward above their epoch's mean) and this epoch's, each scored today with channe
 the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
 (--alignment=adaptive) is ours. 5. At the end of the joint epochs the policy is compared with random
 actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Without
-epochs of random actions and joint ones, v is the uniform decision. 7. By --surrogate_candidates the
+epochs of random actions and joint ones, v is the uniform decision; what v leaves of the budget is
+filled. 7. By --surrogate_candidates the
 decoder ranks decisions nobody has tried, and the best are scored and are candidates for v.
 """
 from typing import Any, Mapping, Sequence
@@ -223,7 +224,7 @@ class RLAL(Method):
         candidates += [np.array(widths, np.int64) for widths in self._reward.known()]
         scored = [self._reward(self.problem.budget.as_dict(widths)) for widths in candidates]
         best = int(np.argmax(scored))
-        self.best_widths.assign(candidates[best])
+        self.best_widths.assign(self.problem.budget.fill(candidates[best]))
         return scored[best]
 
     def _set_strength(self, epoch: int, full_accuracy: float, subnetwork_accuracy: float | None
