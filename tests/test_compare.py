@@ -11,6 +11,7 @@ import time
 import tfprune  # noqa: F401  (before keras)
 import pytest
 
+from made_up_runs import make_run
 from tfprune import command_line, report
 from tfprune.comparison import Cell, Comparison, Grid, families, last_line, plan
 from tfprune.config import Config
@@ -160,6 +161,69 @@ def test_methods_that_only_decide_share_their_epochs(tmp_path, flagfiles):
     assert shared[:2] == [[f'uniform/macs0.5/s{seed}', f'dense/s{seed}', f'uniform/macs0.3/s{seed}']
                           for seed in (0, 1)]
     assert {len(family) for family in shared[2:]} == {1} and len(shared) == 10
+
+
+def cacp_cells(flagfiles, out, *budgets, flags='--macs=0.5'):
+    """{folder: budgets of the run} of cacp, ratios 0.3 and 0.5, beside uniform."""
+    pathlib.Path(flagfiles.format('cacp')).write_text(
+        f'--flagfile={flagfiles.format("base")}\n--method=cacp\n--method_options=ratios=0.3/0.5\n'
+        f'{flags}\n')
+    cells = planned(flagfiles, out, 'uniform,cacp', budgets=budgets)
+    assert sum(cell.name == 'uniform' for cell in cells) == len(budgets or [''])
+    return {cell.run_dir.parent.relative_to(out).as_posix(): cell.config.budgets
+            for cell in cells if cell.name == 'cacp'}
+
+
+@pytest.mark.parametrize('budgets, cells', [
+    ((), {'cacp': {'macs': 0.5}}),
+    (('macs=0.5',), {'cacp': {'macs': 0.5}}),
+    (('macs=0.3', 'macs=0.50'), {'cacp': {'macs': 0.5}}),
+    (('macs=0.3',), {'cacp': {'macs': 0.5}}),
+    # None of the ratios.
+    (('macs=0.4', 'macs=0.6'), {'cacp/macs0.4': {'macs': 0.4}, 'cacp/macs0.6': {'macs': 0.6}}),
+    (('macs=0.4', 'macs=0.5'), {'cacp/macs0.4': {'macs': 0.4}, 'cacp': {'macs': 0.5}}),
+    (('macs=20000',), {'cacp/macs20000': {'macs': 20000}}),
+    # Another target: a search of its own, for its budgets together.
+    (('macs=0.5', 'params=0.5'), {'cacp': {'macs': 0.5}, 'cacp/params': {'params': 0.3}}),
+    (('params=0.5', 'params=0.3', 'params=0.4'),
+     {'cacp/params': {'params': 0.3}, 'cacp/params0.4': {'params': 0.4}})])
+def test_budgets_of_a_conditional_method(tmp_path, flagfiles, budgets, cells):
+    for order in (budgets, budgets[::-1]):
+        assert cacp_cells(flagfiles, tmp_path / 'out', *order) == cells
+
+
+def test_the_budget_of_a_conditional_flagfile(tmp_path, flagfiles):
+    """Its run is the shared one, whatever its budget is; two targets make none of them its own."""
+    own = {'cacp': {'macs': 0.4}}
+    for budgets in ((), ('macs=0.4',), ('macs=0.5', 'macs=0.4'), ('macs=0.3',)):
+        assert cacp_cells(flagfiles, tmp_path / 'out', *budgets, flags='--macs=0.4') == own
+    both = cacp_cells(flagfiles, tmp_path / 'out', 'macs=0.5', 'macs=0.4', flags='--params=0.5')
+    assert both == {'cacp/macs': {'macs': 0.3}, 'cacp/macs0.4': {'macs': 0.4}}
+
+
+def test_a_budget_added_later_finds_the_folders_of_before(tmp_path, flagfiles):
+    out = tmp_path / 'out'
+    for folder, budgets in cacp_cells(flagfiles, out, 'macs=0.5', 'params=0.5').items():
+        cell, = (cell for cell in planned(flagfiles, out, 'cacp', (0,), ['macs=0.5', 'params=0.5'])
+                 if cell.run_dir == out / folder / 's0')
+        assert cell.config.budgets == budgets
+        cell.run_dir.mkdir(parents=True)
+        (cell.run_dir / 'config.json').write_text(json.dumps(cell.config.to_json()))
+    found = cacp_cells(flagfiles, out, 'macs=0.3', 'params=0.3', 'macs=0.4', 'macs=0.5',
+                       'params=0.5')
+    assert list(found) == ['cacp', 'cacp/params', 'cacp/macs0.4']
+
+
+def test_rows_of_ratios_are_of_the_shared_run(tmp_path, flagfiles):
+    """A search for a budget of its own has the ratios too, once more."""
+    out = tmp_path / 'out'
+    for folder in ('cacp', 'cacp/params', 'cacp/macs0.4'):
+        make_run(out / folder / 's0', 'cacp')
+        make_run(out / folder / 's0/ratios/0.3', 'cacp')
+    rows = Comparison([], [], []).rows(out)
+    assert sorted(row['run'] for row in rows) == [
+        'cacp/macs0.4/s0', 'cacp/params/s0', 'cacp/params/s0/ratios/0.3', 'cacp/s0',
+        'cacp/s0/ratios/0.3']
 
 
 @pytest.mark.parametrize('changes, message', [
