@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -298,6 +299,27 @@ def test_a_signal_stops_the_runs_and_the_same_command_goes_on(tmp_path):
     again.run()
     assert all(cell.finished for cell in again.cells) and not again.signals
     assert sorted(order(tmp_path)) == ['a -', 'a -', 'b a']
+
+
+def test_a_damaged_run_hides_no_failed_cell(tmp_path, flagfiles):
+    """The script beside a stand-in of train.py that fails; the damaged run is of another command.
+    """
+    shutil.copy(ROOT / 'scripts/compare.py', tmp_path)
+    (tmp_path / 'train.py').write_text(STAND_IN)
+    other = tmp_path / 'out/other/s0'
+    other.mkdir(parents=True)
+    (other / 'config.json').write_text('{"model')
+    done = subprocess.run(
+        [sys.executable, tmp_path / 'compare.py', '--methods=uniform', f'--out={tmp_path}/out',
+         f'--method_flagfiles={flagfiles}', '--frozen=early'], timeout=300, capture_output=True,
+        text=True, check=False, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert done.returncode == 1 and done.stdout == ''
+    *_, failed, broken = done.stderr.splitlines()
+    assert failed.startswith(f'compare.py: {tmp_path}/out/uniform/s0 failed: train.py: error: no')
+    assert broken.startswith(f'compare.py: no report: {other}/config.json is damaged: not JSON')
+    (other / 'config.json').write_text('[1]')
+    with pytest.raises(ValueError, match='other/s0 is damaged: its files are none of a run'):
+        Comparison([], [], []).rows(tmp_path / 'out')
 
 
 def test_rows_of_runs_that_never_began(tmp_path, flagfiles):
