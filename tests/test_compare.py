@@ -16,6 +16,7 @@ from made_up_runs import make_run
 from tfprune import command_line, report
 from tfprune.comparison import Cell, Comparison, Grid, families, last_line, plan
 from tfprune.config import Config
+from tfprune.report.comparison import against
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BASE = '''--model=resnet8
@@ -343,10 +344,18 @@ def test_last_line(tmp_path):
 @pytest.mark.parametrize('path', sorted((ROOT / 'flags').glob('compare_*.flags')),
                          ids=lambda path: path.stem)
 def test_flagfiles_of_comparisons(tmp_path, monkeypatch, path):
-    """Every method that they name has its flagfile, whose flags exist; totals are equal."""
+    """Every method that they name has its flagfile, whose flags exist; totals are equal, and all
+    that keep a budget have their control.
+    """
     monkeypatch.chdir(ROOT)
     flags = dict(line.removeprefix('--').split('=', 1) for line in path.read_text().splitlines()
                  if line.startswith('--'))
     cells = planned(flags['method_flagfiles'], tmp_path / 'out', flags['methods'],
                     [0, 1, 2], flags['budgets'].split(','))
     assert len({cell.config.total_epochs for cell in cells}) == 1
+    lines = [{'label': cell.name, 'method': cell.config.method, 'budgets': cell.config.budgets,
+              'configuration': cell.config.to_json(), 'seeds': [cell.config.seed],
+              'accuracies': [0.9], 'test_images': [100]} for cell in cells if not cell.config.seed]
+    alone = {line['label'] for line in lines if not against(line, 'uniform', lines)[2]}
+    # Not charged, and on CIFAR-10 with a learning rate for random weights.
+    assert alone - {'scratch'} == {'uniform', 'purl_weights'}

@@ -218,6 +218,22 @@ def test_account(changes, said, total):
     assert said in ' '.join(report.format_table(run).split())
 
 
+@pytest.mark.parametrize('spent, charged, said', [
+    (4.6, True, 'the search cost 4.6 epochs, fine-tuning had 4: none was left, and its total is '
+     'above that of the others.'),
+    (4.4, True, 'the search cost 4.4 epochs, fine-tuning had 4: none was left.'),
+    (3.4, True, None), (4.6, False, None)])
+def test_searches_that_cost_all_of_fine_tuning_are_named(tmp_path, spent, charged, said):
+    left = max(0, 4 - round(spent)) if charged else 4
+    rows = cell_rows(tmp_path, {('n2n', 1): 0.9}, flags={'n2n': {'charge_search': charged}},
+                     epochs={'pretraining': 0, 'search': 6, 'search_equivalents': spent,
+                             'fine_tune': left, 'total': 6 + left})
+    text = report.format_comparison(rows)
+    notes = [note for note in text.splitlines() if 'none was left' in note]
+    assert notes == ([f's1: {said}'] if said else [])
+    assert all(note in report.comparison_html(rows) for note in notes)
+
+
 def test_account_of_a_row(tmp_path):
     run = make_run(tmp_path / 'a', epochs={'pretraining': 200, 'search': 4, 'fine_tune': 3,
                                            'search_equivalents': 1.25, 'total': 7})

@@ -52,7 +52,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
     names, parts = _names(lines), []
     if lines:
         parts.append(section('Methods', table(_cells(lines)), paragraphs=verdicts(lines),
-                             notes=_column_notes(lines)))
+                             notes=[*_column_notes(lines), *_charge_notes(rows)]))
     if 0 < len(lines) <= _MOST_DOTTED:  # the curves say it of more
         parts.append(section('Test accuracy', figure(
             plot_summary(names, lines), 'Test accuracy after the last epoch by method',
@@ -81,7 +81,8 @@ def comparison_notes(rows: Sequence[Row]) -> list[str]:
     """Sentences below the tables."""
     lines = aggregate(rows)
     agent = [_AGENT_NOTE] if len(_agent_cells(lines)) > 1 else []
-    return [*verdicts(lines), *_column_notes(lines), *agent, *summary_notes(rows)]
+    return [*verdicts(lines), *_column_notes(lines), *_charge_notes(rows), *agent,
+            *summary_notes(rows)]
 
 
 def verdicts(lines: Sequence[Line]) -> list[str]:
@@ -160,6 +161,20 @@ def _column_notes(lines: Sequence[Line]) -> list[str]:
             'epochs: pretraining, training before surgery, search and fine-tuning; a search counts '
             'by its passes, those forward and backward of every training image through the dense '
             'model being one epoch.']
+
+
+def _charge_notes(rows: Sequence[Row]) -> list[str]:
+    """Runs whose search took all of their fine-tuning (--charge_search), or more than that."""
+    said = []
+    for row in rows:
+        asked = row['configuration'].get('fine_tune_epochs')
+        if row['finished'] and row['configuration'].get('charge_search') and asked:
+            spent = row.get('account', {}).get('search_equivalents') or 0
+            more = ', and its total is above that of the others' if round(spent) > asked else ''
+            if round(spent) >= asked:
+                said.append(f'{row["run"]}: the search cost {_epochs(spent)} epochs, fine-tuning '
+                            f'had {asked}: none was left{more}.')
+    return said
 
 
 def _title(rows: Sequence[Row]) -> str:
