@@ -71,16 +71,22 @@ def main(_: Sequence[str]) -> int:
         say=lambda text: print(text, file=sys.stderr, flush=True),
         on_end=lambda: write_out(comparison.rows(out), out))
     comparison.run()
-    rows = comparison.rows(out)
-    write_out(rows, out)
-    if rows:
-        present(rows)
+    broken = None
+    try:
+        rows = comparison.rows(out)
+        write_out(rows, out)
+        if rows:
+            present(rows)
+    except command_line.MENDABLE as error:  # said after what failed, which it must not hide
+        broken = command_line.one_line(error)
     for cell, line in comparison.failed.items():
         print(f'compare.py: {cell.run_dir} failed: {line} (log: {cell.log})', file=sys.stderr)
+    if broken:
+        print(f'compare.py: no report: {broken}', file=sys.stderr)
     if comparison.signals:
         print('stopped; the same command goes on.', file=sys.stderr)
         return 128 + comparison.signals[0]
-    return int(bool(comparison.failed))
+    return int(bool(comparison.failed or broken))
 
 
 def places() -> list[str]:

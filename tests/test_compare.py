@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import time
 import tfprune  # noqa: F401  (before keras)
 import pytest
 
+from made_up_runs import make_run
 from tfprune import command_line, report
 from tfprune.comparison import Cell, Comparison, Grid, families, last_line, plan
 from tfprune.config import Config
+from tfprune.report.comparison import against
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BASE = '''--model=resnet8
@@ -162,6 +165,69 @@ def test_methods_that_only_decide_share_their_epochs(tmp_path, flagfiles):
     assert {len(family) for family in shared[2:]} == {1} and len(shared) == 10
 
 
+def cacp_cells(flagfiles, out, *budgets, flags='--macs=0.5'):
+    """{folder: budgets of the run} of cacp, ratios 0.3 and 0.5, beside uniform."""
+    pathlib.Path(flagfiles.format('cacp')).write_text(
+        f'--flagfile={flagfiles.format("base")}\n--method=cacp\n--method_options=ratios=0.3/0.5\n'
+        f'{flags}\n')
+    cells = planned(flagfiles, out, 'uniform,cacp', budgets=budgets)
+    assert sum(cell.name == 'uniform' for cell in cells) == len(budgets or [''])
+    return {cell.run_dir.parent.relative_to(out).as_posix(): cell.config.budgets
+            for cell in cells if cell.name == 'cacp'}
+
+
+@pytest.mark.parametrize('budgets, cells', [
+    ((), {'cacp': {'macs': 0.5}}),
+    (('macs=0.5',), {'cacp': {'macs': 0.5}}),
+    (('macs=0.3', 'macs=0.50'), {'cacp': {'macs': 0.5}}),
+    (('macs=0.3',), {'cacp': {'macs': 0.5}}),
+    # None of the ratios.
+    (('macs=0.4', 'macs=0.6'), {'cacp/macs0.4': {'macs': 0.4}, 'cacp/macs0.6': {'macs': 0.6}}),
+    (('macs=0.4', 'macs=0.5'), {'cacp/macs0.4': {'macs': 0.4}, 'cacp': {'macs': 0.5}}),
+    (('macs=20000',), {'cacp/macs20000': {'macs': 20000}}),
+    # Another target: a search of its own, for its budgets together.
+    (('macs=0.5', 'params=0.5'), {'cacp': {'macs': 0.5}, 'cacp/params': {'params': 0.3}}),
+    (('params=0.5', 'params=0.3', 'params=0.4'),
+     {'cacp/params': {'params': 0.3}, 'cacp/params0.4': {'params': 0.4}})])
+def test_budgets_of_a_conditional_method(tmp_path, flagfiles, budgets, cells):
+    for order in (budgets, budgets[::-1]):
+        assert cacp_cells(flagfiles, tmp_path / 'out', *order) == cells
+
+
+def test_the_budget_of_a_conditional_flagfile(tmp_path, flagfiles):
+    """Its run is the shared one, whatever its budget is; two targets make none of them its own."""
+    own = {'cacp': {'macs': 0.4}}
+    for budgets in ((), ('macs=0.4',), ('macs=0.5', 'macs=0.4'), ('macs=0.3',)):
+        assert cacp_cells(flagfiles, tmp_path / 'out', *budgets, flags='--macs=0.4') == own
+    both = cacp_cells(flagfiles, tmp_path / 'out', 'macs=0.5', 'macs=0.4', flags='--params=0.5')
+    assert both == {'cacp/macs': {'macs': 0.3}, 'cacp/macs0.4': {'macs': 0.4}}
+
+
+def test_a_budget_added_later_finds_the_folders_of_before(tmp_path, flagfiles):
+    out = tmp_path / 'out'
+    for folder, budgets in cacp_cells(flagfiles, out, 'macs=0.5', 'params=0.5').items():
+        cell, = (cell for cell in planned(flagfiles, out, 'cacp', (0,), ['macs=0.5', 'params=0.5'])
+                 if cell.run_dir == out / folder / 's0')
+        assert cell.config.budgets == budgets
+        cell.run_dir.mkdir(parents=True)
+        (cell.run_dir / 'config.json').write_text(json.dumps(cell.config.to_json()))
+    found = cacp_cells(flagfiles, out, 'macs=0.3', 'params=0.3', 'macs=0.4', 'macs=0.5',
+                       'params=0.5')
+    assert list(found) == ['cacp', 'cacp/params', 'cacp/macs0.4']
+
+
+def test_rows_of_ratios_are_of_the_shared_run(tmp_path, flagfiles):
+    """A search for a budget of its own has the ratios too, once more."""
+    out = tmp_path / 'out'
+    for folder in ('cacp', 'cacp/params', 'cacp/macs0.4'):
+        make_run(out / folder / 's0', 'cacp')
+        make_run(out / folder / 's0/ratios/0.3', 'cacp')
+    rows = Comparison([], [], []).rows(out)
+    assert sorted(row['run'] for row in rows) == [
+        'cacp/macs0.4/s0', 'cacp/params/s0', 'cacp/params/s0/ratios/0.3', 'cacp/s0',
+        'cacp/s0/ratios/0.3']
+
+
 @pytest.mark.parametrize('changes, message', [
     (dict(methods='dense,rlla'), "Unknown method 'rlla': no .*rlla.flags. Available: dense, magnit"
      'ude, rlal, scratch, uniform$'),
@@ -236,6 +302,27 @@ def test_a_signal_stops_the_runs_and_the_same_command_goes_on(tmp_path):
     assert sorted(order(tmp_path)) == ['a -', 'a -', 'b a']
 
 
+def test_a_damaged_run_hides_no_failed_cell(tmp_path, flagfiles):
+    """The script beside a stand-in of train.py that fails; the damaged run is of another command.
+    """
+    shutil.copy(ROOT / 'scripts/compare.py', tmp_path)
+    (tmp_path / 'train.py').write_text(STAND_IN)
+    other = tmp_path / 'out/other/s0'
+    other.mkdir(parents=True)
+    (other / 'config.json').write_text('{"model')
+    done = subprocess.run(
+        [sys.executable, tmp_path / 'compare.py', '--methods=uniform', f'--out={tmp_path}/out',
+         f'--method_flagfiles={flagfiles}', '--frozen=early'], timeout=300, capture_output=True,
+        text=True, check=False, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert done.returncode == 1 and done.stdout == ''
+    *_, failed, broken = done.stderr.splitlines()
+    assert failed.startswith(f'compare.py: {tmp_path}/out/uniform/s0 failed: train.py: error: no')
+    assert broken.startswith(f'compare.py: no report: {other}/config.json is damaged: not JSON')
+    (other / 'config.json').write_text('[1]')
+    with pytest.raises(ValueError, match='other/s0 is damaged: its files are none of a run'):
+        Comparison([], [], []).rows(tmp_path / 'out')
+
+
 def test_rows_of_runs_that_never_began(tmp_path, flagfiles):
     cells = planned(flagfiles, tmp_path / 'out')
     comparison = Comparison(cells, [], [])
@@ -257,10 +344,18 @@ def test_last_line(tmp_path):
 @pytest.mark.parametrize('path', sorted((ROOT / 'flags').glob('compare_*.flags')),
                          ids=lambda path: path.stem)
 def test_flagfiles_of_comparisons(tmp_path, monkeypatch, path):
-    """Every method that they name has its flagfile, whose flags exist; totals are equal."""
+    """Every method that they name has its flagfile, whose flags exist; totals are equal, and all
+    that keep a budget have their control.
+    """
     monkeypatch.chdir(ROOT)
     flags = dict(line.removeprefix('--').split('=', 1) for line in path.read_text().splitlines()
                  if line.startswith('--'))
     cells = planned(flags['method_flagfiles'], tmp_path / 'out', flags['methods'],
                     [0, 1, 2], flags['budgets'].split(','))
     assert len({cell.config.total_epochs for cell in cells}) == 1
+    lines = [{'label': cell.name, 'method': cell.config.method, 'budgets': cell.config.budgets,
+              'configuration': cell.config.to_json(), 'seeds': [cell.config.seed],
+              'accuracies': [0.9], 'test_images': [100]} for cell in cells if not cell.config.seed]
+    alone = {line['label'] for line in lines if not against(line, 'uniform', lines)[2]}
+    # Not charged, and on CIFAR-10 with a learning rate for random weights.
+    assert alone - {'scratch'} == {'uniform', 'purl_weights'}

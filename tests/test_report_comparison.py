@@ -16,8 +16,8 @@ ACCURACY = {('rlal', 0): 0.95, ('rlal', 1): 0.93, ('rlal', 2): 0.94,
             ('dense', 0): 0.97, ('dense', 1): 0.98, ('dense', 2): 0.99}
 
 
-def cell_rows(folder, accuracy=ACCURACY, budget=0.5, **changes):
-    """Rows of a comparison: a run folder each, read."""
+def cell_rows(folder, accuracy=ACCURACY, budget=0.5, flags=(), **changes):
+    """Rows of a comparison: a run folder each, read; `flags`, {method: {flag: value}}."""
     rows = []
     for (method, seed), value in accuracy.items():
         pruned = {**PRUNED, 'macs': 4000 if method == 'dense' else 1990 + seed,
@@ -26,8 +26,8 @@ def cell_rows(folder, accuracy=ACCURACY, budget=0.5, **changes):
                     'cost': pruned['macs']}]
         run = make_run(folder / method / f'macs{budget}' / f's{seed}', method, seed, **{
             'pruned': pruned, 'budgets': budgets, **changes})
-        config = json.loads((run / 'config.json').read_text())
-        (run / 'config.json').write_text(json.dumps({**config, 'macs': budget}))
+        config = json.loads((run / 'config.json').read_text()) | {'macs': budget}
+        (run / 'config.json').write_text(json.dumps(config | dict(flags).get(method, {})))
         rows += [{**row, 'cell': method} for row in report.run_rows(run)]
     return rows
 
@@ -54,21 +54,65 @@ def test_against_is_paired_by_seed(rows):
     assert math.isnan(against(line(rows, 'dense'), 'uniform', lines)[0])
     assert math.isnan(against(line(rows, 'uniform'), 'uniform', lines)[0])
     # Of another budget there is no control; without seed 2 of it two pairs are left.
-    other = dict(line(rows, 'rlal'), budgets={'macs': 0.3})
+    rlal = line(rows, 'rlal')
+    other = dict(rlal, budgets={'macs': 0.3}, configuration=rlal['configuration'] | {'macs': 0.3})
     assert math.isnan(against(other, 'uniform', lines)[0])
     fewer = [row for row in rows if (row['cell'], row['seed']) != ('uniform', 2)]
     mean, _, n = against(line(fewer, 'rlal'), 'uniform', report.aggregate(fewer))
     assert (mean, n) == (pytest.approx(0.015), 2)
 
 
-def test_verdicts_say_who_fails(rows):
-    # 0.02 is 3.5 standard errors above uniform; against random -0.01, 0.01, 0: mean 0.
+def test_equal_differences_are_as_uncertain_as_the_test_images(tmp_path):
+    accuracy = {('rlal', 0): 0.95, ('rlal', 1): 0.94, ('rlal', 2): 0.93,
+                ('uniform', 0): 0.93, ('uniform', 1): 0.92, ('uniform', 2): 0.91}
+    few = cell_rows(tmp_path / 'few', accuracy)  # of 1,900 images
+    lines = report.aggregate(few)
+    mean, error, n = against(lines[0], 'uniform', lines)
+    variance = sum(p * (1 - p) / 1900 for p in accuracy.values())
+    assert (mean, error, n) == (pytest.approx(0.02), pytest.approx(math.sqrt(variance) / 3), 3)
+    assert verdicts(lines) == ["Not shown to be better than uniform (95% interval by Student's t "
+                               'not above 0): rlal.']
+    # t(2) = 4.303: 0.02 is above it from 2,004 images on.
+    for images, text in ((1990, 'Not shown'), (2010, 'Better than uniform (95% interval by')):
+        many = report.aggregate([{**row, 'test_images': images} for row in few])
+        assert verdicts(many)[0].startswith(text)
+    # Of a number of images that is not known nothing can be said.
+    unknown = report.aggregate([{**row, 'test_images': None} for row in few])
+    assert math.isnan(against(unknown[0], 'uniform', unknown)[1])
+    assert verdicts(unknown)[0].startswith('Not shown')
+
+
+def test_verdicts_say_who_fails(rows, tmp_path):
+    # 0.02 is 3.5 standard errors above uniform, t(2) is 4.3; against random -0.01, 0.01, 0: mean 0.
     assert verdicts(report.aggregate(rows)) == [
-        'More than two standard errors above uniform: rlal.',
-        'Not more than two standard errors above random: rlal.']
-    first = [row for row in rows if row['seed'] == 0]
+        f"Not shown to be better than {name} (95% interval by Student's t not above 0): rlal."
+        for name in ('uniform', 'random')]
+    first = [row for row in rows if row['seed'] < 2]
     assert verdicts(report.aggregate(first))[0] == (
-        'One seed, which tells nothing of a difference from uniform: rlal.')
+        'Too few seeds to compare with uniform (fewer than 3 pairs): rlal.')
+    # The same three differences once more: 5.5 standard errors, t(5) is 2.6.
+    twice = {(method, seed + 3 * k): value for (method, seed), value in ACCURACY.items()
+             for k in (0, 1)}
+    assert verdicts(report.aggregate(cell_rows(tmp_path, twice)))[0] == (
+        "Better than uniform (95% interval by Student's t above 0): rlal.")
+
+
+def test_a_control_differs_by_its_method_alone(tmp_path):
+    """The first uniform has trained longer, the second began with other weights."""
+    rows = []
+    for number, (accuracy, flags) in enumerate((
+            (0.99, {'fine_tune_epochs': 40}), (0.98, {'initial_weights': 'other.npz'}),
+            (0.90, {'agent': 'sac', 'context_size': 0, 'random_epochs': 2, 'joint_epochs': 2}))):
+        rows += cell_rows(tmp_path / str(number), {('uniform', 0): accuracy},
+                          flags={'uniform': flags})
+    rlal = cell_rows(tmp_path, {('rlal', 0): 0.95})
+    lines = report.aggregate(rows + rlal)
+    assert against(lines[3], 'uniform', lines)[::2] == (pytest.approx(0.05), 1)
+    assert against(lines[3], 'uniform', [*lines[:2], lines[3]])[2] == 0
+    # A flag younger than the control had its default.
+    del rows[2]['configuration']['frozen']
+    lines = report.aggregate(rows + rlal)
+    assert against(lines[3], 'uniform', lines)[2] == 1
 
 
 def test_table(rows):
@@ -81,6 +125,9 @@ def test_table(rows):
     marked = report.format_comparison(rows, 'markdown').splitlines()
     assert marked[0] == 'Methods compared: resnet8 on digits (12 runs, budget: macs 50%)'
     assert marked[2].startswith('| method | MACs | of dense |')
+    fewer = [row for row in rows if (row['cell'], row['seed']) != ('uniform', 2)]
+    cells = line_of(first_table(report.format_comparison(fewer)), 'rlal')
+    assert cells[6:8] == ['+1.50 ± 0.58 (2 seeds)', '+0.00 ± 0.58']
     with pytest.raises(ValueError, match="Unknown format 'latex'. Available: markdown, text"):
         report.format_comparison(rows, 'latex')
     with pytest.raises(ValueError, match='no runs'):
@@ -169,6 +216,22 @@ def test_account(changes, said, total):
     assert reading.epoch_account(run)['total'] == total
     assert table.account_sentence(run) == said
     assert said in ' '.join(report.format_table(run).split())
+
+
+@pytest.mark.parametrize('spent, charged, said', [
+    (4.6, True, 'the search cost 4.6 epochs, fine-tuning had 4: none was left, and its total is '
+     'above that of the others.'),
+    (4.4, True, 'the search cost 4.4 epochs, fine-tuning had 4: none was left.'),
+    (3.4, True, None), (4.6, False, None)])
+def test_searches_that_cost_all_of_fine_tuning_are_named(tmp_path, spent, charged, said):
+    left = max(0, 4 - round(spent)) if charged else 4
+    rows = cell_rows(tmp_path, {('n2n', 1): 0.9}, flags={'n2n': {'charge_search': charged}},
+                     epochs={'pretraining': 0, 'search': 6, 'search_equivalents': spent,
+                             'fine_tune': left, 'total': 6 + left})
+    text = report.format_comparison(rows)
+    notes = [note for note in text.splitlines() if 'none was left' in note]
+    assert notes == ([f's1: {said}'] if said else [])
+    assert all(note in report.comparison_html(rows) for note in notes)
 
 
 def test_account_of_a_row(tmp_path):

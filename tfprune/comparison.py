@@ -16,8 +16,9 @@ import time
 from typing import Any, Callable, Sequence
 
 from tfprune import report
-from tfprune.config import LIMITS, Config, differing_fields
+from tfprune.config import LIMITS, Config, differing_fields, is_ratio
 from tfprune.methods import check_method
+from tfprune.methods.cacp import targets
 from tfprune.reuse import differing_before_surgery, other_ratios
 from tfprune.runs import read_json
 
@@ -122,7 +123,9 @@ def _cell(grid: Grid, name: str, limit: tuple[str, str] | None, seed: int,
 
 def _arguments(grid: Grid, path: pathlib.Path, limit: tuple[str, str] | None,
                read_config: Callable[[Sequence[str]], Config]) -> tuple[list[str], str]:
-    """(flags of a method's runs, name of the budget's folder), '' where all budgets are one."""
+    """(flags of a method's runs, folder of the budget's), '' for the flagfile's own budget where
+    no other has a folder.
+    """
     own = read_config([f'--flagfile={path}'])
     method = check_method(own.method)
     arguments = [f'--flagfile={path}', *(
@@ -135,9 +138,26 @@ def _arguments(grid: Grid, path: pathlib.Path, limit: tuple[str, str] | None,
     target, value = limit
     # The only budget: what the flagfile sets besides is not asked for.
     arguments += [f'--{other}=0' for other in own.budgets if other != target]
-    arguments.append(f'--{target}={value}')
-    # One search of a conditional method serves several.
-    return arguments, '' if method.conditional else f'{target}{value}'
+    folder = f'{target}{value}'
+    if method.conditional:
+        asked = getattr(read_config([*arguments, f'--{target}={value}']), target)
+        folder, value = _shared(own, target, asked) or (folder, value)
+    return [*arguments, f'--{target}={value}'], folder
+
+
+def _shared(own: Config, target: str, limit: float) -> tuple[str, str] | None:
+    """(folder, limit) of the run of a conditional method that serves a budget among others, by its
+    flagfile alone, so that the run stays the same whatever budgets are asked for; None where the
+    budget is none of its search.
+
+    Budgets of the flagfile's target share the run of the flagfile, in the method's own folder;
+    those of another target a run in the target's, for the first ratio.
+    """
+    ratios = targets(check_method(own.method).parse(own).ratios)
+    served = is_ratio(target, limit) and limit in ratios
+    if list(own.budgets) == [target]:
+        return ('', str(own.budgets[target])) if served or limit == own.budgets[target] else None
+    return (target, str(ratios[0])) if served else None
 
 
 def _limit(text: str) -> tuple[str, str]:
@@ -263,6 +283,8 @@ class Comparison:
     def rows(self, out: pathlib.Path) -> list[dict[str, Any]]:
         """A row a run in `out`, with its cell's name; those of other cells, which lie there from
         another command, come last, and of a cell that failed there is one without a folder, too.
+
+        ValueError names a run whose files are damaged.
         """
         rows: list[dict[str, Any]] = []
         for cell in self.cells:
@@ -310,9 +332,16 @@ def families(cells: Sequence[Cell]) -> list[list[Cell]]:
 
 
 def _rows(run_dir: pathlib.Path, out: pathlib.Path) -> list[dict[str, Any]]:
+    """Rows of a run and, if it is one that budgets share, of those in its ratios/."""
     folder = run_dir.relative_to(out).parent
-    return [row | {'run': f'{folder}/{row["run"]}', 'cell': folder.parts[0]}
-            for row in report.run_rows(run_dir)]
+    try:
+        rows = report.run_rows(run_dir)
+    except (LookupError, TypeError, AttributeError) as error:  # JSON, but of something else
+        raise ValueError(f'{run_dir} is damaged: its files are none of a run '
+                         f'({type(error).__name__}: {error}).') from None
+    if len(folder.parts) > 1 and folder.parts[1] not in LIMITS:
+        del rows[1:]  # the shared run has them
+    return [row | {'run': f'{folder}/{row["run"]}', 'cell': folder.parts[0]} for row in rows]
 
 
 def last_line(log: pathlib.Path) -> str:

@@ -22,11 +22,12 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
     Keys: label (the cell of a comparison, else the method), method, model, dataset, budgets
     ({target: limit}; {} where no budget was to be kept), epochs; macs, macs_ratios, params [n];
-    runs, seeds; n; accuracies, accuracy_mean, accuracy_sd (sample standard deviation; NaN for
-    n = 1); dense_accuracy_mean, dense_accuracy_sd; seconds and account, means of a run; widths,
-    {group: [mean width, dense width]}; zeros, the mean share of kernel weights that are zero where
-    single weights were pruned, else NaN; agents, of each run that has one, its rewards against
-    random actions'; and `flags`, what tells this line from others that look the same.
+    runs, seeds; n; accuracies, test_images [of each run]; accuracy_mean, accuracy_sd (sample
+    standard deviation; NaN for n = 1); dense_accuracy_mean, dense_accuracy_sd; seconds and account,
+    means of a run; widths, {group: [mean width, dense width]}; zeros, the mean share of kernel
+    weights that are zero where single weights were pruned, else NaN; agents, of each run that has
+    one, its rewards against random actions'; configuration, all flags but the seed; and `flags`,
+    what tells this line from others that look the same.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -135,6 +136,8 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
             'runs': [row['run'] for row in members], 'seeds': [row['seed'] for row in members],
             'n': len(by_seed),
             'accuracies': [row['test_accuracy'] for row in members],
+            'test_images': [row.get('test_images') for row in members],
+            'configuration': first['configuration'],
             'accuracy_mean': accuracy, 'accuracy_sd': accuracy_sd,
             'dense_accuracy_mean': dense, 'dense_accuracy_sd': dense_sd,
             'seconds': mean_and_sd(row['seconds'] for row in members)[0],

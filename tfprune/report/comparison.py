@@ -3,6 +3,9 @@ import itertools
 import math
 from typing import Any, Callable, Mapping, Sequence
 
+from scipy.special import stdtrit
+
+from tfprune.config import Config
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
                                       summary_notes)
 from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
@@ -14,10 +17,17 @@ from tfprune.report.table import (MISSING, align, count, duration, listed, markd
 
 Line = Mapping[str, Any]
 CONTROLS = ('uniform', 'random')  # what a method has to beat
-_TWO = 2.0  # standard errors
+_FEWEST = 3  # pairs that a difference is judged by
 _MOST_DOTTED = 30  # lines whose runs are drawn one by one
-_ABOVE, _BELOW = 'More than two standard errors above', 'Not more than two standard errors above'
-_ONE_SEED = 'One seed, which tells nothing of a difference from'
+_ABOVE = "Better than {} (95% interval by Student's t above 0)"
+_BELOW = "Not shown to be better than {} (95% interval by Student's t not above 0)"
+_TOO_FEW = f'Too few seeds to compare with {{}} (fewer than {_FEWEST} pairs)'
+_PHASES = ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs')
+# By these a method may differ from its control: what it is, and what only its search reads.
+_OWN = ('method', 'method_options', 'agent', 'agent_learning_rate', 'agent_updates',
+        'context_size', 'context_updates', 'context_learning_rate', 'alignment',
+        'alignment_strength', 'alignment_gap', 'episodes_per_epoch', 'random_reference_episodes',
+        'rescored_candidates', 'surrogate_candidates', 'surrogate_scored', 'comparison_episodes')
 
 
 def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
@@ -42,7 +52,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
     names, parts = _names(lines), []
     if lines:
         parts.append(section('Methods', table(_cells(lines)), paragraphs=verdicts(lines),
-                             notes=_column_notes(lines)))
+                             notes=[*_column_notes(lines), *_charge_notes(rows)]))
     if 0 < len(lines) <= _MOST_DOTTED:  # the curves say it of more
         parts.append(section('Test accuracy', figure(
             plot_summary(names, lines), 'Test accuracy after the last epoch by method',
@@ -71,7 +81,8 @@ def comparison_notes(rows: Sequence[Row]) -> list[str]:
     """Sentences below the tables."""
     lines = aggregate(rows)
     agent = [_AGENT_NOTE] if len(_agent_cells(lines)) > 1 else []
-    return [*verdicts(lines), *_column_notes(lines), *agent, *summary_notes(rows)]
+    return [*verdicts(lines), *_column_notes(lines), *_charge_notes(rows), *agent,
+            *summary_notes(rows)]
 
 
 def verdicts(lines: Sequence[Line]) -> list[str]:
@@ -79,32 +90,58 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
     said = []
     budgets = _budgets(lines)
     for budget, name in itertools.product(budgets, CONTROLS):
-        found: dict[str, list[str]] = {_ABOVE: [], _BELOW: [], _ONE_SEED: []}
+        found: dict[str, list[str]] = {_ABOVE: [], _BELOW: [], _TOO_FEW: []}
         for line in lines:
-            mean, error, _ = against(line, name, lines)
+            mean, error, pairs = against(line, name, lines)
             if (finite(mean) and budget_text(line) == budget
                     and line['method'] not in (*CONTROLS, 'scratch')):
-                text = _ONE_SEED if not finite(error) else _ABOVE if mean > _TWO * error else _BELOW
+                text = (_TOO_FEW if pairs < _FEWEST
+                        else _ABOVE if mean > _quantile(pairs) * error else _BELOW)
                 found[text].append(line['label'])
         where = f' at {budget}' if len(budgets) > 1 else ''
-        said += [f'{text} {name}{where}: {listed(labels)}.' for text, labels in found.items()
+        said += [f'{text.format(name)}{where}: {listed(labels)}.' for text, labels in found.items()
                  if labels]
     return said
 
 
 def against(line: Line, control: str, lines: Sequence[Line]) -> tuple[float, float, int]:
-    """(mean, standard error, seeds) of test accuracy minus the control's, paired by seed.
+    """(mean, standard error, pairs) of test accuracy minus the control's, paired by seed.
 
-    Of the control with the same model, data and budget; NaN where there is none, or too few seeds.
+    Of the control that differs by nothing but its method; NaN where there is none, or too few
+    pairs. The standard error is no less than that of the test images alone: few differences may be
+    equal by chance.
     """
-    for other in lines:
-        if other['method'] == control != line['method'] and line['budgets'] and all(
-                other[name] == line[name] for name in ('model', 'dataset', 'budgets')):
-            ours, theirs = (dict(zip(x['seeds'], x['accuracies'])) for x in (line, other))
-            differences = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-            mean, sd = mean_and_sd(differences)
-            return mean, sd / math.sqrt(max(len(differences), 1)), len(differences)
-    return math.nan, math.nan, 0
+    other = next((other for other in lines if other['method'] == control != line['method']
+                  and line['budgets'] and _setting(other) == _setting(line)), None)
+    if other is None:
+        return math.nan, math.nan, 0
+    ours, theirs = (dict(zip(x['seeds'], zip(x['accuracies'], x['test_images'])))
+                    for x in (line, other))
+    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+    mean, sd = mean_and_sd(a - b for (a, _), (b, _) in pairs)
+    variances = [_image_variance(*run) for pair in pairs for run in pair]
+    if not all(map(finite, (sd, *variances))):
+        return mean, math.nan, len(pairs)
+    error = max(sd / math.sqrt(len(pairs)), math.sqrt(sum(variances)) / len(pairs))
+    return mean, error, len(pairs)
+
+
+def _setting(line: Line) -> dict[str, Any]:
+    """What a method and its control have in common; a flag younger than a run had its default."""
+    values = Config().to_json() | line['configuration']
+    epochs = sum(values[name] for name in _PHASES)
+    return {'search_epochs': epochs, **{name: value for name, value in values.items()
+                                        if name not in (*_OWN, *_PHASES)}}
+
+
+def _image_variance(accuracy: Any, images: Any) -> float:
+    """p (1 - p) / N of an accuracy p on N test images."""
+    return accuracy * (1 - accuracy) / images if images and finite(accuracy) else math.nan
+
+
+def _quantile(pairs: int) -> float:
+    """Standard errors on either side of the mean of that many, at least 2, in a 95% interval."""
+    return float(stdtrit(pairs - 1, 0.975))
 
 
 _AGENT_NOTE = ('Rewards of the policy and of random actions on the same weights, means over seeds; '
@@ -116,11 +153,28 @@ def _column_notes(lines: Sequence[Line]) -> list[str]:
               'leaves MACs and parameters as they are.' for line in lines if finite(line['zeros'])]
     return [*sparse, 'MACs and params: the most of any seed.',
             f'against {listed(CONTROLS)}: test accuracy minus that of the control with the same '
-            'seed and budget, in points, mean ± standard error; two standard errors of three '
-            'seeds are weak evidence.',
+            'seed, budget, epochs and weights, in points, mean ± standard error over the pairs, '
+            'no less than the test images alone give it, √(p(1 - p)/N) of both runs; a number of '
+            'seeds beside it: only they have a pair. A 95% interval is the mean ± '
+            f'{_quantile(3):.1f} standard errors for 3 pairs, {_quantile(5):.1f} for 5, by '
+            "Student's t.",
             'epochs: pretraining, training before surgery, search and fine-tuning; a search counts '
             'by its passes, those forward and backward of every training image through the dense '
             'model being one epoch.']
+
+
+def _charge_notes(rows: Sequence[Row]) -> list[str]:
+    """Runs whose search took all of their fine-tuning (--charge_search), or more than that."""
+    said = []
+    for row in rows:
+        asked = row['configuration'].get('fine_tune_epochs')
+        if row['finished'] and row['configuration'].get('charge_search') and asked:
+            spent = row.get('account', {}).get('search_equivalents') or 0
+            more = ', and its total is above that of the others' if round(spent) > asked else ''
+            if round(spent) >= asked:
+                said.append(f'{row["run"]}: the search cost {_epochs(spent)} epochs, fine-tuning '
+                            f'had {asked}: none was left{more}.')
+    return said
 
 
 def _title(rows: Sequence[Row]) -> str:
@@ -173,7 +227,7 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
             name, *(text(line) for text in told.values()),
             count(max(line['macs'])), percent(max(line['macs_ratios'])),
             count(max(line['params'])), str(line['n']), plus_minus(line, 'accuracy'),
-            *(_points(*against(line, control, lines)[:2]) for control in CONTROLS),
+            *(_points(*against(line, control, lines), line['n']) for control in CONTROLS),
             plus_minus(line, 'dense_accuracy') if min(line['macs_ratios']) < 1 else MISSING,
             _epochs(account['total']), _epochs(account['search_equivalents']),
             duration(line['seconds'])])
@@ -196,10 +250,11 @@ def _agent_cells(lines: Sequence[Line]) -> list[list[str]]:
     return rows
 
 
-def _points(mean: float, error: float) -> str:
+def _points(mean: float, error: float, pairs: int, n: int) -> str:
     if not finite(mean):
         return MISSING
-    return f'{100 * mean:+.2f} ± {f"{100 * error:.2f}" if finite(error) else MISSING}'
+    few = f' ({pairs} seed{"s" * (pairs != 1)})' if pairs != n else ''
+    return f'{100 * mean:+.2f} ± {f"{100 * error:.2f}" if finite(error) else MISSING}{few}'
 
 
 def _epochs(value: float) -> str:
