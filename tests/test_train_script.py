@@ -124,7 +124,7 @@ def test_bad_input_is_one_line(tmp_path, flags, message):
 
 
 @pytest.mark.parametrize('changes, message', [
-    (dict(method='rlla'), "Unknown method 'rlla'. Available: dense, magnitude, random, rlal"),
+    (dict(method='rlla'), "Unknown method 'rlla'. Available: amc, autocompress, cacp, crl, dense"),
     (dict(model='resnet21'), "Unknown model 'resnet21'. Available: mobilenet_v1, mobilenet"),
     (dict(model='nowhere.keras'), "model 'nowhere.keras': no such file"),
     (dict(custom_layers='nowhere.py'), 'custom_layers nowhere.py: no such file'),
