@@ -9,16 +9,19 @@ import tfprune  # noqa: F401
 LONG = ('test_train_script', 'test_methods', 'test_deployment', 'test_initial_weights',
         'test_faults', 'test_properties', 'test_workers', 'test_compare')
 
+ON_DEMAND = {'clients': 'installs MediaPipe into an environment of its own',
+             'slow': 'half a minute and more'}
+
 
 def pytest_collection_modifyitems(config, items):
-    """Long files first; skips tests marked `clients`, which install packages, unless asked for."""
+    """Long files first; skips what is only run when asked for."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-    if 'clients' in (config.option.markexpr or ''):
-        return
-    skip = pytest.mark.skip(reason='installs MediaPipe into an environment of its own: -m clients')
-    for item in items:
-        if 'clients' in item.keywords:
-            item.add_marker(skip)
+    for name, reason in ON_DEMAND.items():
+        if name not in (config.option.markexpr or ''):
+            skip = pytest.mark.skip(reason=f'{reason}: -m {name}')
+            for item in items:
+                if name in item.keywords:
+                    item.add_marker(skip)
 
 
 def pytest_runtest_logreport(report):

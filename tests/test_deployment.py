@@ -67,6 +67,7 @@ def test_every_file_is_measured(result):
     assert 'model_int8_qat.tflite' in text and 'images 8×8×1' in text
 
 
+@pytest.mark.slow
 def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(result, tmp_path, monkeypatch):
     begun = []
     real = trainer.finish

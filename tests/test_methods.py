@@ -75,6 +75,8 @@ def test_method_keeps_the_contract(name, run_of, tmp_path, monkeypatch):
     assert metrics[0]['peak_process_bytes'] > 50e6  # TensorFlow alone
     assert (result.run_dir / 'report.html').stat().st_size > 10_000
 
+    if name in ('uniform', 'magnitude'):
+        return  # what they train and how they resume is random's
     monkeypatch.setattr(trainer, 'finish', lambda *_: {})  # the export is measured above
     run_dir = tmp_path / 'again'
     with pytest.raises(Killed):

@@ -206,6 +206,18 @@ def test_a_function_of_its_arguments_alone(examples):
         np.testing.assert_array_equal(a, b)
 
 
+def test_layers_of_tf_keras_heed_the_global_seed_afterwards(tuned):
+    """Agents of later runs in this process: tf_keras's own set_random_seed would end that."""
+    import tf_keras
+    kernels = []
+    for _ in range(2):
+        keras.utils.set_random_seed(0)
+        layer = tf_keras.layers.Dense(3)
+        layer.build((None, 4))
+        kernels.append(layer.kernel.numpy())
+    np.testing.assert_array_equal(*kernels)
+
+
 def test_stops_when_asked(examples):
     asked = itertools.count()
     with pytest.raises(StopTraining):

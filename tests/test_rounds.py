@@ -111,6 +111,7 @@ def test_whole_epochs_are_charged(tmp_path, monkeypatch):
     assert [row['epoch'] for row in rows_of(result.run_dir / 'metrics.jsonl')] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_rounds_ends_as_if_it_had_not_been(whole, tmp_path):
     run_dir, config = tmp_path / 'run', Config(charge_search=True, **SMALL)
 

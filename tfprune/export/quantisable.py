@@ -63,6 +63,8 @@ def prepare(model: keras.Model) -> tuple[Any, Any]:
 
     quantization = tfmot.quantization.keras
     annotated = _Annotation(quantization).annotate(to_keras2(model, swish_as_product=True))
+    _reserve_names([layer.name for layer in annotated.layers]
+                   + [layer.layer.name for layer in annotated.layers if hasattr(layer, 'layer')])
     with quantization.quantize_scope(_configs(quantization)):
         try:
             quantised = quantization.quantize_apply(annotated)
@@ -78,6 +80,22 @@ def prepare(model: keras.Model) -> tuple[Any, Any]:
         if isinstance(norm, tf_keras.layers.BatchNormalization):
             norm.trainable = False
     return annotated, quantised
+
+
+def _reserve_names(names: list[str]) -> None:
+    """Keeps tf_keras from calling a layer that TFMOT adds, such as the parts of a separable
+    convolution, by a name of the model: 'conv2d' is what Keras calls a user's first one, too."""
+    import tf_keras
+
+    def number(name: str, stem: str) -> int:
+        found = re.fullmatch(rf'(?:quantize_annotate_)?{stem}(?:_(\d+))?', name)
+        return int(found[1] or 0) if found else -1
+
+    for stem, make in (('conv2d', lambda: tf_keras.layers.Conv2D(1, 1)),
+                       ('depthwise_conv2d', lambda: tf_keras.layers.DepthwiseConv2D(1))):
+        last = max(number(name, stem) for name in names)
+        while number(make().name, stem) < last:
+            pass
 
 
 class _Annotation:

@@ -10,12 +10,13 @@ fine-tuning has, and an activation beyond 6 would be cut. Hence ranges are measu
 """
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -85,17 +86,29 @@ def quantise_aware(model: keras.Model, batches: Batches,
       NonFiniteLossError: the loss or a weight became NaN or infinite; names epoch and step.
       StopTraining: see should_stop.
     """
-    import tf_keras
-
-    tf_keras.utils.set_random_seed(settings.seed)
-    annotated, quantised = prepare(model)
-    calibrate(annotated, quantised, [
-        images for images, _ in batches(0).take(settings.calibration_batches)])
-    trainer = _Trainer(model, quantised, settings)
-    for epoch in range(settings.epochs):
-        tf_keras.utils.set_random_seed(epoch_seed(settings.seed, epoch))
-        on_epoch(epoch, trainer.train_epoch(epoch, batches(epoch), should_stop))
+    with _seeded_tf_keras() as set_seed:
+        set_seed(settings.seed)
+        annotated, quantised = prepare(model)
+        calibrate(annotated, quantised, [
+            images for images, _ in batches(0).take(settings.calibration_batches)])
+        trainer = _Trainer(model, quantised, settings)
+        for epoch in range(settings.epochs):
+            set_seed(epoch_seed(settings.seed, epoch))
+            on_epoch(epoch, trainer.train_epoch(epoch, batches(epoch), should_stop))
     return quantised
+
+
+@contextlib.contextmanager
+def _seeded_tf_keras() -> Iterator[Callable[[int], None]]:
+    """Gives tf_keras's set_random_seed; afterwards its layers, those of agents in this process too,
+    heed the global seed again, and not the generator that it has set."""
+    import tf_keras
+    from tf_keras.src import backend
+
+    try:
+        yield tf_keras.utils.set_random_seed
+    finally:
+        backend._SEED_GENERATOR.generator = None  # no public name
 
 
 def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = '',

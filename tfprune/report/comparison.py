@@ -27,7 +27,8 @@ _PHASES = ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs')
 _OWN = ('method', 'method_options', 'agent', 'agent_learning_rate', 'agent_updates',
         'context_size', 'context_updates', 'context_learning_rate', 'alignment',
         'alignment_strength', 'alignment_gap', 'episodes_per_epoch', 'random_reference_episodes',
-        'rescored_candidates', 'surrogate_candidates', 'surrogate_scored', 'comparison_episodes')
+        'rescored_candidates', 'surrogate_candidates', 'surrogate_scored', 'comparison_episodes',
+        'score_images', 'score_batch_size')
 
 
 def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
