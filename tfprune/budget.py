@@ -163,9 +163,13 @@ class Budget:
         if len(self._names) != 1 or not is_ratio(self._names[0], self._asked[0]):
             raise ValueError('several budgets out of one search need one limit, a ratio; received '
                              + ', '.join(f'{n}={a:g}' for n, a in zip(self._names, self._asked)))
+        return self.with_limits({self._names[0]: ratio})
+
+    def with_limits(self, limits: Mapping[str, float]) -> 'Budget':
+        """The budget of other limits on the same groups, with the same widths to choose from."""
         multiple, least = self._rounding
-        return Budget(self._groups, self._cost_model, {self._names[0]: ratio},
-                      width_multiple=multiple, min_keep_ratio=least)
+        return Budget(self._groups, self._cost_model, limits, width_multiple=multiple,
+                      min_keep_ratio=least)
 
     def as_dict(self, widths: Sequence[int] | np.ndarray) -> dict[str, int]:
         """{group name: width} of a width vector [G]."""

@@ -5,7 +5,6 @@ import pathlib
 import time
 from typing import Any, Callable, Iterator, Mapping
 
-import numpy as np
 import tensorflow as tf
 
 from tfprune.checkpoints import Checkpoints, Position
@@ -14,7 +13,7 @@ from tfprune.data import ImageData
 from tfprune.distribution import is_chief
 from tfprune.progress import Progress
 from tfprune.runs import RunFolder, peak_process_bytes
-from tfprune.seeding import set_seed
+from tfprune.seeding import derived_seed, set_seed
 from tfprune.training import Evaluator, NonFiniteLossError, Schedule, StopTraining, Trainer
 
 
@@ -54,7 +53,7 @@ class EpochLoop:
                              jit_compile=self.config.jit_compile)
         scalars = _Scalars(self.folder.path / 'tensorboard', is_chief(trainer.strategy))
         for epoch in range(position.epoch, end):
-            set_seed(epoch_seed(self.config.seed, epoch), trainer.model)
+            set_seed(derived_seed(self.config.seed, epoch), trainer.model)
             start = position if epoch == position.epoch else Position(epoch)
             trained = self._train(trainer, state, start)
             begun = time.perf_counter()
@@ -141,16 +140,6 @@ class EpochLoop:
 class _Trained:
     means: Mapping[str, float]
     seconds: float
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """A seed of (seed, epoch): of their sum, seed 1 would repeat the epochs of seed 0."""
-    return int(np.random.default_rng((seed, epoch)).integers(2 ** 31))
-
-
-def round_seed(seed: int, epoch: int, round_: int) -> int:
-    """A seed of a round of search after `epoch` epochs."""
-    return int(np.random.default_rng((seed, epoch, round_)).integers(2 ** 31))
 
 
 class _Scalars:

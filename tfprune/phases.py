@@ -13,7 +13,7 @@ from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, re
 from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.distribution import SharedScorer, from_chief, is_chief, num_workers
-from tfprune.epochs import EpochLoop, Interrupted, round_seed
+from tfprune.epochs import EpochLoop, Interrupted
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
 from tfprune.masks import widths_of
@@ -23,7 +23,7 @@ from tfprune.progress import Progress
 from tfprune.reuse import RATIOS_FILE, take_search, take_epochs
 from tfprune.runs import RunFolder, replacing
 from tfprune.scoring import SubnetworkScorer
-from tfprune.seeding import set_seed
+from tfprune.seeding import derived_seed, set_seed
 from tfprune.sparsity import ZEROS_FILE, load_zeros, save_zeros, zeroing
 from tfprune.subnetwork import Subnetwork
 from tfprune.surgery import prune_model
@@ -150,7 +150,7 @@ class Phases:
         if prefix:
             restore(state, prefix)
         for round_ in range(position.round, method.rounds()):
-            set_seed(round_seed(self.config.seed, self.first, round_), self.setup.model)
+            set_seed(derived_seed(self.config.seed, self.first, round_), self.setup.model)
             begun = time.perf_counter()
             try:
                 result = scorer.lead(lambda: method.search(round_), method)

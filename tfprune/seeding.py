@@ -1,6 +1,13 @@
-"""Seeds of all random streams at the start of an epoch."""
+"""Seeds of all random streams at the start of an epoch or a round."""
 import keras
+import numpy as np
 from tensorflow.python.eager import context as eager
+
+
+def derived_seed(seed: int, *place: int) -> int:
+    """A seed of a place in a run, such as an epoch: of their sum, seed 1 would repeat the epochs of
+    seed 0."""
+    return int(np.random.default_rng((seed, *place)).integers(2 ** 31))
 
 
 def set_seed(seed: int, model: keras.Model) -> None:

@@ -18,6 +18,7 @@ from tfprune.batch_norm import synchronise_batch_norm, use_fused_batch_norm
 from tfprune.distribution import DistributedBatches
 from tfprune.graph import Untracked
 from tfprune.models import as_logits
+from tfprune.sparsity import kernels_of
 
 Batch = tuple[tf.Tensor, tf.Tensor]
 
@@ -103,7 +104,7 @@ class Trainer(tf.Module):
         self._settings, self._penalty, self._constrain = optimisation, penalty, constrain
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
         self._gradients = _compiled(self._uncompiled_gradients, optimisation.jit_compile)
-        self._kernels = [v for v in model.trainable_variables if v.path.endswith('kernel')]
+        self._kernels = kernels_of(model)
         synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
         use_fused_batch_norm(model)
         if teacher is not None:

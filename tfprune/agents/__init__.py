@@ -9,11 +9,11 @@ ConstrainedPPO want environments of their own and stand outside of AGENTS.
 """
 from typing import Callable
 
-from tfprune.agents.base import Agent
+from tfprune.agents.base import Agent, Policy
 from tfprune.agents.constrained_ppo import ConstrainedPPO
 from tfprune.agents.ddpg import DDPG
 from tfprune.agents.dqn import DQN
-from tfprune.agents.episodes import Policy, mean_and_error, play, random_policy
+from tfprune.agents.episodes import mean_and_error, play, random_policy
 from tfprune.agents.ppo import PPO
 from tfprune.agents.random_agent import RandomAgent
 from tfprune.agents.sac import SAC

@@ -33,8 +33,8 @@ class SampledPolicy:
         return step.replace(action=step.action.sample(seed=draw_seed(self._generator)))
 
 
-class CollectPolicy(Protocol):
-    """What episodes are played with."""
+class Policy(Protocol):
+    """What plays an episode."""
 
     def action(self, time_step: ts.TimeStep, policy_state: tuple = ()
                ) -> policy_step.PolicyStep: ...
@@ -48,7 +48,7 @@ class Agent(tf.Module):
         greedy_policy: its mode.
     """
 
-    collect_policy: CollectPolicy
+    collect_policy: Policy
 
     def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator):
         super().__init__()
@@ -65,6 +65,32 @@ class Agent(tf.Module):
     def update(self) -> float:
         """Trains on what was observed; the loss, NaN where there was nothing to learn from."""
         raise NotImplementedError
+
+
+class OnPolicyAgent(Agent):
+    """Learns from the latest episodes, its own, once."""
+
+    def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator):
+        super().__init__(agent, generator)
+        self._steps: list[trajectory.Trajectory] = []
+
+    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
+        self._steps = list(steps) if on_policy else []
+
+    def update(self) -> float:
+        if not self._steps:
+            return float('nan')
+        steps, self._steps = list(self._steps), []
+        return float(self._learn(steps))
+
+    def _learn(self, steps: list[trajectory.Trajectory]) -> tf.Tensor | float:
+        """Trains on the trajectories of `play`; the loss."""
+        raise NotImplementedError
+
+
+def by_episode(steps: Sequence[trajectory.Trajectory]) -> trajectory.Trajectory:
+    """The trajectories of `play` as one of shape [E, G + 1]."""
+    return tf.nest.map_structure(lambda *x: tf.stack(x, axis=1), *steps)
 
 
 def make_generator() -> tf.random.Generator:

@@ -8,12 +8,12 @@ import tf_keras
 from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
-from tfprune.agents.base import Agent, make_generator
+from tfprune.agents.base import OnPolicyAgent, by_episode, make_generator
 from tfprune.agents.ppo import clipped_ppo, value_network_for
 from tfprune.environment import PruningEnv
 
 
-class ConstrainedPPO(Agent):
+class ConstrainedPPO(OnPolicyAgent):
     """max_pi E[reward] subject to E[cost] <= limit (Ray et al. 2019, 'Benchmarking safe exploration
     in deep reinforcement learning', section 5).
 
@@ -50,8 +50,7 @@ class ConstrainedPPO(Agent):
         self._rho = tf.Variable(math.log(math.expm1(multiplier)), dtype=tf.float32)
         self._multiplier_optimizer = tf_keras.optimizers.SGD(multiplier_learning_rate)
         self._multiplier_optimizer.build([self._rho])
-        self._train, self._updates = common.function(self._learn), updates
-        self._steps: list[trajectory.Trajectory] = []
+        self._train, self._updates = common.function(self._pass), updates
         self._costs = np.zeros(0, np.float32)
 
     @property
@@ -61,18 +60,14 @@ class ConstrainedPPO(Agent):
     def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
                 costs: Sequence[float] = ()) -> None:
         """Takes the trajectories of `play` and the episodes' costs [E]."""
-        self._steps = list(steps) if on_policy else []
+        super().observe(steps, on_policy=on_policy)
         self._costs = np.array(costs, np.float32)
         if self._steps and self._costs.shape != steps[0].reward.shape:
             raise ValueError(f'costs must have shape {tuple(steps[0].reward.shape)}; received '
                              f'{self._costs.shape}.')
 
-    def update(self) -> float:
-        if not self._steps:
-            return float('nan')
-        experience = tf.nest.map_structure(lambda *x: tf.stack(x, axis=1), *self._steps)
-        costs = tf.constant(self._costs)
-        self._steps = []
+    def _learn(self, steps: list[trajectory.Trajectory]) -> tf.Tensor | float:
+        experience, costs = by_episode(steps), tf.constant(self._costs)
         with tf.GradientTape() as tape:
             descent = -self.multiplier * (tf.reduce_mean(costs) - self._limit)
         gradient = tape.gradient(descent, self._rho)
@@ -80,9 +75,9 @@ class ConstrainedPPO(Agent):
         loss = float('nan')
         for _ in range(self._updates):
             loss = self._train(experience, costs)
-        return float(loss)
+        return loss
 
-    def _learn(self, experience: trajectory.Trajectory, costs: tf.Tensor) -> tf.Tensor:
+    def _pass(self, experience: trajectory.Trajectory, costs: tf.Tensor) -> tf.Tensor:
         """A pass over trajectories [E, G + 1] and episode costs [E]; the loss of PPO."""
         _, _, coming = trajectory.to_transition(experience)
         value, _ = self._value(experience.observation, experience.step_type)

@@ -1,21 +1,15 @@
 """Episodes played in lockstep, and what of their rewards is told."""
 import math
-from typing import Protocol, Sequence
+from typing import Sequence
 
 import numpy as np
 from tf_agents.environments import batched_py_environment, py_environment
 from tf_agents.policies import random_py_policy
-from tf_agents.trajectories import policy_step, trajectory
+from tf_agents.trajectories import trajectory
 from tf_agents.trajectories import time_step as ts
 
+from tfprune.agents.base import Policy
 from tfprune.environment import PruningEnv
-
-
-class Policy(Protocol):
-    """What plays an episode."""
-
-    def action(self, time_step: ts.TimeStep, policy_state: tuple = ()
-               ) -> policy_step.PolicyStep: ...
 
 
 def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy

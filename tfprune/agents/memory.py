@@ -6,7 +6,7 @@ from tf_agents.agents import tf_agent
 from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
-from tfprune.agents.base import Agent
+from tfprune.agents.base import Agent, by_episode
 from tfprune.environment import EpisodicEnv
 
 
@@ -26,7 +26,7 @@ class Memory(tf.Module):
 
     def add(self, steps: Sequence[trajectory.Trajectory]) -> None:
         """Adds E episodes, `steps` trajectories of batch E."""
-        episodes = tf.nest.map_structure(lambda *x: tf.stack(x, axis=1), *steps)
+        episodes = by_episode(steps)
         added = len(episodes.reward)
         rows = (self.count + tf.range(added, dtype=tf.int64)) % self._capacity
         for field, values in zip(self._fields, tf.nest.flatten(episodes)):

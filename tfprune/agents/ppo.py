@@ -1,7 +1,7 @@
 """Proximal policy optimisation."""
 import functools
 import math
-from typing import Any, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tf_keras
@@ -11,7 +11,7 @@ from tf_agents.networks import (actor_distribution_network, normal_projection_ne
 from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
-from tfprune.agents.base import Agent, make_generator, specs
+from tfprune.agents.base import OnPolicyAgent, by_episode, make_generator, specs
 from tfprune.environment import FEATURES, PruningEnv
 
 
@@ -62,7 +62,7 @@ def _hidden(env: PruningEnv) -> dict[str, Any]:
             'fc_layer_params': (64, 64), 'activation_fn': tf_keras.activations.tanh}
 
 
-class PPO(Agent):
+class PPO(OnPolicyAgent):
     """Clipped PPO on the episodes of the latest epoch (Schulman et al. 2017, arXiv 1707.06347).
 
     An epoch affords few episodes. Measured on a search of known optimum (--suite=learning), so that
@@ -79,17 +79,9 @@ class PPO(Agent):
         # Not tf.function: autograph makes ten seconds of tracing out of one.
         self._train = common.function(self.agent.train)
         self._updates = updates
-        self._steps: list[trajectory.Trajectory] = []
 
-    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
-        self._steps = list(steps) if on_policy else []
-
-    def update(self) -> float:
-        if not self._steps:
-            return float('nan')
-        experience = tf.nest.map_structure(lambda *x: tf.stack(x, axis=1), *self._steps)
-        self._steps = []
-        loss = float('nan')
+    def _learn(self, steps: list[trajectory.Trajectory]) -> tf.Tensor | float:
+        experience, loss = by_episode(steps), float('nan')
         for _ in range(self._updates):  # advantages anew each pass (arXiv 2006.05990, section 3.5)
             loss = self._train(experience).loss
-        return float(loss)
+        return loss

@@ -5,7 +5,7 @@ recurrent actor network. One that sees all layers before it decides on any (remo
 LSTM) is no policy of steps: its episode is one step, whose observation is the table of all layers
 and whose action is a vector.
 """
-from typing import Any, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_probability as tfp
@@ -17,7 +17,7 @@ from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 from tf_agents.utils import common
 
-from tfprune.agents.base import Agent, draw_seed, make_generator
+from tfprune.agents.base import OnPolicyAgent, by_episode, draw_seed, make_generator
 
 
 class _RecurrentPolicy:
@@ -61,7 +61,7 @@ class _Bidirectional(tf_keras.layers.Layer):
         return super().get_config() | {'units': self._units, 'choices': self._choices}
 
 
-class Reinforce(Agent):
+class Reinforce(OnPolicyAgent):
     """REINFORCE on the latest rollouts (Williams 1992), the return less a moving average:
 
         L = -1/E sum_e (R_e - b) sum_t log pi(a_t | s_<=t),    b <- b + baseline_rate (mean R - b)
@@ -86,22 +86,14 @@ class Reinforce(Agent):
         self._baseline_rate = baseline_rate
         self.baseline = tf.Variable(float('nan'), trainable=False)
         self._train = common.function(self.agent.train)
-        self._steps: list[trajectory.Trajectory] = []
 
-    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
-        self._steps = list(steps) if on_policy else []
-
-    def update(self) -> float:
-        if not self._steps:
-            return float('nan')
-        rewards = self._steps[-2].reward  # the last is the boundary
+    def _learn(self, steps: list[trajectory.Trajectory]) -> tf.Tensor | float:
+        rewards = steps[-2].reward  # the last is the boundary
         mean = tf.reduce_mean(rewards)
         baseline = mean if tf.math.is_nan(self.baseline) else self.baseline.value()
-        self._steps[-2] = self._steps[-2].replace(reward=rewards - baseline)
+        steps[-2] = steps[-2].replace(reward=rewards - baseline)
         self.baseline.assign(baseline + self._baseline_rate * (mean - baseline))
-        experience = tf.nest.map_structure(lambda *x: tf.stack(x, axis=1), *self._steps)
-        self._steps = []
-        return float(self._train(experience).loss)
+        return self._train(by_episode(steps)).loss
 
 
 def make_bidirectional(time_step_spec: ts.TimeStep, action_spec: Any, *, units: int,

@@ -23,12 +23,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.epochs import epoch_seed
 from tfprune.export import serving
 from tfprune.export.base import IO_TYPES, Format, WriteContext
 from tfprune.export.quantisable import prepare
 from tfprune.export.tflite import open_file, run_converter, write_content
 from tfprune.models import as_logits, outputs_probabilities
+from tfprune.seeding import derived_seed
 from tfprune.training import NonFiniteLossError, Schedule, StopTraining, cross_entropy
 
 _RANGE_DECAY = 0.999  # of TFMOT's moving averages
@@ -93,7 +93,7 @@ def quantise_aware(model: keras.Model, batches: Batches,
             images for images, _ in batches(0).take(settings.calibration_batches)])
         trainer = _Trainer(model, quantised, settings)
         for epoch in range(settings.epochs):
-            set_seed(epoch_seed(settings.seed, epoch))
+            set_seed(derived_seed(settings.seed, epoch))
             on_epoch(epoch, trainer.train_epoch(epoch, batches(epoch), should_stop))
     return quantised
 

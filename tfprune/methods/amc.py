@@ -41,8 +41,10 @@ from tfprune.environment import PruningEnv
 from tfprune.groups import ChannelGroups
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
-from tfprune.methods.rlal import TodaysRewards
+from tfprune.methods.options import require_at_least, require_positive
+from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
+from tfprune.seeding import derived_seed
 
 STRATEGIES = ('accuracy', 'budget')
 FLOOR = 0.2
@@ -59,15 +61,11 @@ class SearchOptions:
     noise_decay: float = 0.95  # from one episode to the next
 
     def __post_init__(self) -> None:
-        for name in ('episodes', 'lockstep'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} must be at least 1; received {getattr(self, name)}.')
+        require_at_least(1, self, 'episodes', 'lockstep')
         if not 0 <= self.warmup_episodes <= self.episodes:
             raise ValueError(f'warmup_episodes must be in [0, episodes={self.episodes}]; '
                              f'received {self.warmup_episodes}.')
-        for name in ('learning_rate', 'noise', 'noise_decay'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f'{name} must be above 0; received {getattr(self, name)}.')
+        require_positive(self, 'learning_rate', 'noise', 'noise_decay')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,8 +155,8 @@ class AMC(Method):
         self._accuracy.forget()  # nothing crosses rounds but variables
         envs = self._envs[:options.episodes - first]
         at_random = first < options.warmup_episodes
-        policy = (random_policy(envs[0], self._draw_seed(round_)) if at_random
-                  else self.agent.collect_policy)
+        policy = (self.agent.collect_policy if not at_random else random_policy(
+            envs[0], derived_seed(self.problem.config.seed, round_, 0)))
         metrics: dict[str, float] = {} if at_random else {'noise': float(self.agent.noise.numpy())}
         with self._watch('policy'):
             steps, _ = play(envs, policy)
@@ -204,9 +202,6 @@ class AMC(Method):
         if self._bounded:
             return accuracy
         return guaranteed_reward(accuracy, self.problem.cost_model(widths).macs)
-
-    def _draw_seed(self, round_: int) -> int:
-        return int(np.random.default_rng((self.problem.config.seed, round_, 0)).integers(2 ** 31))
 
     def _row(self, env: AmcEnv, reward: float) -> dict[str, Any]:
         """What episodes.jsonl is told of an episode."""

@@ -37,7 +37,8 @@ from tfprune.budget import Budget
 from tfprune.masks import nearest_width
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import smallest_fitting, uniform_widths
-from tfprune.methods.rlal import TodaysRewards
+from tfprune.methods.options import require_at_least, require_positive
+from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
 
 _LEAST_RATE = 0.01  # what is 0 could not be scaled
@@ -60,12 +61,8 @@ class AutoCompressOptions:
                              f'received {self.stop_temperature}.')
         if not 0 < self.cooling < 1:
             raise ValueError(f'cooling must be in (0, 1); received {self.cooling}.')
-        for name in ('proposals', 'progressive_rounds'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} must be at least 1; received {getattr(self, name)}.')
-        for name in ('perturbation', 'energy'):
-            if not getattr(self, name) > 0:
-                raise ValueError(f'{name} must be above 0; received {getattr(self, name)}.')
+        require_at_least(1, self, 'proposals', 'progressive_rounds')
+        require_positive(self, 'perturbation', 'energy')
         if not self.strength >= 0:
             raise ValueError(f'strength must be at least 0; received {self.strength}.')
 
@@ -209,7 +206,7 @@ class AutoCompress(Method):
 
     def _budget(self, stage: int) -> Budget:
         """ratio^(k/K) of every limit, k = stage + 1."""
-        problem, config, budget = self.problem, self.problem.config, self.problem.budget
+        budget = self.problem.budget
         share = (stage + 1) / len(self._starts())
         if share == 1:
             return budget
@@ -217,8 +214,7 @@ class AutoCompress(Method):
             'latency_ratio' if target == 'latency_ms' else target:
                 min(1.0, float(limit / dense)) ** share
             for target, limit, dense in zip(budget.targets, budget.limits, budget.dense_costs)}
-        return Budget(problem.groups, problem.cost_model, limits,
-                      width_multiple=config.width_multiple, min_keep_ratio=config.min_keep_ratio)
+        return budget.with_limits(limits)
 
     def _search(self, stage: int, epoch: int) -> list[Mapping[str, Any]]:
         """All temperatures on the weights after an epoch."""

@@ -24,7 +24,8 @@ from tfprune.agents import ConstrainedPPO, play
 from tfprune.environment import PruningEnv
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.best import BestEpisode, within
-from tfprune.methods.rlal import TodaysRewards
+from tfprune.methods.options import require_at_least, require_positive
+from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
 
 
@@ -38,12 +39,8 @@ class CRLOptions:
     multiplier_learning_rate: float = 3.0  # of rho, a step a round
 
     def __post_init__(self) -> None:
-        for name in ('rounds', 'episodes', 'updates'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} must be at least 1; received {getattr(self, name)}.')
-        for name in ('learning_rate', 'multiplier', 'multiplier_learning_rate'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'{name} must be above 0; received {getattr(self, name)}.')
+        require_at_least(1, self, 'rounds', 'episodes', 'updates')
+        require_positive(self, 'learning_rate', 'multiplier', 'multiplier_learning_rate')
 
 
 class CRL(Method):

@@ -43,6 +43,7 @@ from tfprune.environment import PruningEnv
 from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
+from tfprune.methods.options import require_at_least
 from tfprune.students import StudentTrainer
 from tfprune.surgery import prune_model
 
@@ -138,14 +139,8 @@ class N2NOptions:
     distil: bool = True  # fine-tune towards the teacher's logits, too
 
     def __post_init__(self) -> None:
-        for name in ('rollouts', 'student_steps', 'units'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'method_options: {name} must be at least 1; '
-                                 f'received {getattr(self, name)}.')
-        for name in ('removal_rounds', 'shrinkage_rounds'):
-            if getattr(self, name) < 0:
-                raise ValueError(f'method_options: {name} must be at least 0; '
-                                 f'received {getattr(self, name)}.')
+        require_at_least(1, self, 'rollouts', 'student_steps', 'units')
+        require_at_least(0, self, 'removal_rounds', 'shrinkage_rounds')
 
 
 class N2N(Method):

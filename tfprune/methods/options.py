@@ -1,6 +1,6 @@
 """Options of one method: a frozen dataclass, and the text of --method_options that sets it."""
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, Callable, TypeVar
 
 OptionsT = TypeVar('OptionsT')
 
@@ -8,6 +8,24 @@ OptionsT = TypeVar('OptionsT')
 @dataclasses.dataclass(frozen=True)
 class NoOptions:
     """Of a method without options of its own."""
+
+
+def require_at_least(least: int, options: Any, *names: str) -> None:
+    """ValueError unless these options are that at least."""
+    _require(options, names, f'at least {least}', lambda value: value >= least)
+
+
+def require_positive(options: Any, *names: str) -> None:
+    """ValueError unless these options are above 0."""
+    _require(options, names, 'above 0', lambda value: value > 0)
+
+
+def _require(options: Any, names: tuple[str, ...], expected: str, holds: Callable[[Any], bool]
+             ) -> None:
+    for name in names:
+        if not holds(getattr(options, name)):
+            raise ValueError(f'method_options: {name} must be {expected}; '
+                             f'received {getattr(options, name)}.')
 
 
 def parse_options(cls: type[OptionsT], text: str, method: str) -> OptionsT:

@@ -48,6 +48,7 @@ from tfprune.environment import EpisodicEnv
 from tfprune.masks import best_channels, nearest_width, open_masks
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.best import BestEpisode, within
+from tfprune.methods.options import require_at_least, require_positive
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.sparsity import kernels_of
 
@@ -74,12 +75,8 @@ class PuRLOptions:
             if getattr(self, name) not in choices:
                 raise ValueError(f'Unknown {name} {getattr(self, name)!r}. '
                                  f'Available: {", ".join(choices)}')
-        for name in ('rounds', 'episodes', 'updates'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name} must be at least 1; received {getattr(self, name)}.')
-        for name in ('target_accuracy', 'beta', 'learning_rate'):
-            if getattr(self, name) <= 0:
-                raise ValueError(f'{name} must be above 0; received {getattr(self, name)}.')
+        require_at_least(1, self, 'rounds', 'episodes', 'updates')
+        require_positive(self, 'target_accuracy', 'beta', 'learning_rate')
         if not 0 < self.sparsity < 1:
             raise ValueError(f'sparsity must be in (0, 1); received {self.sparsity}.')
         if not 0 <= self.epsilon_decay <= 1:

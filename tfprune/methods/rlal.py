@@ -30,43 +30,13 @@ from tfprune.agents import Policy, make_agent, mean_and_error, play, random_poli
 from tfprune.alignment import AlignmentPenalty, StrengthController
 from tfprune.context import ContextNetwork, ContextTrainer, EpisodeHistory
 from tfprune.environment import PruningEnv
-from tfprune.masks import Masks, best_channels
+from tfprune.masks import Masks
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
+from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
+from tfprune.seeding import derived_seed
 from tfprune.surrogate import best_unscored
-
-
-class TodaysRewards:
-    """Widths -> masks, and their accuracy, on today's weights; each channel is scored and each
-    accuracy measured once until the weights change."""
-
-    def __init__(self, problem: Problem, watch: Stopwatch):
-        self._problem, self._watch = problem, watch
-        self._rewards: dict[tuple[int, ...], float] = {}
-        self._scores: Mapping[str, np.ndarray] | None = None
-
-    def __call__(self, widths: Mapping[str, int]) -> float:
-        key = tuple(widths[name] for name in self._problem.budget.names)
-        if key not in self._rewards:
-            with self._watch('scoring'):
-                self._rewards[key] = self._problem.score(self.select(widths))
-        return self._rewards[key]
-
-    def select(self, widths: Mapping[str, int]) -> Masks:
-        """Problem.select, with scores of today."""
-        if self._scores is None:
-            self._scores = self._problem.channel_scores()
-        return best_channels(self._problem.groups, widths, self._scores)
-
-    def known(self) -> dict[tuple[int, ...], float]:
-        """Rewards of the width vectors measured today."""
-        return dict(self._rewards)
-
-    def forget(self) -> None:
-        """The weights have changed."""
-        self._rewards.clear()
-        self._scores = None
 
 
 class RLAL(Method):
@@ -197,8 +167,8 @@ class RLAL(Method):
         return rows
 
     def _random_policy(self, epoch: int, stream: int) -> Policy:
-        seed = np.random.default_rng((self.problem.config.seed, epoch, stream)).integers(2 ** 31)
-        return random_policy(self._envs[0], int(seed))
+        return random_policy(self._envs[0],
+                             derived_seed(self.problem.config.seed, epoch, stream))
 
     def _compare(self, epoch: int) -> tuple[dict[str, float], list[Mapping[str, Any]]]:
         """Policy against random actions on the same weights, the same number of episodes each."""
