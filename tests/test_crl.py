@@ -77,7 +77,7 @@ def test_advantages_are_of_reward_less_priced_cost(envs, monkeypatch):
     seen = []
     monkeypatch.setattr(agent.agent, 'train', lambda experience: (
         seen.append(experience.policy_info), type('info', (), {'loss': tf.constant(0.0)}))[1])
-    monkeypatch.setattr(agent, '_train', agent._learn)
+    monkeypatch.setattr(agent, '_train', agent._pass)
     agent.observe(steps, on_policy=True, costs=costs)
     agent.update()
     info, = seen
