@@ -3,7 +3,11 @@ import os
 
 import pytest
 
-import tfprune  # noqa: F401
+if 'PYTEST_XDIST_WORKER' in os.environ:  # A worker a core: more threads wait for each other.
+    for _name in ('TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'OMP_NUM_THREADS'):
+        os.environ.setdefault(_name, '1')
+
+import tfprune  # noqa: E402, F401
 
 # Files of few and long tests: first, or one worker ends alone with them.
 LONG = ('test_train_script', 'test_methods', 'test_deployment', 'test_initial_weights',

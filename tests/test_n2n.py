@@ -209,6 +209,7 @@ def test_a_run_that_removes_a_block_ends_in_a_plain_smaller_model(whole):
         rounds[-1]['search_equivalents'] + 2 / 3)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_after_surgery_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
     run_dir = tmp_path / 'run'
 

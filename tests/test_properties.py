@@ -79,14 +79,14 @@ def models(draw):
     return randomise(keras.Model(image, outputs), seed=draw(st.integers(0, 99)))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(models(), st.integers(0, 99))
 def test_gated_is_pruned_and_predicted_is_counted(model, seed):
     found = check_promises(model, seed=seed)
     assert found.hold(), found
 
 
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(models(), st.integers(0, 99))
 def test_pruning_twice_is_pruning_once_and_open_masks_are_the_identity(model, seed):
     rng = np.random.default_rng(seed)

@@ -256,6 +256,7 @@ def test_sparsity_is_reported_beside_dense_macs(sparse_run):
     assert report['epochs']['search_equivalents'] == pytest.approx(spent)
 
 
+@pytest.mark.slow
 def test_an_uninterrupted_run_is_the_same(sparse_run, tmp_path, monkeypatch):
     from tfprune import trainer
     monkeypatch.setattr(trainer, 'finish', lambda *_: {})

@@ -118,6 +118,7 @@ def whole(tmp_path_factory):
     return run_dir
 
 
+@pytest.mark.slow
 def test_steps_and_evaluation_are_those_of_one():
     workers = Workers('tests/test_replicas.py', '1')
     one = test_replicas.train_on(1)
