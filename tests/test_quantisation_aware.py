@@ -123,6 +123,7 @@ def test_accuracy_is_that_of_float(trained, tuned, digits):
     assert np.mean(integer == labels) > 0.9
 
 
+@pytest.mark.slow
 def test_a_softmax_may_follow(tuned, digits):
     images = next(iter(digits.test_batches(50)))[0].numpy()
     content = qat.convert_int8_qat(tuned[0], softmax=True, output_name='probabilities')

@@ -103,6 +103,7 @@ def test_rounds_are_charged_and_fine_tuning_is_shorter_by_them(whole):
     assert whole.report['seconds']['search'] >= sum(row['seconds'] for row in rounds)
 
 
+@pytest.mark.slow
 def test_whole_epochs_are_charged(tmp_path, monkeypatch):
     monkeypatch.setattr(EpochAccount, 'epochs', 1.2)
     result = train_and_prune(Config(charge_search=True, method_options='both=false', **SMALL),
