@@ -14,7 +14,7 @@ LONG = ('test_train_script', 'test_methods', 'test_deployment', 'test_initial_we
         'test_faults', 'test_properties', 'test_workers', 'test_compare')
 
 ON_DEMAND = {'clients': 'installs MediaPipe into an environment of its own',
-             'slow': 'half a minute and more'}
+             'slow': 'ten seconds and more'}
 
 
 def pytest_collection_modifyitems(config, items):

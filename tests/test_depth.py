@@ -105,6 +105,7 @@ def test_all_blocks_at_once_are_all_blocks_one_by_one():
     assert remove_blocks(model, []).get_config() == model.get_config()
 
 
+@pytest.mark.slow
 def test_mobilenet_v2_of_keras_saved_and_loaded_elsewhere(tmp_path):
     model = randomise(keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=5))
     blocks = removable_blocks(model)

@@ -35,8 +35,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize('victim', [
-    'e00001_s00000000', 'decision.json', 'report.json',
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ('e00002_s00000000', 'report.html'))])
+    'e00001_s00000000', 'report.json', *(pytest.param(name, marks=pytest.mark.slow) for name in (
+        'decision.json', 'e00002_s00000000', 'report.html'))])
 def test_dying_at_a_write_changes_nothing(victim, whole, tmp_path, monkeypatch):
     result, written = whole
     assert victim in written

@@ -52,7 +52,7 @@ def run_of(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name', sorted(METHODS))
-def test_method_keeps_the_contract(name, run_of, tmp_path, monkeypatch):
+def test_method_keeps_the_contract(name, run_of):
     config, result = small(name), run_of(name)
 
     report = json.loads((result.run_dir / 'report.json').read_text())
@@ -75,9 +75,17 @@ def test_method_keeps_the_contract(name, run_of, tmp_path, monkeypatch):
     assert metrics[0]['peak_process_bytes'] > 50e6  # TensorFlow alone
     assert (result.run_dir / 'report.html').stat().st_size > 10_000
 
-    if name in ('dense', 'uniform', 'magnitude'):
-        return  # what they train and how they resume is random's
-    monkeypatch.setattr(trainer, 'finish', lambda *_: {})  # the export is measured above
+
+# One of each kind: only deciding, in rounds, between epochs, with students.
+KILLED = ('random', 'amc', 'rlal', 'n2n')
+
+
+@pytest.mark.parametrize('name', [
+    name if name in KILLED else pytest.param(name, marks=pytest.mark.slow)
+    for name in sorted(METHODS)])
+def test_a_method_is_deterministic_and_goes_on_after_a_kill(name, run_of, tmp_path, monkeypatch):
+    config, result = small(name), run_of(name)
+    monkeypatch.setattr(trainer, 'finish', lambda *_: {})  # the export is the contract's
     run_dir = tmp_path / 'again'
     with pytest.raises(Killed):
         train_and_prune(config, run_dir, progress=False, should_stop=killer(run_dir, result))
@@ -126,6 +134,7 @@ def test_decisions_keep_every_limit_and_leave_no_step(name):
             assert not budget.fits(list((widths | {group: width + 1}).values()))
 
 
+@pytest.mark.slow
 def test_epochs_before_surgery_can_be_taken_from_another_run(run_of, tmp_path):
     dense, own = run_of('dense').run_dir, run_of('magnitude')
     taken = train_and_prune(Config(method='magnitude', before_surgery_from=str(dense), **SMALL),
@@ -141,6 +150,7 @@ def test_epochs_before_surgery_can_be_taken_from_another_run(run_of, tmp_path):
                             tmp_path / f'bad_{options["method"]}', progress=False)
 
 
+@pytest.mark.slow
 def test_scratch_starts_from_weights_of_its_own(tmp_path):
     config = Config(**SMALL | dict(method='scratch', learning_rate=0.0, weight_decay=0.0,
                                    fine_tune_learning_rate=0.0))
@@ -168,7 +178,8 @@ def test_report_that_was_not_written_is_written_when_a_finished_run_is_read(run_
                       width_multiple=4), marks=pytest.mark.slow, id='sac'),
     pytest.param(dict(mixed_precision='bfloat16', context_size=0, alignment='adaptive',
                       criterion='taylor', criterion_batches=1,
-                      frozen='stem_conv, stage1_block1_conv1'), id='bfloat16'),
+                      frozen='stem_conv, stage1_block1_conv1'),
+                 marks=pytest.mark.slow, id='bfloat16'),
 ])
 def test_rlal_with_options(options, tmp_path):
     result = train_and_prune(Config(**SMALL | options), tmp_path / 'run', progress=False)

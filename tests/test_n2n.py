@@ -82,6 +82,7 @@ def test_cache_knows_architectures():
     assert cache.get(cache.key(removed, [4, 3])) is None
 
 
+@pytest.mark.slow
 def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
     """One block: two architectures in the first stage, however often they are drawn."""
     keras.utils.set_random_seed(0)

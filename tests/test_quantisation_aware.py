@@ -173,6 +173,7 @@ def batches(examples, epoch):
     return tf.data.Dataset.from_tensor_slices(examples).shuffle(96, seed=epoch).batch(32)
 
 
+@pytest.mark.slow
 def test_every_recipe_becomes_integers(various_model, examples):
     quantised = qat.quantise_aware(various_model, lambda epoch: batches(examples, epoch),
                                    qat.QuantisationAware(epochs=1, learning_rate=1e-4))

@@ -124,6 +124,7 @@ def test_a_step_of_pytorch():
         assert worker.version.startswith('torch ') and worker() > 0 and worker() > 0
 
 
+@pytest.mark.slow
 def test_rows_of_scoring():
     rows = list(scoring.rows(models=['resnet8'], score_images=8, score_batch_size=4, subnetworks=1,
                              score_rounds=1, memory_subnetworks=3, memory_images=2))
@@ -187,6 +188,7 @@ def test_rows_of_the_search(tmp_path):
         list(search.rows(search_runs=[str(run)]))
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_why_it_failed():
     with pytest.raises(ValueError, match='resident: OSError: .* no VmNothing'):
         call_apart(memory.resident, name='VmNothing')

@@ -74,13 +74,12 @@ def interrupted(tmp_path_factory):
     """(folder of a run that was interrupted in every way, the checkpoint that was damaged, stderr
     of the start that met it)."""
     run = tmp_path_factory.mktemp('interrupted') / 'run'
-    interrupt(run, rows=1, delay=0.1, how=signal.SIGTERM)   # within the random epoch or after it
     interrupt(run, rows=3, delay=0.3, how=signal.SIGKILL)   # within a joint epoch
     newest = sorted((run / 'checkpoints').glob('e*'))[-1]
     with open(newest / 'state.data-00000-of-00001', 'r+b') as file:
         file.seek(1000)
         file.write(b'damage')
-    met = interrupt(run, rows=6, delay=0.0, how=signal.SIGKILL)   # after surgery
+    met = interrupt(run, rows=5, delay=0.3, how=signal.SIGTERM)   # after surgery
     _, err = finish(start(run))
     assert 'is damaged' not in err
     return run, newest.name, met
