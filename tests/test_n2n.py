@@ -181,6 +181,24 @@ def test_teacher_pulls_by_the_mean_squared_error_of_its_logits():
     np.testing.assert_allclose(student.get_weights()[0], np.tile(expected, (4, 1)), rtol=1e-5)
 
 
+def test_the_teachers_pull_does_not_grow_with_its_logits():
+    def penalty(scale):
+        model, teacher = (keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(),
+                                            keras.layers.Dense(3, use_bias=False)])
+                          for _ in range(2))
+        model.set_weights([np.zeros((4, 3), np.float32)])
+        teacher.set_weights([np.tile(scale * np.array([-1, 0, 2.5], np.float32), (4, 1))])
+        data = tf.data.Dataset.from_tensors((np.ones((4, 2, 2, 1), np.uint8), np.zeros(4, int)))
+        return Trainer(model, tf.distribute.get_strategy(), Optimisation(
+            weight_decay=0.0, global_batch_size=4), teacher=teacher
+        ).train_epoch(data, lambda step: 0.1)['penalty']
+
+    logits = 4 * np.array([-1, 0, 2.5])
+    expected = np.mean(logits ** 2) / logits.var()
+    assert [penalty(1), penalty(10)] == pytest.approx([expected, expected])
+    assert penalty(0.1) == pytest.approx(np.mean((0.1 * logits) ** 2))  # a variance below 1
+
+
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     return train_and_prune(Config(**RUN), tmp_path_factory.mktemp('n2n') / 'run', progress=False)

@@ -80,7 +80,8 @@ class Trainer(tf.Module):
     """Steps of SGD with momentum on one model; all of its state is in variables.
 
     loss = cross-entropy + weight_decay / 2 * sum |kernel|^2 + penalty()
-           + 1/B sum_b 1/K sum_k (logits_bk - teacher's logits_bk)^2, if there is a teacher
+           + 1/B sum_b (1/K sum_k (logits_bk - teacher's logits_bk)^2) / max(1, v_b), if there
+             is a teacher; v_b is the variance of its logits_b over the K classes
 
     Args:
         model: pixels [B, H, W, C] -> logits or softmax [B, K], created under `strategy`.
@@ -208,10 +209,14 @@ class Trainer(tf.Module):
 
     def _distillation(self, teacher: keras.Model, images: tf.Tensor, logits: tf.Tensor
                       ) -> tf.Tensor:
-        """The replica's part of the mean squared error of the global batch."""
+        """The replica's part of the mean squared error of the global batch, relative to the
+        variance of the teacher's logits: their scale, which grows with every epoch that it has
+        trained, would multiply the learning rate."""
         outputs = teacher(tf.cast(images, tf.float32), training=False)
-        errors = squared_error(logits, tf.stop_gradient(as_logits(teacher, outputs)))
-        return tf.reduce_sum(errors) / self._settings.global_batch_size
+        targets = tf.cast(tf.stop_gradient(as_logits(teacher, outputs)), tf.float32)
+        scale = tf.maximum(1.0, tf.math.reduce_variance(targets, axis=1))
+        return tf.reduce_sum(squared_error(logits, targets) / scale) / (
+            self._settings.global_batch_size)
 
 
 class Evaluator:
