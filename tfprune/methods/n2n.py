@@ -19,9 +19,9 @@ stage, and accuracy decides. 3. What removes nothing has R = 0 as in the paper, 
 removal is better; without one all blocks stay. 4. Students train for --method_options=student_steps
 steps with Adam, not for epochs; the paper's five students an iteration are one round. 5. Removable
 are residual blocks with an identity shortcut, not single layers; channels are those of groups, by
-the configured criterion. 6. Students run on one replica. 7. In
-fine-tuning the squared error is relative to the variance of the teacher's logits where that is above
-1 (tfprune.training): plain, it multiplies a schedule meant for labels by the tens.
+the configured criterion. 6. Students run on one replica. 7. In fine-tuning the squared
+error is relative to the variance of the teacher's logits where that is above 1 (tfprune.training):
+plain, it multiplies a learning rate meant for labels by the tens.
 """
 import dataclasses
 import functools
