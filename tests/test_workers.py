@@ -129,6 +129,7 @@ def test_steps_and_evaluation_are_those_of_one():
     test_replicas.check_same(one, found[0])
 
 
+@pytest.mark.slow
 def test_a_run_is_that_of_one_process(whole, tmp_path):
     one = train_and_prune(CONFIG, tmp_path / 'one', progress=False)
     ours, theirs = (rows_of(path / 'metrics.jsonl') for path in (whole, tmp_path / 'one'))
