@@ -159,14 +159,16 @@ def test_factors_are_rates_within_the_budget():
     assert problem.budget.fits(list(got[0].values()))
 
 
-def test_teacher_pulls_by_the_mean_squared_error_of_its_logits():
-    def build(value):
-        model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(),
-                                  keras.layers.Dense(3, use_bias=False)])
-        model.set_weights([np.full((4, 3), value, np.float32)])
-        return model
+def linear(kernel):
+    """Logits [B, 3] of images of four pixels, by a kernel that broadcasts to [4, 3]."""
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(),
+                              keras.layers.Dense(3, use_bias=False)])
+    model.set_weights([np.broadcast_to(kernel, (4, 3))])
+    return model
 
-    student, teacher = build(0.0), build(0.5)
+
+def test_teacher_pulls_by_the_mean_squared_error_of_its_logits():
+    student, teacher = linear(0.0), linear(0.5)
     images = np.ones((4, 2, 2, 1), np.uint8)
     data = tf.data.Dataset.from_tensors((images, np.zeros(4, np.int64)))
     trainer = Trainer(student, tf.distribute.get_strategy(), Optimisation(
@@ -183,14 +185,9 @@ def test_teacher_pulls_by_the_mean_squared_error_of_its_logits():
 
 def test_the_teachers_pull_does_not_grow_with_its_logits():
     def penalty(scale):
-        model, teacher = (keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(),
-                                            keras.layers.Dense(3, use_bias=False)])
-                          for _ in range(2))
-        model.set_weights([np.zeros((4, 3), np.float32)])
-        teacher.set_weights([np.tile(scale * np.array([-1, 0, 2.5], np.float32), (4, 1))])
         data = tf.data.Dataset.from_tensors((np.ones((4, 2, 2, 1), np.uint8), np.zeros(4, int)))
-        return Trainer(model, tf.distribute.get_strategy(), Optimisation(
-            weight_decay=0.0, global_batch_size=4), teacher=teacher
+        return Trainer(linear(0.0), tf.distribute.get_strategy(), Optimisation(
+            weight_decay=0.0, global_batch_size=4), teacher=linear(scale * np.array([-1, 0, 2.5]))
         ).train_epoch(data, lambda step: 0.1)['penalty']
 
     logits = 4 * np.array([-1, 0, 2.5])

@@ -71,8 +71,8 @@ def weights_of(run_dir):
 
 @pytest.fixture(scope='module')
 def interrupted(tmp_path_factory):
-    """(folder of a run that was interrupted in every way, the checkpoint that was damaged, stderr
-    of the start that met it)."""
+    """(folder of a run killed in a joint epoch and stopped after surgery, the checkpoint that was
+    damaged in between, stderr of the start that met it)."""
     run = tmp_path_factory.mktemp('interrupted') / 'run'
     interrupt(run, rows=3, delay=0.3, how=signal.SIGKILL)   # within a joint epoch
     newest = sorted((run / 'checkpoints').glob('e*'))[-1]
@@ -91,7 +91,7 @@ def test_damaged_checkpoint_is_reported(interrupted):
     assert damaged in line
 
 
-def test_interrupted_in_every_way_equals_uninterrupted(interrupted, tmp_path):
+def test_interrupted_equals_uninterrupted(interrupted, tmp_path):
     run, *_ = interrupted
     out, _ = finish(start(tmp_path / 'whole'))
     assert 'test accuracy' in out and 'MACs' in out

@@ -63,8 +63,7 @@ class AutoCompressOptions:
             raise ValueError(f'cooling must be in (0, 1); received {self.cooling}.')
         require_at_least(1, self, 'proposals', 'progressive_rounds')
         require_positive(self, 'perturbation', 'energy')
-        if not self.strength >= 0:
-            raise ValueError(f'strength must be at least 0; received {self.strength}.')
+        require_at_least(0, self, 'strength')
 
     def temperatures(self) -> list[float]:
         """T_0, T_0 cooling, T_0 cooling^2, ... above the last."""
