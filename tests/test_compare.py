@@ -82,10 +82,12 @@ def compared(tmp_path_factory):
         f'--methods=dense,uniform\n--method_flagfiles={flagfiles}\n--seeds=0\n'
         f'--budgets=macs=0.4\n--out={folder}/out\n--jobs=2\n--threads=1\n')
     # A flag of train.py wins over the flagfiles.
-    done = subprocess.run(
-        [sys.executable, ROOT / 'scripts/compare.py', f'--flagfile={folder}/compare.flags',
-         '--fine_tune_epochs=1'], capture_output=True, text=True, check=False, timeout=300)
-    return folder, done
+    return folder, script(f'--flagfile={folder}/compare.flags', '--fine_tune_epochs=1')
+
+
+def script(*flags):
+    return subprocess.run([sys.executable, ROOT / 'scripts/compare.py', *flags],
+                          capture_output=True, text=True, check=False, timeout=300)
 
 
 def test_compare(compared):
@@ -127,11 +129,22 @@ def test_the_same_command_skips_what_is_finished(compared):
 
 def test_rows_alone_render_again(compared):
     folder, first = compared
-    done = subprocess.run(
-        [sys.executable, ROOT / 'scripts/compare.py', f'--rows={folder}/out/rows.jsonl',
-         f'--html={folder}/again.html'], capture_output=True, text=True, check=False, timeout=300)
+    done = script(f'--rows={folder}/out/rows.jsonl', f'--html={folder}/again.html')
     assert (done.returncode, done.stdout) == (0, first.stdout)
     assert (folder / 'again.html').read_text() == (folder / 'out/compare.html').read_text()
+
+
+@pytest.mark.slow
+def test_another_seed_is_added_to_what_is_finished(compared, tmp_path):
+    folder, first = compared
+    shutil.copytree(folder / 'out', tmp_path / 'out')
+    done = script(f'--flagfile={folder}/compare.flags', '--fine_tune_epochs=1', '--seeds=0,1',
+                  f'--out={tmp_path}/out')
+    assert done.returncode == 0, done.stderr
+    assert '2 of 4 cells are finished.' in done.stderr
+    lines = report.aggregate(report.read_rows_file(tmp_path / 'out/rows.jsonl'))
+    assert [(line['label'], line['n']) for line in lines] == [('dense', 2), ('uniform', 2)]
+    assert '±' in done.stdout and '±' not in first.stdout
 
 
 def test_plan(tmp_path, flagfiles):

@@ -22,8 +22,9 @@ from tfprune.report import model_card
 from tfprune.report.artefact_table import artefact_rows, losses
 from tfprune.report.reading import read_run
 
+L = keras.layers
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, warmup_epochs=3,
+CONFIG = Config(dataset='digits', method='uniform', macs=0.5, warmup_epochs=3,
                 random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
                 batch_size=128, reward_images=100, score_images=100, score_batch_size=100,
                 calibration_batches=1, lr_warmup_epochs=0.0, quantize='int8_qat, int8, int8',
@@ -39,8 +40,21 @@ DENSE_LATENCY = [{'threads': 1, 'median_ms': 1.0}, {'threads': 2, 'median_ms': 0
 
 
 @pytest.fixture(scope='module')
-def result(tmp_path_factory):
-    return trainer.train_and_prune(CONFIG, tmp_path_factory.mktemp('run') / 'run', progress=False)
+def config(tmp_path_factory):
+    """CONFIG on a small network of convolutions, a depthwise one among them."""
+    image = keras.Input((8, 8, 1))
+    x = L.Conv2D(24, 3, padding='same', use_bias=False)(L.Rescaling(1 / 16)(image))
+    x = L.DepthwiseConv2D(3, strides=2, padding='same', use_bias=False)(x)
+    x = L.ReLU(6)(L.BatchNormalization()(x))
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(64, 3, padding='same', use_bias=False)(x)))
+    path = tmp_path_factory.mktemp('model') / 'small.keras'
+    keras.Model(image, L.Dense(10)(L.GlobalAveragePooling2D()(x))).save(path)
+    return dataclasses.replace(CONFIG, model=str(path))
+
+
+@pytest.fixture(scope='module')
+def result(config, tmp_path_factory):
+    return trainer.train_and_prune(config, tmp_path_factory.mktemp('run') / 'run', progress=False)
 
 
 def test_every_file_is_measured(result):
@@ -68,7 +82,8 @@ def test_every_file_is_measured(result):
 
 
 @pytest.mark.slow
-def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(result, tmp_path, monkeypatch):
+def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(
+        config, result, tmp_path, monkeypatch):
     begun = []
     real = trainer.finish
 
@@ -78,11 +93,11 @@ def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(result, tmp_p
 
     monkeypatch.setattr(trainer, 'finish', finish)
     with pytest.raises(Interrupted, match='before the end of quantisation-aware fine-tuning'):
-        trainer.train_and_prune(CONFIG, tmp_path / 'run', progress=False,
+        trainer.train_and_prune(config, tmp_path / 'run', progress=False,
                                 should_stop=lambda: bool(begun))
     assert not (tmp_path / 'run/report.json').exists()
     monkeypatch.undo()
-    again = trainer.train_and_prune(CONFIG, tmp_path / 'run', progress=False)
+    again = trainer.train_and_prune(config, tmp_path / 'run', progress=False)
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1))
     # The bytes hold names of tensors, which count what the process built before.
     answers = [FORMATS['tflite_int8_qat'].open(run.run_dir / 'export/model_int8_qat.tflite')(images)
@@ -92,9 +107,9 @@ def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(result, tmp_p
 
 def test_a_layer_without_int8_form_is_named_before_training(tmp_path):
     image = keras.Input((8, 8, 1))
-    x = keras.layers.Conv2D(6, 3)(image)
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.PReLU(name='bent')(x))
-    keras.Model(image, keras.layers.Dense(10)(x)).save(tmp_path / 'mine.keras')
+    x = L.Conv2D(6, 3)(image)
+    x = L.GlobalAveragePooling2D()(L.PReLU(name='bent')(x))
+    keras.Model(image, L.Dense(10)(x)).save(tmp_path / 'mine.keras')
     config = dataclasses.replace(CONFIG, model=str(tmp_path / 'mine.keras'))
     with pytest.raises(ValueError, match="layer 'bent'"):
         trainer.train_and_prune(config, tmp_path / 'run', progress=False)
@@ -103,14 +118,14 @@ def test_a_layer_without_int8_form_is_named_before_training(tmp_path):
 
 def test_what_would_stop_the_export_is_said_before_training(tmp_path):
     image = keras.Input((8, 8, 1))
-    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(6, 3)(image))
-    model = keras.Model(image, keras.layers.Dense(10)(keras.ops.erfinv(x)))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3)(image))
+    model = keras.Model(image, L.Dense(10)(keras.ops.erfinv(x)))
     own = trainer.OwnProblem(model, load_data('digits', reward_images=100))
     with pytest.raises(ValueError, match='TFLite has no operator for: Erfinv'):
         trainer.train_and_prune(dataclasses.replace(CONFIG, quantize=''), tmp_path / 'run',
                                 own=own, progress=False)
     images = tf.data.Dataset.from_tensor_slices((np.random.rand(40, 8, 8, 1), np.arange(40) % 10))
-    model = keras.Model(image, keras.layers.Dense(10)(x))
+    model = keras.Model(image, L.Dense(10)(x))
     for quantize in ('int8', 'int8_qat'):
         with pytest.raises(ValueError, match=r'expects raw pixels 0\.\.255, received values'):
             tfprune.train_and_prune(

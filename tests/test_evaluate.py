@@ -77,6 +77,7 @@ def test_script_measures_every_form_of_a_run_folder(run_dir, tmp_path):
         assert row['macs'] == 1026 and '1,026 ' in result.stdout
 
 
+@pytest.mark.slow
 def test_script_answers_bad_input_in_one_line():
     result = script('--path=x', 'stray')
     assert result.returncode == 2 and not result.stdout

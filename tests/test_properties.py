@@ -4,6 +4,7 @@
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -79,16 +80,43 @@ def models(draw):
     return randomise(keras.Model(image, outputs), seed=draw(st.integers(0, 99)))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(models(), st.integers(0, 99))
+def on_models(count):
+    """Calls a test with `count` models and a seed for each, always the same ones."""
+    def decorate(test):
+        return settings(max_examples=count, deadline=None, derandomize=True)(
+            given(models(), st.integers(0, 99))(test))
+
+    return decorate
+
+
+@on_models(15)
 def test_gated_is_pruned_and_predicted_is_counted(model, seed):
+    check_gated_is_pruned(model, seed)
+
+
+@pytest.mark.slow
+@on_models(60)
+def test_gated_is_pruned_and_predicted_is_counted_on_many(model, seed):
+    check_gated_is_pruned(model, seed)
+
+
+def check_gated_is_pruned(model, seed):
     found = check_promises(model, seed=seed)
     assert found.hold(), found
 
 
-@settings(max_examples=6, deadline=None, derandomize=True)
-@given(models(), st.integers(0, 99))
+@on_models(6)
 def test_pruning_twice_is_pruning_once_and_open_masks_are_the_identity(model, seed):
+    check_pruning_twice(model, seed)
+
+
+@pytest.mark.slow
+@on_models(30)
+def test_pruning_twice_is_pruning_once_on_many(model, seed):
+    check_pruning_twice(model, seed)
+
+
+def check_pruning_twice(model, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(2, SIZE, SIZE, 3)).astype(np.float32)
     groups = trace_groups(model)

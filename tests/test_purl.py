@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from light_export import light_export
 from made_up_problem import made_up_problem, searched
 from tf_agents.trajectories import time_step as ts
 
@@ -57,7 +58,8 @@ def sparse_run(tmp_path_factory):
     with pytest.raises(Interrupted):
         train_and_prune(Config(**SMALL), run_dir, should_stop=stops, progress=False)
     stopped.append(True)
-    return train_and_prune(Config(**SMALL), run_dir, progress=False)
+    with light_export():
+        return train_and_prune(Config(**SMALL), run_dir, progress=False)
 
 
 @pytest.mark.parametrize('accuracy, progress, expected', [

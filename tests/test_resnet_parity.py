@@ -1,6 +1,6 @@
 """Gated against pruned, and predicted against recounted costs, on whole CIFAR ResNets.
 
-python -m pytest tests/test_resnet_parity.py -s    prints the README's numbers.
+python -m pytest tests/test_resnet_parity.py -n 0 -s -m 'slow or not slow': README's numbers.
 """
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from tfprune.surgery import prune_model
 from tfprune.testing import max_relative_difference, random_masks, randomise, recount
 
 
-@pytest.mark.parametrize('residual', [False, True])
+@pytest.mark.parametrize('residual', [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize('name, draws', [('resnet20', 10), ('resnet56', 3)])
 def test_gated_equals_pruned_and_predicted_equals_recount(name, draws, residual):
     model = randomise(build_model(name, image_shape=(32, 32, 3), num_classes=10,

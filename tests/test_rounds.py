@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from light_export import light_export
 from tfprune import trainer
 from tfprune.account import EpochAccount
 from tfprune.config import Config
@@ -78,7 +79,7 @@ def _registered(monkeypatch):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, light_export():
         patch.setitem(METHODS, 'draw', Draw)
         return train_and_prune(Config(charge_search=True, **SMALL),
                                tmp_path_factory.mktemp('draw') / 'run', progress=False)

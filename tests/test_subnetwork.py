@@ -49,7 +49,7 @@ def test_sliced_is_pruned(name):
     run = tf.function(lambda x: network(x))
     x, before = images(model), model.get_weights()
     rng = np.random.default_rng(1)
-    for _ in range(3):
+    for _ in range(2):
         masks = random_masks(groups, rng)
         network.set_masks(masks)
         pruned = quiet(prune_model(model, groups, masks))

@@ -85,24 +85,23 @@ def interrupted(tmp_path_factory):
     return run, newest.name, met
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """(folder of an uninterrupted run, its stdout)."""
+    run = tmp_path_factory.mktemp('whole') / 'run'
+    return run, finish(start(run))[0]
+
+
 def test_damaged_checkpoint_is_reported(interrupted):
     _, damaged, err = interrupted
     line, = [line for line in re.split('[\r\n]', err) if 'is damaged' in line]
     assert damaged in line
 
 
-def test_interrupted_equals_uninterrupted(interrupted, tmp_path):
+def test_interrupted_equals_uninterrupted(interrupted, whole):
     run, *_ = interrupted
-    out, _ = finish(start(tmp_path / 'whole'))
-    assert 'test accuracy' in out and 'MACs' in out
-    for one, other in zip(weights_of(tmp_path / 'whole'), weights_of(run), strict=True):
-        np.testing.assert_array_equal(one, other)
-    timing = ('images_per_second', 'peak_process_bytes', *(f'{part}_seconds' for part in (
-        'train', 'method', 'scoring', 'policy', 'agent', 'context', 'surrogate',
-        'rescoring', 'random_reference', 'comparison')))
-    for name in ('metrics.jsonl', 'episodes.jsonl'):
-        assert (rows_of(run / name, without=timing)
-                == rows_of(tmp_path / 'whole' / name, without=timing))
+    assert 'test accuracy' in whole[1] and 'MACs' in whole[1]
+    check_same_run(run, whole[0])
     for row in rows_of(run / 'metrics.jsonl'):
         if row['phase'] == 'joint':
             assert row['scoring_seconds'] > 0 and row['agent_seconds'] > 0
@@ -110,14 +109,32 @@ def test_interrupted_equals_uninterrupted(interrupted, tmp_path):
                     + row['agent_seconds'] + row['context_seconds'] < row['method_seconds'])
 
 
-@pytest.mark.parametrize('flags, message', [
-    (['stray'], 'stray arguments: stray'),
-    (['--run_dir=README.md/run'], 'README.md'),
-])
-def test_bad_input_is_one_line(tmp_path, flags, message):
-    out, err = finish(start(tmp_path / 'run', *flags), expected=2)
+@pytest.mark.slow
+def test_interrupted_in_every_phase_equals_uninterrupted(whole, tmp_path):
+    run = tmp_path / 'run'
+    interrupt(run, rows=0, delay=0, how=signal.SIGKILL)     # before or in the first epoch
+    interrupt(run, rows=1, delay=0.2, how=signal.SIGTERM)   # within the random epoch
+    interrupt(run, rows=3, delay=0.2, how=signal.SIGKILL)   # within a joint epoch
+    interrupt(run, rows=4, delay=0, how=signal.SIGTERM)     # within the alignment epoch
+    interrupt(run, rows=5, delay=0.2, how=signal.SIGKILL)   # after surgery
+    finish(start(run))
+    check_same_run(run, whole[0])
+
+
+def check_same_run(run, whole):
+    for one, other in zip(weights_of(whole), weights_of(run), strict=True):
+        np.testing.assert_array_equal(one, other)
+    timing = ('images_per_second', 'peak_process_bytes', *(f'{part}_seconds' for part in (
+        'train', 'method', 'scoring', 'policy', 'agent', 'context', 'surrogate',
+        'rescoring', 'random_reference', 'comparison')))
+    for name in ('metrics.jsonl', 'episodes.jsonl'):
+        assert rows_of(run / name, without=timing) == rows_of(whole / name, without=timing)
+
+
+def test_bad_input_is_one_line(tmp_path):
+    _, err = finish(start(tmp_path / 'run', 'stray'), expected=2)
     line = err.strip().splitlines()[-1]
-    assert line.startswith('train.py: error: ') and message in line
+    assert line.startswith('train.py: error: stray arguments: stray')
     assert 'Traceback' not in err
     assert not list(tmp_path.iterdir())  # the same command, mended, finds no other configuration
 
@@ -155,6 +172,9 @@ def test_bad_configurations_are_one_line_and_leave_nothing(tmp_path, changes, me
 def test_folder_of_another_configuration_lists_the_flags(interrupted):
     run, *_ = interrupted
     before = os.stat(run / 'config.json').st_mtime_ns
-    _, err = finish(start(run, '--seed=3', '--learning_rate=0.2'), expected=2)
-    assert '--seed: 0 -> 3' in err and '--learning_rate: 0.1 -> 0.2' in err
+    config = Config(**json.loads((run / 'config.json').read_text()) | {
+        'seed': 3, 'learning_rate': 0.2})
+    with pytest.raises(command_line.MENDABLE) as caught:
+        train_and_prune(config, run, progress=False)
+    assert '--seed: 0 -> 3; --learning_rate: 0.1 -> 0.2' in command_line.one_line(caught.value)
     assert os.stat(run / 'config.json').st_mtime_ns == before

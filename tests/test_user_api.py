@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from light_export import light_export
 from tfprune.data.user_datasets import UserDatasets
 from tfprune.groups import trace_groups
 from tfprune.testing import recount
@@ -42,10 +43,11 @@ def test_a_plain_pruned_model_comes_back_and_the_own_one_stays(activation, optio
     keras.utils.set_random_seed(0)
     model = small(activation=activation)
     before = model.get_weights()
-    pruned = tfprune.train_and_prune(
-        model=model, train_data=dataset(32, **options), reward_data=dataset(16, **options),
-        test_data=dataset(16, **options), method='uniform', macs=0.5, batch_size=8,
-        progress=False, **EPOCHS)
+    with light_export():
+        pruned = tfprune.train_and_prune(
+            model=model, train_data=dataset(32, **options), reward_data=dataset(16, **options),
+            test_data=dataset(16, **options), method='uniform', macs=0.5, batch_size=8,
+            progress=False, **EPOCHS)
     assert recount(pruned)[0] <= 0.5 * recount(model)[0]
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before))
     assert dict(trace_groups(pruned)) != dict(trace_groups(model))
@@ -72,7 +74,8 @@ def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
             progress=False, **EPOCHS)
     keras.utils.set_random_seed(1)
     model = small()
-    once, again = run(model), run(model)
+    with light_export():
+        once, again = run(model), run(model)
     assert all(np.array_equal(a, b) for a, b in zip(once.get_weights(), again.get_weights()))
     assert 'bee' in (tmp_path / 'x' / 'report.json').read_text()
     with pytest.raises(ValueError, match='began with another content of --model'):

@@ -188,8 +188,10 @@ def test_half_of_the_macs_is_in_reach_without_the_residual_groups(name):
     assert 0.47 * cost_model.dense.macs < cost.macs <= 0.5 * cost_model.dense.macs
 
 
-@pytest.mark.parametrize('name', ['resnet18_cifar', 'resnet50', 'mobilenet_v1_cifar',
-                                  'mobilenet_v2', 'vgg16_bn_cifar'])
+@pytest.mark.parametrize('name', [
+    'resnet50', 'mobilenet_v2', 'vgg16_bn_cifar',
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ('resnet18_cifar',
+                                                              'mobilenet_v1_cifar'))])
 def test_pruned_to_half_equals_gated_and_costs_what_was_predicted(name):
     model = randomise(build_model(name, image_shape=(32, 32, 3), num_classes=3, **RGB))
     groups = trace_groups(model)

@@ -1,0 +1,37 @@
+"""Runs that end without their slowest part, for tests of what comes before it."""
+import contextlib
+import pathlib
+
+import pytest
+
+from tfprune import outcome
+from tfprune.artefacts import count_correct
+from tfprune.deployment import Deployed
+from tfprune.export import ExportReport
+from tfprune.export.keras_file import open_model
+from tfprune.export.parity import Parity
+
+_TIMES = {'threads': 1, 'median_ms': 1.0, 'p10_ms': 1.0, 'p90_ms': 1.0, 'ratio': None}
+
+
+@contextlib.contextmanager
+def light_export():
+    """Only the Keras file is written, its accuracy real; the TFLite file's numbers are made up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, 'convert', lambda model: b'lite')
+        patch.setattr(outcome, 'deploy', _deploy)
+        yield
+
+
+def _deploy(model, data, out_dir, settings, *, dense_tflite=None, **_):
+    path = pathlib.Path(out_dir).resolve() / 'pruned.keras'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
+    accuracy = count_correct(open_model(model, path), data) / data.num_test
+    rows = [{'form': 'keras', 'file': path.name, 'bytes': path.stat().st_size,
+             'accuracy': accuracy, 'lost': 0.0},
+            {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1, 'accuracy': accuracy,
+             'lost': 0.0, 'latency': [_TIMES]}]
+    exported = ExportReport(path.parent, {'keras': path}, {'keras': path.stat().st_size},
+                            Parity(0, 'random', 0.0, ()))
+    return Deployed(exported, rows, [_TIMES] if dense_tflite else [])
