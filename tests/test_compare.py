@@ -144,7 +144,7 @@ def test_another_seed_is_added_to_what_is_finished(compared, tmp_path):
     assert '2 of 4 cells are finished.' in done.stderr
     lines = report.aggregate(report.read_rows_file(tmp_path / 'out/rows.jsonl'))
     assert [(line['label'], line['n']) for line in lines] == [('dense', 2), ('uniform', 2)]
-    assert '±' in done.stdout and '±' not in first.stdout
+    assert '± –' in first.stdout and '± –' not in done.stdout  # the spread of seeds
 
 
 def test_plan(tmp_path, flagfiles):

@@ -112,7 +112,6 @@ def test_interrupted_equals_uninterrupted(interrupted, whole):
 @pytest.mark.slow
 def test_interrupted_in_every_phase_equals_uninterrupted(whole, tmp_path):
     run = tmp_path / 'run'
-    interrupt(run, rows=0, delay=0, how=signal.SIGKILL)     # before or in the first epoch
     interrupt(run, rows=1, delay=0.2, how=signal.SIGTERM)   # within the random epoch
     interrupt(run, rows=3, delay=0.2, how=signal.SIGKILL)   # within a joint epoch
     interrupt(run, rows=4, delay=0, how=signal.SIGTERM)     # within the alignment epoch
