@@ -272,7 +272,7 @@ def test_progressive_rounds_pull_towards_narrower_and_narrower(searched):
     assert [method.phase(epoch) for epoch in range(7)] == ['train'] * 2 + ['group_lasso'] * 5
     reached, rows = [], []
     for epoch in range(7):
-        result = method.after_epoch(epoch, 0.9)
+        result = method.after_epoch(epoch)
         rows += result.episodes
         reached.append(costs_of(searched, types.SimpleNamespace(
             widths=widths_of(method.alignment.get_masks()))))
@@ -317,10 +317,10 @@ def test_progressive_rounds_resume_bit_for_bit(searched, tmp_path):
 
     whole, resumed = fresh(), fresh()
     for epoch in (0, 1):
-        whole.after_epoch(epoch, 0.9)
+        whole.after_epoch(epoch)
     tf.train.Checkpoint(method=whole).write(str(tmp_path / 'state'))
     restore(tf.train.Checkpoint(method=resumed), str(tmp_path / 'state'))
-    rest = [[method.after_epoch(epoch, 0.9).episodes for epoch in (2, 3, 4)]
+    rest = [[method.after_epoch(epoch).episodes for epoch in (2, 3, 4)]
             for method in (whole, resumed)]
     assert rest[0] == rest[1] and any(rest[0])
     assert float(resumed.penalty().numpy()) == float(whole.penalty().numpy()) > 0

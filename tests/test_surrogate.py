@@ -165,7 +165,7 @@ def test_the_history_learns_of_what_was_ranked_and_the_agent_does_not(small):
     observe = method.agent.observe
     method.agent.observe = lambda steps, *, on_policy: (
         seen.append(len(steps[0].reward)), observe(steps, on_policy=on_policy))
-    rows = [method.after_epoch(epoch, 1.0).episodes for epoch in range(3)]
+    rows = [method.after_epoch(epoch).episodes for epoch in range(3)]
     assert [[row['source'] for row in epoch].count('surrogate') for epoch in rows] == [0, 3, 3]
     assert seen == [6, 6, 6] and int(method.history.count) == 3 * 6 + 2 * 3
     budget = small[-1]
@@ -182,7 +182,7 @@ def test_without_candidates_nothing_is_ranked(small):
     method = rlal(small, surrogate_candidates=0)
     assert method.history.rewards.shape == (18,)
     method._score_ranked = None
-    sources = [{row['source'] for row in method.after_epoch(epoch, 1.0).episodes}
+    sources = [{row['source'] for row in method.after_epoch(epoch).episodes}
                for epoch in (0, 1)]
     assert sources == [{'random'}, {'policy'}]
 

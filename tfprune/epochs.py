@@ -38,12 +38,12 @@ class EpochLoop:
     progress: Progress
 
     def run(self, trainer: Trainer, state: tf.train.Checkpoint, position: Position, end: int,
-            after_epoch: Callable[[int, float], Mapping[str, Any]]) -> None:
+            after_epoch: Callable[[int], Mapping[str, Any]]) -> None:
         """Trains from `position`, to which `state` has been restored, to epoch `end`.
 
         Args:
             state: what a checkpoint holds.
-            after_epoch: (epoch, held-out accuracy) -> what it adds to the epoch's row.
+            after_epoch: epoch -> what it adds to the epoch's row.
 
         Raises:
             Interrupted: the run has stopped where it can go on.
@@ -111,9 +111,8 @@ class EpochLoop:
         return trained
 
     def _after(self, epoch: int, evaluate: Evaluator,
-               after_epoch: Callable[[int, float], Mapping[str, Any]]) -> dict[str, Any]:
-        accuracy = evaluate(self.held_out)
-        return {'reward_accuracy': accuracy, **after_epoch(epoch, accuracy)}
+               after_epoch: Callable[[int], Mapping[str, Any]]) -> dict[str, Any]:
+        return {'reward_accuracy': evaluate(self.held_out), **after_epoch(epoch)}
 
     def _write(self, row: Mapping[str, Any], scalars: '_Scalars') -> None:
         row = {name: value for name, value in row.items() if value == value}  # no NaN in JSON

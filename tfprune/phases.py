@@ -128,8 +128,8 @@ class Phases:
     def _train_dense(self, method: Method, scorer: SharedScorer, account: EpochAccount,
                      position: Position, prefix: str | None) -> None:
         """The epochs before surgery, from `position`."""
-        def after_epoch(epoch: int, accuracy: float) -> dict[str, Any]:
-            result = scorer.lead(lambda: method.after_epoch(epoch, accuracy), method)
+        def after_epoch(epoch: int) -> dict[str, Any]:
+            result = scorer.lead(lambda: method.after_epoch(epoch), method)
             if result is None:  # the chief's alone
                 return {}
             self.folder.append_rows('episodes.jsonl', result.episodes)
@@ -221,7 +221,7 @@ class Phases:
             self._settle(pruned)
         phase = 'train' if self.decides_first else 'fine_tune'
         dataclasses.replace(self.loop, config=config).run(
-            trainer, state, position, config.total_epochs, lambda epoch, _: {'phase': phase})
+            trainer, state, position, config.total_epochs, lambda epoch: {'phase': phase})
 
     def _settle(self, pruned: keras.Model) -> None:
         """Batch-norm statistics of the sub-network, as when it was scored."""

@@ -83,6 +83,8 @@ class Trainer(tf.Module):
            + 1/B sum_b (1/K sum_k (logits_bk - teacher's logits_bk)^2) / max(1, v_b), if there
              is a teacher; v_b is the variance of its logits_b over the K classes
 
+    The loss that is returned and logged has no term of weight decay.
+
     Args:
         model: pixels [B, H, W, C] -> logits or softmax [B, K], created under `strategy`.
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.

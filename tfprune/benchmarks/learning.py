@@ -103,7 +103,7 @@ class Search:
         best, found = -np.inf, []
         for today in range(epochs):
             keras.utils.set_random_seed(seed + today)
-            played = method.after_epoch(today, 1.0).episodes
+            played = method.after_epoch(today).episodes
             by_source: dict[str, list[float]] = {}
             for row in played:
                 by_source.setdefault(row['source'], []).append(row['reward'])

@@ -160,7 +160,7 @@ class AutoCompress(Method):
         starts = self._starts()
         return 'group_lasso' if starts and epoch >= starts[0] else 'train'
 
-    def after_epoch(self, epoch: int, full_accuracy: float) -> EpochResult:
+    def after_epoch(self, epoch: int) -> EpochResult:
         metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
         self._reward.forget()

@@ -158,14 +158,13 @@ class Method(tf.Module):
         del epoch
         return 'train'
 
-    def after_epoch(self, epoch: int, full_accuracy: float) -> EpochResult:
+    def after_epoch(self, epoch: int) -> EpochResult:
         """Called after each epoch before surgery, weights frozen.
 
         Args:
             epoch: counts from 0.
-            full_accuracy: the full model's accuracy on the images that score sub-networks.
         """
-        del epoch, full_accuracy
+        del epoch
         return EpochResult()
 
     def rounds(self) -> int:

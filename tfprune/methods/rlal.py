@@ -15,11 +15,14 @@ Deviations: 1. PPO instead of SAC, which is --agent=sac. 2. The alignment starts
 epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by
 reward above their epoch's mean) and this epoch's, each scored today with channels chosen anew by
 the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
-(--alignment=adaptive) is ours. 5. At the end of the joint epochs the policy is compared with random
-actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Without
-epochs of random actions and joint ones, v is the uniform decision; what v leaves of the budget is
-filled. 7. By --surrogate_candidates the
-decoder ranks decisions nobody has tried, and the best are scored and are candidates for v.
+(--alignment=adaptive) is ours; the full model's accuracy in it is scored as the sub-network's. 5.
+At the end of the joint epochs the policy is compared with random actions on the same weights: a
+measurement, from which nothing is learnt or chosen. 6. Without epochs of random actions and joint
+ones, v is the uniform decision; what v leaves of the budget is filled. 7. By --surrogate_candidates
+the decoder ranks decisions nobody has tried, and the best are scored and are candidates for v. 8. A
+sub-network is scored with the batch-norm statistics of each batch of held-out images, whose number
+is --score_batch_size; the published method does not say with which. 9. The agent acts in epoch t
+under a z_t whose e_t has learnt nothing yet: what it learns from are that epoch's episodes.
 """
 from typing import Any, Mapping, Sequence
 
@@ -30,7 +33,7 @@ from tfprune.agents import Policy, make_agent, mean_and_error, play, random_poli
 from tfprune.alignment import AlignmentPenalty, StrengthController
 from tfprune.context import ContextNetwork, ContextTrainer, EpisodeHistory
 from tfprune.environment import PruningEnv
-from tfprune.masks import Masks
+from tfprune.masks import Masks, open_masks
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
 from tfprune.methods.rewards import TodaysRewards
@@ -77,7 +80,7 @@ class RLAL(Method):
     def phase(self, epoch: int) -> str:
         return self.problem.config.phase(epoch)
 
-    def after_epoch(self, epoch: int, full_accuracy: float) -> EpochResult:
+    def after_epoch(self, epoch: int) -> EpochResult:
         config, phase = self.problem.config, self.phase(epoch)
         self._reward.forget()
         # The day's z, before the context learns of the day: the agent acts and is judged under it.
@@ -118,7 +121,11 @@ class RLAL(Method):
                 rows += played
         if phase == 'alignment':
             metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
-        self._set_strength(epoch, full_accuracy, metrics.get('subnetwork_accuracy'))
+        if config.alignment == 'adaptive' and 'subnetwork_accuracy' in metrics:
+            with self._watch('rescoring', whole=True):
+                metrics['scored_full_accuracy'] = self.problem.score(
+                    open_masks(self.problem.groups))
+        self._set_strength(epoch, metrics)
         metrics.update(self._watch.take())
         return EpochResult(metrics, tuple(rows))
 
@@ -193,21 +200,21 @@ class RLAL(Method):
                        in self.history.best(self.problem.config.rescored_candidates)]
         candidates += [np.array(widths, np.int64) for widths in self._reward.known()]
         scored = [self._reward(self.problem.budget.as_dict(widths)) for widths in candidates]
-        best = int(np.argmax(scored))
-        self.best_widths.assign(self.problem.budget.fill(candidates[best]))
-        return scored[best]
+        filled = self.problem.budget.fill(candidates[int(np.argmax(scored))])
+        self.best_widths.assign(filled)
+        return self._reward(self.problem.budget.as_dict(filled))
 
-    def _set_strength(self, epoch: int, full_accuracy: float, subnetwork_accuracy: float | None
-                      ) -> None:
+    def _set_strength(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """lambda for the next epoch: 0 until a joint epoch comes."""
         config, strength = self.problem.config, self.alignment.strength
         coming = self.phase(epoch + 1)
         if config.alignment == 'none' or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
-        elif config.alignment == 'fixed' or not strength.numpy() or subnetwork_accuracy is None:
+        elif config.alignment == 'fixed' or not strength.numpy() or 'subnetwork_accuracy' not in metrics:
             strength.assign(config.alignment_strength)
         else:
-            self._controller.update(full_accuracy, subnetwork_accuracy)
+            self._controller.update(metrics['scored_full_accuracy'],
+                                    metrics['subnetwork_accuracy'])
 
     def _select(self, widths: np.ndarray) -> Masks:
         return self._reward.select(self.problem.budget.as_dict(widths))

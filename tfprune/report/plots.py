@@ -25,7 +25,9 @@ def plot_accuracy(run: Run) -> str | None:
         axes = _epoch_axes(fig, run, 'accuracy')
         _line(axes, rows, 'accuracy', GREY, 'training images (as trained)', linewidth=1.3)
         _line(axes, before, 'reward_accuracy', BLUE, 'full model, held-out images')
-        _line(axes, before, 'subnetwork_accuracy', ORANGE, 'sub-network, held-out images',
+        _line(axes, before, 'scored_full_accuracy', BLUE, 'full model, scored as a sub-network',
+              linestyle='--', linewidth=1.2)
+        _line(axes, before, 'subnetwork_accuracy', ORANGE, 'sub-network, as scored for rewards',
               marker='o', linewidth=1.2)
         _line(axes, after, 'reward_accuracy', ORANGE, 'pruned model, held-out images')
         last = len(before) if before and after else len(rows)
