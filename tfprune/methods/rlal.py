@@ -210,7 +210,7 @@ class RLAL(Method):
         coming = self.phase(epoch + 1)
         if config.alignment == 'none' or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
-        elif config.alignment == 'fixed' or not strength.numpy() or 'subnetwork_accuracy' not in metrics:
+        elif 'scored_full_accuracy' not in metrics or not strength.numpy():
             strength.assign(config.alignment_strength)
         else:
             self._controller.update(metrics['scored_full_accuracy'],
