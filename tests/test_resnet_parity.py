@@ -14,8 +14,9 @@ from tfprune.surgery import prune_model
 from tfprune.testing import max_relative_difference, random_masks, randomise, recount
 
 
-@pytest.mark.parametrize('residual', [pytest.param(False, marks=pytest.mark.slow), True])
-@pytest.mark.parametrize('name, draws', [('resnet20', 10), ('resnet56', 3)])
+@pytest.mark.parametrize('name, draws, residual', [
+    ('resnet20', 10, False), ('resnet20', 10, True), ('resnet56', 3, True),
+    pytest.param('resnet56', 3, False, marks=pytest.mark.slow)])
 def test_gated_equals_pruned_and_predicted_equals_recount(name, draws, residual):
     model = randomise(build_model(name, image_shape=(32, 32, 3), num_classes=10,
                                   mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))

@@ -222,7 +222,7 @@ def test_top1_is_that_of_keras(served):
 
 
 def test_opened_by_serve_bytes(served):
-    opened = saved_model.open_bytes(served.export_dir / 'saved_model')
+    opened = saved_model.open_bytes(str(served.export_dir / 'saved_model'))
     answer = opened([encoded(image) for image in IMAGES])
     expected = tf.nn.softmax(logits(served, IMAGES)).numpy()
     np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)

@@ -100,7 +100,9 @@ class EpochLoop:
             self.checkpoints.save(Position(start.epoch, step, seconds()), state)
             raise self._interrupted(start.epoch) from None
         except NonFiniteLossError as error:
-            raise NonFiniteLossError(f'epoch {start.epoch + 1}: {error}') from None
+            raise NonFiniteLossError(
+                f'epoch {start.epoch + 1}: {error} A lower --learning_rate may help or, in a model '
+                'of your own, a Rescaling layer of its pixels.') from None
         finally:
             self.progress.end_epoch()
         trained = _Trained(means, seconds())

@@ -30,7 +30,7 @@ from tfprune.groups import ChannelGroups
 from tfprune.runs import machine_name, write_text
 
 VERSION = 1
-BUILD = 'scripts/benchmark.py --suite=latency_table --model=… --out=table.json'
+BUILD = 'scripts/benchmark.py --suite=latency_table --model=… --image_size=… --table=table.json'
 # What of a layer's call decides how it is computed, beside shapes.
 _SETTINGS = ('strides', 'padding', 'dilation_rate', 'pool_size', 'groups', 'axis')
 

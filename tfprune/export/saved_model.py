@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
@@ -129,13 +130,14 @@ def open_directory(path: pathlib.Path) -> Artefact:
                     cost=lambda: operator_cost.graph_cost(loaded.signatures[SIGNATURE]))
 
 
-def open_bytes(path: pathlib.Path) -> Callable[[Sequence[bytes]], Predictions]:
-    """Opens a SavedModel by serve_bytes: a function of N encoded images.
+def open_bytes(path: str | os.PathLike[str]) -> Callable[[Sequence[bytes]], Predictions]:
+    """Opens a SavedModel, or the highest version below it, by serve_bytes: a function of N encoded
+    images.
 
     ValueError if it has no such signature; from the function, naming the first images that cannot
     be decoded by their position.
     """
-    directory, loaded = load_signature(path, serving.BYTES)
+    directory, loaded = load_signature(pathlib.Path(path), serving.BYTES)
 
     def run(encoded: Sequence[bytes]) -> Predictions:
         images = tf.constant(list(encoded), tf.string, shape=[len(encoded)])

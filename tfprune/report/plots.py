@@ -261,8 +261,9 @@ def _comparison(axes: Axes, compared: Sequence[tuple[str, Sequence[float]]]) -> 
 
 
 def _decimals(axes: Axes) -> int:
-    low, high = axes.get_ylim()
-    return 1 if high - low < 0.05 else 0
+    """Decimals that tell all ticks, in percent, as they are."""
+    ticks = 100 * axes.get_yticks()
+    return next((decimals for decimals in (0, 1) if np.allclose(ticks, ticks.round(decimals))), 2)
 
 
 def _from_zero_or_log(axes: Axes) -> None:
