@@ -5,10 +5,8 @@ import pathlib
 import pytest
 
 from tfprune import outcome
-from tfprune.artefacts import count_correct
 from tfprune.deployment import Deployed
 from tfprune.export import ExportReport
-from tfprune.export.keras_file import open_model
 from tfprune.export.parity import Parity
 
 _TIMES = {'threads': 1, 'median_ms': 1.0, 'p10_ms': 1.0, 'p90_ms': 1.0, 'ratio': None}
@@ -27,7 +25,7 @@ def _deploy(model, data, out_dir, settings, *, dense_tflite=None, **_):
     path = pathlib.Path(out_dir).resolve() / 'pruned.keras'
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
-    accuracy = count_correct(open_model(model, path), data) / data.num_test
+    accuracy = outcome._accuracy(model, data)
     rows = [{'form': 'keras', 'file': path.name, 'bytes': path.stat().st_size,
              'accuracy': accuracy, 'lost': 0.0},
             {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1, 'accuracy': accuracy,

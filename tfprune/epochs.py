@@ -58,7 +58,7 @@ class EpochLoop:
             trained = self._train(trainer, state, start)
             begun = time.perf_counter()
             try:
-                row = self._after(epoch, evaluate, after_epoch)
+                row = {'reward_accuracy': evaluate(self.held_out), **after_epoch(epoch)}
             except StopTraining:
                 raise self._interrupted(epoch) from None
             images = self._steps * self.config.batch_size
@@ -111,10 +111,6 @@ class EpochLoop:
         self.checkpoints.save(Position(start.epoch, self._steps, trained.seconds), state)
         trainer.steps_done.assign(0)
         return trained
-
-    def _after(self, epoch: int, evaluate: Evaluator,
-               after_epoch: Callable[[int], Mapping[str, Any]]) -> dict[str, Any]:
-        return {'reward_accuracy': evaluate(self.held_out), **after_epoch(epoch)}
 
     def _write(self, row: Mapping[str, Any], scalars: '_Scalars') -> None:
         row = {name: value for name, value in row.items() if value == value}  # no NaN in JSON
