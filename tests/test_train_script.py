@@ -23,7 +23,8 @@ SMALL = ['--model=resnet8', '--dataset=digits', '--warmup_epochs=1', '--random_e
          '--reward_images=100', '--score_images=100', '--score_batch_size=100',
          '--calibration_batches=1', '--episodes_per_epoch=2', '--random_reference_episodes=1',
          '--comparison_episodes=2', '--context_size=4', '--context_updates=3',
-         '--agent_updates=2', '--alignment=adaptive', '--threads=1', '--macs=0.5']
+         '--agent_updates=2', '--alignment=adaptive', '--threads=1', '--macs=0.5',
+         '--learning_rate=0.1']
 
 
 def start(run_dir, *flags):

@@ -36,7 +36,8 @@ def define_config_flags(names: Iterable[str] = (),
             text = field.metadata['help']
             if field.name in listed:
                 text += f' One of: {", ".join(listed[field.name])}.'
-            _DEFINE[type(field.default)](field.name, field.default, text, flag_values=flag_values)
+            _DEFINE[field.metadata['type']](field.name, field.default, text,
+                                            flag_values=flag_values)
 
 
 def read_config(arguments: Sequence[str]) -> Config:

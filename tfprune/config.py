@@ -16,6 +16,7 @@ NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
 QUANTISATIONS = {name: f'tflite_{name}' for name in ('float16', 'dynamic', 'int8', 'int8_qat')}
 CHOICES: dict[str, tuple[str, ...]] = {
     'unknown_layers': ('freeze', 'raise'),
+    'optimizer': ('compiled', 'sgd'),
     'schedule': ('cosine', 'step'),
     'mixed_precision': ('float32', 'bfloat16'),
     'agent': ('ppo', 'sac', 'ddpg', 'random'),
@@ -24,8 +25,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _field(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={'help': text})
+def _field(default: Any, text: str, kind: type | None = None) -> Any:
+    """kind: the type of a field whose default is None, 'chosen by the run'."""
+    return dataclasses.field(default=default,
+                             metadata={'help': text, 'type': kind or type(default)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,12 +97,26 @@ class Config:
         'methods compare at the same total.')
     # Training of the weights.
     batch_size: int = _field(128, 'Images a step, over all replicas.')
-    learning_rate: float = _field(0.1, 'Peak learning rate until surgery.')
-    fine_tune_learning_rate: float = _field(0.05, 'Peak learning rate after surgery.')
+    optimizer: str = _field(
+        'compiled', 'The one that a given model is compiled with, else SGD with momentum; or sgd '
+        'in any case.')
+    learning_rate: float = _field(
+        None, 'Peak learning rate until surgery. Left out: of given weights that of the compiled '
+        'optimizer or, where there is none, one found by a short test on a copy; 0.1 from random '
+        'weights.', float)
+    fine_tune_learning_rate: float = _field(
+        None, 'Peak learning rate after surgery. Left out: likewise, or 0.05 from random weights.',
+        float)
+    check_first_epoch: bool = _field(
+        True, 'The first epoch may not lower the accuracy of given weights on held-out images by '
+        'more than three standard errors: a rate that was left out is lowered, one that was given '
+        'stops the run.')
     schedule: str = _field('cosine', 'Learning-rate schedule before and after surgery.')
     lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up at the start.')
     momentum: float = _field(0.9, 'Momentum of SGD.')
-    weight_decay: float = _field(1e-4, 'L2 coefficient on convolution and dense kernels.')
+    weight_decay: float = _field(
+        None, "L2 coefficient on kernels, beside the model's own regularizers. Left out: 0 for "
+        'given weights, 1e-4 from random ones.', float)
     label_smoothing: float = _field(0.0, 'Label smoothing in [0, 1).')
     mixed_precision: str = _field('float32', 'Compute precision of the network while training.')
     replicas: int = _field(1, 'Replicas of MirroredStrategy (logical devices on CPU); accelerators '
@@ -181,7 +198,8 @@ class Config:
                      'learning_rate',
                      'agent_learning_rate', 'context_learning_rate', 'alignment_gap',
                      'fine_tune_learning_rate', 'quantize_learning_rate'):
-            self._require(name, getattr(self, name) >= 0, 'at least 0')
+            self._require(name, getattr(self, name) is None or getattr(self, name) >= 0,
+                          'at least 0')
         for name in self.quantisations:
             self._require('quantize', name in QUANTISATIONS,
                           f'a list of {", ".join(QUANTISATIONS)}, or none')
@@ -250,7 +268,8 @@ class Config:
         """Text of a flagfile that gives this config."""
         lines = ['# The configuration of this run; runnable: python scripts/train.py --flagfile=…']
         for name, value in self.to_json().items():
-            lines.append(f'--{name}={str(value).lower() if isinstance(value, bool) else value}')
+            if value is not None:
+                lines.append(f'--{name}={str(value).lower() if isinstance(value, bool) else value}')
         return '\n'.join(lines) + '\n'
 
     @classmethod
@@ -306,7 +325,9 @@ def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
 
 
 def _check_type(field: dataclasses.Field, value: Any) -> None:
-    expected = type(field.default)
+    expected = field.metadata['type']
+    if value is None and field.default is None:
+        return
     ok = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         ok = True

@@ -50,7 +50,7 @@ class Deployment:
             config.representative_images, config.batch_size,
             QuantisationAware(
                 epochs=config.quantize_epochs, learning_rate=config.quantize_learning_rate,
-                momentum=config.momentum, weight_decay=config.weight_decay,
+                momentum=config.momentum, weight_decay=config.weight_decay or 0.0,
                 label_smoothing=config.label_smoothing, seed=config.seed))
 
 

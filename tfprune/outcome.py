@@ -7,57 +7,26 @@ from typing import Any, Callable, Mapping, Sequence
 import keras
 
 from tfprune.artefacts import count_correct
-from tfprune.budget import Budget
 from tfprune.config import Config
-from tfprune.costs import Cost, CostModel, count_cost
+from tfprune.costs import Cost, count_cost
 from tfprune.data import ImageData
 from tfprune.deployment import Deployment, deploy
 from tfprune.depth import without_blocks
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
-from tfprune.groups import ChannelGroups
 from tfprune.latency_table import prediction_row
 from tfprune.methods import Decision, check_method
 from tfprune.progress import Progress
 from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
+from tfprune.run_setup import Setup
 from tfprune.runs import RunFolder, peak_process_bytes, write_text
 from tfprune.sparsity import count_zeros
-from tfprune.surgery import prune_model
 
 CARD_FILE = 'export/model_card.md'
 
 _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_max',
                   'random_reward_mean', 'random_reward_error', 'random_reward_max')
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What a run works on, made before its first epoch: the dense model and what may be pruned.
-
-    has_weights: whether the dense model came with weights of its own.
-    """
-    config: Config
-    data: ImageData
-    model: keras.Model
-    groups: ChannelGroups
-    cost_model: CostModel
-    budget: Budget
-    has_weights: bool = False
-
-    def after(self, decision: Decision) -> 'Setup':
-        """What fine-tuning and the report go on with: its epochs less those that are charged."""
-        config = self.config
-        if not config.charge_search:
-            return self
-        left = max(0, config.fine_tune_epochs - round(decision.search_equivalents))
-        return dataclasses.replace(self, config=dataclasses.replace(config, fine_tune_epochs=left))
-
-
-def apply_decision(setup: Setup, decision: Decision) -> keras.Model:
-    """The model of `setup` without the blocks and channels that the decision removes."""
-    left = without_blocks(setup, decision.removed)
-    return prune_model(left.model, left.groups, decision.masks)
 
 
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
@@ -101,6 +70,8 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'epochs': {'pretraining': config.pretraining_epochs, 'search': config.search_epochs,
                    'search_equivalents': decision.search_equivalents,
                    'fine_tune': config.fine_tune_epochs, 'total': config.total_epochs},
+        'given': None if setup.given is None else dataclasses.asdict(setup.given),
+        'training': None if setup.recipe is None else setup.recipe.to_json(),
         'dense': _side(setup.cost_model.dense, _accuracy(dense, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],

@@ -13,14 +13,15 @@ from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, re
 from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.distribution import SharedScorer, from_chief, is_chief, num_workers
-from tfprune.epochs import EpochLoop, Interrupted
+from tfprune.epochs import EpochLoop, Interrupted, Stage
+from tfprune.given import first_epoch
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
 from tfprune.masks import widths_of
 from tfprune.methods import Decision, Method, Problem, check_method, make_method
-from tfprune.outcome import Setup, apply_decision
 from tfprune.progress import Progress
 from tfprune.reuse import RATIOS_FILE, take_search, take_epochs
+from tfprune.run_setup import Setup, apply_decision, criterion_batches, held_out_batches
 from tfprune.runs import RunFolder, replacing
 from tfprune.scoring import SubnetworkScorer
 from tfprune.seeding import derived_seed, set_seed
@@ -41,10 +42,9 @@ class Phases:
         self.decides_first = check_method(config.method).decides_first
         self.first = 0 if self.decides_first else config.search_epochs  # epoch after surgery
         self.loop = EpochLoop(
-            config, setup.data, folder, SharedCheckpoints(
+            config, folder, SharedCheckpoints(
                 folder.path / 'checkpoints', progress.warn, strategy),
-            setup.data.reward_batches(config.score_batch_size).take(
-                config.score_images // config.score_batch_size), should_stop, progress)
+            held_out_batches(setup), should_stop, progress)
 
     def run(self) -> tuple[keras.Model, Decision]:
         """The pruned model in float32, trained to the last epoch, and the decision."""
@@ -136,12 +136,14 @@ class Phases:
             return {'phase': method.phase(epoch), **result.metrics,
                     'search_equivalents': account.epochs}
 
+        judged = first_epoch(self.setup)
         trainer = self._trainer(self.setup.model, penalty=method.penalty)
         state = tf.train.Checkpoint(model=self.setup.model, trainer=trainer, method=method,
                                     account=account)
         if prefix:
             restore(state, prefix)
-        self.loop.run(trainer, state, position, self.first, after_epoch)
+        self.loop.run(trainer, state, position, [self._before_surgery(self.setup.data)],
+                      after_epoch, judged)
 
     def _run_rounds(self, method: Method, scorer: SharedScorer, account: EpochAccount,
                     position: Position, prefix: str | None) -> None:
@@ -220,8 +222,21 @@ class Phases:
                 keep_zeros()
             self._settle(pruned)
         phase = 'train' if self.decides_first else 'fine_tune'
+        stages = [self._before_surgery(self.setup.data)] if self.decides_first else []
+        stages += [self._after_surgery(config, self.setup.data)]
         dataclasses.replace(self.loop, config=config).run(
-            trainer, state, position, config.total_epochs, lambda epoch: {'phase': phase})
+            trainer, state, position, stages, lambda epoch: {'phase': phase})
+
+    def _before_surgery(self, data: ImageData) -> Stage:
+        config = self.config
+        return Stage.of(0, config.search_epochs * (data.num_train // config.batch_size), config,
+                        data, config.learning_rate, config.lr_warmup_epochs)
+
+    @staticmethod
+    def _after_surgery(config: Config, data: ImageData) -> Stage:
+        return Stage.of(config.search_epochs,
+                        config.fine_tune_epochs * (data.num_train // config.batch_size), config,
+                        data, config.fine_tune_learning_rate)
 
     def _settle(self, pruned: keras.Model) -> None:
         """Batch-norm statistics of the sub-network, as when it was scored."""
@@ -245,10 +260,10 @@ class Phases:
             return keras.models.load_model(self.folder.path / 'dense.keras')
 
     def _trainer(self, model: keras.Model, **extras: Any) -> Trainer:
-        config = self.config
+        config, recipe = self.config, self.setup.recipe
         return Trainer(model, self.strategy, Optimisation(
             config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
-            config.jit_compile), **extras)
+            config.jit_compile, recipe.optimizer if recipe else None), **extras)
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():
@@ -276,11 +291,6 @@ class Phases:
             raise CheckpointError(f'{self.folder.path} has checkpoints from after surgery and no '
                                   'decision.json; remove its checkpoints folder to start anew.')
         return self._with_zeros(rows)
-
-
-def criterion_batches(config: Config, data: ImageData) -> tf.data.Dataset:
-    """Batches of training images for criteria that need data."""
-    return data.calibration_batches(config.batch_size, config.criterion_batches)
 
 
 def _as_float32(model: keras.Model) -> keras.Model:

@@ -68,7 +68,8 @@ class RunFolder:
     def forget_if_new(self) -> None:
         """Removes what there is before training: a configuration that turned out impossible."""
         if self._is_new:
-            for name in (*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.json'):
+            for name in (*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.json',
+                         'training.json'):
                 (self.path / name).unlink(missing_ok=True)
             if not any(self.path.iterdir()):
                 self.path.rmdir()
