@@ -218,7 +218,7 @@ def test_a_flagfile_gives_the_config_back(config, tmp_path):
               float: absl_flags.DEFINE_float, str: absl_flags.DEFINE_string}
     for field in dataclasses.fields(Config):
         define[kind(field)[0]](field.name, field.default, field.metadata['help'],
-                                    flag_values=values)
+                               flag_values=values)
     absl_flags.DEFINE_string('flagfile', '', '', flag_values=values)
     rest = values(['train.py', f'--flagfile={tmp_path / "config.flags"}'])
     assert rest == ['train.py']
