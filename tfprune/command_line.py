@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from absl import app, flags, logging
 
-from tfprune.config import CHOICES, Config
+from tfprune.config import CHOICES, Config, kind
 
 MENDABLE = (ValueError, TypeError, KeyError, OSError, RuntimeError)
 
@@ -36,8 +36,7 @@ def define_config_flags(names: Iterable[str] = (),
             text = field.metadata['help']
             if field.name in listed:
                 text += f' One of: {", ".join(listed[field.name])}.'
-            _DEFINE[field.metadata['type']](field.name, field.default, text,
-                                            flag_values=flag_values)
+            _DEFINE[kind(field)[0]](field.name, field.default, text, flag_values=flag_values)
 
 
 def read_config(arguments: Sequence[str]) -> Config:

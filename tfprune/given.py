@@ -27,7 +27,7 @@ from tfprune.masks import best_channels
 from tfprune.methods import check_method
 from tfprune.methods.controls import uniform_widths
 from tfprune.models import CompiledOptimizer
-from tfprune.recipe import Given, Recipe
+from tfprune.recipe import FROM_RANDOM, Given, Recipe
 from tfprune.run_setup import (Setup, criterion_batches, criterion_scores, held_out_batches)
 from tfprune.runs import RunFolder
 from tfprune.progress import Progress
@@ -36,7 +36,6 @@ from tfprune.seeding import derived_seed
 from tfprune.surgery import prune_model
 from tfprune.training import Evaluator, Optimisation
 
-RATE, FINE_TUNE_RATE, WEIGHT_DECAY = 0.1, 0.05, 1e-4  # of random weights and SGD
 FILE = 'training.json'  # in a run folder
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
@@ -63,8 +62,7 @@ def sample(data: ImageData, images: int) -> tf.data.Dataset:
 def first_epoch(setup: Setup) -> FirstEpoch | None:
     """What the first epoch is judged by; None where there is nothing to ruin."""
     given, recipe = setup.given, setup.recipe
-    if (given is None or recipe is None or not given.is_trained
-            or not setup.config.check_first_epoch):
+    if given is None or not given.is_trained or not setup.config.check_first_epoch:
         return None
     return FirstEpoch(
         given.held_out_accuracy, given.trained_on_accuracy, sample(setup.data, given.images),
@@ -123,11 +121,11 @@ def choose_recipe(setup: Setup) -> Recipe:
         reasons.append(f'the model is compiled with {compiled.name}; its schedule begins anew '
                        f'from {before:g}')
     else:
-        before, after = RATE, FINE_TUNE_RATE
+        before, after = FROM_RANDOM.learning_rate, FROM_RANDOM.fine_tune_learning_rate
         if given is not None and not given.is_trained:
             reasons.append('the given model is no better than chance, and is trained as from '
                            f'random weights: SGD at {before:g}')
-    decay = 0.0 if given is not None or compiled else WEIGHT_DECAY
+    decay = 0.0 if given is not None or compiled else FROM_RANDOM.weight_decay
     if has_own_losses(setup.model):
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')
@@ -155,7 +153,7 @@ def _tested(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.
             reasons: list[str]) -> tuple[float, float]:
     """Rates before and after surgery by tests on copies; those that flags say are not tested."""
     config = setup.config
-    largest = (compiled.learning_rate if compiled else 0.0) or RATE
+    largest = (compiled.learning_rate if compiled else 0.0) or FROM_RANDOM.learning_rate
     rates = [largest * factor for factor in FACTORS]
     before, after = config.learning_rate, config.fine_tune_learning_rate
     groups, prunes = setup.groups, check_method(config.method).prunes

@@ -71,7 +71,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                    'search_equivalents': decision.search_equivalents,
                    'fine_tune': config.fine_tune_epochs, 'total': config.total_epochs},
         'given': None if setup.given is None else dataclasses.asdict(setup.given),
-        'training': None if setup.recipe is None else setup.recipe.to_json(),
+        'training': setup.recipe.to_json(),
         'dense': _side(setup.cost_model.dense, _accuracy(dense, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],

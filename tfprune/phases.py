@@ -230,13 +230,12 @@ class Phases:
     def _before_surgery(self, data: ImageData) -> Stage:
         config = self.config
         return Stage.of(0, config.search_epochs * (data.num_train // config.batch_size), config,
-                        data, config.learning_rate, config.lr_warmup_epochs)
+                        data, self.setup.recipe.learning_rate, config.lr_warmup_epochs)
 
-    @staticmethod
-    def _after_surgery(config: Config, data: ImageData) -> Stage:
+    def _after_surgery(self, config: Config, data: ImageData) -> Stage:
         return Stage.of(config.search_epochs,
                         config.fine_tune_epochs * (data.num_train // config.batch_size), config,
-                        data, config.fine_tune_learning_rate)
+                        data, self.setup.recipe.fine_tune_learning_rate)
 
     def _settle(self, pruned: keras.Model) -> None:
         """Batch-norm statistics of the sub-network, as when it was scored."""
@@ -262,8 +261,8 @@ class Phases:
     def _trainer(self, model: keras.Model, **extras: Any) -> Trainer:
         config, recipe = self.config, self.setup.recipe
         return Trainer(model, self.strategy, Optimisation(
-            config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
-            config.jit_compile, recipe.optimizer if recipe else None), **extras)
+            config.momentum, recipe.weight_decay, config.label_smoothing, config.batch_size,
+            config.jit_compile, recipe.optimizer), **extras)
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():

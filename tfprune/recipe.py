@@ -47,3 +47,6 @@ class Recipe:
         """Inverse of to_json."""
         return cls(**{**values, 'reasons': tuple(values['reasons']),
                       'stated': tuple(values['stated'])})
+
+
+FROM_RANDOM = Recipe(None, learning_rate=0.1, fine_tune_learning_rate=0.05, weight_decay=1e-4)

@@ -14,7 +14,7 @@ from tfprune.depth import without_blocks
 from tfprune.groups import ChannelGroups
 from tfprune.methods import Decision
 from tfprune.models import CompiledOptimizer
-from tfprune.recipe import Given, Recipe
+from tfprune.recipe import FROM_RANDOM, Given, Recipe
 from tfprune.surgery import prune_model
 
 
@@ -26,7 +26,7 @@ class Setup:
         has_weights: whether the dense model came with weights of its own.
         compiled: the optimizer that it came with.
         given: what the model scored as it was given; None without weights of its own.
-        recipe: how it is trained; None before it is chosen.
+        recipe: how it is trained; its numbers, not the configuration's, which may be None.
     """
     config: Config
     data: ImageData
@@ -37,7 +37,7 @@ class Setup:
     has_weights: bool = False
     compiled: CompiledOptimizer | None = None
     given: Given | None = None
-    recipe: Recipe | None = None
+    recipe: Recipe = FROM_RANDOM
 
     def after(self, decision: Decision) -> 'Setup':
         """What fine-tuning and the report go on with: its epochs less those that are charged."""
