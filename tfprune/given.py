@@ -106,7 +106,7 @@ def _measured_and_chosen(setup: Setup, progress: Progress) -> dict[str, Any]:
 def choose_recipe(setup: Setup) -> Recipe:
     """How a setup is trained; rates are tested where nothing else says them."""
     config, given, held_out = setup.config, setup.given, held_out_batches(setup)
-    compiled = setup.compiled if config.optimizer == 'compiled' else None
+    compiled = setup.compiled
     starts_trained = (given is not None and given.is_trained
                       and not check_method(config.method).decides_first)
     reasons: list[str] = []

@@ -214,7 +214,9 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
 
 
 def _compiled(config: Config, own: OwnProblem | None) -> CompiledOptimizer | None:
-    """The optimizer that the given model was compiled with, if any."""
+    """The optimizer that the given model was compiled with, if any and if it is wanted."""
+    if config.optimizer != 'compiled':
+        return None
     if own:
         return compiled_optimizer(own.model)
     files = [name for name in (config.initial_weights, config.model) if name.endswith('.keras')]

@@ -5,7 +5,6 @@ to float error, because batch normalisation is then synchronised and every sum i
 batch.
 """
 import contextlib
-import copy
 import dataclasses
 import math
 from typing import Any, Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from tensorflow.python.framework import config as tf_config  # has no public nam
 from tfprune.batch_norm import synchronise_batch_norm, use_fused_batch_norm
 from tfprune.distribution import DistributedBatches
 from tfprune.graph import Untracked
-from tfprune.models import as_logits
+from tfprune.models import as_logits, make_optimizer
 from tfprune.sparsity import kernels_of
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -85,7 +84,7 @@ class Optimisation:
         """A new optimizer; its learning rate is assigned before each step."""
         if self.optimizer is None:
             return keras.optimizers.SGD(0.0, momentum=self.momentum)
-        return keras.optimizers.deserialize(copy.deepcopy(dict(self.optimizer)))
+        return make_optimizer(self.optimizer)
 
 
 class Trainer(tf.Module):

@@ -17,7 +17,7 @@ from tfprune.data.options import parse_size
 from tfprune.graph import functional_graph
 from tfprune.models import mobilenet, resnet, resnet_cifar, vgg
 from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
-                                     compiled_optimizer_of_file)
+                                     compiled_optimizer_of_file, make_optimizer)
 from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import (as_classifier, at_image_shape, is_path, load_model_file,
                                         read_keras_file, run_custom_layers)
@@ -25,8 +25,8 @@ from tfprune.models.outputs import as_logits, outputs_probabilities
 
 __all__ = ['MODELS', 'CompiledOptimizer', 'as_classifier', 'as_logits', 'build_model',
            'compiled_optimizer', 'compiled_optimizer_of_file', 'is_model_file',
-           'load_initial_weights', 'load_model_file', 'outputs_probabilities', 'run_custom_layers',
-           'untrained_model']
+           'load_initial_weights', 'load_model_file', 'make_optimizer', 'outputs_probabilities',
+           'run_custom_layers', 'untrained_model']
 
 _part = functools.partial
 MODELS: dict[str, Callable[..., keras.Model]] = {

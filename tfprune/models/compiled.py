@@ -67,9 +67,21 @@ def compiled_optimizer_of_file(path: str | pathlib.Path) -> CompiledOptimizer | 
         return None
     found = CompiledOptimizer.from_config(config)
     try:
-        keras.optimizers.deserialize(copy.deepcopy(dict(found.config)))
+        make_optimizer(found.config)
     except Exception as error:  # Keras raises nearly any type for what it does not know.
         text = ' '.join(str(error).split())[:200]
         raise ValueError(f"model '{path}' is compiled with the optimizer {found.name!r}, which "
-                         f'cannot be made: {text}') from None
+                         f'cannot be made: {text}; --optimizer=sgd trains without it') from None
     return found
+
+
+def make_optimizer(config: Mapping[str, Any]) -> keras.optimizers.Optimizer:
+    """An optimizer of its configuration.
+
+    Raises:
+        ValueError: it is neither one of Keras nor registered.
+    """
+    made = keras.optimizers.deserialize(copy.deepcopy(dict(config)))
+    if not isinstance(made, keras.optimizers.Optimizer):  # Keras may give the name back
+        raise ValueError('it is no optimizer of Keras, nor a registered class')
+    return made

@@ -2,14 +2,16 @@
 from typing import Mapping
 
 from tfprune.report.artefact_table import artefact_rows, losses
-from tfprune.report.reading import Run, all_values
-from tfprune.report.table import budget_sentences, count, listed, markdown, percent, table_notes
+from tfprune.report.reading import Run, all_values, as_given
+from tfprune.report.table import (budget_sentences, count, listed, markdown, percent, points,
+                                  table_notes)
 
 
 def card_rows(run: Run) -> list[tuple[str, str]]:
     """(what, text) of the card, without what is not known."""
     report, data, environment = run.report, run.data, run.environment
     packages: Mapping[str, str] = environment.get('packages') or {}
+    given = as_given(report)
     pruned, names = report['pruned'], list(report.get('class_names') or ())
     shape = data.get('image_shape')
     rows = [
@@ -23,7 +25,10 @@ def card_rows(run: Run) -> list[tuple[str, str]]:
                  f'{count(data.get("num_reward"))} training images held out for decisions, '
                  f'{count(report["test_images"])} test images, used once' if data else ''),
         ('budget', ' '.join(text.removeprefix('Budget: ') for text in budget_sentences(report))),
-        ('test accuracy', f'{percent(pruned["test_accuracy"])} after the last epoch'),
+        ('test accuracy', f'{percent(pruned["test_accuracy"])} after the last epoch'
+                          + (f'; as given {percent(given["test_accuracy"])}, a difference of '
+                             f'{points(pruned["test_accuracy"], given["test_accuracy"])}'
+                             if given else '')),
         ('date', report.get('finished', '')),
         ('seed', str(report['seed'])),
         ('commit', all_values(environment, 'commit') or ''),

@@ -79,6 +79,13 @@ def is_pruned(report: Mapping[str, Any]) -> bool:
     return any(group['width'] < group['dense_width'] for group in report['groups'])
 
 
+def as_given(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the user's model scored before anything was done to it; None where training began with
+    random weights, or with a model that knew no more than chance."""
+    given = report.get('given')
+    return given if given and given['is_trained'] else None
+
+
 def surgery_first(report: Mapping[str, Any]) -> bool:
     """Whether surgery came before the first epoch: the dense model was never trained."""
     return bool(report['decides_first'])
