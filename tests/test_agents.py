@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.agents import (AGENTS, SAC, make_agent, mean_and_error, play, random_policy)
+from tfprune.agents import (AGENTS, SAC, carried_out, make_agent, mean_and_error, play,
+                            random_policy)
 from tfprune.agents.memory import Memory
 from tfprune.agents.ppo import WithGroup
 from tfprune.budget import Budget
@@ -44,9 +45,15 @@ def make(name, envs, *, seed, updates=10, learning_rate=3e-3):
 def epoch(agent, envs, seed):
     """Play, observe, update, as in a run; the rewards [E]."""
     keras.utils.set_random_seed(seed)
-    steps, rewards = play(envs, agent.collect_policy)
-    agent.observe(steps, on_policy=True)
+    rewards = show(agent, envs, agent.collect_policy, on_policy=True)
     assert math.isfinite(agent.update())
+    return rewards
+
+
+def show(agent, envs, policy, *, on_policy, epoch=0):
+    """The agent observes an episode in each environment; the rewards [E]."""
+    steps, rewards = play(envs, policy)
+    agent.observe(steps, on_policy=on_policy, actions=carried_out(envs), epoch=epoch)
     return rewards
 
 
@@ -69,7 +76,7 @@ def trained(request, envs, tmp_path_factory):
     then, rewards and state after another epoch)."""
     agent = make(request.param, envs, seed=0, updates=3)
     for seed in (1, 2):
-        agent.observe(play(envs, random_policy(envs[0], seed))[0], on_policy=False)
+        show(agent, envs, random_policy(envs[0], seed), on_policy=False)
     epoch(agent, envs, 11)
     prefix = str(tmp_path_factory.mktemp('agent') / 'state')
     tf.train.Checkpoint(agent=agent).write(prefix)
@@ -94,7 +101,7 @@ def test_the_random_agent_learns_nothing(envs, tmp_path):
     steps = play(envs, agent.collect_policy)[0]
     actions = np.concatenate([np.ravel(step.action) for step in steps])
     assert 0 <= actions.min() < 0.2 and 0.8 < actions.max() <= 1
-    agent.observe(steps, on_policy=True)
+    agent.observe(steps, on_policy=True, actions=carried_out(envs))
     assert math.isnan(agent.update())
     prefix = tf.train.Checkpoint(agent=agent).write(str(tmp_path / 'state'))
     rewards = play(envs, agent.collect_policy)[1]
@@ -107,7 +114,7 @@ def test_the_same_seed_gives_the_same_agent(trained, envs):
     name, _, _, saved, rewards, after = trained
     again = make(name, envs, seed=0, updates=3)
     for seed in (1, 2):
-        again.observe(play(envs, random_policy(envs[0], seed))[0], on_policy=False)
+        show(again, envs, random_policy(envs[0], seed), on_policy=False)
     epoch(again, envs, 11)
     assert equal(values(again), saved)
     assert epoch(again, envs, 12) == rewards and equal(values(again), after)
@@ -139,7 +146,7 @@ def test_greedy_is_without_noise_and_sees_z(trained, envs):
 def test_all_but_ppo_learn_from_random_actions(trained, envs):
     name, agent, *_ = trained
     before = values(agent)
-    agent.observe(play(envs, random_policy(envs[0], 3))[0], on_policy=False)
+    show(agent, envs, random_policy(envs[0], 3), on_policy=False)
     loss = agent.update()
     if name != 'ppo':
         assert math.isfinite(loss) and not equal(values(agent), before)
@@ -153,7 +160,7 @@ def test_all_but_ppo_learn_from_random_actions(trained, envs):
 def test_learns_a_trivial_reward(name, epochs, envs):
     random = [r for seed in range(8) for r in play(envs, random_policy(envs[0], seed))[1]]
     agent = make(name, envs, seed=1)
-    agent.observe(play(envs, random_policy(envs[0], 100))[0], on_policy=False)
+    show(agent, envs, random_policy(envs[0], 100), on_policy=False)
     rewards = [epoch(agent, envs, seed) for seed in range(epochs)]
     mean, error = mean_and_error(random)
     assert np.mean(rewards[-3:]) > mean + 5 * error
@@ -228,7 +235,7 @@ def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):
         pytest.skip('SAC only')
     assert isinstance(agent, SAC)
     assert math.exp(float(agent.agent._log_alpha)) == pytest.approx(.1)
-    pairs = agent._memory.sample(agent._generator, 256)
+    pairs, _ = agent._memory.sample(agent._generator, 256)
     index = pairs.observation.numpy()[..., 0] * 6
     assert (index[:, 0] >= 1 - 1e-6).all()
     same_or_next = np.rint(index[:, 1] - index[:, 0])
@@ -241,10 +248,8 @@ def test_sac_learns_from_standardised_rewards(envs):
     agent = make('sac', envs, seed=3, updates=1)
     rewards = []
     for seed in (0, 1):
-        steps, played = play(envs, random_policy(envs[0], seed))
-        agent.observe(steps, on_policy=False)
-        rewards += played
-    drawn = agent._memory.sample(agent._generator, 200)
+        rewards += show(agent, envs, random_policy(envs[0], seed), on_policy=False)
+    drawn, _ = agent._memory.sample(agent._generator, 200)
     seen = agent._prepared(drawn).reward.numpy()
     last = drawn.next_step_type.numpy() == 2
     assert (seen[~last] == 0).all() and last.any()
@@ -254,9 +259,8 @@ def test_sac_learns_from_standardised_rewards(envs):
 
 def test_ddpg_credits_every_step_with_the_reward_less_its_moving_average(envs):
     agent = make('ddpg', envs, seed=3, updates=1)
-    steps, rewards = play(envs, random_policy(envs[0], 0))
-    agent.observe(steps, on_policy=False)
-    drawn = agent._memory.sample(agent._generator, 200)
+    rewards = show(agent, envs, random_policy(envs[0], 0), on_policy=False)
+    drawn, _ = agent._memory.sample(agent._generator, 200)
     assert set(np.unique(drawn.reward.numpy())) == set(np.float32(rewards))
     # The end of an episode has no successor, whatever its reward.
     last = drawn.next_step_type.numpy()[:, 0] == 2
@@ -281,9 +285,9 @@ def test_ddpg_explores_less_with_each_episode_and_within_bounds(envs):
     assert mean == pytest.approx(.5, abs=.02)
     assert (spread[0], spread[7]) == pytest.approx((.191, .139), abs=.03)
     agent.noise.assign(.5)
-    agent.observe(play(envs, agent.collect_policy)[0], on_policy=False)
+    show(agent, envs, agent.collect_policy, on_policy=False)
     assert float(agent.noise) == .5
-    agent.observe(play(envs, agent.collect_policy)[0], on_policy=True)
+    show(agent, envs, agent.collect_policy, on_policy=True)
     assert float(agent.noise) == pytest.approx(.5 * .95 ** E)
     agent.noise.assign(.01)
     assert np.abs(actions(envs, agent.collect_policy)[0] - mean).max() < .05
@@ -298,11 +302,11 @@ def test_memory_keeps_the_latest_episodes():
 
     memory.add(episodes(1, 2, 3))
     generator = tf.random.Generator.from_seed(0)
-    drawn = memory.sample(generator, 200).reward.numpy()
+    drawn = memory.sample(generator, 200)[0].reward.numpy()
     assert set(map(tuple, drawn)) == {(n * 10 + t, n * 10 + t + 1) for n in (1, 2, 3)
                                       for t in (0, 1)}
     memory.add(episodes(4, 5))  # 5 overwrites 1
-    drawn = memory.sample(generator, 400).reward.numpy()
+    drawn = memory.sample(generator, 400)[0].reward.numpy()
     assert {int(first) // 10 for first, _ in drawn} == {2, 3, 4, 5}
     assert (drawn[:, 1] == drawn[:, 0] + 1).all()
 
@@ -325,6 +329,6 @@ def test_a_single_group_makes_an_agent():
     costs = CostModel(model, groups)
     env = PruningEnv(groups, costs, lambda widths: 1.0, budget=Budget(groups, costs, {'macs': .95}))
     agent = make('ppo', [env], seed=0, updates=1)
-    steps, _ = play([env], agent.collect_policy)
-    agent.observe(steps, on_policy=True)
-    assert len(steps) == 2 and math.isfinite(agent.update())
+    assert len(play([env], agent.collect_policy)[0]) == 2
+    show(agent, [env], agent.collect_policy, on_policy=True)
+    assert math.isfinite(agent.update())

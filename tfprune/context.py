@@ -14,9 +14,14 @@ Deviations: 1. rewards are standardised by the mean and spread of those observed
 within a few hundredths of each other). 2. z reaches the agent under stop-gradient: a constant of
 the observation.
 """
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
+
+from tfprune.environment import finite_reward
+from tfprune.training import NonFiniteLossError
 
 
 class EpisodeHistory(tf.Module):
@@ -33,7 +38,8 @@ class EpisodeHistory(tf.Module):
         self.count = tf.Variable(0, trainable=False)
 
     def append(self, epoch: int, rates: np.ndarray, reward: float) -> None:
-        """Adds an episode; ValueError when full."""
+        """Adds an episode; ValueError when full, and for a reward that is NaN or infinite."""
+        finite_reward(reward, 'an episode')
         n = int(self.count)
         if n >= self.rewards.shape[0]:
             raise ValueError(f'the history holds {n} episodes and no more.')
@@ -130,15 +136,23 @@ class ContextTrainer(tf.Module):
         self.optimizer.build(network.trainable_variables)
 
     def fit(self, updates: int) -> float:
-        """`updates` full-batch steps; the last loss in units of the rewards' variance."""
+        """`updates` full-batch steps; the last loss in units of the rewards' variance, NaN where
+        there was nothing to learn from.
+
+        Raises:
+            NonFiniteLossError: the loss has become NaN or infinite.
+        """
         _, rewards, _ = self.history.arrays()
         if not len(rewards):
             return float('nan')
         self.network.reward_mean.assign(rewards.mean())
         self.network.reward_std.assign(max(float(rewards.std()), 1e-4))
-        loss = tf.constant(float('nan'))
+        loss = float('nan')
         for _ in range(updates):
             loss = self._step()
+        if updates and not math.isfinite(loss):
+            raise NonFiniteLossError(f'the loss of the context network is {float(loss)}: a lower '
+                                     '--context_learning_rate may help.')
         return float(loss)
 
     @tf.function

@@ -1,4 +1,5 @@
 """Pruning as an episodic environment: one step a group, the action its pruning rate."""
+import math
 from typing import Callable, Sequence
 
 import numpy as np
@@ -15,9 +16,27 @@ FEATURES = ('index', 'in_channels', 'channels', 'stride', 'kernel', 'layer_cost'
             'cost_left', 'previous_action')
 
 
+def finite_reward(reward: float, of: str) -> float:
+    """`reward`; ValueError where it is NaN or infinite, of which nothing can be learnt."""
+    if not math.isfinite(reward):
+        raise ValueError(f'the reward of {of} is {reward}; expected a finite number.')
+    return float(reward)
+
+
 class EpisodicEnv(py_environment.PyEnvironment):
-    """An environment whose episodes all have `steps` steps."""
+    """An environment whose episodes all have `steps` steps.
+
+    Attributes:
+        context_size: how many of the last numbers of an observation are z, see tfprune.context.
+    """
     steps: int
+    context_size = 0
+
+    @property
+    def executed(self) -> np.ndarray:
+        """The actions as carried out so far in this episode [<= steps, *shape of an action]: each,
+        asked for in its state, does what was done."""
+        raise NotImplementedError
 
 
 class PruningEnv(EpisodicEnv):
@@ -27,6 +46,7 @@ class PruningEnv(EpisodicEnv):
     [0, 1], then z (one flat vector, as TF-Agents' critics want it). Action: float32 [1] in [0, 1],
     the group's pruning rate; the width is the allowed one nearest to C_g (1 - a_g), clipped to the
     budget's bounds (tfprune.budget); a Gaussian policy's action beyond [0, 1] counts as 0 or 1.
+    What is carried out is therefore often another action than was asked for: `executed`.
     Reward: 0 until the last group, then evaluate(widths).
 
     Two features tell of the budget, as shares of a dense cost: cost_spent, what the decided groups
@@ -41,7 +61,10 @@ class PruningEnv(EpisodicEnv):
         bounded: False leaves the actions as they are, whatever they cost.
 
     A method of other features or another action is a subclass: `features` names what `_features`
-    returns, `_rate` reads the action.
+    returns, `_rate` reads the action, `executed` writes it.
+
+    Raises:
+        ValueError: from a step: an action that is NaN; a reward that is NaN or infinite.
 
     Source: METHODS 'RLAL'; the features are those of AMC, arXiv 1802.03494, section 3.1.
     """
@@ -56,7 +79,7 @@ class PruningEnv(EpisodicEnv):
         self.budget, self._evaluate, self._bounded = budget, evaluate, bounded
         self.steps = len(budget.names)
         self._static = _static_features(groups, cost_model)
-        self._z = np.zeros(context_size, np.float32)
+        self.context_size, self._z = context_size, np.zeros(context_size, np.float32)
         self._widths: list[int] = []
         self._rates: list[float] = []
 
@@ -74,6 +97,8 @@ class PruningEnv(EpisodicEnv):
         z = np.array(z, np.float32)
         if z.shape != self._z.shape:
             raise ValueError(f'z must have shape {self._z.shape}; received {z.shape}.')
+        if not np.isfinite(z).all():
+            raise ValueError(f'z must be finite; received {z}.')
         self._z = z
 
     @property
@@ -85,6 +110,11 @@ class PruningEnv(EpisodicEnv):
     def rates(self) -> np.ndarray:
         """Pruning rates as carried out so far, float32 [<= G]."""
         return np.array(self._rates, np.float32)
+
+    @property
+    def executed(self) -> np.ndarray:
+        """The pruning rates as carried out, float32 [<= G, 1]."""
+        return self.rates[:, None]
 
     def _reset(self) -> ts.TimeStep:
         self._widths, self._rates = [], []
@@ -99,7 +129,8 @@ class PruningEnv(EpisodicEnv):
         self._rates.append(1 - width / dense)
         if len(self._widths) < len(self.budget.names):
             return ts.transition(self._observation(), reward=0.0)
-        return ts.termination(self._observation(), reward=float(self._evaluate(self.widths)))
+        reward = finite_reward(self._evaluate(self.widths), f'widths {self.widths}')
+        return ts.termination(self._observation(), reward=reward)
 
     def _rate(self, action: float) -> float:
         """The pruning rate in [0, 1] that an action asks for."""

@@ -13,37 +13,41 @@ from tfprune.agents.base import Agent, Policy
 from tfprune.agents.constrained_ppo import ConstrainedPPO
 from tfprune.agents.ddpg import DDPG
 from tfprune.agents.dqn import DQN
-from tfprune.agents.episodes import mean_and_error, play, random_policy
+from tfprune.agents.episodes import asked_for, carried_out, mean_and_error, play, random_policy
+from tfprune.agents.memory import Context
 from tfprune.agents.ppo import PPO
 from tfprune.agents.random_agent import RandomAgent
 from tfprune.agents.sac import SAC
 from tfprune.environment import PruningEnv
 
-__all__ = ['AGENTS', 'DDPG', 'DQN', 'PPO', 'SAC', 'Agent', 'ConstrainedPPO', 'Policy',
-           'make_agent', 'mean_and_error', 'play', 'random_policy']
+__all__ = ['AGENTS', 'DDPG', 'DQN', 'PPO', 'SAC', 'Agent', 'ConstrainedPPO', 'Context', 'Policy',
+           'asked_for', 'carried_out', 'make_agent', 'mean_and_error', 'play', 'random_policy']
 
-# name -> (env, learning_rate=, updates=, episodes=) -> Agent
+# name -> (env, learning_rate=, updates=, episodes=, context=) -> Agent
 AGENTS: dict[str, Callable[..., Agent]] = {
-    'ppo': lambda env, *, learning_rate, updates, episodes: PPO(
+    'ppo': lambda env, *, learning_rate, updates, episodes, context: PPO(
         env, learning_rate=learning_rate, updates=updates),
     'sac': SAC,
     'ddpg': DDPG,
-    'random': lambda env, *, learning_rate, updates, episodes: RandomAgent(env),
+    'random': lambda env, *, learning_rate, updates, episodes, context: RandomAgent(env),
 }
 
 
 def make_agent(name: str, env: PruningEnv, *, learning_rate: float, updates: int,
-               episodes: int) -> Agent:
+               episodes: int, context: Context | None = None) -> Agent:
     """The agent called `name`, built from the environment's specs.
 
     Args:
         learning_rate: 0 takes the agent's own default.
         episodes: environments played in lockstep.
         updates: passes over an epoch's steps.
+        context: epochs int32 [N] -> z [N, Z] of the network at present, from which agents with a
+            memory compute the z of their observations; None where these end in no such z.
 
     Raises:
         ValueError: no such agent.
     """
     if name not in AGENTS:
         raise ValueError(f'Unknown agent {name!r}. Available: {", ".join(sorted(AGENTS))}')
-    return AGENTS[name](env, learning_rate=learning_rate, updates=updates, episodes=episodes)
+    return AGENTS[name](env, learning_rate=learning_rate, updates=updates, episodes=episodes,
+                        context=context)

@@ -1,6 +1,8 @@
 """What all agents share: the contract, and draws from a generator of their own."""
+import math
 from typing import Protocol, Sequence
 
+import numpy as np
 import tensorflow as tf
 from tf_agents.agents import tf_agent
 from tf_agents.policies import greedy_policy, py_tf_eager_policy, tf_policy
@@ -10,6 +12,7 @@ from tf_agents.trajectories import time_step as ts
 from tf_agents.utils import common
 
 from tfprune.environment import EpisodicEnv
+from tfprune.training import NonFiniteLossError
 
 
 def draw_seed(generator: tf.random.Generator) -> tf.Tensor:
@@ -58,30 +61,65 @@ class Agent(tf.Module):
         self.greedy_policy = py_tf_eager_policy.PyTFEagerPolicy(
             greedy_policy.GreedyPolicy(agent.policy), use_tf_function=True, batch_time_steps=False)
 
-    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
-        """Takes the trajectories of `play`; on_policy=False are random ones."""
+    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
+                actions: np.ndarray, epoch: int = 0) -> None:
+        """Takes the trajectories of `play`.
+
+        Args:
+            on_policy: False of random actions.
+            actions: [steps, E, ...] for a memory: `carried_out` or, where a method learns of
+                what was wanted, `asked_for`.
+            epoch: whose z the observations end in.
+        """
         raise NotImplementedError
 
     def update(self) -> float:
-        """Trains on what was observed; the loss, NaN where there was nothing to learn from."""
+        """Trains on what was observed; the loss, NaN where there was nothing to learn from.
+
+        Raises:
+            NonFiniteLossError: the loss has become NaN or infinite.
+        """
+        try:
+            loss = self._update()
+        except tf.errors.InvalidArgumentError as error:  # of TF-Agents' own check_numerics
+            if 'inf or nan' not in str(error):
+                raise
+            loss = float('nan')
+        if loss is None:
+            return float('nan')
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(f'the loss of agent {type(self).__name__} is {float(loss)}: '
+                                     'a lower learning rate of the agent may help.')
+        return float(loss)
+
+    def _update(self) -> tf.Tensor | float | None:
+        """The loss, None where there was nothing to learn from."""
         raise NotImplementedError
 
 
 class OnPolicyAgent(Agent):
-    """Learns from the latest episodes, its own, once."""
+    """Learns from the latest episodes, its own, once.
+
+    From the actions as sampled: the policy's gradient is that of their log-probabilities, and
+    that a budget carries out others is a part of the environment, as its transitions are. The
+    probability of an action that the bounds put in its place is another number, under a policy
+    that has not drawn it.
+    """
 
     def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator):
         super().__init__(agent, generator)
         self._steps: list[trajectory.Trajectory] = []
 
-    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
+    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
+                actions: np.ndarray | None = None, epoch: int = 0) -> None:
+        del actions, epoch
         self._steps = list(steps) if on_policy else []
 
-    def update(self) -> float:
+    def _update(self) -> tf.Tensor | float | None:
         if not self._steps:
-            return float('nan')
+            return None
         steps, self._steps = list(self._steps), []
-        return float(self._learn(steps))
+        return self._learn(steps)
 
     def _learn(self, steps: list[trajectory.Trajectory]) -> tf.Tensor | float:
         """Trains on the trajectories of `play`; the loss."""

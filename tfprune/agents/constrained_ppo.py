@@ -47,7 +47,8 @@ class ConstrainedPPO(OnPolicyAgent):
         self._cost_optimizer = tf_keras.optimizers.Adam(rate)
         self._cost_optimizer.build(self._cost_value.trainable_weights)
         self._limit = limit
-        self._rho = tf.Variable(math.log(math.expm1(multiplier)), dtype=tf.float32)
+        # The inverse of softplus, of large numbers too.
+        self._rho = tf.Variable(multiplier + math.log(-math.expm1(-multiplier)), dtype=tf.float32)
         self._multiplier_optimizer = tf_keras.optimizers.SGD(multiplier_learning_rate)
         self._multiplier_optimizer.build([self._rho])
         self._train, self._updates = common.function(self._pass), updates
@@ -58,6 +59,7 @@ class ConstrainedPPO(OnPolicyAgent):
         return tf.nn.softplus(self._rho)
 
     def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
+                actions: np.ndarray | None = None, epoch: int = 0,
                 costs: Sequence[float] = ()) -> None:
         """Takes the trajectories of `play` and the episodes' costs [E]."""
         super().observe(steps, on_policy=on_policy)

@@ -11,7 +11,7 @@ from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.agents.base import SampledPolicy, draw_seed, make_generator, specs
-from tfprune.agents.memory import OffPolicyAgent
+from tfprune.agents.memory import Context, OffPolicyAgent
 from tfprune.environment import PruningEnv
 
 
@@ -51,7 +51,8 @@ class DDPG(OffPolicyAgent):
     _LEARNING_RATE = 1e-4
 
     def __init__(self, env: PruningEnv, *, learning_rate: float, updates: int, episodes: int,
-                 noise: float = 0.5, noise_decay: float = 0.95, baseline_rate: float = 0.5):
+                 context: Context | None = None, noise: float = 0.5, noise_decay: float = 0.95,
+                 baseline_rate: float = 0.5):
         learning_rate = learning_rate or self._LEARNING_RATE
         time_step_spec, action_spec = specs(env)
         observation_spec = time_step_spec.observation
@@ -66,15 +67,17 @@ class DDPG(OffPolicyAgent):
             critic_optimizer=tf_keras.optimizers.legacy.Adam(10 * learning_rate),
             target_update_tau=0.01, gamma=1.0,
             train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False)), generator, env,
-            updates=updates, episodes=episodes)
+            updates=updates, episodes=episodes, context=context)
         self.noise = tf.Variable(noise, trainable=False)
         self._noise_decay, self._baseline_rate = noise_decay, baseline_rate
         self._baseline = tf.Variable(np.nan, trainable=False, dtype=tf.float32)
         self.collect_policy = _NoisyPolicy(self.agent.policy, generator, self.noise, noise_decay)
 
-    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
+    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
+                actions: np.ndarray, epoch: int = 0) -> None:
         reward = steps[-2].reward
-        super().observe([step.replace(reward=reward) for step in steps], on_policy=on_policy)
+        super().observe([step.replace(reward=reward) for step in steps], on_policy=on_policy,
+                        actions=actions, epoch=epoch)
         if on_policy:
             self.noise.assign(self.noise * self._noise_decay ** len(reward))
 

@@ -1,6 +1,7 @@
 """Deep Q-learning: actions from a list."""
 from typing import Sequence
 
+import numpy as np
 import tensorflow as tf
 import tf_keras
 from tf_agents.agents.dqn import dqn_agent
@@ -75,8 +76,9 @@ class DQN(OffPolicyAgent):
         self.collect_policy = _EpsilonGreedy(self.agent.policy, generator, self.epsilon,
                                              epsilon_decay, least_epsilon)
 
-    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
-        super().observe(steps, on_policy=on_policy)
+    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
+                actions: np.ndarray, epoch: int = 0) -> None:
+        super().observe(steps, on_policy=on_policy, actions=actions, epoch=epoch)
         if on_policy:
             self.epsilon.assign(self.epsilon * self._epsilon_decay ** len(steps[0].reward))
 

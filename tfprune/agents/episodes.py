@@ -9,7 +9,7 @@ from tf_agents.trajectories import trajectory
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.agents.base import Policy
-from tfprune.environment import PruningEnv
+from tfprune.environment import EpisodicEnv, PruningEnv, finite_reward
 
 
 def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy
@@ -19,8 +19,11 @@ def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy
     All episodes have G steps; of a PruningEnv that is one a group.
 
     Returns:
-        G + 1 trajectories of batch E (the last is the boundary that TF-Agents' returns need), and
-        the episodes' rewards [E].
+        G + 1 trajectories of batch E (the last is the boundary that TF-Agents' returns need), with
+        the actions as the policy gave them; and the episodes' rewards [E].
+
+    Raises:
+        ValueError: a reward is NaN or infinite.
     """
     env = batched_py_environment.BatchedPyEnvironment(list(envs), multithreading=False)
     steps = []
@@ -28,6 +31,8 @@ def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy
     while not np.all(time_step.is_last()):
         action = policy.action(time_step)
         next_step = env.step(action.action)
+        for reward in next_step.reward:
+            finite_reward(reward, f'step {len(steps) + 1} of an episode')
         steps.append(trajectory.from_transition(time_step, action, next_step))
         time_step = next_step
     rewards = [float(r) for r in time_step.reward]
@@ -36,6 +41,17 @@ def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy
     steps.append(trajectory.from_transition(time_step, action, ts.restart(
         time_step.observation, batch_size=len(envs))))
     return steps, rewards
+
+
+def carried_out(envs: Sequence[EpisodicEnv]) -> np.ndarray:
+    """The actions [steps, E, ...] of the episodes that `play` has just ended, as the environments
+    carried them out: `executed` of each."""
+    return np.stack([env.executed for env in envs], axis=1)
+
+
+def asked_for(steps: Sequence[trajectory.Trajectory]) -> np.ndarray:
+    """The actions [steps, E, ...] of the trajectories of `play` as the policy gave them."""
+    return np.stack([step.action for step in steps[:-1]])
 
 
 def random_policy(env: PruningEnv, seed: int) -> Policy:

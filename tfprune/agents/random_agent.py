@@ -1,6 +1,7 @@
 """Uniform random actions behind the contract of agents that learn: the ablation of learning."""
 from typing import Sequence
 
+import numpy as np
 import tensorflow as tf
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import policy_step, trajectory
@@ -30,8 +31,9 @@ class RandomAgent(Agent):
         self._generator = make_generator()
         self.collect_policy = _UniformPolicy(env.action_spec(), self._generator)
 
-    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool) -> None:
+    def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
+                actions: np.ndarray | None = None, epoch: int = 0) -> None:
         pass
 
-    def update(self) -> float:
-        return float('nan')
+    def _update(self) -> None:
+        return None

@@ -11,7 +11,7 @@ from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
 from tfprune.agents.base import draw_seed, make_generator, specs
-from tfprune.agents.memory import OffPolicyAgent
+from tfprune.agents.memory import Context, OffPolicyAgent
 from tfprune.environment import PruningEnv
 
 
@@ -41,7 +41,8 @@ class SAC(OffPolicyAgent):
     """
     _LEARNING_RATE = 1e-3
 
-    def __init__(self, env: PruningEnv, *, learning_rate: float, updates: int, episodes: int):
+    def __init__(self, env: PruningEnv, *, learning_rate: float, updates: int, episodes: int,
+                 context: Context | None = None):
         learning_rate = learning_rate or self._LEARNING_RATE
         time_step_spec, action_spec = specs(env)
         observation_spec = time_step_spec.observation
@@ -57,7 +58,7 @@ class SAC(OffPolicyAgent):
             alpha_optimizer=tf_keras.optimizers.legacy.SGD(0.0), initial_log_alpha=math.log(0.1),
             target_update_tau=0.05, gamma=1.0,
             train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False)), make_generator(),
-            env, updates=updates, episodes=episodes)
+            env, updates=updates, episodes=episodes, context=context)
         self.agent.generator = self._generator
 
     def _prepared(self, experience: trajectory.Trajectory) -> trajectory.Trajectory:

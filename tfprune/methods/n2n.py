@@ -92,6 +92,10 @@ class ShrinkageEnv(PruningEnv):
     def action_spec(self) -> array_spec.BoundedArraySpec:
         return array_spec.BoundedArraySpec((), np.int32, 0, len(FACTORS) - 1, name='factor')
 
+    @property
+    def executed(self) -> np.ndarray:
+        raise NotImplementedError('no factor gives each width that the bounds leave')
+
     def _step(self, action: np.ndarray) -> ts.TimeStep:
         return super()._step(np.array([1 - FACTORS[int(action)]]))
 

@@ -41,7 +41,7 @@ import tensorflow as tf
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 
-from tfprune.agents import DQN, play
+from tfprune.agents import DQN, carried_out, play
 from tfprune.criteria import score_groups
 from tfprune.distribution import num_workers
 from tfprune.environment import EpisodicEnv
@@ -115,6 +115,11 @@ class PuRLEnv(EpisodicEnv):
 
     def observation_spec(self) -> array_spec.BoundedArraySpec:
         return array_spec.BoundedArraySpec((3,), np.float32, 0.0, np.inf, name='observation')
+
+    @property
+    def executed(self) -> np.ndarray:
+        """The choices, int32 [<= steps]: nothing bounds them."""
+        return np.array(self.choices, np.int32)
 
     def _reset(self) -> ts.TimeStep:
         self.choices, self.last = [], (self._accuracy([]), 0.0)
@@ -314,7 +319,7 @@ class PuRL(Method):
                          'alphas': ALPHAS[env.choices].tolist(), **form.described(env.choices)})
         if self.options.reward == 'terminal':
             steps = [step.replace(reward=steps[-2].reward) for step in steps]
-        self.agent.observe(steps, on_policy=True)
+        self.agent.observe(steps, on_policy=True, actions=carried_out(self._envs))
         with self._watch('agent'):
             loss = self.agent.update()
         metrics = {'agent_loss': loss, 'epsilon': float(self.agent.epsilon.numpy()),

@@ -29,7 +29,8 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfprune.agents import Policy, make_agent, mean_and_error, play, random_policy
+from tfprune.agents import (Policy, carried_out, make_agent, mean_and_error, play,
+                            random_policy)
 from tfprune.alignment import AlignmentPenalty, StrengthController
 from tfprune.context import ContextNetwork, ContextTrainer, EpisodeHistory
 from tfprune.environment import PruningEnv
@@ -55,9 +56,6 @@ class RLAL(Method):
                                  budget=problem.budget, context_size=config.context_size)
                       for _ in range(episodes)]
         num_groups = len(problem.groups)
-        self.agent = make_agent(config.agent, self._envs[0], episodes=episodes,
-                                learning_rate=config.agent_learning_rate,
-                                updates=config.agent_updates)
         ranked = config.surrogate_scored if config.surrogate_candidates else 0
         capacity = (episodes * (config.random_epochs + config.joint_epochs)
                     + ranked * config.joint_epochs)
@@ -66,6 +64,9 @@ class RLAL(Method):
                                  context_size=config.context_size, seed=config.seed)
         self.context = ContextTrainer(network, self.history,
                                       learning_rate=config.context_learning_rate)
+        self.agent = make_agent(config.agent, self._envs[0], episodes=episodes,
+                                learning_rate=config.agent_learning_rate,
+                                updates=config.agent_updates, context=lambda e: network(e))
         with problem.scope():
             self.alignment = AlignmentPenalty(problem.model, problem.groups)
         self._controller = StrengthController(self.alignment.strength,
@@ -137,7 +138,7 @@ class RLAL(Method):
         joint = phase == 'joint'
         policy = self.agent.collect_policy if joint else self._random_policy(epoch, 0)
         steps, rows = self._play(policy, epoch, 'policy' if joint else 'random')
-        self.agent.observe(steps, on_policy=joint)
+        self.agent.observe(steps, on_policy=joint, actions=carried_out(self._envs), epoch=epoch)
         for env, row in zip(self._envs, rows):
             self.history.append(epoch, env.rates, row['reward'])
         return rows
