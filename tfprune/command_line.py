@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from absl import app, flags, logging
 
 from tfprune.config import CHOICES, THREADS, Config, Range, check_range, kind
-from tfprune.errors import is_users, near, one_line
+from tfprune.errors import is_users, near, one_line, users_place
 
 # Scripts import this module before TensorFlow, which takes seconds: Ctrl-C then ends the process
 # as it ends any other, without a traceback. `start` gives the signal back.
@@ -149,6 +149,12 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
         except KeyboardInterrupt:
             print(f'{script}: interrupted', file=sys.stderr)
             return 128 + signal.SIGINT
+        except SystemExit as ended:  # of a user's layer, or of absl
+            place = users_place(ended, scripts)
+            if not place:
+                raise
+            print(f'{script}: error: {place}: it calls sys.exit({ended.code})', file=sys.stderr)
+            return 2
         except Exception as error:
             line, mendable = one_line(error, scripts), is_users(error, scripts)
             if _DEBUG.value or not mendable:
