@@ -13,8 +13,8 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune import command_line
 from tfprune.config import Config
+from tfprune.errors import one_line
 from tfprune.trainer import train_and_prune
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -163,9 +163,9 @@ def test_bad_configurations_are_one_line_and_leave_nothing(tmp_path, changes, me
     """What the script prints of them, without a process for each."""
     fields = dict(model='resnet8', dataset='digits', reward_images=100, score_images=100,
                   score_batch_size=100, macs=0.5)
-    with pytest.raises(command_line.MENDABLE) as caught:
+    with pytest.raises((ValueError, OSError)) as caught:
         train_and_prune(Config(**fields | changes), tmp_path / 'run', progress=False)
-    assert message in command_line.one_line(caught.value)
+    assert message in one_line(caught.value)
     assert not list(tmp_path.iterdir())  # the same command, mended, finds no other configuration
 
 
@@ -174,7 +174,7 @@ def test_folder_of_another_configuration_lists_the_flags(interrupted):
     before = os.stat(run / 'config.json').st_mtime_ns
     config = Config(**json.loads((run / 'config.json').read_text()) | {
         'seed': 3, 'learning_rate': 0.2})
-    with pytest.raises(command_line.MENDABLE) as caught:
+    with pytest.raises((ValueError, OSError)) as caught:
         train_and_prune(config, run, progress=False)
-    assert '--seed: 0 -> 3; --learning_rate: 0.1 -> 0.2' in command_line.one_line(caught.value)
+    assert '--seed: 0 -> 3; --learning_rate: 0.1 -> 0.2' in one_line(caught.value)
     assert os.stat(run / 'config.json').st_mtime_ns == before

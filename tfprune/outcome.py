@@ -16,6 +16,7 @@ from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.latency_table import prediction_row
 from tfprune.methods import Decision, check_method
+from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
 from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
@@ -34,15 +35,24 @@ def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | 
     report = folder.read_json('report.json')
     if report is None:
         return None
+    path = folder.path / 'export' / 'pruned.keras'
+    if not path.exists():
+        if any((folder.path / 'checkpoints').glob('e*')):
+            return None  # exported again, from the last checkpoint
+        raise ValueError(f'{folder.path}: a finished run without {path.relative_to(folder.path)}, '
+                         'nor a checkpoint to make it of; choose another run_dir, or remove this '
+                         'one.')
     if not all((folder.path / name).exists() for name in ('report.html', CARD_FILE)):
         _present(folder)
-    return keras.models.load_model(folder.path / 'export' / 'pruned.keras'), report
+    return read_keras_file(path), report
 
 
 def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decision,
-           progress: Progress, should_stop: Callable[[], bool] = lambda: False
-           ) -> Mapping[str, Any]:
+           progress: Progress, should_stop: Callable[[], bool] = lambda: False,
+           missing: Sequence[str] = ()) -> Mapping[str, Any]:
     """Measures, exports and reports the pruned float32 model; returns report.json's content.
+
+    missing: what of the run's files was lost while it was interrupted.
 
     Raises:
         StopTraining: should_stop() became true in quantisation-aware fine-tuning.
@@ -84,7 +94,8 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'groups': _groups(setup, left, decision), 'removed_blocks': list(decision.removed),
         'agent': _agent(config, metrics),
         'parity': dataclasses.asdict(deployed.exported.parity),
-        'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl')),
+        'missing': list(missing),
+        'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl'), missing),
         # Of every process that had a part in the run.
         'peak_process_bytes': max([peak_process_bytes(), *(row.get('peak_process_bytes', 0)
                                                            for row in metrics)]),
@@ -109,8 +120,11 @@ def _groups(setup: Setup, left: Setup, decision: Decision) -> list[dict[str, Any
             for name, width in dense.items()]
 
 
-def _seconds(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]]
-             ) -> dict[str, float]:
+def _seconds(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]],
+             missing: Sequence[str]) -> dict[str, float | None]:
+    """None where rows were lost: a sum of some of them is the time of nothing."""
+    if any(phrase.startswith(('metrics.jsonl', 'rounds.jsonl')) for phrase in missing):
+        return {'training': None, 'search': None, 'total': None}
     training = sum(row['train_seconds'] for row in metrics)
     search = sum(row['method_seconds'] for row in metrics) + sum(row['seconds'] for row in rounds)
     return {'training': training, 'search': search, 'total': training + search}
@@ -124,7 +138,7 @@ def _present(folder: RunFolder) -> None:
 
 def _dense_model(folder: RunFolder) -> keras.Model | None:
     path: pathlib.Path = folder.path / 'dense.keras'
-    return keras.models.load_model(path) if path.exists() else None
+    return read_keras_file(path) if path.exists() else None
 
 
 def _accuracy(model: keras.Model | None, data: ImageData) -> float | None:

@@ -125,36 +125,27 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
         if finished:
             shown.say(f'{folder.path} is finished.')
             return RunResult(folder.path, *finished)
-        try:
-            setup = prepare(config, strategy, own)
-        except Exception:
-            folder.forget_if_new()
-            raise
+        setup = prepare(config, strategy, own)
         folder.keep_json('data.json', setup.data.to_json())
         folder.write_json('groups.json', setup.groups.to_json())
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense),
             'budgets': setup.budget.to_json(), 'uncounted': setup.cost_model.uncounted})
-        try:
-            setup = with_recipe(setup, folder, strategy, shown)
-        except Exception:
-            folder.forget_if_new()
-            raise
+        setup = with_recipe(setup, folder, strategy, shown)
         phases = Phases(setup, folder, strategy, lambda: any_worker(strategy, should_stop()), shown)
-        try:
-            model, decision = phases.run()
-        except (ValueError, OSError):  # of the method's own options, or of what they need
-            if not (folder.path / 'checkpoints').exists():
-                folder.forget_if_new()
-            raise
+        model, decision = phases.run()
         if not chief:
             return RunResult(folder.path, model, {})
         try:
-            report = finish(setup.after(decision), folder, model, decision, shown, should_stop)
+            report = finish(setup.after(decision), folder, model, decision, shown, should_stop,
+                            phases.missing)
         except StopTraining:
             raise Interrupted('stopped before the end of quantisation-aware fine-tuning; the same '
                               f'command begins it anew in {folder.path}.') from None
         return RunResult(folder.path, model, report)
+    except BaseException:
+        folder.forget_unbegun()
+        raise
     finally:
         folder.close()
 

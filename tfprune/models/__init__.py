@@ -130,7 +130,14 @@ def untrained_model(name: str, *, image_size: str = '', num_classes: int = 10) -
                            num_classes=num_classes, mean=(0.5,) * channels, std=(0.5,) * channels)
     model = read_keras_file(pathlib.Path(name))
     functional_graph(model)  # or it says what is wrong with the model
-    if len(model.inputs) == 1 and None in model.inputs[0].shape[1:3]:
+    if len(model.inputs) != 1:
+        return model
+    fixed = model.inputs[0].shape[1:]
+    if any(given and size not in (None, given)
+           for size, given in zip(fixed, (height, width, channels))):
+        raise ValueError(f'{name} takes images {list(fixed)}: image_size must be left out; '
+                         f'received {image_size!r}')
+    if None in fixed[:2]:
         if not (height and width):
             raise ValueError(f'{name} takes images of any size: give --image_size')
         return at_image_shape(model, (height, width, model.inputs[0].shape[3]), name)

@@ -45,7 +45,8 @@ def limits(run: Run) -> list[str]:
             'One run of one seed: the spread over seeds is not in it.',
             'Latencies are of the machine that made the export.']
     return [*said, *losses(run.report.get('artefacts', ())),
-            *(note for note in table_notes(run.report) if note.startswith('Accuracy on'))]
+            *(note for note in table_notes(run.report)
+              if note.startswith(('Accuracy on', 'Lost while')))]
 
 
 def model_card(run: Run) -> str:

@@ -170,6 +170,9 @@ def table_notes(report: Mapping[str, Any]) -> list[str]:
     else:
         notes.append(f"'before' is the model after {search} epochs, 'final' the same model after "
                      f'all {total}; {_nothing(report)} was pruned.')
+    if report.get('missing'):
+        notes.append('Lost while the run was interrupted, and not in this report: '
+                     f'{"; ".join(report["missing"])}.')
     accuracy, images = report['pruned']['test_accuracy'], report.get('test_images')
     if finite(accuracy) and images:
         error = 100 * math.sqrt(accuracy * (1 - accuracy) / images)
