@@ -26,8 +26,8 @@ _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.fl
 # All that a run writes into its folder, by what the folder of an unbegun run is cleared.
 OWN_FILES = {*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.json',
              'training.json', 'tensorboard', 'checkpoints', 'metrics.jsonl', 'episodes.jsonl',
-             'rounds.jsonl', 'dense.keras', 'decision.json', 'zeros.npz', 'ratios.json', 'ratios', 'export', 'report.json',
-             'report.html'}
+             'rounds.jsonl', 'dense.keras', 'decision.json', 'zeros.npz', 'ratios.json', 'ratios',
+             'export', 'report.json', 'report.html'}
 _SIDE = {'test_accuracy': (float, None), 'macs': float, 'params': float,
          'peak_memory_bytes': float, 'tflite_bytes': (float, None), 'latency_ms': (float, None),
          'latency_p10_ms': (float, None), 'latency_p90_ms': (float, None)}
