@@ -16,9 +16,9 @@ OTHER = Config(
     **{f.name: {bool: not f.default, int: f.default + 1 if isinstance(f.default, int) else 0,
                 float: .25, str: 'some/thing'}[type(f.default)] for f in dataclasses.fields(Config)
        if f.name not in {*CHOICES, 'quantize', 'score_images', 'reward_images', 'score_batch_size',
-                         'batch_size', 'replicas', *TARGETS}},
+                         'batch_size', 'replicas', 'tflite_batch', *TARGETS}},
     macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',
-    quantize='float16,int8', tflite_io='int8', mixed_precision='bfloat16', agent='sac',
+    quantize='float16,int8', tflite_io='int8', tflite_batch=0, mixed_precision='bfloat16', agent='sac',
     alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
     batch_size=96, replicas=3)
 
@@ -91,6 +91,7 @@ def test_a_limit_is_a_ratio_or_a_whole_number(name):
     ({'momentum': 1.0}, 'momentum must be in [0, 1); received 1.0.'),
     ({'width_multiple': 0}, 'width_multiple must be at least 1; received 0.'),
     ({'criterion_batches': 0}, 'criterion_batches must be at least 1; received 0.'),
+    ({'tflite_batch': 2}, 'tflite_batch must be 1, or 0 for any; received 2.'),
     ({'reward_images': -1}, 'reward_images must be at least 0; received -1.'),
     ({'joint_epochs': -1}, 'joint_epochs must be at least 0; received -1.'),
     ({'learning_rate': float('nan')}, 'learning_rate must be at least 0; received nan.'),
