@@ -27,7 +27,7 @@ from tfprune.training import make_deterministic
 FLAGS = flags.FLAGS
 _FIELDS = ('custom_layers', 'dataset', 'seed', 'batch_size', 'momentum', 'weight_decay',
            'label_smoothing', 'quantize', 'quantize_epochs', 'quantize_learning_rate',
-           'representative_images', 'tflite_io', 'tflite_softmax',
+           'representative_images', 'tflite_io', 'tflite_softmax', 'tflite_batch',
            *DataOptions.names_in(Config().to_json()))
 flags.DEFINE_string('model', None, 'A .keras file.', required=True)
 command_line.define_folder('out', 'Directory of the export; an earlier export is replaced.')

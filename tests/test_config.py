@@ -17,10 +17,10 @@ OTHER = Config(
     **{f.name: {bool: not f.default, int: f.default + 1 if isinstance(f.default, int) else 0,
                 float: .25, str: 'some/thing'}[kind(f)[0]] for f in dataclasses.fields(Config)
        if f.name not in {*CHOICES, 'quantize', 'score_images', 'reward_images', 'score_batch_size',
-                         'batch_size', 'replicas', *TARGETS}},
+                         'batch_size', 'replicas', 'tflite_batch', *TARGETS}},
     macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',
-    optimizer='sgd',
-    quantize='float16,int8', tflite_io='int8', mixed_precision='bfloat16', agent='sac',
+    optimizer='sgd', quantize='float16,int8', tflite_io='int8', tflite_batch=0,
+    mixed_precision='bfloat16', agent='sac',
     alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
     batch_size=96, replicas=3)
 
@@ -96,6 +96,7 @@ def test_a_limit_is_a_ratio_or_a_whole_number(name):
     ({'width_multiple': 0}, 'width_multiple must be in [1, 1000000]; received 0.'),
     ({'seed': 2 ** 32}, 'seed must be in [0, 4294967295]; received 4294967296.'),
     ({'learning_rate': float('nan')}, 'learning_rate must be in [0, 1000]; received nan.'),
+    ({'tflite_batch': 2}, 'tflite_batch must be in [0, 1]; received 2.'),
     ({'batch_size': 10, 'replicas': 4},
      'batch_size must be a multiple of --replicas=4; received 10.'),
     ({'score_images': 6000, 'reward_images': 5000},

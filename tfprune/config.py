@@ -10,7 +10,7 @@ LIMITS = {**{name: name for name in TARGETS}, 'latency_ratio': 'latency_ms',
 _LIMIT = 'Up to 1 it is a ratio of the dense model, above 1 a number; 0: no limit.'
 # Fields that act after the last epoch.
 AFTER_TRAINING = ('quantize', 'quantize_epochs', 'quantize_learning_rate',
-                  'representative_images', 'tflite_io', 'tflite_softmax')
+                  'representative_images', 'tflite_io', 'tflite_softmax', 'tflite_batch')
 # Where data lie, and where equal epochs were trained, is no part of what was run.
 NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
 # --quantize -> key of export.FORMATS.
@@ -209,6 +209,9 @@ class Config:
         'uint8', 'Input and output of int8 files; uint8 takes the bytes of a picture.')
     tflite_softmax: bool = _field(
         False, 'TFLite files end in a softmax, for clients that show scores as they are.')
+    tflite_batch: int = _field(
+        1, 'Images that a TFLite file takes at a time: 1, as runtimes with static shapes need; 0: '
+        'any number.', Range(0, 1))
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -93,6 +93,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
             left.cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
         'groups': _groups(setup, left, decision), 'removed_blocks': list(decision.removed),
         'agent': _agent(config, metrics),
+        'input': deployed.exported.pixels.to_json(),
         'parity': dataclasses.asdict(deployed.exported.parity),
         'missing': list(missing),
         'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl'), missing),

@@ -14,13 +14,14 @@ def card_rows(run: Run) -> list[tuple[str, str]]:
     given = as_given(report)
     pruned, names = report['pruned'], list(report.get('class_names') or ())
     shape = data.get('image_shape')
+    # Of reports that are older, all models took bytes.
+    pixels = (report.get('input') or {}).get('text', 'pixels 0…255; the model normalises them')
     rows = [
         ('model', f'{report["model"]}, {report["method"]}, {count(pruned["macs"])} multiply-adds, '
                   f'{count(pruned["params"])} parameters'),
         ('task', f'one of {len(names)} classes: {listed(names[:20])}'
                  f'{", …" if len(names) > 20 else ""}' if names else ''),
-        ('input', f'images {"×".join(map(str, shape))}, pixels 0…255; the model normalises them'
-         if shape else ''),
+        ('input', f'images {"×".join(map(str, shape))}, {pixels}' if shape else ''),
         ('data', f'{report["dataset"]}: {count(data.get("num_train"))} images trained on, '
                  f'{count(data.get("num_reward"))} training images held out for decisions, '
                  f'{count(report["test_images"])} test images, used once' if data else ''),
