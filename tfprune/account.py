@@ -1,10 +1,38 @@
 """What a search costs beside training, in epochs of the dense model's training."""
 import contextlib
+import math
 from typing import Iterator
 
 import tensorflow as tf
 
 _FORWARDS = 3  # a step forward and backward costs three forward passes
+
+
+def steps_left(fine_tune_epochs: float, steps_per_epoch: int, search_equivalents: float) -> int:
+    """Training steps that fine-tuning keeps where the search is charged to it.
+
+        max(0, floor((fine_tune_epochs - search_equivalents) * steps_per_epoch))
+
+    The unit of both is an epoch of the dense model's training (EpochAccount), of which a step is
+    one in `steps_per_epoch`, before surgery and after: a step of the pruned model is charged as one
+    of the dense model, as the epochs of all methods are, though it computes less. A part of a step
+    that was spent is a whole one; a millionth of a step is the rounding of a sum.
+
+    Args:
+        fine_tune_epochs: what was asked for, at least 0.
+        steps_per_epoch: at least 1.
+        search_equivalents: what the search has cost, at least 0.
+
+    Raises:
+        ValueError: one of them is not such a number.
+    """
+    for name, value, least in (('fine_tune_epochs', fine_tune_epochs, 0),
+                               ('steps_per_epoch', steps_per_epoch, 1),
+                               ('search_equivalents', search_equivalents, 0)):
+        if not (math.isfinite(value) and value >= least):
+            raise ValueError(f'{name} must be finite and at least {least}; received {value}.')
+    left = (fine_tune_epochs - search_equivalents) * steps_per_epoch
+    return max(0, math.floor(left + 1e-6))
 
 
 class EpochAccount(tf.Module):

@@ -10,7 +10,6 @@ import tensorflow as tf
 from tfprune.account import EpochAccount
 from tfprune.batch_norm import reestimate_batch_norm, synchronise_batch_norm
 from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, restore
-from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.distribution import SharedScorer, from_chief, is_chief, num_workers
 from tfprune.epochs import EpochLoop, Interrupted, Stage
@@ -23,7 +22,8 @@ from tfprune.masks import widths_of
 from tfprune.methods import Decision, Method, Problem, check_method, make_method
 from tfprune.progress import Progress
 from tfprune.reuse import RATIOS_FILE, take_search, take_epochs
-from tfprune.run_setup import Setup, apply_decision, criterion_batches, held_out_batches
+from tfprune.run_setup import (FineTuning, Setup, apply_decision, criterion_batches,
+                               held_out_batches)
 from tfprune.runs import RunFolder
 from tfprune.scoring import SubnetworkScorer
 from tfprune.seeding import derived_seed, set_seed
@@ -223,8 +223,8 @@ class Phases:
     def _train_pruned(self, pruned: keras.Model, decision: Decision, position: Position,
                       prefix: str | None) -> None:
         """Trains the pruned model to the end."""
-        config = self.setup.after(decision).config
-        if not config.fine_tune_epochs and self.config.fine_tune_epochs:
+        plan = FineTuning.after(self.setup, decision)
+        if not plan.steps and self.config.fine_tune_epochs:
             self.loop.progress.warn(
                 f'the search cost {decision.search_equivalents:.1f} epochs; charged, it leaves '
                 f'none of {self.config.fine_tune_epochs} to fine-tuning.')
@@ -239,20 +239,15 @@ class Phases:
                 keep_zeros()
             self._settle(pruned)
         phase = 'train' if self.decides_first else 'fine_tune'
-        stages = [self._before_surgery(self.setup.data)] if self.decides_first else []
-        stages += [self._after_surgery(config, self.setup.data)]
-        dataclasses.replace(self.loop, config=config).run(
-            trainer, state, position, stages, lambda epoch: {'phase': phase})
+        stages = [self._before_surgery(plan.data)] if self.decides_first else []
+        stages += [Stage.of(self.config.search_epochs, plan.steps, self.config, plan.data,
+                            self.setup.recipe.fine_tune_learning_rate)]
+        self.loop.run(trainer, state, position, stages, lambda epoch: {'phase': phase})
 
     def _before_surgery(self, data: ImageData) -> Stage:
         config = self.config
         return Stage.of(0, config.search_epochs * (data.num_train // config.batch_size), config,
                         data, self.setup.recipe.learning_rate, config.lr_warmup_epochs)
-
-    def _after_surgery(self, config: Config, data: ImageData) -> Stage:
-        return Stage.of(config.search_epochs,
-                        config.fine_tune_epochs * (data.num_train // config.batch_size), config,
-                        data, self.setup.recipe.fine_tune_learning_rate)
 
     def _settle(self, pruned: keras.Model) -> None:
         """Batch-norm statistics of the sub-network, as when it was scored."""

@@ -137,7 +137,7 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
         if not chief:
             return RunResult(folder.path, model, {})
         try:
-            report = finish(setup.after(decision), folder, model, decision, shown, should_stop,
+            report = finish(setup, folder, model, decision, shown, should_stop,
                             phases.missing)
         except StopTraining:
             raise Interrupted('stopped before the end of quantisation-aware fine-tuning; the same '

