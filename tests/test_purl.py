@@ -270,7 +270,7 @@ def test_an_uninterrupted_run_is_the_same(sparse_run, tmp_path, monkeypatch):
 def test_a_terminal_reward_is_that_of_every_step():
     purl = PuRL(made_up_problem('reward=terminal,rounds=1,episodes=4,updates=1'))
     result = purl.search(0)
-    drawn = purl.agent._memory.sample(tf.random.Generator.from_seed(0), 200).reward.numpy()
+    drawn = purl.agent._memory.sample(tf.random.Generator.from_seed(0), 200)[0].reward.numpy()
     assert set(drawn[:, 0]) == {np.float32(row['reward']) for row in result.episodes}
     assert result.metrics['scored'] <= 5  # each episode, and the dense model
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.agents import mean_and_error, play, random_policy
+from tfprune.agents import asked_for, mean_and_error, play, random_policy
 from tfprune.benchmarks.known_optimum import AdditiveAccuracy, Knapsack, resnet
 from tfprune.budget import Budget
 from tfprune.checkpoints import restore
@@ -200,8 +200,8 @@ def test_what_cacp_learns_from_is_its_advance_on_the_conditions_baseline(searche
     agent = method.agent
     assert isinstance(agent, ConditionalDDPG)
     steps, _ = play(method._envs, random_policy(method._envs[0], 0))
-    agent.observe(steps, on_policy=False)
-    drawn = agent._memory.sample(agent._generator, 4)
+    agent.observe(steps, on_policy=False, actions=asked_for(steps))
+    drawn, _ = agent._memory.sample(agent._generator, 4)
 
     def told(ratios, rewards):
         observation = np.array(drawn.observation)

@@ -165,7 +165,7 @@ class AutoCompress(Method):
         rows: list[Mapping[str, Any]] = []
         self._reward.forget()
         if self.phase(epoch) == 'group_lasso':
-            with self._watch('rescoring', whole=True):
+            with self._watch('rescoring', whole=True), self.problem.account.uncharged():
                 metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
         if epoch + 1 in self._starts():
             stage = self._starts().index(epoch + 1)

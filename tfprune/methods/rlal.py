@@ -24,6 +24,7 @@ sub-network is scored with the batch-norm statistics of each batch of held-out i
 is --score_batch_size; the published method does not say with which. 9. The agent acts in epoch t
 under a z_t whose e_t has learnt nothing yet: what it learns from are that epoch's episodes.
 """
+import contextlib
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -121,7 +122,11 @@ class RLAL(Method):
                 metrics.update(compared)
                 rows += played
         if phase == 'alignment':
-            metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
+            # It sets lambda, or is for the report alone.
+            with contextlib.ExitStack() as stack:
+                if config.alignment != 'adaptive':
+                    stack.enter_context(self.problem.account.uncharged())
+                metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
         if config.alignment == 'adaptive' and 'subnetwork_accuracy' in metrics:
             with self._watch('rescoring', whole=True):
                 metrics['scored_full_accuracy'] = self.problem.score(
