@@ -149,6 +149,12 @@ class Method(tf.Module):
         return parse_options(cls.Options, config.method_options, config.method)
 
     @classmethod
+    def check(cls, config: Config) -> None:
+        """Before a run of `config` does anything: ValueError, in one line with what to do, for
+        options that are wrong, and where the method would search nothing, as another one does."""
+        cls.parse(config)
+
+    @classmethod
     def needs_budget(cls, options: Any) -> bool:
         """Whether there must be a limit that the decision keeps."""
         del options
