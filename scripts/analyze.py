@@ -7,10 +7,9 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 from absl import flags
 
-from tfprune import command_line
 from tfprune.analysis import analyze, format_analysis
 from tfprune.config import split_names
 from tfprune.groups import trace_groups
@@ -23,11 +22,13 @@ flags.DEFINE_string('model', None, 'A .keras file, or one of: '
                     f'{", ".join(sorted(MODELS))}.', required=True)
 flags.DEFINE_string('image_size', '', 'N, HxW or HxWxC: images of a named model (32 if not given), '
                     'or of a file that takes images of any size.')
-flags.DEFINE_integer('num_classes', 10, 'Classes of a named model.', lower_bound=2)
+flags.DEFINE_integer('num_classes', 10, 'Classes of a named model.', lower_bound=2,
+                     upper_bound=100_000)
 command_line.define_config_flags(['custom_layers', 'prune_residual_groups', 'frozen',
                                   'unknown_layers', 'width_multiple', 'min_keep_ratio'])
-flags.DEFINE_string('json', None, 'Also writes the analysis to this file.')
-flags.DEFINE_string('picture', None, 'Also draws the network, coloured by group: .png, .svg, .pdf.')
+command_line.define_output('json', 'Also writes the analysis to this file.')
+command_line.define_output('picture', 'Also draws the network, coloured by group: .png, .svg, '
+                           '.pdf.')
 
 
 def main(_: Sequence[str]) -> None:

@@ -17,26 +17,29 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 import tensorflow as tf
 from absl import flags
 
-from tfprune import command_line
 from tfprune.benchmarks import SUITES
+from tfprune.config import SEED, THREADS, Range
 from tfprune.models import MODELS, run_custom_layers
 
 FLAGS = flags.FLAGS
+_MOST = 1_000_000  # far above what makes sense
 flags.DEFINE_enum('suite', None, sorted(SUITES), 'What to measure.', required=True)
 flags.DEFINE_list('only', [], 'Some of its rows, by name; none for all.')
-flags.DEFINE_string('out', None, 'Appends the rows to this file, one JSON object a line.')
-flags.DEFINE_integer('threads', 0, "Threads within an operation; 0 is TensorFlow's default.",
-                     lower_bound=0)
+command_line.define_output('out', 'Appends the rows to this file, one JSON object a line.')
+command_line.define_threads("Threads within an operation; 0 is TensorFlow's default.")
 flags.DEFINE_list('artefacts', [], 'Suite artefacts: .tflite or .keras files, run or export '
                   'folders; ratios refer to the first.')
-flags.DEFINE_list('artefact_threads', ['1', '2', '4'], 'Suites artefacts and latency_table (the '
-                  'first): threads of the TFLite interpreter.')
-flags.DEFINE_integer('rounds', 20, 'Suite artefacts: turns of each file.', lower_bound=1)
-flags.DEFINE_integer('repetitions', 10, 'Suite artefacts: inferences a turn.', lower_bound=1)
+command_line.define_numbers('artefact_threads', ['1', '2', '4'], 'Suites artefacts and '
+                            'latency_table (the first): threads of the TFLite interpreter.',
+                            Range(1, THREADS.high))
+flags.DEFINE_integer('rounds', 20, 'Suite artefacts: turns of each file.',
+                     lower_bound=1, upper_bound=_MOST)
+flags.DEFINE_integer('repetitions', 10, 'Suite artefacts: inferences a turn.',
+                     lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_bool('profile', True, 'Suite artefacts: whether to time the operators, one by one.')
 flags.DEFINE_bool('memory', True, 'Suite artefacts: whether to run each file in a process of its '
                   'own for its peak memory.')
@@ -47,10 +50,10 @@ flags.DEFINE_string('image_size', '', 'Suite latency_table: N, HxW or HxWxC, ima
                     'input_pipeline: of the folder (128 if not given).')
 command_line.define_config_flags(['custom_layers'])
 flags.DEFINE_integer('num_classes', 10, 'Suite latency_table: classes of a named model.',
-                     lower_bound=2)
+                     lower_bound=2, upper_bound=_MOST)
 flags.DEFINE_string('table', '', 'Suite latency_table: the file to write, or to go on with.')
 flags.DEFINE_integer('checks', 4, 'Suite latency_table: random widths at which to compare '
-                     'prediction and measurement.', lower_bound=0)
+                     'prediction and measurement.', lower_bound=0, upper_bound=_MOST)
 flags.DEFINE_string('probe_files', '', 'Suite latency_table: only writes the .tflite files to '
                     'profile on another device to this folder.')
 flags.DEFINE_string('profiles', '', 'Suite latency_table: makes the table of the .csv files in '
@@ -61,43 +64,45 @@ flags.DEFINE_list('models', ['resnet20', 'resnet56'], 'Suites training_step, sco
                   'input_pipeline (whose training step it is compared with): CIFAR ResNets.')
 flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'Suite training_step: float32, bfloat16.')
 flags.DEFINE_integer('batch_size', 128, 'Suites training_step and input_pipeline: images a step.',
-                     lower_bound=1)
+                     lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_integer('step_rounds', 10, 'Suite training_step: turns of one step each.',
-                     lower_bound=1)
+                     lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_string('torch_python', '', 'Suite training_step: a Python that has PyTorch, if this '
                     'one has not.')
 flags.DEFINE_bool('determinism', True, 'Suite training_step: operations as in a run, '
                   'deterministic.')
 flags.DEFINE_integer('score_images', 2000, 'Suite scoring: images that a sub-network is scored '
-                     'on.', lower_bound=1)
+                     'on.', lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_integer('score_batch_size', 500, 'Suite scoring: of these, images a step.',
-                     lower_bound=1)
+                     lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_integer('subnetworks', 3, 'Suite scoring: random sub-networks of each kind.',
-                     lower_bound=1)
-flags.DEFINE_integer('score_rounds', 4, 'Suite scoring: turns of each sub-network.', lower_bound=1)
+                     lower_bound=1, upper_bound=_MOST)
+flags.DEFINE_integer('score_rounds', 4, 'Suite scoring: turns of each sub-network.',
+                     lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_bool('sliced', True, 'Suite scoring: weights are sliced to the kept channels; off: '
                   'masks over the full network.')
 flags.DEFINE_integer('memory_subnetworks', 1000, 'Suite scoring: different sub-networks of which '
-                     'the growth of memory is measured; 0: none.', lower_bound=0)
+                     'the growth of memory is measured; 0: none.', lower_bound=0, upper_bound=_MOST)
 flags.DEFINE_integer('memory_images', 32, 'Suite scoring: images that each of them is scored on.',
-                     lower_bound=1)
+                     lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_string('cifar10_dir', '', "Suites input_pipeline and search: tensorflow-datasets' "
                     'folder; input_pipeline makes noise of the same shape without it.')
 flags.DEFINE_string('image_folder', '', 'Suite input_pipeline: class folders of images; without '
                     'it JPEG files are made.')
-flags.DEFINE_integer('pipeline_rounds', 7, 'Suite input_pipeline: repetitions.', lower_bound=1)
+flags.DEFINE_integer('pipeline_rounds', 7, 'Suite input_pipeline: repetitions.',
+                     lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_list('search_runs', [], 'Suite search: run folders to read; without them a run of '
                   'four epochs is made.')
 flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run.')
 flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run.')
 flags.DEFINE_integer('search_epochs', 30, 'Suite learning: epochs of a search, the first of random '
-                     'actions. Suite dense_reward: rounds.', lower_bound=2)
+                     'actions. Suite dense_reward: rounds.', lower_bound=2, upper_bound=_MOST)
 flags.DEFINE_integer('search_episodes', 20, 'Suites search and learning: episodes an epoch; '
-                     'dense_reward: a round.', lower_bound=5)
+                     'dense_reward: a round.', lower_bound=5, upper_bound=_MOST)
 flags.DEFINE_integer('search_seeds', 5, 'Suites learning and dense_reward: how many seeds.',
-                     lower_bound=1)
+                     lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_integer('search_first_seed', 0, 'Suites learning and dense_reward: the first of them.',
-                     lower_bound=0)
+                     lower_bound=0, upper_bound=int(SEED.high))
 
 
 def main(_: Sequence[str]) -> None:

@@ -18,30 +18,33 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 from absl import flags
 
-from tfprune import command_line, report
-from tfprune.config import LIMITS, Config
+from tfprune import report
+from tfprune.config import LIMITS, SEED, Config, Range
+from tfprune.errors import one_line
 from tfprune.runs import write_text
 
 METHODS = flags.DEFINE_list('methods', [], 'What to compare: names of flagfiles, see '
                             '--method_flagfiles.')
 METHOD_FLAGFILES = flags.DEFINE_string('method_flagfiles', 'flags/digits/{}.flags',
                                        "A method's flagfile, {} in place of its name.")
-SEEDS = flags.DEFINE_list('seeds', ['0'], 'Seeds of each method and budget.')
+SEEDS = command_line.define_numbers('seeds', ['0'], 'Seeds of each method and budget.', SEED)
 BUDGETS = flags.DEFINE_list('budgets', [], 'Budgets of each method, target=limit each, as '
                             'macs=0.3,macs=0.5; none: that of the flagfiles.')
-OUT = flags.DEFINE_string('out', None, 'Folder of the runs and of what they come to.')
+OUT = command_line.define_folder('out', 'Folder of the runs and of what they come to.',
+                                 required=False)
 JOBS = flags.DEFINE_integer('jobs', 0, 'Runs at a time; 0: one a device of --devices, else as many '
-                            'as --threads fit on the cores, else 1.', lower_bound=0)
-THREADS = flags.DEFINE_integer('threads', 0, "Threads within an operation of a run; 0 is "
-                               "TensorFlow's default.", lower_bound=0)
-DEVICES = flags.DEFINE_list('devices', [], 'GPUs by number: a run at a time on each; one named '
-                            'twice has two.')
+                            'as --threads fit on the cores, else 1.', lower_bound=0,
+                            upper_bound=1_024)
+THREADS = command_line.define_threads("Threads within an operation of a run; 0 is TensorFlow's "
+                                      'default.')
+DEVICES = command_line.define_numbers('devices', [], 'GPUs by number: a run at a time on each; '
+                                      'one named twice has two.', Range(0, 1_023))
 ROWS = flags.DEFINE_string('rows', None, 'Runs nothing: tables and page of the runs in this file, '
                            'which is a rows.jsonl.')
-HTML = flags.DEFINE_string('html', None, 'Also writes the page to this file.')
+HTML = command_line.define_output('html', 'Also writes the page to this file.')
 FORMAT = flags.DEFINE_string('format', 'text', 'What is printed: text or markdown.')
 DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only lists the runs and whether they are finished.')
 
@@ -58,8 +61,8 @@ def main(_: Sequence[str]) -> int:
     # Not above: the methods bring TensorFlow, and rows need none.
     from tfprune.comparison import Comparison, Grid, plan
     out = pathlib.Path(_given('out', OUT.value))
-    cells = plan(Grid(METHODS.value, METHOD_FLAGFILES.value, _numbers(SEEDS.value), BUDGETS.value,
-                      out, _passed_on()), command_line.read_config)
+    cells = plan(Grid(METHODS.value, METHOD_FLAGFILES.value, [int(seed) for seed in SEEDS.value],
+                      BUDGETS.value, out, _passed_on()), command_line.read_config)
     if DRY_RUN.value:
         for cell in cells:
             print(f'{"finished" if cell.finished else "to do   "}  {cell.run_dir}: '
@@ -77,8 +80,8 @@ def main(_: Sequence[str]) -> int:
         write_out(rows, out)
         if rows:
             present(rows)
-    except command_line.MENDABLE as error:  # said after what failed, which it must not hide
-        broken = command_line.one_line(error)
+    except Exception as error:  # said after what failed, which it must not hide
+        broken = one_line(error)
     for cell, line in comparison.failed.items():
         print(f'compare.py: {cell.run_dir} failed: {line} (log: {cell.log})', file=sys.stderr)
     if broken:
@@ -122,13 +125,6 @@ def _given(name: str, value: str | None) -> str:
     if not value:
         raise ValueError(f'--{name} must be given.')
     return value
-
-
-def _numbers(texts: Sequence[str]) -> list[int]:
-    try:
-        return [int(text) for text in texts]
-    except ValueError:
-        raise ValueError(f'seeds must be whole numbers; received {",".join(texts)!r}.') from None
 
 
 if __name__ == '__main__':

@@ -8,10 +8,11 @@ import json
 import pathlib
 from collections.abc import Sequence
 
+from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 import tqdm
 from absl import flags
 
-from tfprune import artefacts, command_line
+from tfprune import artefacts
 from tfprune.data import load_data
 from tfprune.export import FORMATS
 from tfprune.models import run_custom_layers
@@ -24,8 +25,8 @@ flags.DEFINE_string('dataset', None, "Data set; by default the run folder's.")
 flags.DEFINE_string('data_dir', None, "Where its files are; by default the run folder's.")
 flags.DEFINE_string('image_size', None, "Images are resized to this; by default the run folder's.")
 command_line.define_config_flags(['custom_layers'])
-flags.DEFINE_integer('batch_size', 250, 'Images a batch.', lower_bound=1)
-flags.DEFINE_string('json', None, 'Also writes the measurements to this file.')
+flags.DEFINE_integer('batch_size', 250, 'Images a batch.', lower_bound=1, upper_bound=1_000_000)
+command_line.define_output('json', 'Also writes the measurements to this file.')
 
 
 def main(_: Sequence[str]) -> None:

@@ -9,11 +9,10 @@ import json
 import pathlib
 from collections.abc import Sequence
 
-import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 import tensorflow as tf
 from absl import flags
 
-from tfprune import command_line
 from tfprune.config import Config
 from tfprune.data import DATASETS, DataOptions, load_data
 from tfprune.deployment import Deployment, deploy
@@ -28,16 +27,14 @@ from tfprune.training import make_deterministic
 FLAGS = flags.FLAGS
 _FIELDS = ('custom_layers', 'dataset', 'seed', 'batch_size', 'momentum', 'weight_decay',
            'label_smoothing', 'quantize', 'quantize_epochs', 'quantize_learning_rate',
-           'representative_images', 'tflite_io', 'tflite_softmax',
+           'representative_images', 'tflite_io', 'tflite_softmax', 'tflite_batch',
            *DataOptions.names_in(Config().to_json()))
 flags.DEFINE_string('model', None, 'A .keras file.', required=True)
-flags.DEFINE_string('out', None, 'Directory of the export; an earlier export is replaced.',
-                    required=True)
+command_line.define_folder('out', 'Directory of the export; an earlier export is replaced.')
 flags.DEFINE_string('dense', None, 'A .keras file whose float32 TFLite file latencies are compared '
                     'with; by default that of --model.')
-flags.DEFINE_string('json', None, 'Also writes the measurements to this file.')
-flags.DEFINE_integer('threads', 0, 'Threads within an operation, in training; 0: all.',
-                     lower_bound=0)
+command_line.define_output('json', 'Also writes the measurements to this file.')
+command_line.define_threads('Threads within an operation, in training; 0: all.')
 command_line.define_config_flags(_FIELDS, {'dataset': DATASETS})
 
 

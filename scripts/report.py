@@ -12,17 +12,17 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 from absl import flags
 
-from tfprune import command_line, report
+from tfprune import report
 from tfprune.runs import write_text
 
 FORMAT = flags.DEFINE_string('format', 'text', 'text or markdown.')
 ROWS = flags.DEFINE_string('rows', None, 'Reads runs from a file that --out wrote.')
-OUT = flags.DEFINE_string('out', None, 'Also writes the runs to this file, a JSON line each.')
-JSON = flags.DEFINE_string('json', None, 'Also writes the table and the runs to this JSON file.')
-HTML = flags.DEFINE_string('html', None, 'Also writes the table to this HTML file.')
+OUT = command_line.define_output('out', 'Also writes the runs to this file, a JSON line each.')
+JSON = command_line.define_output('json', 'Also writes the table and the runs to this JSON file.')
+HTML = command_line.define_output('html', 'Also writes the table to this HTML file.')
 
 
 def main(patterns: Sequence[str]) -> None:

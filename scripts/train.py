@@ -16,11 +16,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-import tfprune  # noqa: F401  (first: prepares TensorFlow's environment)
+from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 import tensorflow as tf
 from absl import flags
 
-from tfprune import command_line
 from tfprune.config import Config
 from tfprune.criteria import CRITERIA
 from tfprune.data import DATASETS
@@ -34,10 +33,9 @@ from tfprune.trainer import train_and_prune
 
 command_line.define_config_flags(values={
     'method': METHODS, 'model': MODELS, 'dataset': DATASETS, 'criterion': CRITERIA})
-RUN_DIR = flags.DEFINE_string('run_dir', None, 'Folder of the run.', required=True)
-THREADS = flags.DEFINE_integer('threads', 0, 'Threads within an operation; 0 leaves it to '
-                               'TensorFlow. Runs are bit for bit equal for equal threads.',
-                               lower_bound=0)
+RUN_DIR = command_line.define_folder('run_dir', 'Folder of the run.')
+THREADS = command_line.define_threads('Threads within an operation; 0 leaves it to TensorFlow. '
+                                      'Runs are bit for bit equal for equal threads.')
 
 _stop: list[int] = []  # signals received
 _RESTARTS = 'TFPRUNE_RESTARTS'  # variable of the environment: 'newest checkpoint:restarts from it'

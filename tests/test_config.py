@@ -7,25 +7,29 @@ import tfprune
 import pytest
 from absl import flags as absl_flags
 
-from tfprune.config import CHOICES, TARGETS, Config, check_limit, differing_fields
+from tfprune.config import (CHOICES, TARGETS, Config, Range, check_limit, differing_fields,
+                            kind)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 # Every field another than its default.
 OTHER = Config(
     **{f.name: {bool: not f.default, int: f.default + 1 if isinstance(f.default, int) else 0,
-                float: .25, str: 'some/thing'}[type(f.default)] for f in dataclasses.fields(Config)
+                float: .25, str: 'some/thing'}[kind(f)[0]] for f in dataclasses.fields(Config)
        if f.name not in {*CHOICES, 'quantize', 'score_images', 'reward_images', 'score_batch_size',
-                         'batch_size', 'replicas', *TARGETS}},
+                         'batch_size', 'replicas', 'tflite_batch', *TARGETS}},
     macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',
-    quantize='float16,int8', tflite_io='int8', mixed_precision='bfloat16', agent='sac',
+    optimizer='sgd', quantize='float16,int8', tflite_io='int8', tflite_batch=0,
+    mixed_precision='bfloat16', agent='sac',
     alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
     batch_size=96, replicas=3)
 
 
 def test_every_field_has_a_plain_type_and_a_help():
     for field in dataclasses.fields(Config):
-        assert type(field.default) in (bool, int, float, str)
+        expected, optional = kind(field)
+        assert expected in (bool, int, float, str)
+        assert type(field.default) is (type(None) if optional else expected)
         assert field.metadata['help'][0].isupper() or field.name == 'alignment_strength'
         assert field.metadata['help'].endswith('.')
         assert getattr(OTHER, field.name) != field.default
@@ -88,15 +92,13 @@ def test_a_limit_is_a_ratio_or_a_whole_number(name):
 @pytest.mark.parametrize('wrong, message', [
     ({'min_keep_ratio': -0.1}, 'min_keep_ratio must be in [0, 1]; received -0.1.'),
     ({'label_smoothing': 1.0}, 'label_smoothing must be in [0, 1); received 1.0.'),
-    ({'momentum': 1.0}, 'momentum must be in [0, 1); received 1.0.'),
-    ({'width_multiple': 0}, 'width_multiple must be at least 1; received 0.'),
-    ({'criterion_batches': 0}, 'criterion_batches must be at least 1; received 0.'),
-    ({'reward_images': -1}, 'reward_images must be at least 0; received -1.'),
-    ({'joint_epochs': -1}, 'joint_epochs must be at least 0; received -1.'),
-    ({'learning_rate': float('nan')}, 'learning_rate must be at least 0; received nan.'),
+    ({'test_fraction': 0.0}, 'test_fraction must be in (0, 1); received 0.0.'),
+    ({'width_multiple': 0}, 'width_multiple must be in [1, 1000000]; received 0.'),
+    ({'seed': 2 ** 32}, 'seed must be in [0, 4294967295]; received 4294967296.'),
+    ({'learning_rate': float('nan')}, 'learning_rate must be in [0, 1000]; received nan.'),
+    ({'tflite_batch': 2}, 'tflite_batch must be in [0, 1]; received 2.'),
     ({'batch_size': 10, 'replicas': 4},
      'batch_size must be a multiple of --replicas=4; received 10.'),
-    ({'replicas': 0}, 'replicas must be at least 1; received 0.'),
     ({'score_images': 6000, 'reward_images': 5000},
      'score_images must be at most --reward_images=5000; received 6000.'),
     ({'score_images': 700, 'score_batch_size': 500},
@@ -107,6 +109,38 @@ def test_ranges(wrong, message):
     with pytest.raises(ValueError) as caught:
         Config(**wrong)
     assert str(caught.value) == message
+
+
+NUMBERS = [field for field in dataclasses.fields(Config) if kind(field)[0] in (int, float)]
+
+
+@pytest.mark.parametrize('field', NUMBERS, ids=lambda field: field.name)
+def test_every_number_has_a_range_and_keeps_it(field):
+    """No field can be forgotten: neither NaN, infinity nor a negative number gets in anywhere."""
+    within = field.metadata['within']
+    assert within.low >= 0
+    # int64 and C's long hold what any of them allows.
+    assert within.high < 2 ** 62
+    expected = kind(field)[0]
+    wrong = [-1, expected(2 * within.high + 1), 10 ** 400]
+    wrong += [float('nan'), float('inf'), -float('inf'), -1e-300] if expected is float else []
+    for value in wrong:
+        needs = {'latency_table': 'x.json'} if 'latency' in field.name else {}
+        with pytest.raises(ValueError, match=rf'^{field.name} must be .*; received ') as caught:
+            Config(**{field.name: value}, **needs)
+        assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize('within, inside, outside, text', [
+    (Range(0, 1), (0, .5, 1), (-1e-9, 1.1), '[0, 1]'),
+    (Range(0, 1, open_low=True), (1e-9, 1), (0, 2), '(0, 1]'),
+    (Range(0, 1, open_high=True), (0, .9), (1, -1), '[0, 1)')])
+def test_a_range_by_hand(within, inside, outside, text):
+    assert str(within) == text
+    for value in inside:
+        assert value in within
+    for value in (*outside, float('nan'), float('inf'), -float('inf')):
+        assert value not in within
 
 
 @pytest.mark.parametrize('given, reward, expected', [
@@ -174,7 +208,7 @@ def test_flags_as_text():
         assert line in lines
     default = Config().to_flags().splitlines()
     assert '--prune_residual_groups=false' in default and '--data_dir=' in default
-    assert '--weight_decay=0.0001' in default
+    assert '--momentum=0.9' in default and 'weight_decay' not in ' '.join(default)
 
 
 @pytest.mark.parametrize('config', [Config(), OTHER, Config(weight_decay=1e-12, seed=2 ** 31)])
@@ -185,8 +219,8 @@ def test_a_flagfile_gives_the_config_back(config, tmp_path):
     define = {bool: absl_flags.DEFINE_bool, int: absl_flags.DEFINE_integer,
               float: absl_flags.DEFINE_float, str: absl_flags.DEFINE_string}
     for field in dataclasses.fields(Config):
-        define[type(field.default)](field.name, field.default, field.metadata['help'],
-                                    flag_values=values)
+        define[kind(field)[0]](field.name, field.default, field.metadata['help'],
+                               flag_values=values)
     absl_flags.DEFINE_string('flagfile', '', '', flag_values=values)
     rest = values(['train.py', f'--flagfile={tmp_path / "config.flags"}'])
     assert rest == ['train.py']

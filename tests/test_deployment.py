@@ -9,7 +9,6 @@ import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from made_up_runs import Page, html_of, make_run
 from tfprune import trainer
@@ -124,13 +123,7 @@ def test_what_would_stop_the_export_is_said_before_training(tmp_path):
     with pytest.raises(ValueError, match='TFLite has no operator for: Erfinv'):
         trainer.train_and_prune(dataclasses.replace(CONFIG, quantize=''), tmp_path / 'run',
                                 own=own, progress=False)
-    images = tf.data.Dataset.from_tensor_slices((np.random.rand(40, 8, 8, 1), np.arange(40) % 10))
     model = keras.Model(image, L.Dense(10)(x))
-    for quantize in ('int8', 'int8_qat'):
-        with pytest.raises(ValueError, match=r'expects raw pixels 0\.\.255, received values'):
-            tfprune.train_and_prune(
-                model=model, train_data=images.batch(8), reward_data=images.take(10).batch(5),
-                test_data=images.take(10).batch(5), macs=0.9, quantize=quantize, progress=False)
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/thesis.txt').write_text('mine')
     with pytest.raises(FileExistsError, match='is no export'):

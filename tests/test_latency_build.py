@@ -1,4 +1,5 @@
 """Building a latency table: operators and widths found, times real; from another device, too."""
+import json
 import functools
 
 import tfprune  # noqa: F401  (before keras)
@@ -181,7 +182,7 @@ def test_a_table_from_another_device(tmp_path, built):
     assert len(files) == count > 50
     with pytest.raises(FileNotFoundError, match=f'{count} of {count} profiles are missing, the fi'):
         latency_phone.import_profiles(tmp_path / 'probes', machine='phone')
-    rows = latency_phone.read_json(tmp_path / 'probes' / 'points.json')
+    rows = json.loads((tmp_path / 'probes' / 'points.json').read_text())
     for number, row in enumerate(rows):
         ms = here.surfaces[row['signature']].ms[row['row']][row['column']][0] / row['factor']
         (tmp_path / 'probes' / f'{number:05d}.csv').write_text(PROFILE.replace(

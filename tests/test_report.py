@@ -19,12 +19,40 @@ def test_table_sums():
     assert line_of(text, 'TFLite latency')[1:] == ['0.5', '0.3', '61.0%']
     words = ' '.join(text.split())
     assert 'at most 2,000 (0.5 of dense 4,000); cost 1,990, 99.50% of the budget' in words
-    assert "model just before surgery (after 6 of 10 epochs, not fine-tuned)" in words
+    assert "'before surgery' is this run's model after 6 of 10 epochs, not fine-tuned" in words
     assert 'that is --method=dense' in words
     # sqrt(0.95 * 0.05 / 1900) = 0.005
     assert 'standard error of one accuracy 0.50 points' in words
     assert 'peak memory' not in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+GIVEN = {'test_accuracy': 0.96, 'held_out_accuracy': 0.97, 'trained_on_accuracy': 0.99,
+         'images': 100, 'is_trained': True}
+
+
+def test_differences_are_against_the_model_as_given(tmp_path):
+    values = make_report(given=GIVEN, training={'reasons': ['the rate is 0.01 for a reason']})
+    text = report.format_table(values)
+    assert line_of(text, 'test accuracy')[1:] == ['96.00%', '97.50%', '95.00%', '-1.00 points']
+    assert line_of(text, 'MACs')[1:] == ['4,000', '4,000', '1,990', '49.75%']
+    assert line_of(text, 'TFLite latency')[1:] == ['0.5', '0.5', '0.3', '61.0%']
+    assert 'pruned / as given' in text and 'The rate is 0.01 for a reason.' in text
+    run = make_run(tmp_path / 'run', given=GIVEN)
+    page = html_of(run)
+    assert '1.00 points against 96.00% as given' in page and 'test images, as given' in page
+    card = report.model_card(report.reading.read_run(run))
+    assert '95.00% after the last epoch; as given 96.00%' in card and '-1.00 points' in card
+    scratch = report.format_table(make_report('scratch', given=GIVEN))
+    assert line_of(scratch, 'test accuracy')[1:] == ['96.00%', '95.00%', '-1.00 points']
+    dense = report.format_table(make_report('dense', given=GIVEN))
+    assert line_of(dense, 'test accuracy')[1:] == ['96.00%', '97.50%', '95.00%', '-1.00 points']
+
+
+def test_a_given_model_at_chance_is_no_reference():
+    text = report.format_table(make_report(given=GIVEN | {'is_trained': False}))
+    assert line_of(text, 'test accuracy')[1:] == ['97.50%', '95.00%', '-2.50 points']
+    assert 'The given model scored 96.00%, no better than chance' in ' '.join(text.split())
 
 
 def test_every_budget_is_said():
@@ -98,7 +126,7 @@ def test_html_sections_and_escaping(tmp_path):
     text = html_of(make_run(tmp_path / 'run', environment={'command': 'a <b>&"c"', 'cores': 2},
                             peak_process_bytes=3 * 2 ** 29))
     assert Page(text).headings == [
-        'Dense and pruned', 'Accuracy', 'Episodes', 'Widths', 'Strength of the alignment',
+        'Before surgery and pruned', 'Accuracy', 'Episodes', 'Widths', 'Strength of the alignment',
         'Loss and learning rate', 'Parity of the exported forms', 'Files', 'Model card',
         'Environment', 'Configuration']
     assert 'a &lt;b&gt;&amp;&quot;c&quot;' in text and '<b>&' not in text

@@ -25,6 +25,11 @@ def folder(tmp_path):
     run.close()
 
 
+def begin(path):
+    """As if the first checkpoint had been written."""
+    (path / 'checkpoints/e00000_s00000001').mkdir(parents=True)
+
+
 def contents(path):
     return sorted(p.name for p in path.iterdir())
 
@@ -46,6 +51,7 @@ def test_parents_are_made(tmp_path):
 
 def test_the_same_configuration_opens_it_again(folder):
     folder.write_json('x.json', {'a': 1})
+    begin(folder.path)
     before = (folder.path / 'environment.json').stat().st_mtime_ns
     folder.close()
     again = RunFolder(str(folder.path), Config(seed=3))
@@ -56,7 +62,8 @@ def test_the_same_configuration_opens_it_again(folder):
 
 def test_another_configuration_lists_the_differing_flags(folder):
     folder.close()
-    before = {p.name: p.read_bytes() for p in folder.path.iterdir()}
+    begin(folder.path)
+    before = {p.name: p.read_bytes() for p in folder.path.iterdir() if p.is_file()}
     with pytest.raises(ValueError) as caught:
         RunFolder(folder.path, Config(seed=4, method='uniform', prune_residual_groups=True))
     message = str(caught.value)
@@ -65,7 +72,7 @@ def test_another_configuration_lists_the_differing_flags(folder):
                             '--prune_residual_groups: False -> True. Choose another run_dir, or '
                             'remove this one.')
     assert '\n' not in message
-    assert {p.name: p.read_bytes() for p in folder.path.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in folder.path.iterdir() if p.is_file()} == before
 
 
 def test_numbers_are_equal_however_they_are_written(tmp_path):
@@ -114,12 +121,21 @@ def test_a_start_that_was_killed_is_started_again(tmp_path, left):
     run.close()
 
 
-@pytest.mark.parametrize('text', [b'', b'{', b'[1]', b'null', b'\xff\xfe'])
-def test_a_damaged_configuration(folder, text):
+@pytest.mark.parametrize('has_begun', [True, False])
+@pytest.mark.parametrize('text, message', [
+    (b'', 'damaged: not JSON'), (b'{', 'damaged: not JSON'),
+    (b'\xff\xfe', 'damaged: not JSON'), (b'[' * 200_000, 'damaged: not JSON'),
+    (b'[1]', r'it must be an object; received \[1\]'),
+    (b'null', 'it must be an object; received None'),
+    (b'{}', "no 'method'"), (b'{"method": 3}', 'method must be text; received 3')])
+def test_a_damaged_configuration(folder, text, message, has_begun):
     folder.close()
+    if has_begun:
+        begin(folder.path)
     (folder.path / 'config.json').write_bytes(text)
-    with pytest.raises(ValueError, match='config.json is damaged: not a JSON object') as caught:
+    with pytest.raises(ValueError, match=f'config.json is .*{message}') as caught:
         RunFolder(folder.path, CONFIG)
+    assert (folder.path / 'config.json').read_bytes() == text
     assert '\n' not in str(caught.value)
 
 
@@ -149,6 +165,7 @@ def test_a_file_that_changed_is_another_configuration(tmp_path, field):
     file.write_bytes(b'one')
     config = Config(**{field: str(file)})
     RunFolder(run, config).close()
+    begin(run)
     digest = json.loads((run / 'environment.json').read_text())['files'][field]
     assert digest == hashlib.sha256(b'one').hexdigest()
     RunFolder(run, config).close()
@@ -258,7 +275,7 @@ def test_a_real_failing_write_is_one_line(tmp_path):
         from tfprune.config import Config
         from tfprune.runs import RunFolder
         run = RunFolder(sys.argv[1], Config())
-        run.write_json('x.json', 'old')
+        run.write_json('x.json', ['old'])
         run.append_rows('m.jsonl', [{'epoch': 0}])
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
@@ -268,14 +285,14 @@ def test_a_real_failing_write_is_one_line(tmp_path):
                 write()
             except OSError as error:
                 print(error)
-        print(run.read_json('x.json'), run.read_rows('m.jsonl'))
+        print((run.path / 'x.json').read_text().split(), run.read_rows('m.jsonl'))
     ''')
     done = python(code, tmp_path / 'run')
     lines = done.stdout.splitlines()
     assert len(lines) == 3, done.stderr
     assert lines[0] == f'cannot write {tmp_path}/run/x.json: File too large'
     assert lines[1] == f'cannot write {tmp_path}/run/m.jsonl: File too large'
-    assert lines[2] == "old [{'epoch': 0}]"
+    assert lines[2] == """['[', '"old"', ']'] [{'epoch': 0}]"""
 
 
 def test_a_configuration_is_written_under_any_locale(tmp_path):

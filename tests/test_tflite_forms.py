@@ -75,12 +75,20 @@ def test_a_lone_file_is_known_by_its_content(digits, report, tmp_path):
     assert set(artefacts.find_artefacts(report.out_dir)) == set(FORMS)
 
 
-def test_any_batch_gives_what_single_images_give(digits, report):
+@pytest.mark.parametrize('batch', [1, 0])
+def test_files_of_one_image_and_of_any_number_answer_alike(digits, report, tmp_path, batch):
     images = digits[2][:5]
-    for form, path in report.paths.items():
+    paths = report.paths if batch else export.export_model(
+        digits[0], tmp_path / 'export', formats=FORMS, representative_data=digits[1],
+        tflite_options=export.TFLiteOptions(batch=0)).paths
+    for form, path in paths.items():
+        source, = interpreter.open_interpreter(path.read_bytes()).get_input_details()
+        assert source['shape_signature'].tolist() == [batch or -1, 8, 8, 3]
         artefact = export.FORMATS[form].open(path)
+        expected = export.FORMATS[form].open(report.paths[form])(images)
         one_by_one = np.concatenate([artefact(image[np.newaxis]) for image in images])
-        np.testing.assert_allclose(artefact(images), one_by_one, atol=1e-4, err_msg=form)
+        for outputs in (artefact(images), one_by_one):
+            np.testing.assert_allclose(outputs, expected, atol=1e-4, err_msg=form)
 
 
 def test_bytes_shrink(report):
@@ -123,7 +131,7 @@ def test_integer_input_is_the_pixels_as_they_are(toy_model, io_type, quantisatio
     source, sink = lite.get_input_details()[0], lite.get_output_details()[0]
     assert np.dtype(source['dtype']).name == np.dtype(sink['dtype']).name == io_type
     assert source['quantization'] == pytest.approx(quantisation)
-    assert source['shape_signature'].tolist() == [-1, 6, 6, 3]
+    assert source['shape_signature'].tolist() == [1, 6, 6, 3]
 
 
 def test_a_fixed_batch_is_filled_up(toy_model, tmp_path):
@@ -224,8 +232,8 @@ def refused(model, tmp_path, match, *, formats=('tflite_int8',), **arguments):
     (None, "'tflite_int8' needs representative_data: .* received None"),
     (np.zeros((4, 8, 8, 3)), r'expected images \[N, 6, 6, 3\], received \[4, 8, 8, 3\]'),
     (np.zeros((0, 6, 6, 3)), r'expected images \[N, 6, 6, 3\], received \[0, 6, 6, 3\]'),
-    (np.linspace(0, 1, 108).reshape(1, 6, 6, 3), 'raw pixels 0..255, received values 0..1'),
-    (np.linspace(-1, 255, 108).reshape(1, 6, 6, 3), 'received values -1..255')])
+    (np.full((4, 6, 6, 3), np.nan), 'expected finite pixels'),
+    (np.linspace(-1, 255, 108).reshape(1, 6, 6, 3), 'takes the bytes .* values -1…255')])
 def test_int8_refuses_unfit_images(toy_model, tmp_path, data, match):
     refused(toy_model, tmp_path, match, representative_data=data)
 
@@ -242,6 +250,8 @@ def test_class_names_must_fit(toy_model, tmp_path, names, match):
 def test_other_bad_input(toy_model, tmp_path):
     with pytest.raises(ValueError, match="io: expected one of uint8, int8, float32; received 'x'"):
         export.TFLiteOptions(io='x')
+    with pytest.raises(ValueError, match='batch: expected 1, or 0 for any; received 4'):
+        export.TFLiteOptions(batch=4)
 
     class Lacking(L.Layer):
         def call(self, x):

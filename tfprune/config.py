@@ -1,5 +1,6 @@
 """The configuration of a run: a frozen dataclass, from which the flags of scripts are made."""
 import dataclasses
+import typing
 from typing import Any, Mapping
 
 TARGETS = ('macs', 'params', 'peak_memory_bytes')
@@ -9,13 +10,14 @@ LIMITS = {**{name: name for name in TARGETS}, 'latency_ratio': 'latency_ms',
 _LIMIT = 'Up to 1 it is a ratio of the dense model, above 1 a number; 0: no limit.'
 # Fields that act after the last epoch.
 AFTER_TRAINING = ('quantize', 'quantize_epochs', 'quantize_learning_rate',
-                  'representative_images', 'tflite_io', 'tflite_softmax')
+                  'representative_images', 'tflite_io', 'tflite_softmax', 'tflite_batch')
 # Where data lie, and where equal epochs were trained, is no part of what was run.
 NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
 # --quantize -> key of export.FORMATS.
 QUANTISATIONS = {name: f'tflite_{name}' for name in ('float16', 'dynamic', 'int8', 'int8_qat')}
 CHOICES: dict[str, tuple[str, ...]] = {
     'unknown_layers': ('freeze', 'raise'),
+    'optimizer': ('compiled', 'sgd'),
     'schedule': ('cosine', 'step'),
     'mixed_precision': ('float32', 'bfloat16'),
     'agent': ('ppo', 'sac', 'ddpg', 'random'),
@@ -24,8 +26,37 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _field(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={'help': text})
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The finite numbers from `low` to `high`, each end left out where it is open."""
+    low: float
+    high: float
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        """False for NaN, which compares false with everything."""
+        above = self.low < value if self.open_low else self.low <= value
+        return above and (value < self.high if self.open_high else value <= self.high)
+
+    def __str__(self) -> str:
+        return (f'{"(" if self.open_low else "["}{self.low}, {self.high}'
+                f'{")" if self.open_high else "]"}')
+
+
+SHARE = Range(0, 1)
+# The upper ends are far above what makes sense; they catch slips, and what would overflow.
+EPOCHS = Range(0, 99_999)
+COUNT, COUNT_OR_NONE = Range(1, 1_000_000), Range(0, 1_000_000)
+IMAGES, IMAGES_OR_AUTO = Range(1, 10 ** 9), Range(0, 10 ** 9)
+RATE, STRENGTH = Range(0, 1_000), Range(0, 10 ** 6)
+COST, MILLISECONDS = Range(0, 10 ** 18), Range(0, 10 ** 9)
+SEED, THREADS, REPLICAS = Range(0, 2 ** 32 - 1), Range(0, 1_024), Range(1, 64)
+
+
+def _field(default: Any, text: str, within: Range | None = None) -> Any:
+    """A field of `Config`; `within` is what a number can be."""
+    return dataclasses.field(default=default, metadata={'help': text, 'within': within})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +73,8 @@ class Config:
     image_size: str = _field('', "Images are resized to this: N, HxW or HxWxC, C 1 (grey) or 3; '' "
                              'keeps the size that all of them have.')
     test_fraction: float = _field(0.2, 'Share of the images to test on, where the dataset has no '
-                                  'test split of its own.')
+                                  'test split of its own.',
+                                  Range(0, 1, open_low=True, open_high=True))
     skip_unreadable: bool = _field(False, 'Leave out image files that cannot be read.')
     mirror: bool = _field(True, 'Augmentation mirrors images (never characters of known datasets); '
                           'off where a mirrored image is of another class.')
@@ -60,99 +92,126 @@ class Config:
     before_surgery_from: str = _field(
         '', 'Run of the same flags but --method: its epochs before surgery are taken instead '
         'of trained again. For methods that only decide: all but rlal, autocompress, scratch.')
-    seed: int = _field(0, 'Seed of weights, data order and agent, not of the data splits.')
-    macs: float = _field(0.0, f'Budget of multiply-adds at batch 1. {_LIMIT}')
-    params: float = _field(0.0, f'Budget of trainable parameters. {_LIMIT}')
-    peak_memory_bytes: float = _field(0.0, f'Budget of live activations at batch 1. {_LIMIT}')
+    seed: int = _field(0, 'Seed of weights, data order and agent, not of the data splits.', SEED)
+    macs: float = _field(0.0, f'Budget of multiply-adds at batch 1. {_LIMIT}', COST)
+    params: float = _field(0.0, f'Budget of trainable parameters. {_LIMIT}', COST)
+    peak_memory_bytes: float = _field(0.0, f'Budget of live activations at batch 1. {_LIMIT}', COST)
     latency_ratio: float = _field(
         0.0, "Budget of latency by --latency_table, a ratio of the dense model's, up to 1; 0: no "
-        'limit.')
+        'limit.', SHARE)
     latency_ms: float = _field(
-        0.0, 'Budget of latency by --latency_table, in milliseconds; 0: no limit.')
+        0.0, 'Budget of latency by --latency_table, in milliseconds; 0: no limit.', MILLISECONDS)
     latency_table: str = _field(
         '', 'File of operator times of the device, from which latencies are predicted; made by '
         'scripts/benchmark.py --suite=latency_table.')
-    width_multiple: int = _field(1, 'Widths are multiples of this, or dense.')
-    min_keep_ratio: float = _field(0.1, 'No group is pruned below this share of its dense width.')
+    width_multiple: int = _field(1, 'Widths are multiples of this, or dense.', COUNT)
+    min_keep_ratio: float = _field(0.1, 'No group is pruned below this share of its dense width.',
+                                   SHARE)
     prune_residual_groups: bool = _field(False, 'Also prune groups that couple several layers.')
     frozen: str = _field('', 'Comma-separated layers or groups that are not pruned.')
     unknown_layers: str = _field(
         'freeze', 'A layer without a rule: freeze the channels that it touches, or raise an error.')
     criterion: str = _field(
         'l1', 'Ranks the channels within a group; l1 stands in where a group lacks what it needs.')
-    criterion_batches: int = _field(8, 'Batches of training images that --criterion=taylor sees.')
+    criterion_batches: int = _field(8, 'Batches of training images that --criterion=taylor sees.',
+                                    COUNT)
     # Epochs of each phase. The controls train the same total.
-    warmup_epochs: int = _field(2, 'Plain training before any pruning decision.')
-    random_epochs: int = _field(1, 'Epochs whose episodes take random actions.')
-    joint_epochs: int = _field(6, "Epochs whose episodes are the agent's, with alignment.")
-    alignment_epochs: int = _field(3, 'Epochs of alignment to the frozen decision.')
-    fine_tune_epochs: int = _field(8, 'Epochs after surgery.')
+    warmup_epochs: int = _field(2, 'Plain training before any pruning decision.', EPOCHS)
+    random_epochs: int = _field(1, 'Epochs whose episodes take random actions.', EPOCHS)
+    joint_epochs: int = _field(6, "Epochs whose episodes are the agent's, with alignment.", EPOCHS)
+    alignment_epochs: int = _field(3, 'Epochs of alignment to the frozen decision.', EPOCHS)
+    fine_tune_epochs: int = _field(8, 'Epochs after surgery.', EPOCHS)
     pretraining_epochs: int = _field(
-        0, 'What --initial_weights have cost; for the account of the report only.')
+        0, 'What --initial_weights have cost; for the account of the report only.', EPOCHS)
     charge_search: bool = _field(
         False, 'Fine-tuning is shorter by what the search has cost, in whole epochs, so that '
         'methods compare at the same total.')
     # Training of the weights.
-    batch_size: int = _field(128, 'Images a step, over all replicas.')
-    learning_rate: float = _field(0.1, 'Peak learning rate until surgery.')
-    fine_tune_learning_rate: float = _field(0.05, 'Peak learning rate after surgery.')
+    batch_size: int = _field(128, 'Images a step, over all replicas.', COUNT)
+    optimizer: str = _field(
+        'compiled', 'The one that a given model is compiled with, else SGD with momentum; or sgd '
+        'in any case.')
+    learning_rate: float | None = _field(
+        None, 'Peak learning rate until surgery. Left out: of given weights that of the compiled '
+        'optimizer or, where there is none, one found by a short test on a copy; 0.1 from random '
+        'weights.', RATE)
+    fine_tune_learning_rate: float | None = _field(
+        None, 'Peak learning rate after surgery. Left out: likewise, or 0.05 from random weights.',
+        RATE)
+    check_first_epoch: bool = _field(
+        True, 'The first epoch may not lower the accuracy of given weights on held-out images by '
+        'more than three standard errors: a rate that was left out is lowered, one that was given '
+        'stops the run.')
     schedule: str = _field('cosine', 'Learning-rate schedule before and after surgery.')
-    lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up at the start.')
-    momentum: float = _field(0.9, 'Momentum of SGD.')
-    weight_decay: float = _field(1e-4, 'L2 coefficient on convolution and dense kernels.')
-    label_smoothing: float = _field(0.0, 'Label smoothing in [0, 1).')
+    lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up at the start.',
+                                     EPOCHS)
+    momentum: float = _field(0.9, 'Momentum of SGD.', Range(0, 1, open_high=True))
+    weight_decay: float | None = _field(
+        None, "L2 coefficient on kernels, beside the model's own regularizers. Left out: 0 for "
+        'given weights, 1e-4 from random ones.', RATE)
+    label_smoothing: float = _field(0.0, 'Label smoothing in [0, 1).', Range(0, 1, open_high=True))
     mixed_precision: str = _field('float32', 'Compute precision of the network while training.')
     replicas: int = _field(1, 'Replicas of MirroredStrategy (logical devices on CPU); accelerators '
-                           'of each worker, if TF_CONFIG lists several.')
+                           'of each worker, if TF_CONFIG lists several.', REPLICAS)
     jit_compile: bool = _field(False, 'Compile training and evaluation with XLA: for accelerators; '
                                'on a CPU it is slower, and repeats bit for bit are not promised.')
     # Rewards.
     reward_images: int = _field(
-        0, 'Training images held out to measure rewards; 0: a tenth of them, up to 5,000.')
+        0, 'Training images held out to measure rewards; 0: a tenth of them, up to 5,000.',
+        IMAGES_OR_AUTO)
     score_images: int = _field(
-        0, 'Of these, the images that score one episode; 0: all of them, up to 1,000.')
-    score_batch_size: int = _field(0, 'Images a step when scoring; 0: up to 500.')
+        0, 'Of these, the images that score one episode; 0: all of them, up to 1,000.',
+        IMAGES_OR_AUTO)
+    score_batch_size: int = _field(0, 'Images a step when scoring; 0: up to 500.', COUNT_OR_NONE)
     calibration_batches: int = _field(
-        2, "Batches that re-estimate the batch-norm statistics of the pruned model at surgery.")
-    episodes_per_epoch: int = _field(8, 'Episodes after each random or joint epoch.')
+        2, "Batches that re-estimate the batch-norm statistics of the pruned model at surgery.",
+        COUNT)
+    episodes_per_epoch: int = _field(8, 'Episodes after each random or joint epoch.', COUNT)
     random_reference_episodes: int = _field(
-        2, 'Episodes of random actions in each joint epoch, the reference of the reward curve.')
+        2, 'Episodes of random actions in each joint epoch, the reference of the reward curve.',
+        COUNT_OR_NONE)
     rescored_candidates: int = _field(
-        3, "Best earlier decisions re-scored on today's weights each epoch.")
+        3, "Best earlier decisions re-scored on today's weights each epoch.", COUNT_OR_NONE)
     surrogate_candidates: int = _field(
-        0, 'Decisions that the reward decoder ranks after each joint epoch; 0: none.')
-    surrogate_scored: int = _field(4, 'Of these, the best that are scored.')
+        0, 'Decisions that the reward decoder ranks after each joint epoch; 0: none.',
+        COUNT_OR_NONE)
+    surrogate_scored: int = _field(4, 'Of these, the best that are scored.', COUNT)
     comparison_episodes: int = _field(
         16, 'Episodes of the policy and of random actions compared on the same weights at the end '
-        'of the joint phase.')
+        'of the joint phase.', COUNT_OR_NONE)
     # Agent and context.
     agent: str = _field('ppo', 'Agent of TF-Agents.')
     agent_learning_rate: float = _field(
-        0.0, "Learning rate of the agent's actor; 0 takes the agent's own default.")
-    agent_updates: int = _field(20, "Passes over an epoch's episodes per update.")
-    context_size: int = _field(128, 'Size of z; 0 runs without context.')
+        0.0, "Learning rate of the agent's actor; 0 takes the agent's own default.", RATE)
+    agent_updates: int = _field(20, "Passes over an epoch's episodes per update.", COUNT)
+    context_size: int = _field(128, 'Size of z; 0 runs without context.', Range(0, 65_536))
     context_updates: int = _field(
-        100, 'Steps of the context network and its decoder after each epoch.')
-    context_learning_rate: float = _field(1e-3, 'Learning rate of the context network.')
+        100, 'Steps of the context network and its decoder after each epoch.', COUNT_OR_NONE)
+    context_learning_rate: float = _field(1e-3, 'Learning rate of the context network.', RATE)
     # Alignment.
     alignment: str = _field('fixed', 'Alignment penalty: fixed or adaptive strength, or none.')
-    alignment_strength: float = _field(1e-4, 'lambda, or its initial value when adaptive.')
+    alignment_strength: float = _field(1e-4, 'lambda, or its initial value when adaptive.',
+                                       STRENGTH)
     alignment_gap: float = _field(
-        0.02, 'Accuracy gap, full to sub-network, that adaptive lambda aims at.')
+        0.02, 'Accuracy gap, full to sub-network, that adaptive lambda aims at.', SHARE)
 
     # Files for phones, beside the float32 one.
     quantize: str = _field(
         '', 'Comma-separated numbers of further TFLite files: float16 and dynamic (int8 weights), '
         'int8 (throughout), int8_qat (int8 after fine-tuning under rounding); none.')
-    quantize_epochs: int = _field(3, 'Epochs of quantisation-aware fine-tuning (int8_qat).')
+    quantize_epochs: int = _field(3, 'Epochs of quantisation-aware fine-tuning (int8_qat).',
+                                  Range(1, 99_999))
     quantize_learning_rate: float = _field(
-        0.001, 'Peak learning rate of quantisation-aware fine-tuning.')
+        0.001, 'Peak learning rate of quantisation-aware fine-tuning.', RATE)
     representative_images: int = _field(
-        300, 'Training images on which the ranges of int8 files are measured.')
+        300, 'Training images on which the ranges of int8 files are measured.', IMAGES)
     tflite_io: str = _field(
         'uint8', 'Input and output of int8 files; uint8 takes the bytes of a picture.')
     tflite_softmax: bool = _field(
         False, 'TFLite files end in a softmax, for clients that show scores as they are.')
+    tflite_batch: int = _field(
+        1, 'Images that a TFLite file takes at a time: 1, as runtimes with static shapes need; 0: '
+        'any number.', Range(0, 1))
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -165,23 +224,8 @@ class Config:
             check_limit(name, limit)
             self._require('latency_table', self.latency_table or name in TARGETS,
                           f'given, the file of operator times, for --{name}')
-        self._require('min_keep_ratio', 0 <= self.min_keep_ratio <= 1, 'in [0, 1]')
-        self._require('label_smoothing', 0 <= self.label_smoothing < 1, 'in [0, 1)')
-        self._require('momentum', 0 <= self.momentum < 1, 'in [0, 1)')
-        for name in ('width_multiple', 'batch_size', 'replicas',
-                     'calibration_batches', 'episodes_per_epoch', 'agent_updates',
-                     'criterion_batches', 'quantize_epochs', 'representative_images',
-                     'surrogate_scored'):
-            self._require(name, getattr(self, name) >= 1, 'at least 1')
-        for name in ('reward_images', 'score_images', 'score_batch_size',
-                     'warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
-                     'fine_tune_epochs', 'pretraining_epochs', 'lr_warmup_epochs', 'weight_decay',
-                     'context_size', 'context_updates', 'alignment_strength', 'rescored_candidates',
-                     'surrogate_candidates', 'comparison_episodes', 'random_reference_episodes',
-                     'learning_rate',
-                     'agent_learning_rate', 'context_learning_rate', 'alignment_gap',
-                     'fine_tune_learning_rate', 'quantize_learning_rate'):
-            self._require(name, getattr(self, name) >= 0, 'at least 0')
+        for field in dataclasses.fields(self):
+            check_range(field, getattr(self, field.name))
         for name in self.quantisations:
             self._require('quantize', name in QUANTISATIONS,
                           f'a list of {", ".join(QUANTISATIONS)}, or none')
@@ -247,10 +291,10 @@ class Config:
         return dataclasses.asdict(self)
 
     def to_flags(self) -> str:
-        """Text of a flagfile that gives this config."""
+        """Text of a flagfile that gives this config; what is None has no line."""
         lines = ['# The configuration of this run; runnable: python scripts/train.py --flagfile=…']
-        for name, value in self.to_json().items():
-            lines.append(f'--{name}={str(value).lower() if isinstance(value, bool) else value}')
+        lines += [f'--{name}={str(value).lower() if isinstance(value, bool) else value}'
+                  for name, value in self.to_json().items() if value is not None]
         return '\n'.join(lines) + '\n'
 
     @classmethod
@@ -299,17 +343,34 @@ def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     for field in dataclasses.fields(ours):
         stored, value = theirs.get(field.name, field.default), getattr(ours, field.name)
         if stored != value and field.name not in NOT_IDENTITY:
-            rows.append(f'--{field.name}: {stored!r} -> {value!r}')
+            rows.append(f'--{field.name}: {_shown(stored)} -> {_shown(value)}')
     known = {field.name for field in dataclasses.fields(ours)}
     rows += [f'--{name}: {theirs[name]!r} -> no such flag' for name in sorted(set(theirs) - known)]
     return rows
 
 
+def _shown(value: Any) -> str:
+    return 'not given' if value is None else repr(value)
+
+
+def kind(field: dataclasses.Field) -> tuple[type, bool]:
+    """The type of a field's values, and whether None may stand in its place."""
+    types = typing.get_args(field.type) or (field.type,)
+    return types[0], type(None) in types
+
+
+def check_range(field: dataclasses.Field, value: Any) -> None:
+    """ValueError unless a number is within what its field allows."""
+    within = field.metadata['within']
+    if within is not None and value is not None and value not in within:
+        raise ValueError(f'{field.name} must be in {within}; received {value!r}.')
+
+
 def _check_type(field: dataclasses.Field, value: Any) -> None:
-    expected = type(field.default)
+    expected, optional = kind(field)
     ok = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         ok = True
-    if not ok:
+    if not (ok or optional and value is None):
         raise TypeError(f'{field.name} must be {expected.__name__}; '
                         f'received {type(value).__name__} {value!r}.')

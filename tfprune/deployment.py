@@ -16,6 +16,7 @@ from tfprune.data import ImageData
 from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
 from tfprune.export.exporter import check_calibration, check_out_dir
 from tfprune.export.latency import latencies_in_turns
+from tfprune.export.pixels import PixelRange
 from tfprune.export.quantisable import quantisable
 from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
 from tfprune.progress import Progress
@@ -46,11 +47,12 @@ class Deployment:
     def of(cls, config: Config) -> Deployment:
         """What a configuration asks for."""
         return cls(
-            config.quantisations, TFLiteOptions(config.tflite_io, config.tflite_softmax),
+            config.quantisations, TFLiteOptions(
+                config.tflite_io, config.tflite_softmax, config.tflite_batch),
             config.representative_images, config.batch_size,
             QuantisationAware(
                 epochs=config.quantize_epochs, learning_rate=config.quantize_learning_rate,
-                momentum=config.momentum, weight_decay=config.weight_decay,
+                momentum=config.momentum, weight_decay=config.weight_decay or 0.0,
                 label_smoothing=config.label_smoothing, seed=config.seed))
 
 
@@ -91,8 +93,8 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
     exported = export_model(
         model, out_dir, formats=(*BASE_FORMS, *(QUANTISATIONS[q] for q in settings.quantisations)),
         representative_data=representative_images(data, settings.representative_images),
-        class_names=data.class_names, tflite_options=settings.tflite, quantised=quantised,
-        overwrite=overwrite)
+        pixel_range=PixelRange.seen(*data.pixel_range), class_names=data.class_names,
+        tflite_options=settings.tflite, quantised=quantised, overwrite=overwrite)
     progress.say('testing ...')
     rows = accuracies(exported, data)
     dense_latency = add_latencies(rows, exported, dense_tflite)
@@ -107,7 +109,8 @@ def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) 
         quantisable(model)  # names a layer that has no int8 form
     for name in ('int8', 'int8_qat'):
         if name in settings.quantisations:
-            check_calibration(QUANTISATIONS[name], representative_images(data, 32))
+            check_calibration(QUANTISATIONS[name], representative_images(data, 32),
+                              PixelRange.seen(*data.pixel_range), settings.tflite)
 
 
 def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deployment,
@@ -121,11 +124,13 @@ def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deploymen
 
     batch_size = min(settings.batch_size, data.num_train)
     return quantise_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
-                          settings.quantisation_aware, should_stop=should_stop, on_epoch=on_epoch)
+                          settings.quantisation_aware, pixels=PixelRange.seen(*data.pixel_range),
+                          should_stop=should_stop, on_epoch=on_epoch)
 
 
 def representative_images(data: ImageData, count: int) -> np.ndarray:
-    """`count` training images [N, H, W, C] uint8, not augmented; fewer if there are fewer."""
+    """`count` training images [N, H, W, C] as they come, not augmented; fewer if there are fewer.
+    """
     size, count = min(32, data.num_train), min(count, data.num_train)
     batches = -(-count // size)
     found = [images.numpy() for images, _ in data.calibration_batches(size, batches)]

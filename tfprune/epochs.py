@@ -3,7 +3,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -11,6 +11,7 @@ from tfprune.checkpoints import Checkpoints, Position
 from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.distribution import is_chief
+from tfprune.first_epoch import FirstEpoch
 from tfprune.progress import Progress
 from tfprune.runs import RunFolder, peak_process_bytes
 from tfprune.seeding import derived_seed, set_seed
@@ -22,6 +23,39 @@ class Interrupted(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """Epochs under one learning-rate schedule: begin <= epoch < end.
+
+    Attributes:
+        data: what is trained on.
+        steps: of the whole stage; its last epoch may be cut short.
+        per_epoch: steps of each other epoch.
+    """
+    begin: int
+    end: int
+    data: ImageData
+    steps: int
+    per_epoch: int
+    schedule: Schedule
+
+    @classmethod
+    def of(cls, begin: int, steps: int, config: Config, data: ImageData, peak: float,
+           warmup_epochs: float = 0.0) -> 'Stage':
+        """The stage of so many steps from epoch `begin` on."""
+        per_epoch = data.num_train // config.batch_size
+        return cls(begin, begin + -(-steps // per_epoch), data, steps, per_epoch, Schedule(
+            config.schedule, peak, steps, round(warmup_epochs * per_epoch)))
+
+    def steps_in(self, epoch: int) -> int:
+        """Steps of an epoch."""
+        return min(self.per_epoch, self.steps - (epoch - self.begin) * self.per_epoch)
+
+    def learning_rate(self, epoch: int, step: int) -> float:
+        """The schedule's rate at a step of an epoch."""
+        return self.schedule((epoch - self.begin) * self.per_epoch + step)
+
+
+@dataclasses.dataclass(frozen=True)
 class EpochLoop:
     """Runs epochs of a trainer, with a row in metrics.jsonl and a checkpoint for each.
 
@@ -30,56 +64,76 @@ class EpochLoop:
         should_stop: asked after each step and before each score; True saves and stops.
     """
     config: Config
-    data: ImageData
     folder: RunFolder
     checkpoints: Checkpoints
     held_out: tf.data.Dataset
     should_stop: Callable[[], bool]
     progress: Progress
 
-    def run(self, trainer: Trainer, state: tf.train.Checkpoint, position: Position, end: int,
-            after_epoch: Callable[[int], Mapping[str, Any]]) -> None:
-        """Trains from `position`, to which `state` has been restored, to epoch `end`.
+    def run(self, trainer: Trainer, state: tf.train.Checkpoint, position: Position,
+            stages: Sequence[Stage], after_epoch: Callable[[int], Mapping[str, Any]],
+            first_epoch: FirstEpoch | None = None) -> None:
+        """Trains from `position`, to which `state` has been restored, to the end of the stages.
 
         Args:
             state: what a checkpoint holds.
+            stages: one after the other.
             after_epoch: epoch -> what it adds to the epoch's row.
+            first_epoch: what epoch 0 must not ruin.
 
         Raises:
             Interrupted: the run has stopped where it can go on.
             NonFiniteLossError: names epoch and step; the checkpoints before it stand.
+            ValueError: see FirstEpoch.
         """
         evaluate = Evaluator(trainer.model, trainer.strategy,
                              jit_compile=self.config.jit_compile)
         scalars = _Scalars(self.folder.path / 'tensorboard', is_chief(trainer.strategy))
-        for epoch in range(position.epoch, end):
-            set_seed(derived_seed(self.config.seed, epoch), trainer.model)
-            start = position if epoch == position.epoch else Position(epoch)
-            trained = self._train(trainer, state, start)
+        for epoch in range(position.epoch, stages[-1].end if stages else 0):
+            stage = next(stage for stage in stages if epoch < stage.end)
+            place = position if epoch == position.epoch else Position(epoch)
+            trained = self._train_from(trainer, state, place, stage)
+            accuracy = evaluate(self.held_out)
+            while (epoch == 0 and first_epoch is not None
+                   and first_epoch.is_ruined(accuracy, evaluate)):
+                peak = stage.schedule.peak * float(trainer.rate_factor)
+                self.progress.warn(first_epoch.begin_again(trainer, accuracy, peak))
+                trained = self._train_from(trainer, state, Position(epoch), stage)
+                accuracy = evaluate(self.held_out)
             begun = time.perf_counter()
             try:
-                row = {'reward_accuracy': evaluate(self.held_out), **after_epoch(epoch)}
+                row = {'reward_accuracy': accuracy, **after_epoch(epoch)}
             except StopTraining:
                 raise self._interrupted(epoch) from None
-            images = self._steps * self.config.batch_size
-            rate = self._learning_rate(epoch, self._steps - 1)
+            steps = stage.steps_in(epoch)
+            rate = stage.learning_rate(epoch, steps - 1) * float(trainer.rate_factor)
             self._write({'epoch': epoch, 'learning_rate': rate, **trained.means,
-                         'images_per_second': images / trained.seconds,
+                         'images_per_second': steps * self.config.batch_size / trained.seconds,
                          'train_seconds': trained.seconds,
                          'method_seconds': time.perf_counter() - begun,
                          'peak_process_bytes': peak_process_bytes(), **row}, scalars)
             self.checkpoints.save(Position(epoch + 1), state)
             if self.should_stop():
                 raise self._interrupted(epoch + 1)
+        trainer.finish()
 
-    @property
-    def _steps(self) -> int:
-        """Steps an epoch."""
-        return self.data.num_train // self.config.batch_size
+    def _train_from(self, trainer: Trainer, state: tf.train.Checkpoint, place: Position,
+                    stage: Stage) -> '_Trained':
+        """Trains what is left of an epoch, its random streams set; a checkpoint then has all of
+        its steps."""
+        set_seed(derived_seed(self.config.seed, place.epoch), trainer.model)
+        trained = self._train(trainer, state, place, stage)
+        # What comes next may take long: a kill then costs none of the steps.
+        steps = stage.steps_in(place.epoch)
+        trainer.steps_done.assign(steps)
+        self.checkpoints.save(Position(place.epoch, steps, trained.seconds), state)
+        trainer.steps_done.assign(0)
+        return trained
 
-    def _train(self, trainer: Trainer, state: tf.train.Checkpoint, start: Position) -> '_Trained':
-        """Trains what is left of an epoch; a checkpoint then has all of its steps."""
+    def _train(self, trainer: Trainer, state: tf.train.Checkpoint, start: Position, stage: Stage
+               ) -> '_Trained':
         batch, begun = self.config.batch_size, time.perf_counter()
+        steps = stage.steps_in(start.epoch)
 
         def seconds() -> float:
             return start.seconds + time.perf_counter() - begun
@@ -90,11 +144,11 @@ class EpochLoop:
                 raise StopTraining()
 
         self.progress.start_epoch(f'epoch {start.epoch + 1}/{self.config.total_epochs}',
-                                  self._steps * batch, start.step * batch)
+                                  steps * batch, start.step * batch)
         try:
             means = trainer.train_epoch(
-                self.data.train_batches(start.epoch, batch),
-                lambda step: self._learning_rate(start.epoch, step), on_step=on_step)
+                stage.data.train_batches(start.epoch, batch).take(steps),
+                lambda step: stage.learning_rate(start.epoch, step), on_step=on_step)
         except StopTraining:
             step = int(trainer.steps_done)
             self.checkpoints.save(Position(start.epoch, step, seconds()), state)
@@ -105,12 +159,7 @@ class EpochLoop:
                 'of your own, a Rescaling layer of its pixels.') from None
         finally:
             self.progress.end_epoch()
-        trained = _Trained(means, seconds())
-        # What comes next may take long: a kill then costs none of the steps.
-        trainer.steps_done.assign(self._steps)
-        self.checkpoints.save(Position(start.epoch, self._steps, trained.seconds), state)
-        trainer.steps_done.assign(0)
-        return trained
+        return _Trained(means, seconds())
 
     def _write(self, row: Mapping[str, Any], scalars: '_Scalars') -> None:
         row = {name: value for name, value in row.items() if value == value}  # no NaN in JSON
@@ -121,16 +170,6 @@ class EpochLoop:
     def _interrupted(self, epoch: int) -> Interrupted:
         return Interrupted(f'stopped after {epoch} of {self.config.total_epochs} epochs; the same '
                            f'command resumes {self.folder.path}.')
-
-    def _learning_rate(self, epoch: int, step: int) -> float:
-        """Learning rate of a step of an epoch; after surgery the schedule starts anew."""
-        config, steps = self.config, self._steps
-        if epoch < config.search_epochs:
-            return Schedule(config.schedule, config.learning_rate, config.search_epochs * steps,
-                            round(config.lr_warmup_epochs * steps))(epoch * steps + step)
-        return Schedule(config.schedule, config.fine_tune_learning_rate,
-                        config.fine_tune_epochs * steps)(
-                            (epoch - config.search_epochs) * steps + step)
 
 
 @dataclasses.dataclass(frozen=True)

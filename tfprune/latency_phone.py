@@ -15,12 +15,14 @@ from collections.abc import Callable
 
 import keras
 
+from tfprune.config import MILLISECONDS
 from tfprune.export.tflite import convert
 from tfprune.latency_build import add_model, points
 from tfprune.latency_table import LatencyTable
-from tfprune.runs import read_json, write_text
+from tfprune.files import read_json, write_text
 
 INDEX, TABLE = 'points.json', 'unmeasured_table.json'
+_INDEX_SHAPE = [{'signature': str, 'row': int, 'column': int, 'factor': float}]
 _RUNS = 'Operator-wise Profiling Info for Regular Benchmark Runs'
 _RULE = re.compile(r'^=+ (.*?) =+$')
 _NUMBER = r'-?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf)'
@@ -59,7 +61,7 @@ def import_profiles(folder: str | os.PathLike[str], *, machine: str, threads: in
     FileNotFoundError if the folder or a profile is missing, ValueError for what is no profile.
     """
     folder = pathlib.Path(folder)
-    rows = read_json(folder / INDEX)
+    rows = read_json(folder / INDEX, _INDEX_SHAPE)
     if rows is None:
         raise FileNotFoundError(f'{folder}: no {INDEX}: expected a folder of files to measure, '
                                 'with a .csv file for each')
@@ -73,7 +75,12 @@ def import_profiles(folder: str | os.PathLike[str], *, machine: str, threads: in
     for number, row in enumerate(rows):
         path = folder / f'{number:05d}.csv'
         total = profiled_ms(path.read_text(encoding='utf-8', errors='replace'), str(path))
-        table.surfaces[row['signature']].ms[row['row']][row['column']] = [total * row['factor']]
+        try:
+            times = table.surfaces[row['signature']].ms[row['row']]
+            times[row['column']] = [total * row['factor']]
+        except LookupError:
+            raise ValueError(f'{folder / INDEX}: {path.name} is of {row}, which {TABLE} does not '
+                             'have') from None
     table.call_ms = [0.0]  # a profile has operators only
     return table
 
@@ -103,7 +110,10 @@ def profiled_ms(text: str, name: str = 'profile') -> float:
             if not found:
                 raise ValueError(f'{name}: not a row of a profile: {line[:80]!r}')
             values = dict(zip(columns, found.groups()))
-            total += float(values['avg_ms']) * float(values['times called'])
+            taken = float(values['avg_ms']) * float(values['times called'])
+            if not 0 <= taken <= MILLISECONDS.high:
+                raise ValueError(f'{name}: not a time: {line[:80]!r}')
+            total += taken
             rows += 1
     if not rows:
         raise ValueError(f'{name}: a profile without operators')

@@ -24,12 +24,20 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.config import MILLISECONDS
 from tfprune.costs import NANOSECONDS, CostModel
+from tfprune.files import read_json
 from tfprune.graph import unfold
 from tfprune.groups import ChannelGroups
 from tfprune.runs import machine_name, write_text
 
 VERSION = 1
+_FORM = {'constant': int, 'counts': {str: int}}
+_SHAPE = {  # see files.check_content
+    'latency_table': int, 'about': dict, 'call_ms': [float],
+    'models': {str: {'name': str, 'steps': [{'signature': str, 'in': _FORM, 'out': _FORM}]}},
+    'surfaces': {str: {'ins': [int], 'outs': [int], 'ms': [[[float]]]}}}
+_WIDEST = 10 ** 6
 BUILD = 'scripts/benchmark.py --suite=latency_table --model=… --image_size=… --table=table.json'
 # What of a layer's call decides how it is computed, beside shapes.
 _SETTINGS = ('strides', 'padding', 'dilation_rate', 'pool_size', 'groups', 'axis')
@@ -59,6 +67,21 @@ class Surface:
     ins: list[int]
     outs: list[int]
     ms: list[list[list[float]]]
+
+    def check(self, source: str) -> None:
+        """ValueError unless it has a time a pair of widths, which rise, each a number."""
+        for name, widths in (('ins', self.ins), ('outs', self.outs)):
+            if not widths or widths[0] < 0 or widths[-1] > _WIDEST or any(
+                    here >= following for here, following in zip(widths, widths[1:])):
+                raise ValueError(f'{source}: {name} must be rising widths of 0 to {_WIDEST}; '
+                                 f'received {widths}')
+        if len(self.ms) != len(self.ins) or any(len(row) != len(self.outs) for row in self.ms):
+            raise ValueError(f'{source}: ms must be {len(self.ins)} rows of {len(self.outs)} '
+                             f'lists, a list a pair of widths; received rows of '
+                             f'{[len(row) for row in self.ms]}')
+        for row in self.ms:
+            for passes in row:
+                _check_times(source, passes)
 
     @property
     def is_complete(self) -> bool:
@@ -102,18 +125,21 @@ class LatencyTable:
         if not path.is_file():
             raise FileNotFoundError(f'{path}: no such latency table; {BUILD} measures one')
         try:
-            content = json.loads(path.read_bytes())
+            content = read_json(path, _SHAPE)
             if content['latency_table'] != VERSION:
-                raise ValueError(f'version {content["latency_table"]}')
+                raise ValueError(f'{path}: version {content["latency_table"]}, expected {VERSION}')
+            _check_times(f'{path}: call_ms', content['call_ms'])
             models = {digest: (model['name'], tuple(
                 StepRow(step['signature'], _form(step['in']), _form(step['out']))
                 for step in model['steps'])) for digest, model in content['models'].items()}
             surfaces = {signature: Surface(**surface)
                         for signature, surface in content['surfaces'].items()}
-            return cls(content['about'], content['call_ms'], surfaces, models, str(path))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f'{path}: not a latency table, or a damaged one '
-                             f'({type(error).__name__}: {error}); {BUILD} measures one') from None
+            for signature, surface in surfaces.items():
+                surface.check(f'{path}: {signature}')
+        except ValueError as error:
+            raise ValueError(f'{str(error).rstrip(".")}: not a latency table, or a damaged one; '
+                             f'{BUILD} measures one') from None
+        return cls(content['about'], content['call_ms'], surfaces, models, str(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table as JSON, whole or not at all."""
@@ -144,7 +170,19 @@ class LatencyTable:
         if missing or not self.call_ms:
             raise ValueError(f'{self.source}: not measured to the end, as {missing[:1] or "a call"}'
                              f' of {found[0]}; {BUILD} goes on')
-        return _Sum(found[1], self, groups)
+        known = range(len(groups.layout.names))
+        for row in found[1]:
+            for form in (row.in_form, row.out_form):
+                strange = [group for group in form.counts if group not in known]
+                if strange or min([form.constant, *form.counts.values()]) < 0:
+                    raise ValueError(
+                        f'{self.source}: {row.signature}: a form must be a constant and counts of '
+                        f'groups 0 to {len(known) - 1}, none below 0; received {form}')
+        latency = _Sum(found[1], self, groups)
+        if not latency(np.array(list(groups.values()), np.int64)) > 0:
+            raise ValueError(f"{self.source}: the latency of '{model.name}' is 0: no budget can be "
+                             'a share of it')
+        return latency
 
     def predict_ms(self, model: keras.Model, groups: ChannelGroups,
                    widths: Mapping[str, int]) -> float:
@@ -257,7 +295,15 @@ def prediction_row(cost_model: CostModel, widths: Mapping[str, int],
 
 
 def _form(content: Mapping[str, Any]) -> Form:
-    return Form(int(content['constant']), {int(g): int(n) for g, n in content['counts'].items()})
+    """ValueError where a group is no number."""
+    return Form(content['constant'], {int(g): n for g, n in content['counts'].items()})
+
+
+def _check_times(source: str, times: Sequence[float]) -> None:
+    for time in times:
+        if not 0 <= time <= MILLISECONDS.high:
+            raise ValueError(f'{source}: a time must be milliseconds in {MILLISECONDS}; received '
+                             f'{time!r}')
 
 
 def _vector(form: Form, groups: ChannelGroups) -> list[int]:

@@ -7,23 +7,22 @@ from typing import Any, Callable, Mapping, Sequence
 import keras
 
 from tfprune.artefacts import count_correct
-from tfprune.budget import Budget
 from tfprune.config import Config
-from tfprune.costs import Cost, CostModel, count_cost
+from tfprune.costs import Cost, count_cost
 from tfprune.data import ImageData
 from tfprune.deployment import Deployment, deploy
 from tfprune.depth import without_blocks
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
-from tfprune.groups import ChannelGroups
 from tfprune.latency_table import prediction_row
 from tfprune.methods import Decision, check_method
+from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
 from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
+from tfprune.run_setup import Setup
 from tfprune.runs import RunFolder, peak_process_bytes, write_text
 from tfprune.sparsity import count_zeros
-from tfprune.surgery import prune_model
 
 CARD_FILE = 'export/model_card.md'
 
@@ -31,49 +30,29 @@ _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_ma
                   'random_reward_mean', 'random_reward_error', 'random_reward_max')
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """What a run works on, made before its first epoch: the dense model and what may be pruned.
-
-    has_weights: whether the dense model came with weights of its own.
-    """
-    config: Config
-    data: ImageData
-    model: keras.Model
-    groups: ChannelGroups
-    cost_model: CostModel
-    budget: Budget
-    has_weights: bool = False
-
-    def after(self, decision: Decision) -> 'Setup':
-        """What fine-tuning and the report go on with: its epochs less those that are charged."""
-        config = self.config
-        if not config.charge_search:
-            return self
-        left = max(0, config.fine_tune_epochs - round(decision.search_equivalents))
-        return dataclasses.replace(self, config=dataclasses.replace(config, fine_tune_epochs=left))
-
-
-def apply_decision(setup: Setup, decision: Decision) -> keras.Model:
-    """The model of `setup` without the blocks and channels that the decision removes."""
-    left = without_blocks(setup, decision.removed)
-    return prune_model(left.model, left.groups, decision.masks)
-
-
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
     """(pruned model, report.json) of a finished run, None for others."""
     report = folder.read_json('report.json')
     if report is None:
         return None
+    path = folder.path / 'export' / 'pruned.keras'
+    if not path.exists():
+        if any((folder.path / 'checkpoints').glob('e*')):
+            return None  # exported again, from the last checkpoint
+        raise ValueError(f'{folder.path}: a finished run without {path.relative_to(folder.path)}, '
+                         'nor a checkpoint to make it of; choose another run_dir, or remove this '
+                         'one.')
     if not all((folder.path / name).exists() for name in ('report.html', CARD_FILE)):
         _present(folder)
-    return keras.models.load_model(folder.path / 'export' / 'pruned.keras'), report
+    return read_keras_file(path), report
 
 
 def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decision,
-           progress: Progress, should_stop: Callable[[], bool] = lambda: False
-           ) -> Mapping[str, Any]:
+           progress: Progress, should_stop: Callable[[], bool] = lambda: False,
+           missing: Sequence[str] = ()) -> Mapping[str, Any]:
     """Measures, exports and reports the pruned float32 model; returns report.json's content.
+
+    missing: what of the run's files was lost while it was interrupted.
 
     Raises:
         StopTraining: should_stop() became true in quantisation-aware fine-tuning.
@@ -101,6 +80,8 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'epochs': {'pretraining': config.pretraining_epochs, 'search': config.search_epochs,
                    'search_equivalents': decision.search_equivalents,
                    'fine_tune': config.fine_tune_epochs, 'total': config.total_epochs},
+        'given': None if setup.given is None else dataclasses.asdict(setup.given),
+        'training': setup.recipe.to_json(),
         'dense': _side(setup.cost_model.dense, _accuracy(dense, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
@@ -112,8 +93,10 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
             left.cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
         'groups': _groups(setup, left, decision), 'removed_blocks': list(decision.removed),
         'agent': _agent(config, metrics),
+        'input': deployed.exported.pixels.to_json(),
         'parity': dataclasses.asdict(deployed.exported.parity),
-        'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl')),
+        'missing': list(missing),
+        'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl'), missing),
         # Of every process that had a part in the run.
         'peak_process_bytes': max([peak_process_bytes(), *(row.get('peak_process_bytes', 0)
                                                            for row in metrics)]),
@@ -138,8 +121,11 @@ def _groups(setup: Setup, left: Setup, decision: Decision) -> list[dict[str, Any
             for name, width in dense.items()]
 
 
-def _seconds(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]]
-             ) -> dict[str, float]:
+def _seconds(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]],
+             missing: Sequence[str]) -> dict[str, float | None]:
+    """None where rows were lost: a sum of some of them is the time of nothing."""
+    if any(phrase.startswith(('metrics.jsonl', 'rounds.jsonl')) for phrase in missing):
+        return {'training': None, 'search': None, 'total': None}
     training = sum(row['train_seconds'] for row in metrics)
     search = sum(row['method_seconds'] for row in metrics) + sum(row['seconds'] for row in rounds)
     return {'training': training, 'search': search, 'total': training + search}
@@ -153,7 +139,7 @@ def _present(folder: RunFolder) -> None:
 
 def _dense_model(folder: RunFolder) -> keras.Model | None:
     path: pathlib.Path = folder.path / 'dense.keras'
-    return keras.models.load_model(path) if path.exists() else None
+    return read_keras_file(path) if path.exists() else None
 
 
 def _accuracy(model: keras.Model | None, data: ImageData) -> float | None:

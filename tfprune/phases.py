@@ -13,15 +13,18 @@ from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, re
 from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.distribution import SharedScorer, from_chief, is_chief, num_workers
-from tfprune.epochs import EpochLoop, Interrupted
+from tfprune.epochs import EpochLoop, Interrupted, Stage
+from tfprune.files import replacing
+from tfprune.given import first_epoch
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
+from tfprune.lost_parts import lost_parts
 from tfprune.masks import widths_of
 from tfprune.methods import Decision, Method, Problem, check_method, make_method
-from tfprune.outcome import Setup, apply_decision
 from tfprune.progress import Progress
 from tfprune.reuse import RATIOS_FILE, take_search, take_epochs
-from tfprune.runs import RunFolder, replacing
+from tfprune.run_setup import Setup, apply_decision, criterion_batches, held_out_batches
+from tfprune.runs import RunFolder
 from tfprune.scoring import SubnetworkScorer
 from tfprune.seeding import derived_seed, set_seed
 from tfprune.sparsity import ZEROS_FILE, load_zeros, save_zeros, zeroing
@@ -38,13 +41,13 @@ class Phases:
         config = setup.config
         self.setup, self.config, self.folder, self.strategy = setup, config, folder, strategy
         self.should_stop = should_stop
+        self.missing: list[str] = []  # what was lost while the run was interrupted
         self.decides_first = check_method(config.method).decides_first
         self.first = 0 if self.decides_first else config.search_epochs  # epoch after surgery
         self.loop = EpochLoop(
-            config, setup.data, folder, SharedCheckpoints(
+            config, folder, SharedCheckpoints(
                 folder.path / 'checkpoints', progress.warn, strategy),
-            setup.data.reward_batches(config.score_batch_size).take(
-                config.score_images // config.score_batch_size), should_stop, progress)
+            held_out_batches(setup), should_stop, progress)
 
     def run(self) -> tuple[keras.Model, Decision]:
         """The pruned model in float32, trained to the last epoch, and the decision."""
@@ -57,6 +60,7 @@ class Phases:
             rounds = f', round {position.round} of its search' if position.round else ''
             self.loop.progress.say(f'resuming {self.folder.path} after epoch {position.epoch}, '
                                    f'step {position.step}{rounds}')
+            self._note_lost(position, after_surgery)
         if after_surgery:
             decision = self._read_decision()
         else:
@@ -77,6 +81,15 @@ class Phases:
 
         for name in ('metrics.jsonl', 'episodes.jsonl', 'rounds.jsonl'):
             self.folder.keep_rows(name, is_done)
+
+    def _note_lost(self, position: Position, after_surgery: bool) -> None:
+        """Says what the run had written and its folder no longer has; the report says it, too."""
+        if is_chief(self.strategy):
+            self.missing = self.folder.note_lost(
+                lost_parts(self.setup, self.folder, position, after_surgery))
+            if self.missing:
+                self.loop.progress.warn(f'{self.folder.path}: lost since it was written: '
+                                        f'{"; ".join(self.missing)}. The run goes on without.')
 
     def _search(self, position: Position, prefix: str | None) -> Decision:
         """Trains to surgery, the method deciding; returns the decision, which is on disk."""
@@ -136,12 +149,14 @@ class Phases:
             return {'phase': method.phase(epoch), **result.metrics,
                     'search_equivalents': account.epochs}
 
+        judged = first_epoch(self.setup)
         trainer = self._trainer(self.setup.model, penalty=method.penalty)
         state = tf.train.Checkpoint(model=self.setup.model, trainer=trainer, method=method,
                                     account=account)
         if prefix:
             restore(state, prefix)
-        self.loop.run(trainer, state, position, self.first, after_epoch)
+        self.loop.run(trainer, state, position, [self._before_surgery(self.setup.data)],
+                      after_epoch, judged)
 
     def _run_rounds(self, method: Method, scorer: SharedScorer, account: EpochAccount,
                     position: Position, prefix: str | None) -> None:
@@ -175,7 +190,7 @@ class Phases:
             if decision.zeros:
                 with replacing(self.folder.path / ZEROS_FILE) as path:
                     save_zeros(path, decision.zeros)
-            made = decision.to_json()
+            made = decision.to_json() | {'zeros': sorted(decision.zeros)}
             ratios = {repr(ratio): method.decide_for(self.setup.budget.scaled(ratio)).to_json()
                       for ratio in method.ratios()}
             spent = {'search_equivalents': account.epochs}
@@ -188,8 +203,12 @@ class Phases:
         return self._with_zeros(from_chief(self.strategy, scorer.lead(decide, method)))
 
     def _with_zeros(self, decision: Mapping[str, Any]) -> Decision:
-        return dataclasses.replace(Decision.from_json(decision),
-                                   zeros=load_zeros(self.folder.path / ZEROS_FILE))
+        zeros = load_zeros(self.folder.path / ZEROS_FILE)
+        if sorted(zeros) != decision.get('zeros', sorted(zeros)):
+            raise CheckpointError(f'{self.folder.path / ZEROS_FILE} is gone or another than '
+                                  'decision.json says; remove the checkpoints folder to start '
+                                  'anew.')
+        return dataclasses.replace(Decision.from_json(decision), zeros=zeros)
 
     def _interrupted(self, rounds: int, method: Method) -> Interrupted:
         return Interrupted(f'stopped after {rounds} of {method.rounds()} rounds of search; the '
@@ -220,8 +239,20 @@ class Phases:
                 keep_zeros()
             self._settle(pruned)
         phase = 'train' if self.decides_first else 'fine_tune'
+        stages = [self._before_surgery(self.setup.data)] if self.decides_first else []
+        stages += [self._after_surgery(config, self.setup.data)]
         dataclasses.replace(self.loop, config=config).run(
-            trainer, state, position, config.total_epochs, lambda epoch: {'phase': phase})
+            trainer, state, position, stages, lambda epoch: {'phase': phase})
+
+    def _before_surgery(self, data: ImageData) -> Stage:
+        config = self.config
+        return Stage.of(0, config.search_epochs * (data.num_train // config.batch_size), config,
+                        data, self.setup.recipe.learning_rate, config.lr_warmup_epochs)
+
+    def _after_surgery(self, config: Config, data: ImageData) -> Stage:
+        return Stage.of(config.search_epochs,
+                        config.fine_tune_epochs * (data.num_train // config.batch_size), config,
+                        data, self.setup.recipe.fine_tune_learning_rate)
 
     def _settle(self, pruned: keras.Model) -> None:
         """Batch-norm statistics of the sub-network, as when it was scored."""
@@ -245,10 +276,10 @@ class Phases:
             return keras.models.load_model(self.folder.path / 'dense.keras')
 
     def _trainer(self, model: keras.Model, **extras: Any) -> Trainer:
-        config = self.config
+        config, recipe = self.config, self.setup.recipe
         return Trainer(model, self.strategy, Optimisation(
-            config.momentum, config.weight_decay, config.label_smoothing, config.batch_size,
-            config.jit_compile), **extras)
+            config.momentum, recipe.weight_decay, config.label_smoothing, config.batch_size,
+            config.jit_compile, recipe.optimizer), **extras)
 
     def _scorer(self) -> SubnetworkScorer:
         with self.strategy.scope():
@@ -275,12 +306,16 @@ class Phases:
         if rows is None:
             raise CheckpointError(f'{self.folder.path} has checkpoints from after surgery and no '
                                   'decision.json; remove its checkpoints folder to start anew.')
-        return self._with_zeros(rows)
-
-
-def criterion_batches(config: Config, data: ImageData) -> tf.data.Dataset:
-    """Batches of training images for criteria that need data."""
-    return data.calibration_batches(config.batch_size, config.criterion_batches)
+        decision = self._with_zeros(rows)
+        if not decision.removed:
+            groups, masks = dict(self.setup.groups), decision.masks
+            wrong = next((name for name in {**groups, **masks} if masks and (
+                name not in groups or len(masks.get(name, ())) != groups[name])), None)
+            if wrong is not None:
+                raise CheckpointError(
+                    f"{self.folder.path / 'decision.json'}: not a decision about this model: group "
+                    f'{wrong!r}.')
+        return decision
 
 
 def _as_float32(model: keras.Model) -> keras.Model:

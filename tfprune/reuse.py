@@ -12,7 +12,7 @@ import keras
 from tfprune.config import AFTER_TRAINING, LIMITS, Config, differing_fields
 from tfprune.methods import Decision, check_method
 from tfprune.models import load_initial_weights
-from tfprune.runs import RunFolder, changed_files, read_json, read_rows
+from tfprune.runs import RunFolder, changed_files, read_config, read_json, read_rows
 
 RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
 _MAY_DIFFER = ('method', 'method_options', 'charge_search', 'pretraining_epochs', *LIMITS,
@@ -36,7 +36,7 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
         FileNotFoundError: it is no run, or has not come to surgery yet.
     """
     source = pathlib.Path(config.before_surgery_from)
-    theirs = read_json(source / 'config.json')
+    theirs = read_config(source)
     if theirs is None or not (source / 'dense.keras').exists():
         raise FileNotFoundError(f'before_surgery_from: {source} is no run that came to surgery.')
     for name in (config.method, theirs['method']):
@@ -64,8 +64,8 @@ def take_search(config: Config, folder: RunFolder) -> Decision | None:
     ValueError: the search was for other budgets.
     """
     source = pathlib.Path(config.before_surgery_from)
-    decisions, theirs = read_json(source / RATIOS_FILE), read_json(source / 'config.json')
-    if decisions is None or any(theirs[name] != getattr(config, name)
+    decisions, theirs = read_json(source / RATIOS_FILE), read_config(source) or {}
+    if decisions is None or any(theirs.get(name) != getattr(config, name)
                                 for name in ('method', 'method_options')):
         return None
     limit, = config.budgets.values()

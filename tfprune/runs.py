@@ -1,5 +1,4 @@
 """The run folder: what a run writes beside its checkpoints, each file whole or not there."""
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -7,12 +6,15 @@ import os
 import pathlib
 import platform
 import resource
+import shutil
 import subprocess
 import sys
 from importlib import metadata
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
+from tfprune import files
 from tfprune.config import Config, differing_fields, split_names
+from tfprune.files import naming, replacing, write_text  # noqa: F401
 
 _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
@@ -21,13 +23,50 @@ _FILES = ('model', 'initial_weights', 'custom_layers', 'latency_table')
 # What a run killed before it wrote config.json leaves behind.
 _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.flags',
                 '.partial_environment.json', '.partial_config.json'}
+# All that a run writes into its folder, by what the folder of an unbegun run is cleared.
+OWN_FILES = {*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.json',
+             'training.json', 'tensorboard', 'checkpoints', 'metrics.jsonl', 'episodes.jsonl',
+             'rounds.jsonl', 'dense.keras', 'decision.json', 'zeros.npz', 'ratios.json', 'ratios',
+             'export', 'report.json', 'report.html'}
+_SIDE = {'test_accuracy': (float, None), 'macs': float, 'params': float,
+         'peak_memory_bytes': float, 'tflite_bytes': (float, None), 'latency_ms': (float, None),
+         'latency_p10_ms': (float, None), 'latency_p90_ms': (float, None)}
+_DECISION = {'groups': {str: {'width': int, 'dense_width': int, 'kept': [int]}}, 'removed': [str],
+             'search_equivalents': float}
+_CONFIG = {'method': str, 'model': str, 'dataset': str, 'seed': int}
+# By name of a file: the shape of what is in it, see files.check_content.
+CONTENT: dict[str, files.Shape] = {
+    'config.json': {f'{name}?': shape for name, shape in _CONFIG.items()},
+    'environment.json': {'files?': {str: str}, 'resumed?': [dict], 'lost?': [str], 'command?': str,
+                         'packages?': {str: (str, None)}, 'cores?': (int, None)},
+    'data.json': {'name?': str, 'image_shape?': [int], 'num_train?': int, 'num_reward?': int,
+                  'num_test?': int, 'class_names?': [str]},
+    'training.json': {'given': (dict, None), 'training': {
+        'learning_rate': float, 'fine_tune_learning_rate': float, 'weight_decay': float,
+        'reasons': [str], 'stated': [str]}},
+    'decision.json': _DECISION, 'ratios.json': {str: _DECISION},
+    'metrics.jsonl': {'epoch': int}, 'episodes.jsonl': {'epoch': int},
+    'rounds.jsonl': {'epoch': int, 'round': int, 'seconds': float},
+    'report.json': {
+        'method': str, 'model': str, 'dataset': str, 'seed': int, 'decides_first': bool,
+        'epochs': {'search': float, 'fine_tune': float, 'total': float},
+        'dense': _SIDE, 'pruned': _SIDE, 'latency_ratio': (float, None),
+        'groups': [{'name': str, 'dense_width': int, 'width': int}], 'agent': (dict, None),
+        'seconds': {'training': (float, None), 'search': (float, None), 'total': (float, None)},
+        'test_images': int, 'files?': {str: str}, 'class_names?': [str], 'artefacts?': [dict],
+        'missing?': [str], 'given?': (dict, None), 'training?': dict,
+        'budgets?': [{'target': str, 'asked': float, 'limit': float, 'dense': float,
+                      'cost': float}]},
+}
 
 
 class RunFolder:
     """Files of one run under `path`.
 
     Opening one writes config.flags, config.json and environment.json, or checks that the config
-    there is the same, and the content of the files that it names, and takes the folder's lock.
+    there is the same, and the content of the files that it names, and takes the folder's lock. A
+    run that has not begun (`has_begun`) leaves nothing that counts: its folder is taken as new,
+    whatever its configuration was; files in it that no run writes stay.
 
     Raises:
         ValueError: the folder belongs to another configuration, whose differing flags are listed;
@@ -40,17 +79,14 @@ class RunFolder:
                  digests: Mapping[str, str] | None = None):
         """`digests`: sha256 by field of what the configuration only names, beside its files."""
         self.path = pathlib.Path(path)
-        config_file = self.path / 'config.json'
-        files = {**_digests(config), **(digests or {})}
-        self._environment = {**describe_environment(), **({'files': files} if files else {})}
-        if config_file.exists():
-            _check_same(config_file, config)
-            changed = changed_files(files, self.read_json('environment.json'))
-            if changed:
-                raise ValueError(f'{self.path} began with another content of {", ".join(changed)}. '
-                                 'Choose another run_dir, or remove this one.')
-        elif self.path.is_dir() and {p.name for p in self.path.iterdir()} - _FIRST_FILES:
-            raise ValueError(f'{self.path} is neither empty nor a run folder (no config.json).')
+        contents = {**_digests(config), **(digests or {})}
+        self._environment = {**describe_environment(), **({'files': contents} if contents else {})}
+        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._is_new = not has_begun(self.path)
+        if not self._is_new:
+            self._check_same(config, contents)
+        else:
+            _check_free(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / '.lock', 'w')
@@ -59,25 +95,64 @@ class RunFolder:
             raise ValueError(f'another process runs in {self.path}.') from None
         except OSError as error:
             raise OSError(f'cannot write the run folder {self.path}: {error.strerror}.') from None
-        self._is_new = not config_file.exists()
+        if self._is_new and has_begun(self.path):  # by another process, until it had the lock
+            self._is_new = False
+            self._check_same(config, contents)
+        self.lost = [] if self._is_new else [
+            name for name in ('environment.json', 'data.json') if not (self.path / name).exists()]
         if self._is_new:
+            self._clear()
             write_text(self.path / 'config.flags', config.to_flags())
             self.write_json('environment.json', self._environment)
             self.write_json('config.json', config.to_json())  # last: its presence marks a run
 
-    def forget_if_new(self) -> None:
-        """Removes what there is before training: a configuration that turned out impossible."""
-        if self._is_new:
-            for name in (*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.json'):
-                (self.path / name).unlink(missing_ok=True)
-            if not any(self.path.iterdir()):
-                self.path.rmdir()
+    def _check_same(self, config: Config, contents: Mapping[str, str]) -> None:
+        theirs = read_config(self.path)
+        rows = differing_fields(config, theirs)
+        if rows:
+            raise ValueError(f'{self.path} is a run of another configuration; differing flags: '
+                             f'{"; ".join(rows)}. Choose another run_dir, or remove this one.')
+        changed = changed_files(contents, self.read_json('environment.json'))
+        if changed:
+            raise ValueError(f'{self.path} began with another content of {", ".join(changed)}. '
+                             'Choose another run_dir, or remove this one.')
+
+    def forget_unbegun(self) -> None:
+        """Removes what this process wrote before the first checkpoint of a new run, so that a
+        mended command finds no other configuration."""
+        if self._is_new and not _has_checkpoint(self.path):
+            self._clear()
+            (self.path / '.lock').unlink(missing_ok=True)
+            for folder in self._made:
+                if any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+    def _clear(self) -> None:
+        """Removes what runs write, but for the lock; config.json last: until then it is known as
+        a run folder."""
+        for name in (*sorted(OWN_FILES - _FIRST_FILES - {'config.json'}), 'config.json',
+                     *sorted(_FIRST_FILES - {'.lock'})):
+            path = self.path / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def note_lost(self, names: Iterable[str]) -> list[str]:
+        """Adds to environment.json what was found to be lost; returns all that ever was."""
+        environment = self.read_json('environment.json') or {}
+        lost = list(dict.fromkeys([*environment.get('lost', ()), *self.lost, *names]))
+        if lost != environment.get('lost', []):
+            self.write_json('environment.json', environment | {'lost': lost})
+        return lost
 
     def note_resumption(self) -> None:
         """Adds to environment.json what a resumed run goes on with, if that is something new."""
         environment, now = self.read_json('environment.json') or {}, self._environment
         resumed = environment.setdefault('resumed', [])
-        if {k: v for k, v in environment.items() if k != 'resumed'} != now and now not in resumed:
+        known = {k: v for k, v in environment.items() if k not in ('resumed', 'lost')}
+        if known != now and now not in resumed:
             resumed.append(now)
             self.write_json('environment.json', environment)
 
@@ -110,7 +185,7 @@ class RunFolder:
     def append_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Appends rows to a JSON-lines file; a line that was cut short stays on its own."""
         text = ''.join(json.dumps(row) + '\n' for row in rows)
-        with _naming(self.path / name), open(self.path / name, 'a+b') as file:
+        with naming(self.path / name), open(self.path / name, 'a+b') as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 text = text if file.read(1) == b'\n' else '\n' + text
@@ -135,8 +210,11 @@ class WatchedFolder(RunFolder):
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
 
-    def forget_if_new(self) -> None:
+    def forget_unbegun(self) -> None:
         pass
+
+    def note_lost(self, names: Iterable[str]) -> list[str]:
+        return []
 
     def note_resumption(self) -> None:
         pass
@@ -158,55 +236,42 @@ class WatchedFolder(RunFolder):
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file; None where there is none, ValueError where it is damaged."""
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f'{path} is damaged: not JSON ({error}).') from None
+    """The content of a JSON file of a run; None where there is none. See files.read_json."""
+    return files.read_json(path, CONTENT.get(path.name, dict))
+
+
+def read_config(run_dir: pathlib.Path) -> Any:
+    """The config.json of a run; None where there is none."""
+    path = run_dir / 'config.json'
+    content = read_json(path)
+    return content if content is None else files.check_content(path, content, _CONFIG)
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file, none where there is no file; lines cut short are left out."""
-    rows = []
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-    return rows
+    """Rows of a JSON-lines file of a run; see files.read_rows."""
+    return files.read_rows(path, CONTENT.get(path.name, dict))
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all; OSError names it."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding='utf-8')
+def _check_free(path: pathlib.Path) -> None:
+    """ValueError unless a folder is new, empty, or of a run that has not begun."""
+    if (path / 'config.json').exists():
+        read_config(path)
+        missing = 'config.flags' if not (path / 'config.flags').exists() else ''
+    else:
+        others = path.is_dir() and {p.name for p in path.iterdir()} - _FIRST_FILES
+        missing = 'config.json' if others else ''
+    if missing:
+        raise ValueError(f'{path} is neither empty nor a run folder (no {missing}).')
 
 
-@contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write, which becomes `path` when all went well; OSError names `path`."""
-    partial = path.with_name(f'.partial_{path.name}')
-    with _naming(path):
-        try:
-            yield partial
-            with open(partial, 'rb') as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+def has_begun(path: pathlib.Path) -> bool:
+    """Whether a folder holds more of a run than its start: a checkpoint, or what comes after."""
+    return (path / 'config.json').exists() and (_has_checkpoint(path) or any(
+        (path / name).exists() for name in ('report.json', 'export', 'dense.keras')))
 
 
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """A full disk does not say which file did not fit."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(f'cannot write {path}: {error.strerror or error}') from error
+def _has_checkpoint(path: pathlib.Path) -> bool:
+    return any((path / 'checkpoints').glob('e*'))
 
 
 def describe_environment() -> dict[str, Any]:
@@ -247,19 +312,6 @@ def _digests(config: Config) -> dict[str, str]:
                 digest.update(path.read_bytes())
             digests[name] = digest.hexdigest()
     return digests
-
-
-def _check_same(config_file: pathlib.Path, config: Config) -> None:
-    try:
-        theirs = json.loads(config_file.read_bytes())
-    except ValueError:
-        theirs = None
-    if not isinstance(theirs, dict):
-        raise ValueError(f'{config_file} is damaged: not a JSON object.')
-    rows = differing_fields(config, theirs)
-    if rows:
-        raise ValueError(f'{config_file.parent} is a run of another configuration; differing '
-                         f'flags: {"; ".join(rows)}. Choose another run_dir, or remove this one.')
 
 
 def _version(package: str) -> str | None:

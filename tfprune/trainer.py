@@ -1,6 +1,7 @@
 """One configuration, one run folder: train, search, prune, fine-tune, export, report."""
 import dataclasses
 import hashlib
+import json
 import os
 import pathlib
 from typing import Any, Callable, Mapping
@@ -20,15 +21,18 @@ from tfprune.distribution import (any_worker, check_compilable, from_chief, is_c
                                   losing_workers, make_strategy, worker_index)
 from tfprune.epochs import Interrupted
 from tfprune.export.tflite import convert
+from tfprune.given import with_recipe
 from tfprune.groups import trace_groups
 from tfprune.latency_table import LatencyTable
 from tfprune.methods import check_method
-from tfprune.models import (as_classifier, build_model, is_model_file, load_initial_weights,
+from tfprune.models import (CompiledOptimizer, as_classifier, build_model, compiled_optimizer,
+                            compiled_optimizer_of_file, is_model_file, load_initial_weights,
                             run_custom_layers)
-from tfprune.outcome import Setup, finish, read_finished
-from tfprune.phases import Phases, criterion_batches
+from tfprune.outcome import finish, read_finished
+from tfprune.phases import Phases
 from tfprune.progress import Progress
 from tfprune.reuse import other_ratios
+from tfprune.run_setup import Setup, criterion_batches
 from tfprune.runs import RunFolder, WatchedFolder
 from tfprune.surgery import prune_model
 from tfprune.training import StopTraining, make_deterministic
@@ -60,10 +64,12 @@ class OwnProblem:
     data: ImageData
 
     def digest(self) -> str:
-        """sha256 of the model's configuration and weights."""
+        """sha256 of the model's configuration, weights and optimizer."""
         digest = hashlib.sha256(self.model.to_json().encode())
         for value in self.model.get_weights():
             digest.update(np.ascontiguousarray(value).tobytes())
+        compiled = compiled_optimizer(self.model)
+        digest.update(json.dumps(compiled and compiled.config, default=str).encode())
         return digest.hexdigest()
 
 
@@ -120,31 +126,27 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
         if finished:
             shown.say(f'{folder.path} is finished.')
             return RunResult(folder.path, *finished)
-        try:
-            setup = prepare(config, strategy, own)
-        except Exception:
-            folder.forget_if_new()
-            raise
+        setup = prepare(config, strategy, own)
         folder.keep_json('data.json', setup.data.to_json())
         folder.write_json('groups.json', setup.groups.to_json())
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense),
             'budgets': setup.budget.to_json(), 'uncounted': setup.cost_model.uncounted})
+        setup = with_recipe(setup, folder, strategy, shown)
         phases = Phases(setup, folder, strategy, lambda: any_worker(strategy, should_stop()), shown)
-        try:
-            model, decision = phases.run()
-        except (ValueError, OSError):  # of the method's own options, or of what they need
-            if not (folder.path / 'checkpoints').exists():
-                folder.forget_if_new()
-            raise
+        model, decision = phases.run()
         if not chief:
             return RunResult(folder.path, model, {})
         try:
-            report = finish(setup.after(decision), folder, model, decision, shown, should_stop)
+            report = finish(setup.after(decision), folder, model, decision, shown, should_stop,
+                            phases.missing)
         except StopTraining:
             raise Interrupted('stopped before the end of quantisation-aware fine-tuning; the same '
                               f'command begins it anew in {folder.path}.') from None
         return RunResult(folder.path, model, report)
+    except BaseException:
+        folder.forget_unbegun()
+        raise
     finally:
         folder.close()
 
@@ -199,7 +201,18 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
     score_groups(model, groups, criterion=config.criterion,
                  data=criterion_batches(config, data).take(1))
     has_weights = bool(own or config.initial_weights or is_model_file(config.model))
-    return Setup(config, data, model, groups, cost_model, budget, has_weights)
+    return Setup(config, data, model, groups, cost_model, budget, has_weights,
+                 compiled=_compiled(config, own))
+
+
+def _compiled(config: Config, own: OwnProblem | None) -> CompiledOptimizer | None:
+    """The optimizer that the given model was compiled with, if any and if it is wanted."""
+    if config.optimizer != 'compiled':
+        return None
+    if own:
+        return compiled_optimizer(own.model)
+    files = [name for name in (config.initial_weights, config.model) if name.endswith('.keras')]
+    return compiled_optimizer_of_file(files[0]) if files else None
 
 
 def _own_model(own: OwnProblem) -> keras.Model:

@@ -7,7 +7,7 @@ batch.
 import contextlib
 import dataclasses
 import math
-from typing import Callable
+from typing import Any, Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from tensorflow.python.framework import config as tf_config  # has no public nam
 from tfprune.batch_norm import synchronise_batch_norm, use_fused_batch_norm
 from tfprune.distribution import DistributedBatches
 from tfprune.graph import Untracked
-from tfprune.models import as_logits
+from tfprune.models import as_logits, make_optimizer
 from tfprune.sparsity import kernels_of
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -68,22 +68,34 @@ class Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Optimisation:
-    """What a training step needs beside the model: see the flags of the same names."""
+    """What a training step needs beside the model: see the flags of the same names.
+
+    optimizer: the configuration of a Keras optimizer, as `keras.optimizers.serialize` gives it;
+        None for SGD with `momentum`.
+    """
     momentum: float = 0.9
     weight_decay: float = 1e-4
     label_smoothing: float = 0.0
     global_batch_size: int = 128
     jit_compile: bool = False
+    optimizer: Mapping[str, Any] | None = None
+
+    def make_optimizer(self) -> keras.optimizers.Optimizer:
+        """A new optimizer; its learning rate is assigned before each step."""
+        if self.optimizer is None:
+            return keras.optimizers.SGD(0.0, momentum=self.momentum)
+        return make_optimizer(self.optimizer)
 
 
 class Trainer(tf.Module):
-    """Steps of SGD with momentum on one model; all of its state is in variables.
+    """Steps of an optimizer on one model; all of its state is in variables.
 
-    loss = cross-entropy + weight_decay / 2 * sum |kernel|^2 + penalty()
+    loss = cross-entropy + sum(model.losses) + weight_decay / 2 * sum |kernel|^2 + penalty()
            + 1/B sum_b (1/K sum_k (logits_bk - teacher's logits_bk)^2) / max(1, v_b), if there
              is a teacher; v_b is the variance of its logits_b over the K classes
 
-    The loss that is returned and logged has no term of weight decay.
+    model.losses are those of regularisers and of add_loss, as in `fit`; the optimizer applies the
+    constraints of weights. The loss that is returned and logged has no term of weight decay.
 
     Args:
         model: pixels [B, H, W, C] -> logits or softmax [B, K], created under `strategy`.
@@ -113,7 +125,7 @@ class Trainer(tf.Module):
         if teacher is not None:
             use_fused_batch_norm(teacher)
         with strategy.scope():
-            self.optimizer = keras.optimizers.SGD(0.0, momentum=optimisation.momentum)
+            self.optimizer = optimisation.make_optimizer()
             try:
                 self.optimizer.build(model.trainable_variables)
             except ValueError:
@@ -122,6 +134,8 @@ class Trainer(tf.Module):
         # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
         self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
+        # The schedule's rate is multiplied by it: see tfprune.first_epoch.
+        self.rate_factor = tf.Variable(1.0, trainable=False, dtype=tf.float64)
         # Dropout's streams: Keras keeps them where a checkpoint of the model does not look.
         self.seeds = [v for v in model.variables if v.path.endswith('seed_generator_state')]
 
@@ -143,13 +157,13 @@ class Trainer(tf.Module):
                 infinite.
             ValueError: there are no batches.
         """
-        first = int(self.steps_done)
+        first, factor = int(self.steps_done), float(self.rate_factor)
         if first == 0:
             self.sums.assign(tf.zeros(3, tf.float64))
         left = DistributedBatches(batches.skip(first), self.strategy)
         with contextlib.closing(left) as iterator:
             for step, (images, labels) in enumerate(iterator, start=first):
-                self.optimizer.learning_rate.assign(learning_rate(step))
+                self.optimizer.learning_rate.assign(learning_rate(step) * factor)
                 sums = self._train_step(images, labels)
                 self.steps_done.assign(step + 1)
                 means = self._means(sums.numpy(), step + 1)
@@ -165,6 +179,24 @@ class Trainer(tf.Module):
                                          'this epoch.')
         self.steps_done.assign(0)
         return self._means(self.sums.numpy(), steps)
+
+    def finish(self) -> None:
+        """After the last step: the weights become their moving averages where the optimizer keeps
+        such (use_ema)."""
+        if self.optimizer.use_ema:
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def restart(self, weights: Sequence[np.ndarray], factor: float) -> None:
+        """Back to a first step: the model's variables, a new optimizer's state, a rate factor."""
+        for variable, value in zip(self.model.variables, weights, strict=True):
+            variable.assign(value)
+        with self.strategy.scope():
+            fresh = self._settings.make_optimizer()
+            fresh.build(self.model.trainable_variables)
+        for variable, value in zip(self.optimizer.variables, fresh.variables, strict=True):
+            variable.assign(value)
+        self.steps_done.assign(0)
+        self.rate_factor.assign(factor)
 
     def _means(self, sums: np.ndarray, steps: int) -> dict[str, float]:
         count = self._settings.global_batch_size * steps
@@ -198,16 +230,24 @@ class Trainer(tf.Module):
             summed = tf.reduce_sum(cross_entropy(labels, logits, settings.label_smoothing))
             penalty = self._penalty() if self._penalty else None
             penalty = tf.constant(0.0) if penalty is None else penalty
+            if self.model.losses:
+                penalty += tf.add_n([tf.reduce_sum(tf.cast(value, tf.float32))
+                                     for value in self.model.losses])
             if self._teacher is not None:
                 penalty += replicas * self._distillation(self._teacher.value, images, logits)
-            decay = tf.add_n([tf.nn.l2_loss(tf.convert_to_tensor(k)) for k in self._kernels])
             loss = (summed / settings.global_batch_size
-                    + (settings.weight_decay * decay + penalty) / replicas)
+                    + (self._decay() + penalty) / replicas)
         gradients = tape.gradient(loss, self.model.trainable_variables)
         correct = tf.reduce_sum(tf.cast(tf.equal(
             tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64))
         return gradients, tf.stack([
             tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas, correct])
+
+    def _decay(self) -> tf.Tensor | float:
+        if not self._settings.weight_decay or not self._kernels:
+            return 0.0
+        return self._settings.weight_decay * tf.add_n([
+            tf.nn.l2_loss(tf.convert_to_tensor(kernel)) for kernel in self._kernels])
 
     def _distillation(self, teacher: keras.Model, images: tf.Tensor, logits: tf.Tensor
                       ) -> tf.Tensor:

@@ -23,6 +23,7 @@ class ImageData(abc.ABC):
       num_train: images that are trained on (without the reward split).
       num_reward: training images held out for rewards.
       num_test: images seen once, at the end.
+      pixel_range: the lowest and the highest pixel value that the data were seen to have.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ImageData(abc.ABC):
     num_train: int
     num_reward: int
     num_test: int
+    pixel_range: tuple[float, float] = dataclasses.field(default=(0.0, 255.0), kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         """What tells this data from other data: sizes and class names."""

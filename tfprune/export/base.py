@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.config import CHOICES
+from tfprune.export.pixels import BYTES, PixelRange
 
 IO_TYPES = CHOICES['tflite_io']
 
@@ -32,7 +33,8 @@ class ArtefactCost:
 
 @dataclasses.dataclass(frozen=True)
 class Artefact:
-    """An opened model file: call it on images [N, H, W, C], raw pixels 0..255, for outputs [N, K].
+    """An opened model file: call it on images [N, H, W, C], of the values that the model was
+    trained on, for outputs [N, K].
 
     form: the key in FORMATS of how the file was opened.
     image_shape: [H, W, C].   num_classes: K.
@@ -60,26 +62,32 @@ class TFLiteOptions:
     """Choices of the TFLite files.
 
     io: type of input and output of the full-integer file. 'uint8' takes the bytes of a camera as
-        they are (scale 1, zero point 0), as MediaPipe does; 'int8' is for microcontrollers;
-        'float32' is called like the float32 file, and rounds inside.
+        they are, as MediaPipe does: its scale and zero point make of them the values that the model
+        was trained on; 'int8' is for microcontrollers; 'float32' is called like the float32 file,
+        and rounds inside.
     softmax: whether every TFLite file of a model that gives logits ends in a softmax, so that
         clients which show the scores as they are, such as MediaPipe, show probabilities.
+    batch: images that a file takes at a time: 1, for runtimes with static shapes; 0: any number.
     """
 
     io: str = 'uint8'
     softmax: bool = False
+    batch: int = 1
 
     def __post_init__(self):
         if self.io not in IO_TYPES:
             raise ValueError(f'io: expected one of {", ".join(IO_TYPES)}; received {self.io!r}')
+        if self.batch not in (0, 1):
+            raise ValueError(f'batch: expected 1, or 0 for any; received {self.batch!r}')
 
 
 @dataclasses.dataclass(frozen=True)
 class WriteContext:
     """What a format may need beside the model.
 
-    images: images for comparisons [N, H, W, C], float32 0..255 (real, or seeded noise).
-    representative: all real images [N, H, W, C], raw pixels 0..255, any type; None without any.
+    images: images for comparisons [N, H, W, C], float32 (real, or seeded noise).
+    representative: all real images [N, H, W, C], any type; None without any.
+    pixels: the range of the images.
     class_names: of the outputs, in their order; None if they have none.
     tflite: options of the TFLite files.
     quantised: the tf_keras model that `quantise_aware` made of the model; None without it.
@@ -87,6 +95,7 @@ class WriteContext:
 
     images: np.ndarray
     representative: np.ndarray | None = None
+    pixels: PixelRange = BYTES
     class_names: tuple[str, ...] | None = None
     tflite: TFLiteOptions = TFLiteOptions()
     quantised: Any = None

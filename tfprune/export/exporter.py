@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from tfprune.export.base import (Artefact, Format, TFLiteOptions, WriteContext, 
                                  image_shape_of, num_classes_of, one_line, size_of)
 from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
+from tfprune.export.pixels import BYTES, PixelRange, range_of
 from tfprune.models.outputs import outputs_probabilities
 
 # To add a format: a module with a FORMAT, and a line here.
@@ -33,6 +35,7 @@ FORMATS: dict[str, Format] = {
     'tflite_int8': tflite.INT8_FORMAT,
     'tflite_int8_qat': quantisation_aware.FORMAT,
 }
+INTEGER_FORMATS = ('tflite_int8', 'tflite_int8_qat')  # which tflite_io is of
 MEMORY = 'model'  # the model in memory, the form that the others are written from
 PARITY_FILE = 'parity.json'
 PARITY_IMAGES = 32
@@ -41,26 +44,35 @@ AGREEMENT_IMAGES = 200  # where a form is quantised: top-1 agreement needs more 
 
 @dataclasses.dataclass(frozen=True)
 class ExportReport:
-    """What was written. paths and bytes by format; a directory's bytes are the sum of its files."""
+    """What was written. paths and bytes by format; a directory's bytes are the sum of its files.
+
+    pixels: what the forms take as an image.
+    """
 
     out_dir: pathlib.Path
     paths: dict[str, pathlib.Path]
     bytes: dict[str, int]
     parity: Parity
+    pixels: PixelRange = BYTES
 
 
 def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  formats: Sequence[str] = ('keras', 'saved_model', 'tflite'),
                  representative_data: np.ndarray | None = None,
+                 pixel_range: tuple[Any, Any] | PixelRange | None = None,
                  class_names: Sequence[str] | None = None,
                  tflite_options: TFLiteOptions = TFLiteOptions(), quantised: Any = None,
                  parity_tolerance: float | None = None, overwrite: bool = False) -> ExportReport:
     """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
 
-    representative_data: images [N, H, W, C], raw pixels 0..255, uint8 or float, on the first
-        PARITY_IMAGES of which (AGREEMENT_IMAGES with a quantised format) the forms are compared;
-        None compares on seeded random pixels. All of them calibrate 'tflite_int8', which needs
-        them: a few hundred training images.
+    representative_data: images [N, H, W, C] as the model was trained on, uint8 or float, on the
+        first PARITY_IMAGES of which (AGREEMENT_IMAGES with a quantised format) the forms are
+        compared; None compares on seeded random pixels. All of them calibrate 'tflite_int8', which
+        needs them: a few hundred training images.
+    pixel_range: (what byte 0 of a picture becomes in the model's images, what byte 255 becomes), a
+        number each or one a channel: (0, 1) of a model that was trained on pixels / 255. None takes
+        it from representative_data (`PixelRange.seen`), without them (0, 255). Where it is not
+        known, no form takes bytes, of which a UserWarning is given.
     class_names: of the outputs, in their order; if given, written to labels.txt, one a line, into
         the metadata of the TFLite files and the answers of the SavedModel's serve_bytes.
     tflite_options: input and output types, and a softmax; with a softmax the parity of all forms is
@@ -81,12 +93,15 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     image_shape = image_shape_of(model)
     check_class_names(class_names, num_classes_of(model))
     by_nature = any(FORMATS[name].tolerance is None for name in formats)
-    images = parity_images(representative_data, image_shape,
+    check_images(representative_data, image_shape)
+    pixels = range_of(representative_data, pixel_range, image_shape[-1])
+    images = parity_images(representative_data, image_shape, pixels,
                            AGREEMENT_IMAGES if by_nature else PARITY_IMAGES)
     for name in formats:
-        if FORMATS[name].needs_images:
-            check_calibration(name, representative_data)
-    context = WriteContext(images=images, representative=representative_data,
+        check_calibration(name, representative_data, pixels, tflite_options)
+    if not pixels.is_known:
+        warnings.warn(f'{model.name}: {pixels.text}', stacklevel=2)
+    context = WriteContext(images=images, representative=representative_data, pixels=pixels,
                            class_names=None if class_names is None else tuple(class_names),
                            tflite=tflite_options, quantised=quantised)
 
@@ -112,7 +127,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         if class_names is not None:
             (partial / LABELS_FILE).write_text(label_lines(class_names), encoding='utf-8')
     paths = {name: out_dir / FORMATS[name].location for name in formats}
-    return ExportReport(out_dir=out_dir, paths=paths, bytes=sizes, parity=parity)
+    return ExportReport(out_dir=out_dir, paths=paths, bytes=sizes, parity=parity, pixels=pixels)
 
 
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
@@ -141,15 +156,19 @@ def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> No
                          f'{class_names[blank[0]]!r}')
 
 
-def check_calibration(name: str, data: np.ndarray | None) -> None:
-    """ValueError unless there are images of raw pixels to observe the activations' ranges on."""
-    if data is None:
+def check_calibration(name: str, data: np.ndarray | None, pixels: PixelRange,
+                      options: TFLiteOptions) -> None:
+    """ValueError unless a format has what it needs: images to observe the activations' ranges on,
+    and, for integers that are the bytes of a picture, what those become."""
+    if name not in INTEGER_FORMATS:
+        return
+    if FORMATS[name].needs_images and data is None:
         raise ValueError(f'format {name!r} needs representative_data: a few hundred training '
-                         'images [N, H, W, C], raw pixels 0..255; received None')
-    low, high = float(np.min(data)), float(np.max(data))
-    if not 0 <= low <= high <= 255 or (high <= 1 and len(np.unique(data)) > 1):
-        raise ValueError(f'representative_data: format {name!r} expects raw pixels 0..255, '
-                         f'received values {low:.3g}..{high:.3g}')
+                         'images [N, H, W, C]; received None')
+    if options.io == 'uint8' and not pixels.takes_bytes:
+        raise ValueError(f'format {name!r}: tflite_io=uint8 takes the bytes of a picture, which '
+                         f'one scale cannot make values {pixels.low:.4g}…{pixels.high:.4g}: '
+                         'choose float32 or int8, or state the pixel_range of export_model')
 
 
 def as_probabilities(forms: Mapping[str, Artefact]) -> dict[str, Artefact]:
@@ -177,20 +196,25 @@ def check_float32(model: keras.Model) -> None:
                              'float32: rebuild the model in float32 before exporting it')
 
 
-def parity_images(data: np.ndarray | None, image_shape: tuple[int, int, int],
-                  count: int = PARITY_IMAGES) -> np.ndarray:
-    """The first `count` of data as float32, or as many random ones; ValueError if unfit."""
+def check_images(data: np.ndarray | None, image_shape: tuple[int, int, int]) -> None:
+    """ValueError unless there is none, or finite images [N, H, W, C]."""
     if data is None:
-        random = np.random.default_rng(0).integers(0, 256, (count, *image_shape))
-        return random.astype(np.float32)
+        return
     shape = np.shape(data)
     if len(shape) != 4 or tuple(shape[1:]) != image_shape or not shape[0]:
         raise ValueError(f'representative_data: expected images [N, {dims(image_shape)}], '
                          f'received [{dims(shape)}]')
-    images = np.asarray(data[:count]).astype(np.float32)
     if not np.all(np.isfinite(data)):
         raise ValueError('representative_data: expected finite pixels, received NaN or infinity')
-    return images
+
+
+def parity_images(data: np.ndarray | None, image_shape: tuple[int, int, int], pixels: PixelRange,
+                  count: int = PARITY_IMAGES) -> np.ndarray:
+    """The first `count` of data as float32, or as many of random bytes."""
+    if data is None:
+        random = np.random.default_rng(0).integers(0, 256, (count, *image_shape))
+        return np.asarray(pixels.values(random.astype(np.float32)), np.float32)
+    return np.asarray(data[:count]).astype(np.float32)
 
 
 def check_out_dir(out_dir: str | os.PathLike[str], *, overwrite: bool) -> None:

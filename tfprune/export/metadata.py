@@ -1,7 +1,8 @@
 """TFLite metadata: what an image classifier's client must know, inside the .tflite file.
 
-MediaPipe Tasks, Android's ML Model Binding and the TFLite Task Library read it: the input is an
-image of raw pixels, the output has one score a class, and here are the names of the classes.
+MediaPipe Tasks, Android's ML Model Binding and the TFLite Task Library read it: how the bytes of a
+picture become the input, (byte - mean) / std, that the output has one score a class, and the names
+of the classes.
 
 The layout is that of the public schema metadata_schema.fbs, file identifier M001, parser version
 1.0.0 (github.com/tensorflow/tflite-support, tensorflow_lite_support/metadata). Only the fields that
@@ -11,7 +12,8 @@ labels are a file of a zip archive that is appended to the model.
 
 MediaPipe's ImageClassifier (tasks/cc/vision/utils/image_tensor_specs.cc) takes files of one RGB
 image [1, H, W, 3], uint8 or float32, and of uint8 or float32 scores: no grey images, no int8.
-It shows the scores as the model gives them, logits too.
+It shows the scores as the model gives them, logits too. To an input of floats it gives
+(byte - mean) / std, and refuses a file without mean and std; to one of uint8 it gives the bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from collections.abc import Sequence
 import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
+
+from tfprune.export.pixels import BYTES, PixelRange
 
 ENTRY = 'TFLITE_METADATA'  # the model's metadata entry whose buffer holds all this
 LABELS_FILE = 'labels.txt'
@@ -41,18 +45,20 @@ def label_lines(class_names: Sequence[str]) -> str:
 
 
 def add_metadata(content: bytes, *, name: str, class_names: Sequence[str] = (),
-                 probabilities: bool = False) -> bytes:
+                 probabilities: bool = False, pixels: PixelRange = BYTES) -> bytes:
     """A TFLite classifier's flatbuffer with metadata, and labels if there are names.
 
     name: of the model.   probabilities: whether its outputs are, else they are logits.
+    pixels: what it was trained on.
     """
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
     graph = model.subgraphs[0]
-    shape = [int(size) for size in graph.tensors[graph.inputs[0]].shape]
+    image = graph.tensors[graph.inputs[0]]
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(
-        metadata(name, shape[1:], labelled=bool(class_names), probabilities=probabilities),
-        np.uint8)
+        metadata(name, [int(size) for size in image.shape[1:]], labelled=bool(class_names),
+                 probabilities=probabilities, pixels=pixels,
+                 of_bytes=image.type == schema.TensorType.UINT8), np.uint8)
     entry = schema.MetadataT()
     entry.name, entry.buffer = ENTRY, len(model.buffers)
     model.buffers.append(buffer)
@@ -74,21 +80,23 @@ def labels_zip(class_names: Sequence[str], offset: int) -> bytes:
 
 
 def metadata(name: str, image_shape: Sequence[int], *, labelled: bool,
-             probabilities: bool) -> bytes:
-    """The ModelMetadata of a classifier of raw pixels [H, W, C]."""
+             probabilities: bool, pixels: PixelRange, of_bytes: bool) -> bytes:
+    """The ModelMetadata of a classifier of images [H, W, C]; of_bytes: the input is uint8."""
     height, width, channels = image_shape
     output = 'probabilities' if probabilities else 'logits'
     write = TableWriter()
     image_properties = write.table({
         0: ('Int8', COLOR_SPACES.get(channels, 0)),  # color_space
         1: write.table({0: ('Uint32', width), 1: ('Uint32', height)})})  # default_size
-    normalization = write.table({0: write.floats(0.0), 1: write.floats(1.0)})  # mean, std
     image = write.table({
         0: write.string('image'),  # name
-        1: write.string(f'Raw pixels 0..255, {channels} channels. The model normalises them.'),
+        1: write.string(input_text(pixels, channels, of_bytes)),
         3: write.table({0: ('Uint8', IMAGE_PROPERTIES), 1: image_properties}),  # content
-        4: write.tables(write.table({0: ('Uint8', NORMALIZATION_OPTIONS), 1: normalization})),
-        5: write.table({0: write.floats(255.0), 1: write.floats(0.0)})})  # stats: max, min
+        **normalization(write, pixels),
+        5: write.table(  # stats: max, min
+            {0: write.floats(255.0), 1: write.floats(0.0)} if of_bytes else
+            {0: write.floats(*(pixels.white or [pixels.high])),
+             1: write.floats(*(pixels.black or [pixels.low]))})})
     labels = {6: write.tables(write.table({  # associated_files
         0: write.string(LABELS_FILE), 1: write.string('Names of the classes.'),
         2: ('Int8', TENSOR_AXIS_LABELS)}))} if labelled else {}
@@ -99,6 +107,24 @@ def metadata(name: str, image_shape: Sequence[int], *, labelled: bool,
     return write.finish(write.table({
         0: write.string(name), 1: write.string('Image classifier, pruned by tfprune.'),
         3: write.tables(graph), 7: write.string(MIN_PARSER_VERSION)}), b'M001')
+
+
+def normalization(write: TableWriter, pixels: PixelRange) -> dict[int, int]:
+    """The process units of an image: mean and std, where it is known what a byte becomes."""
+    if not pixels.is_known:
+        return {}
+    options = write.table({0: write.floats(*pixels.mean), 1: write.floats(*pixels.std)})
+    return {4: write.tables(write.table({0: ('Uint8', NORMALIZATION_OPTIONS), 1: options}))}
+
+
+def input_text(pixels: PixelRange, channels: int, of_bytes: bool) -> str:
+    """What the input is, in a sentence."""
+    if of_bytes or pixels.is_identity:
+        return f'Raw pixels 0..255, {channels} channels. The model normalises them.'
+    text = f'Values {pixels.low:.4g}..{pixels.high:.4g}, {channels} channels'
+    if not pixels.is_known:
+        return f'{text}; what a byte of a picture becomes in them is not known.'
+    return f'{text}: byte b of a picture is {pixels.formula}.'
 
 
 class TableWriter:

@@ -8,7 +8,8 @@ recipe of its own:
 2. Batch normalisation goes into the dense layer before it, a plain ReLU into the kernel before it,
    swish becomes a product.
 3. Layers that TFLite computes in integers but TFMOT does not know get their output rounded.
-4. Pixels are 0 … 255 exactly, so that the 256 integers are the pixels.
+4. The ends of the input are those of its range exactly, so that the 256 integers are the bytes of a
+   picture.
 5. Batch normalisation is frozen, statistics and all: what trains is what is deployed. With the
    statistics of each batch, a ResNet-20 on CIFAR-10 lost a point in a short fine-tuning.
 
@@ -24,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.export.base import image_shape_of, num_classes_of, one_line
+from tfprune.export.pixels import BYTES, PixelRange
 from tfprune.keras2 import to_keras2
 
 # Layers that TFMOT rounds by itself, on their own or together with a neighbour.
@@ -40,7 +42,6 @@ _AFFINE = frozenset(('Rescaling', 'Normalization', 'BatchNormalization'))
 # Activations, as arguments or layers, that TFMOT places rounding around and TFLite has as integer.
 _ACTIVATIONS = frozenset(('linear', 'relu', 'swish', 'gelu', 'softmax', 'sigmoid', 'tanh'))
 _FOLDING = frozenset(('Conv2D', 'DepthwiseConv2D', 'SeparableConv2D', 'Dense'))
-_PIXELS = {'min': 0.0, 'max': 255.0}
 
 
 def quantisable(model: keras.Model) -> Any:
@@ -54,8 +55,11 @@ def quantisable(model: keras.Model) -> Any:
     return prepare(model)[1]
 
 
-def prepare(model: keras.Model) -> tuple[Any, Any]:
-    """Returns (the rebuilt model, annotated and still float; the one that rounds)."""
+def prepare(model: keras.Model, pixels: PixelRange = BYTES) -> tuple[Any, Any]:
+    """Returns (the rebuilt model, annotated and still float; the one that rounds).
+
+    pixels: the range of its images.
+    """
     image_shape_of(model)
     num_classes_of(model)
     import tensorflow_model_optimization as tfmot
@@ -74,7 +78,8 @@ def prepare(model: keras.Model) -> tuple[Any, Any]:
     for weight in quantised.non_trainable_weights:
         end = re.search(r'quantize_layer\w*_(min|max):0$', weight.name)
         if end:
-            weight.assign(_PIXELS[end[1]])
+            low, high = pixels.ends or (pixels.low, pixels.high)
+            weight.assign(min(low, 0) if end[1] == 'min' else max(high, 0))
     for layer in quantised.layers:
         norm = getattr(layer, 'layer', None)
         if isinstance(norm, tf_keras.layers.BatchNormalization):

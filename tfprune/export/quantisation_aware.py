@@ -25,6 +25,7 @@ import tensorflow as tf
 
 from tfprune.export import serving
 from tfprune.export.base import IO_TYPES, Format, WriteContext
+from tfprune.export.pixels import BYTES, PixelRange
 from tfprune.export.quantisable import prepare
 from tfprune.export.tflite import open_file, run_converter, write_content
 from tfprune.models import as_logits, outputs_probabilities
@@ -67,6 +68,7 @@ class QuantisationAware:
 
 def quantise_aware(model: keras.Model, batches: Batches,
                    settings: QuantisationAware = QuantisationAware(), *,
+                   pixels: PixelRange = BYTES,
                    should_stop: Callable[[], bool] = lambda: False,
                    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, means: None
                    ) -> Any:
@@ -76,8 +78,9 @@ def quantise_aware(model: keras.Model, batches: Batches,
     operations, bit for bit.
 
     Args:
-      model: a float32 classifier of images, pixels 0..255 in, logits or softmax out.
+      model: a float32 classifier of images, logits or softmax out.
       batches: epoch -> (images [B, H, W, C], int labels [B]); asked for epochs 0, 1, …
+      pixels: the range of the images.
       should_stop: asked after each step; True raises StopTraining.
       on_epoch: told the epoch and its means, loss, cross_entropy and accuracy.
 
@@ -88,7 +91,7 @@ def quantise_aware(model: keras.Model, batches: Batches,
     """
     with _seeded_tf_keras() as set_seed:
         set_seed(settings.seed)
-        annotated, quantised = prepare(model)
+        annotated, quantised = prepare(model, pixels)
         calibrate(annotated, quantised, [
             images for images, _ in batches(0).take(settings.calibration_batches)])
         trainer = _Trainer(model, quantised, settings)
@@ -112,12 +115,13 @@ def _seeded_tf_keras() -> Iterator[Callable[[int], None]]:
 
 
 def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = '',
-                     softmax: bool = False) -> bytes:
-    """The full-integer TFLite file of what `quantise_aware` returned; the batch is dynamic.
+                     softmax: bool = False, batch: int = 1) -> bytes:
+    """The full-integer TFLite file of what `quantise_aware` returned.
 
     io: type of the images and outputs: 'float32', 'uint8' or 'int8'.
     output_name: of the output; '' takes the name of the layer that gives it.
     softmax: whether a softmax follows the output, which then gives logits.
+    batch: 1, or 0 for any.
     """
     if io not in IO_TYPES:
         raise ValueError(f'Unknown io {io!r}. Available: {", ".join(sorted(IO_TYPES))}')
@@ -129,7 +133,7 @@ def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = 
         outputs = quantised(images, training=False)
         return {name: tf.nn.softmax(outputs) if softmax else outputs}
 
-    shape = [None, *quantised.input_shape[1:]]
+    shape = [batch or None, *quantised.input_shape[1:]]
     module.serve = tf.function(serve, input_signature=[
         tf.TensorSpec(shape, tf.float32, name=serving.IMAGES)])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
@@ -244,7 +248,8 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None
                          'returns; received None')
     softmax = context.tflite.softmax and not outputs_probabilities(model)
     content = convert_int8_qat(context.quantised, io=context.tflite.io, softmax=softmax,
-                               output_name='probabilities' if softmax else '')
+                               output_name='probabilities' if softmax else '',
+                               batch=context.tflite.batch)
     write_content(content, model, path, context)
 
 

@@ -33,8 +33,8 @@ class Predictions:
     scores: np.ndarray
 
 
-def serving_module(model: keras.Model) -> tf.Module:
-    """A tf.Module with `serve`: float32 images [None, H, W, C], raw pixels -> {name: [None, K]}.
+def serving_module(model: keras.Model, batch: int = 0) -> tf.Module:
+    """A tf.Module with `serve`: float32 images [N, H, W, C] -> {name: [N, K]}; batch: N, or 0.
 
     The output has the name of the model's output layer, 'logits' for the models of tfprune.
     """
@@ -48,7 +48,7 @@ def serving_module(model: keras.Model) -> tf.Module:
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {output_name: model(images, training=False)}
 
-    signature = [tf.TensorSpec([None, *image_shape_of(model)], tf.float32,
+    signature = [tf.TensorSpec([batch or None, *image_shape_of(model)], tf.float32,
                                name=serving.IMAGES)]
     module.serve = tf.function(serve, input_signature=signature)
     return module
@@ -58,7 +58,7 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None
     """Saves a SavedModel with the signatures, and the warm-up requests, of tfprune.export.serving.
     """
     module = serving_module(model)
-    signatures = serving.signatures(model, module.serve, context.class_names)
+    signatures = serving.signatures(model, module.serve, context.class_names, context.pixels)
     logger = tf.get_logger()
     level = logger.level
     logger.setLevel(logging.ERROR)  # 'Assets written to: …', once per save.
@@ -66,7 +66,7 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None
         tf.saved_model.save(module, str(path), signatures=signatures)
     finally:
         logger.setLevel(level)
-    warmup.write_warmup(path, serving.warmup_requests(model))
+    warmup.write_warmup(path, serving.warmup_requests(model, context.pixels))
 
 
 def find_version(path: pathlib.Path) -> pathlib.Path | None:

@@ -1,13 +1,17 @@
 """What a server asks of the SavedModel: its signatures, and requests to warm them up.
 
-    serving_default  images float32 [N, H, W, C], raw pixels 0..255 -> {output layer: [N, K]}
-    serve_uint8      images uint8 [N, H, W, C] -> the same
+    serving_default  images float32 [N, H, W, C], of the values that the model was trained on ->
+                     {output layer: [N, K]}
+    serve_uint8      images uint8 [N, H, W, C], bytes of pictures -> the same
     serve_bytes      image_bytes string [N], encoded images of any size -> probabilities float32
                      [N, K], and the k = min(5, K) likeliest: classes string [N, k], scores
                      float32 [N, k]
 
 The input's name ends in _bytes as TensorFlow Serving's REST interface has it for binary values, so
 {"signature_name": "serve_bytes", "instances": [{"b64": "..."}]} is a request.
+
+The latter two make of bytes the values of training; they are left out where it is not known which
+those are (`pixels.PixelRange`).
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import tensorflow as tf
 
 from tfprune.export import image_bytes, warmup
 from tfprune.export.base import image_shape_of, num_classes_of
+from tfprune.export.pixels import PixelRange
 from tfprune.models.outputs import outputs_probabilities
 
 DEFAULT, UINT8, BYTES = 'serving_default', 'serve_uint8', 'serve_bytes'
@@ -27,7 +32,8 @@ TOP = 5
 
 
 def signatures(model: keras.Model, serve: Callable[[tf.Tensor], dict[str, tf.Tensor]],
-               class_names: Sequence[str] | None) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
+               class_names: Sequence[str] | None, pixels: PixelRange
+               ) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """The signatures of a model whose float32 images are answered by `serve`.
 
     class_names: of the K outputs, for `classes`; None gives their indices, '0', '1', …
@@ -38,29 +44,34 @@ def signatures(model: keras.Model, serve: Callable[[tf.Tensor], dict[str, tf.Ten
     activation = tf.identity if outputs_probabilities(model) else tf.nn.softmax
 
     def serve_uint8(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return serve(tf.cast(images, tf.float32))
+        return serve(pixels.values(tf.cast(images, tf.float32)))
 
     def serve_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        output, = serve(image_bytes.decode_batch(encoded, image_shape, IMAGE_BYTES)).values()
+        images = image_bytes.decode_batch(encoded, image_shape, IMAGE_BYTES)
+        output, = serve(pixels.values(images)).values()
         probabilities = activation(output)
         scores, indices = tf.math.top_k(probabilities, min(TOP, num_classes))
         return {'probabilities': probabilities, 'classes': tf.gather(tf.constant(names), indices),
                 'scores': scores}
 
-    found = {DEFAULT: serve, UINT8: tf.function(serve_uint8, autograph=False, input_signature=[
-        tf.TensorSpec([None, *image_shape], tf.uint8, name=IMAGES)])}
+    found: dict[str, Callable[..., dict[str, tf.Tensor]]] = {DEFAULT: serve}
+    if not pixels.is_known:
+        return found
+    found[UINT8] = tf.function(serve_uint8, autograph=False, input_signature=[
+        tf.TensorSpec([None, *image_shape], tf.uint8, name=IMAGES)])
     if image_shape[-1] in image_bytes.CHANNELS:
         found[BYTES] = tf.function(serve_bytes, autograph=False, input_signature=[
             tf.TensorSpec([None], tf.string, name=IMAGE_BYTES)])
     return found
 
 
-def warmup_requests(model: keras.Model) -> list[bytes]:
+def warmup_requests(model: keras.Model, pixels: PixelRange) -> list[bytes]:
     """A request for each signature: one grey image as pixels, and a JPEG and a PNG of it."""
     image_shape = image_shape_of(model)
-    requests = [(DEFAULT, IMAGES, grey_pixels(image_shape, tf.float32)),
-                (UINT8, IMAGES, grey_pixels(image_shape, tf.uint8))]
-    if image_shape[-1] in image_bytes.CHANNELS:
+    requests = [(DEFAULT, IMAGES, grey_pixels(image_shape, pixels.grey(), tf.float32))]
+    if pixels.is_known:
+        requests.append((UINT8, IMAGES, grey_pixels(image_shape, 128, tf.uint8)))
+    if pixels.is_known and image_shape[-1] in image_bytes.CHANNELS:
         image = tf.fill(image_shape, tf.constant(128, tf.uint8))
         encoded = [tf.io.encode_jpeg(image).numpy(), tf.io.encode_png(image).numpy()]
         requests.append((BYTES, IMAGE_BYTES, tf.make_tensor_proto(encoded)))
@@ -68,8 +79,9 @@ def warmup_requests(model: keras.Model) -> list[bytes]:
             for signature, name, tensor in requests]
 
 
-def grey_pixels(image_shape: tuple[int, int, int], dtype: tf.DType) -> tf.compat.v1.TensorProto:
-    """One image [1, H, W, C] of 128s: the last value of a TensorProto stands for all further."""
-    tensor = tf.make_tensor_proto(128, dtype, shape=[1, 1, 1, 1])
+def grey_pixels(image_shape: tuple[int, int, int], value: float, dtype: tf.DType
+                ) -> tf.compat.v1.TensorProto:
+    """One image [1, H, W, C] of a value: the last of a TensorProto stands for all further."""
+    tensor = tf.make_tensor_proto(value, dtype, shape=[1, 1, 1, 1])
     tensor.tensor_shape.CopyFrom(tf.TensorShape([1, *image_shape]).as_proto())
     return tensor

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import os
 import pathlib
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -16,8 +15,9 @@ import tensorflow as tf
 
 from tfprune.export import operator_cost, saved_model
 from tfprune.export.base import Artefact, Format, TFLiteOptions, WriteContext, dims, one_line
-from tfprune.export.interpreter import open_interpreter
+from tfprune.export.interpreter import Runner
 from tfprune.export.metadata import add_metadata
+from tfprune.export.pixels import BYTES, PixelRange
 from tfprune.models.outputs import outputs_probabilities
 
 FLOAT32, FLOAT16, DYNAMIC, INT8 = 'tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8'
@@ -25,15 +25,14 @@ _TYPES = (np.float32, np.uint8, np.int8)  # of input and output
 
 
 def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | None = None,
-            options: TFLiteOptions = TFLiteOptions()) -> bytes:
+            options: TFLiteOptions = TFLiteOptions(), pixels: PixelRange = BYTES) -> bytes:
     """The TFLite flatbuffer of a model in one of the forms, signature as the SavedModel's.
 
-    images: representative images [N, H, W, C], raw pixels 0..255, for INT8 alone.
+    images, pixels: representative images [N, H, W, C] and their range, for INT8 alone.
 
-    The batch dimension is dynamic: 1 unless the interpreter resizes it. ValueError naming the
-    operators that TFLite lacks.
+    ValueError naming the operators that TFLite lacks.
     """
-    module, function = inference(model, softmax=options.softmax)
+    module, function = inference(model, options)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if form != FLOAT32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -42,7 +41,7 @@ def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | Non
     elif form == INT8:
         if images is None:
             raise ValueError(f'form {INT8!r} needs representative images, received None')
-        converter.representative_dataset = lambda: calibration_images(images)
+        converter.representative_dataset = lambda: calibration_images(images, pixels)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.as_dtype(options.io)
         converter.inference_output_type = tf.as_dtype(options.io)
@@ -60,12 +59,12 @@ def run_converter(converter: Any, name: str) -> bytes:
         raise ValueError(f'model {name!r} does not convert to TFLite: {reason}') from error
 
 
-def inference(model: keras.Model, *, softmax: bool
+def inference(model: keras.Model, options: TFLiteOptions
               ) -> tuple[tf.Module, tf.types.experimental.ConcreteFunction]:
-    """(owner of the variables, images -> outputs); softmax: of the logits, if it gives such."""
-    module = saved_model.serving_module(model)
+    """(owner of the variables, images -> outputs) with the batch and the softmax of the options."""
+    module = saved_model.serving_module(model, options.batch)
     function = module.serve.get_concrete_function()
-    if not softmax or outputs_probabilities(model):
+    if not options.softmax or outputs_probabilities(model):
         return module, function
 
     @tf.function(input_signature=function.structured_input_signature[0])
@@ -75,23 +74,27 @@ def inference(model: keras.Model, *, softmax: bool
     return module, serve.get_concrete_function()
 
 
-def calibration_images(images: np.ndarray) -> Iterator[list[np.ndarray]]:
+def calibration_images(images: np.ndarray, pixels: PixelRange) -> Iterator[list[np.ndarray]]:
     """Images one at a time, [1, H, W, C] float32, as the converter observes ranges.
 
-    Two corners of the first are made black and white: the range of the input is then 0..255 and
-    its quantisation the identity on the bytes of an image, whatever images these are.
+    Two corners of the first are made black and white: the 256 integers of the input are then the
+    bytes of a picture, whatever images these are. Where it is not known what those are, the corners
+    are the lowest and the highest value of the data.
     """
+    black, white = (pixels.low, pixels.high) if pixels.black is None else (
+        pixels.black, pixels.white)
     for position, image in enumerate(images):
         image = np.array(image[np.newaxis], np.float32)
         if position == 0:
-            image[:, 0, 0], image[:, -1, -1] = 0, 255
+            image[:, 0, 0], image[:, -1, -1] = black, white
         yield [image]
 
 
 def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *,
           form: str = FLOAT32) -> None:
     """Writes the file of a form, with metadata; warns of what an INT8 file still does in float."""
-    content = convert(model, form, images=context.representative, options=context.tflite)
+    content = convert(model, form, images=context.representative, options=context.tflite,
+                      pixels=context.pixels)
     in_float = operator_cost.float_operators(content) if form == INT8 else []
     if in_float:
         warnings.warn(f'model {model.name!r}: TFLite has no int8 kernel for '
@@ -103,7 +106,7 @@ def write_content(content: bytes, model: keras.Model, path: pathlib.Path, contex
                   ) -> None:
     """Writes a flatbuffer that was made of `model`, with metadata."""
     path.write_bytes(add_metadata(
-        content, name=model.name, class_names=context.class_names or (),
+        content, name=model.name, class_names=context.class_names or (), pixels=context.pixels,
         probabilities=context.tflite.softmax or outputs_probabilities(model)))
 
 
@@ -128,8 +131,8 @@ def open_file(path: pathlib.Path, form: str | None = None) -> Artefact:
     found from the content if it is not given.
     """
     content = path.read_bytes()
-    interpreter = open_interpreter(content, threads=os.cpu_count(), name=str(path))
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
+    run = Runner(content, str(path))
+    inputs, outputs = run.inputs, run.outputs
     if (len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]['shape']) != 4
             or len(outputs[0]['shape']) != 2
             or any(detail['dtype'] not in _TYPES for detail in (inputs[0], outputs[0]))):
@@ -137,52 +140,10 @@ def open_file(path: pathlib.Path, form: str | None = None) -> Artefact:
                               f'[{dims(tuple(d["shape"]))}]' for d in inputs + outputs)
         raise ValueError(f'{path}: expected images [N, H, W, C] and one output [N, classes], each '
                          f'float32, uint8 or int8; the file has {described}')
-    source, sink = inputs[0], outputs[0]
-    height, width, channels = (int(size) for size in source['shape'][1:])
-
-    def run_batch(images: np.ndarray) -> np.ndarray:
-        try:
-            interpreter.resize_tensor_input(source['index'], images.shape)
-            interpreter.allocate_tensors()
-            interpreter.set_tensor(source['index'], quantised(images, source))
-            interpreter.invoke()
-        except RuntimeError as error:  # a kernel refuses, such as DIV a divisor rounded to 0
-            raise ValueError(f'{path}: TFLite cannot run it: {one_line(error)}') from error
-        return dequantised(interpreter.get_tensor(sink['index']), sink)
-
-    run = run_batch
-    if source['shape_signature'][0] != -1:
-        run = functools.partial(run_in_batches, run_batch, size=int(source['shape'][0]))
+    height, width, channels = (int(size) for size in inputs[0]['shape'][1:])
     return Artefact(path=path, form=form or form_of(content), image_shape=(height, width, channels),
-                    num_classes=int(sink['shape'][1]), run=run,
+                    num_classes=int(outputs[0]['shape'][1]), run=run,
                     cost=lambda: operator_cost.tflite_cost(content))
-
-
-def quantised(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
-    """float32 values in the type and quantisation of a tensor, out of range is clipped."""
-    if detail['dtype'] == np.float32:
-        return values
-    scale, zero_point = detail['quantization']  # 0, 0 if the integers are plain pixels
-    limits = np.iinfo(detail['dtype'])
-    levels = np.round(values / (scale or 1)) + zero_point
-    return np.clip(levels, limits.min, limits.max).astype(detail['dtype'])
-
-
-def dequantised(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
-    """A tensor's values as float32: scale * (value - zero point) of integers."""
-    if detail['dtype'] == np.float32:
-        return values
-    scale, zero_point = detail['quantization']
-    return ((values.astype(np.float32) - zero_point) * (scale or 1)).astype(np.float32)
-
-
-def run_in_batches(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray, *, size: int
-                   ) -> np.ndarray:
-    """Outputs [N, K] of a file that takes `size` images at a time, the last batch filled up."""
-    fill = -len(images) % size
-    images = np.concatenate([images, np.zeros((fill, *images.shape[1:]), images.dtype)])
-    outputs = [run(images[start:start + size]) for start in range(0, len(images), size)]
-    return np.concatenate(outputs)[:len(images) - fill]
 
 
 def format_of(form: str, location: str, *, tolerance: float | None) -> Format:

@@ -16,14 +16,17 @@ import keras
 from tfprune.data.options import parse_size
 from tfprune.graph import functional_graph
 from tfprune.models import mobilenet, resnet, resnet_cifar, vgg
+from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
+                                     compiled_optimizer_of_file, make_optimizer)
 from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import (as_classifier, at_image_shape, is_path, load_model_file,
                                         read_keras_file, run_custom_layers)
 from tfprune.models.outputs import as_logits, outputs_probabilities
 
-__all__ = ['MODELS', 'as_classifier', 'as_logits', 'build_model', 'is_model_file',
-           'load_initial_weights', 'load_model_file', 'outputs_probabilities', 'run_custom_layers',
-           'untrained_model']
+__all__ = ['MODELS', 'CompiledOptimizer', 'as_classifier', 'as_logits', 'build_model',
+           'compiled_optimizer', 'compiled_optimizer_of_file', 'is_model_file',
+           'load_initial_weights', 'load_model_file', 'make_optimizer', 'outputs_probabilities',
+           'run_custom_layers', 'untrained_model']
 
 _part = functools.partial
 MODELS: dict[str, Callable[..., keras.Model]] = {
@@ -127,7 +130,14 @@ def untrained_model(name: str, *, image_size: str = '', num_classes: int = 10) -
                            num_classes=num_classes, mean=(0.5,) * channels, std=(0.5,) * channels)
     model = read_keras_file(pathlib.Path(name))
     functional_graph(model)  # or it says what is wrong with the model
-    if len(model.inputs) == 1 and None in model.inputs[0].shape[1:3]:
+    if len(model.inputs) != 1:
+        return model
+    fixed = model.inputs[0].shape[1:]
+    if any(given and size not in (None, given)
+           for size, given in zip(fixed, (height, width, channels))):
+        raise ValueError(f'{name} takes images {list(fixed)}: image_size must be left out; '
+                         f'received {image_size!r}')
+    if None in fixed[:2]:
         if not (height and width):
             raise ValueError(f'{name} takes images of any size: give --image_size')
         return at_image_shape(model, (height, width, model.inputs[0].shape[3]), name)

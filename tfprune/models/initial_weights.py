@@ -11,13 +11,13 @@ The file and the model must agree: no array missing, none left over, every shape
 import pathlib
 import re
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 
 import h5py
 import keras
 import numpy as np
+
+from tfprune.models.model_files import read_keras_file
 
 # (pattern of a layer path in the file, our layer name). Blocks count from 0 there and from 1 here.
 NPZ_NAMES: tuple[tuple[str, Callable[[re.Match], str]], ...] = (
@@ -26,11 +26,6 @@ NPZ_NAMES: tuple[tuple[str, Callable[[re.Match], str]], ...] = (
     (r'layer(\d+)/(\d+)/((?:conv|bn)\d+)', lambda m: f'stage{m[1]}_block{int(m[2]) + 1}_{m[3]}'),
     (r'linear', lambda m: 'logits'),
 )
-
-_READ_ERRORS = (
-    OSError, ValueError, TypeError, KeyError, EOFError, NotImplementedError,
-    zipfile.BadZipFile, zlib.error)
-
 
 def load_initial_weights(model: keras.Model, path: str | pathlib.Path) -> None:
     """Sets the weights of `model` to those in the file; on an error the model is as it was.
@@ -55,7 +50,7 @@ def _load_npz(model: keras.Model, path: pathlib.Path) -> None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {_model_name(name): archive[name] for name in archive.files}
-    except _READ_ERRORS as error:
+    except Exception as error:
         raise _damaged(path, error) from error
     variables: dict[str, keras.Variable] = {}
     for layer in model.layers:
@@ -75,7 +70,7 @@ def _load_npz(model: keras.Model, path: pathlib.Path) -> None:
 def _load_h5(model: keras.Model, path: pathlib.Path) -> None:
     try:
         received = _h5_arrays(path)
-    except _READ_ERRORS as error:
+    except Exception as error:
         raise _damaged(path, error) from error
     # Keras takes the first blocks of a deeper model without a word: compare with our own file.
     with tempfile.TemporaryDirectory() as folder:
@@ -86,15 +81,15 @@ def _load_h5(model: keras.Model, path: pathlib.Path) -> None:
     _check_finite(path, received)
     try:
         model.load_weights(path)
-    except _READ_ERRORS as error:
+    except Exception as error:
         raise _damaged(path, error) from error
 
 
 def _load_keras(model: keras.Model, path: pathlib.Path) -> None:
     try:
-        source = keras.models.load_model(path, compile=False, safe_mode=True)
-    except _READ_ERRORS as error:
-        raise _damaged(path, error) from error
+        source = read_keras_file(path)
+    except ValueError as error:
+        raise ValueError(f'initial weights: {error}') from None
     received, expected = _layer_weights(source), _layer_weights(model)
     _check_shapes(path, _shapes(expected), _shapes(received))
     _check_finite(path, received)

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.config import split_names
+from tfprune.errors import one_line
 from tfprune.graph import functional_graph
 from tfprune.models.outputs import last_activation
 
@@ -37,7 +39,7 @@ def run_custom_layers(paths: str) -> None:
             raise ValueError(f'custom_layers {path}: no such file')
         try:
             runpy.run_path(str(path), run_name=path.stem)
-        except Exception as error:  # a user's code: anything
+        except (Exception, SystemExit) as error:  # a user's code: anything
             text = ' '.join(str(error).split())
             raise ValueError(f'custom_layers {path}: {type(error).__name__}: {text}') from error
 
@@ -84,9 +86,21 @@ def read_keras_file(path: pathlib.Path) -> keras.Model:
             raise ValueError(
                 f"layer '{name}' is a Lambda, whose code is in the file and is not run: replace it "
                 'by a layer of Keras or a registered class')
-        return keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises nearly any type for a damaged or unsafe archive.
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        check_weights(model)
+        return model
+    except (Exception, SystemExit) as error:  # Keras raises nearly any type for a damaged or unsafe archive.
         raise ValueError(f'{path}: cannot be loaded: {_reason(error)}') from error
+
+
+def check_weights(model: keras.Model) -> None:
+    """ValueError names the first weight with a value that is NaN or infinite."""
+    for weight in model.weights:
+        value = keras.ops.convert_to_numpy(weight)
+        if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+            count = int(value.size - np.isfinite(value).sum())
+            raise ValueError(f"weight '{weight.path}': expected finite numbers, received {count} "
+                             f'of {value.size} that are NaN or infinite')
 
 
 def as_classifier(
@@ -145,13 +159,15 @@ def at_image_shape(model: keras.Model, image_shape: tuple[int, int, int], source
     ValueError names `source` and the layer that it does not suit.
     """
     image = keras.Input(image_shape, name=model.inputs[0].name)
-    feed = keras.tree.map_structure(lambda _: image, model.input)
     try:
-        output, = keras.tree.flatten(model(feed))
+        # The functional graph: a Sequential model is built anew for each size, and what it is left
+        # with where that fails has no inputs any more.
+        graph = functional_graph(model)
+        output, = keras.tree.flatten(graph(keras.tree.map_structure(lambda _: image, graph.input)))
+        return keras.Model(image, output, name=model.name)
     except Exception as error:  # of whatever layer the size does not suit
-        text = ' '.join(str(error).split())[:300]
-        raise ValueError(f'{source}: does not take images {list(image_shape)}: {text}') from error
-    return keras.Model(image, output, name=model.name)
+        raise ValueError(f'{source}: does not take images {list(image_shape)}: '
+                         f'{" ".join(one_line(error).split())[:300]}') from error
 
 
 def _check_kind(path: pathlib.Path) -> None:

@@ -15,6 +15,7 @@ from tfprune.report.table import (MISSING, align, count, duration, listed, markd
 FORMATS = ('text', 'markdown')
 _HEADER = ('method', 'model', 'dataset', 'budget', 'MACs', 'n', 'test accuracy, %',
            'before surgery, %', 'epochs', 'time a run')
+_GIVEN = 'as given, %'
 
 
 def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -23,11 +24,12 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     Keys: label (the cell of a comparison, else the method), method, model, dataset, budgets
     ({target: limit}; {} where no budget was to be kept), epochs; macs, macs_ratios, params [n];
     runs, seeds; n; accuracies, test_images [of each run]; accuracy_mean, accuracy_sd (sample
-    standard deviation; NaN for n = 1); dense_accuracy_mean, dense_accuracy_sd; seconds and account,
-    means of a run; widths, {group: [mean width, dense width]}; zeros, the mean share of kernel
-    weights that are zero where single weights were pruned, else NaN; agents, of each run that has
-    one, its rewards against random actions'; configuration, all flags but the seed; and `flags`,
-    what tells this line from others that look the same.
+    standard deviation; NaN for n = 1); dense_accuracy_mean, dense_accuracy_sd; the same of the
+    model as given (NaN from random weights); seconds and account, means of a run; widths,
+    {group: [mean width, dense width]}; zeros, the mean share of kernel weights that are zero where
+    single weights were pruned, else NaN; agents, of each run that has one, its rewards against
+    random actions'; configuration, all flags but the seed; and `flags`, what tells this line from
+    others that look the same.
     """
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -125,6 +127,7 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
     by_seed = {row['seed']: row for row in members}.values()
     accuracy, accuracy_sd = mean_and_sd(row['test_accuracy'] for row in by_seed)
     dense, dense_sd = mean_and_sd(row['dense_test_accuracy'] for row in by_seed)
+    given, given_sd = mean_and_sd(row.get('given_test_accuracy') for row in by_seed)
     first = members[0]
     return {'label': first.get('cell') or first['method'],
             **{name: first[name] for name in SHOWN}, 'epochs': first['epochs'],
@@ -140,6 +143,7 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
             'configuration': first['configuration'],
             'accuracy_mean': accuracy, 'accuracy_sd': accuracy_sd,
             'dense_accuracy_mean': dense, 'dense_accuracy_sd': dense_sd,
+            'given_accuracy_mean': given, 'given_accuracy_sd': given_sd,
             'seconds': mean_and_sd(row['seconds'] for row in members)[0],
             'account': {name: mean_and_sd(row.get('account', {}).get(name) for row in members)[0]
                         for name in ACCOUNT},
@@ -178,6 +182,10 @@ def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                      str(line['n']), plus_minus(line, 'accuracy'),
                      plus_minus(line, 'dense_accuracy') if line['budgets'] else MISSING,
                      count(line['epochs']), duration(line['seconds'])])
+    if any(finite(line['given_accuracy_mean']) for line in lines):
+        for row, cell in zip(rows, [_GIVEN, *(plus_minus(line, 'given_accuracy')
+                                              for line in lines)]):
+            row.insert(_HEADER.index('before surgery, %'), cell)
     if any(line['flags'] for line in lines):
         rows = [row + [flags] for row, flags in
                 zip(rows, ['flags', *(line['flags'] or MISSING for line in lines)])]

@@ -218,6 +218,8 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
         told['budget'] = budget_text
     if len({(line['model'], line['dataset']) for line in lines}) > 1:
         told |= {'model': lambda line: line['model'], 'dataset': lambda line: line['dataset']}
+    if any(finite(line['given_accuracy_mean']) for line in lines):
+        told['as given, %'] = lambda line: plus_minus(line, 'given_accuracy')
     rows = [['method', *told, 'MACs', 'of dense', 'params', 'n', 'test accuracy, %',
              *(f'against {name}' for name in CONTROLS), 'before surgery, %', 'epochs',
              'of these search', 'time a run']]

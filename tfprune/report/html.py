@@ -10,8 +10,8 @@ from tfprune.report.page import escape, figure, link, page, section, table, tile
 from tfprune.report.reading import Run, all_values, read_run
 from tfprune.report.table import (MISSING, account_sentence, agent_sentences, budget_sentences,
                                   columns, count, duration, headline, latency_sentences, listed,
-                                  milliseconds, percent, points, quotient, sparsity_sentences,
-                                  table_notes, table_rows)
+                                  milliseconds, percent, points, quotient, reference_accuracy,
+                                  sparsity_sentences, table_notes, table_rows, training_sentences)
 from tfprune.runs import write_text
 
 
@@ -38,10 +38,10 @@ def render(run: Run) -> str:
 
 def _tiles(run: Run) -> str:
     dense, pruned = run.report['dense'], run.report['pruned']
-    name = columns(run.report)[0]
+    name, reference = columns(run.report)[0], reference_accuracy(run.report)
     facts = [('test accuracy', percent(pruned['test_accuracy']),
-              f'{points(pruned["test_accuracy"], dense["test_accuracy"])} against {name}'
-              if dense['test_accuracy'] is not None else 'trained after surgery')]
+              f'{points(pruned["test_accuracy"], reference)} against {percent(reference)} {name}'
+              if reference is not None else 'trained after surgery')]
     for key, label in (('macs', 'MACs'), ('tflite_bytes', 'TFLite bytes')):
         facts.append((label, percent(quotient(pruned[key], dense[key]))
                       if dense[key] else count(pruned[key]),
@@ -57,14 +57,15 @@ def _table(run: Run) -> str:
     report = run.report
     names = columns(report)
     rows = [('', *names)]
-    rows += [(row.name, row.dense, row.pruned, row.change) for row in table_rows(report)]
+    rows += [(row.name, *row.cells) for row in table_rows(report)]
     spread = [f'{name} {milliseconds(side["latency_p10_ms"])}–'
               f'{milliseconds(side["latency_p90_ms"])} ms'
-              for name, side in zip(names, (report['dense'], report['pruned']))
+              for name, side in ((names[0], report['dense']), (names[-2], report['pruned']))
               if side['latency_ms'] is not None]
-    return section(f'{names[0].capitalize()} and {names[1]}', table(rows),
+    return section(f'{names[0].capitalize()} and {names[-2]}', table(rows),
                    paragraphs=[*budget_sentences(report), *sparsity_sentences(report),
-                               *latency_sentences(report), account_sentence(report)],
+                               *latency_sentences(report), account_sentence(report),
+                               *training_sentences(report)],
                    notes=[*table_notes(report),
                           f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
 

@@ -2,28 +2,34 @@
 from typing import Mapping
 
 from tfprune.report.artefact_table import artefact_rows, losses
-from tfprune.report.reading import Run, all_values
-from tfprune.report.table import budget_sentences, count, listed, markdown, percent, table_notes
+from tfprune.report.reading import Run, all_values, as_given
+from tfprune.report.table import (budget_sentences, count, listed, markdown, percent, points,
+                                  table_notes)
 
 
 def card_rows(run: Run) -> list[tuple[str, str]]:
     """(what, text) of the card, without what is not known."""
     report, data, environment = run.report, run.data, run.environment
     packages: Mapping[str, str] = environment.get('packages') or {}
+    given = as_given(report)
     pruned, names = report['pruned'], list(report.get('class_names') or ())
     shape = data.get('image_shape')
+    # Of reports that are older, all models took bytes.
+    pixels = (report.get('input') or {}).get('text', 'pixels 0…255; the model normalises them')
     rows = [
         ('model', f'{report["model"]}, {report["method"]}, {count(pruned["macs"])} multiply-adds, '
                   f'{count(pruned["params"])} parameters'),
         ('task', f'one of {len(names)} classes: {listed(names[:20])}'
                  f'{", …" if len(names) > 20 else ""}' if names else ''),
-        ('input', f'images {"×".join(map(str, shape))}, pixels 0…255; the model normalises them'
-         if shape else ''),
+        ('input', f'images {"×".join(map(str, shape))}, {pixels}' if shape else ''),
         ('data', f'{report["dataset"]}: {count(data.get("num_train"))} images trained on, '
                  f'{count(data.get("num_reward"))} training images held out for decisions, '
                  f'{count(report["test_images"])} test images, used once' if data else ''),
         ('budget', ' '.join(text.removeprefix('Budget: ') for text in budget_sentences(report))),
-        ('test accuracy', f'{percent(pruned["test_accuracy"])} after the last epoch'),
+        ('test accuracy', f'{percent(pruned["test_accuracy"])} after the last epoch'
+                          + (f'; as given {percent(given["test_accuracy"])}, a difference of '
+                             f'{points(pruned["test_accuracy"], given["test_accuracy"])}'
+                             if given else '')),
         ('date', report.get('finished', '')),
         ('seed', str(report['seed'])),
         ('commit', all_values(environment, 'commit') or ''),
@@ -40,7 +46,8 @@ def limits(run: Run) -> list[str]:
             'One run of one seed: the spread over seeds is not in it.',
             'Latencies are of the machine that made the export.']
     return [*said, *losses(run.report.get('artefacts', ())),
-            *(note for note in table_notes(run.report) if note.startswith('Accuracy on'))]
+            *(note for note in table_notes(run.report)
+              if note.startswith(('Accuracy on', 'Lost while')))]
 
 
 def model_card(run: Run) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tfprune.report.canvas import BLUE, GREEN, GREY, ORANGE, WIDTH, canvas, legend_below
-from tfprune.report.reading import Row, Run, finite, is_pruned, surgery_first
+from tfprune.report.reading import Row, Run, as_given, finite, is_pruned, surgery_first
 
 _PHASES = {'warmup': 'warm-up', 'random': 'random actions', 'joint': 'joint',
            'alignment': 'alignment', 'train': 'training', 'fine_tune': 'fine-tuning'}
@@ -31,12 +31,17 @@ def plot_accuracy(run: Run) -> str | None:
               marker='o', linewidth=1.2)
         _line(axes, after, 'reward_accuracy', ORANGE, 'pruned model, held-out images')
         last = len(before) if before and after else len(rows)
-        for side, epoch, colour in (('dense', last, BLUE), ('pruned', len(rows), ORANGE)):
+        for side, name, epoch, colour in (('dense', 'before surgery', last, BLUE),
+                                          ('pruned', 'pruned', len(rows), ORANGE)):
             accuracy = run.report[side]['test_accuracy']
             if finite(accuracy) and (side == 'pruned' or is_pruned(run.report)):
                 axes.plot([epoch], [accuracy], 'D', color=colour, markersize=7, zorder=5,
                           markeredgecolor='white', clip_on=False,
-                          label=f'test images, {side if is_pruned(run.report) else "final"}')
+                          label=f'test images, {name if is_pruned(run.report) else "final"}')
+        given = as_given(run.report)
+        if given:
+            axes.axhline(given['test_accuracy'], color=GREY, linestyle=':', linewidth=1.2,
+                         label='test images, as given')
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
         legend_below(fig, axes, columns=3)
         return svg()

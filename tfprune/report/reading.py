@@ -6,6 +6,7 @@ import pathlib
 from typing import Any, Mapping, Sequence, TypeGuard
 
 from tfprune.config import TARGETS
+from tfprune.files import check_content
 from tfprune.runs import read_json, read_rows
 
 Row = Mapping[str, Any]
@@ -60,6 +61,8 @@ def budgets(report: Mapping[str, Any]) -> Sequence[Row]:
     """A row a limit: target, asked, limit, dense, cost; a report of old has one, flat."""
     if 'budgets' in report:
         return report['budgets']
+    check_content('report.json', report, dict.fromkeys(
+        ('budget_ratio', 'budget_limit', 'dense_cost', 'cost'), float) | {'target': str})
     return [{'target': report['target'], 'asked': report['budget_ratio'],
              'limit': report['budget_limit'], 'dense': report['dense_cost'],
              'cost': report['cost']}]
@@ -77,6 +80,13 @@ def current(config: Mapping[str, Any]) -> dict[str, Any]:
 def is_pruned(report: Mapping[str, Any]) -> bool:
     """Whether any group lost a channel."""
     return any(group['width'] < group['dense_width'] for group in report['groups'])
+
+
+def as_given(report: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the user's model scored before anything was done to it; None where training began with
+    random weights, or with a model that knew no more than chance."""
+    given = report.get('given')
+    return given if given and given['is_trained'] else None
 
 
 def surgery_first(report: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ import pathlib
 from typing import Any, Iterable, Mapping
 
 from tfprune.config import NOT_IDENTITY
-from tfprune.report.reading import all_values, budgets, epoch_account, is_pruned
+from tfprune.report.reading import all_values, as_given, budgets, epoch_account, is_pruned
 from tfprune.report.table import listed
 from tfprune.runs import read_json, read_rows, write_text
 
@@ -58,6 +58,7 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         'epochs_done': report['epochs']['total'], 'epochs': report['epochs']['total'],
         'pruned': is_pruned(report), 'budgets': budgets(report),
         'test_accuracy': pruned['test_accuracy'], 'dense_test_accuracy': dense['test_accuracy'],
+        'given_test_accuracy': (as_given(report) or {}).get('test_accuracy'),
         'macs': pruned['macs'], 'dense_macs': dense['macs'],
         'params': pruned['params'], 'dense_params': dense['params'],
         'tflite_bytes': pruned['tflite_bytes'], 'latency_ratio': report['latency_ratio'],

@@ -1,10 +1,11 @@
-"""Dense against pruned, as a table and in sentences."""
+"""The model as given, before surgery and pruned, as a table and in sentences."""
 import dataclasses
 import math
 import textwrap
 from typing import Any, Iterable, Mapping, Sequence
 
-from tfprune.report.reading import budgets, epoch_account, finite, is_pruned, surgery_first
+from tfprune.report.reading import (as_given, budgets, epoch_account, finite, is_pruned,
+                                    surgery_first)
 
 MISSING = '–'
 LINE = 96  # characters of a line of text
@@ -12,47 +13,65 @@ LINE = 96  # characters of a line of text
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """One quantity, as text; `change` is a ratio, for accuracy a difference."""
+    """One quantity, as text: a cell of each of `columns`; the last a ratio, of accuracy a
+    difference, both against what the user had."""
     name: str
-    dense: str
-    pruned: str
-    change: str
+    cells: tuple[str, ...]
 
 
 def format_table(report: Mapping[str, Any]) -> str:
     """The table printed at the end of a run, from the content of report.json."""
     rows = [('', *columns(report))]
-    rows += [(row.name, row.dense, row.pruned, row.change) for row in table_rows(report)]
+    rows += [(row.name, *row.cells) for row in table_rows(report)]
     lines = [headline(report), '', *align(rows, rule=True), '']
     for note in [*budget_sentences(report), *sparsity_sentences(report), *latency_sentences(report),
-                 *agent_sentences(report), account_sentence(report), *table_notes(report)]:
+                 *agent_sentences(report), account_sentence(report), *training_sentences(report),
+                 *table_notes(report)]:
         lines += textwrap.wrap(note, LINE)
     return '\n'.join(lines)
 
 
-def columns(report: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Headers of the three columns of numbers."""
-    if is_pruned(report):
-        return 'dense', 'pruned', 'pruned / dense'
-    return 'before', 'final', 'final / before'
+def columns(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """Headers of the columns of numbers; the last compares the one before it with the first."""
+    before, after = ('before surgery', 'pruned') if is_pruned(report) else ('before', 'final')
+    names: tuple[str, ...] = (before, after)
+    if surgery_first(report):
+        names = ('dense', after)
+    if as_given(report):
+        names = ('as given', after) if surgery_first(report) else ('as given', *names)
+    return (*names, f'{names[-1]} / {names[0]}')
+
+
+def reference_accuracy(report: Mapping[str, Any]) -> float | None:
+    """Accuracy of what the pruned model is compared with: the model as given or, from random
+    weights, before surgery."""
+    given = as_given(report)
+    return given['test_accuracy'] if given else report['dense']['test_accuracy']
 
 
 def table_rows(report: Mapping[str, Any]) -> list[TableRow]:
     """Accuracy, MACs, params, bytes, latency, and peak memory where a budget limits it."""
-    dense, pruned = report['dense'], report['pruned']
+    dense, pruned, given = report['dense'], report['pruned'], as_given(report)
+    between = len(columns(report)) - 3  # cells beside the first, the last and their comparison
     names = [('macs', 'MACs'), ('params', 'params')]
     if any(row['target'] == 'peak_memory_bytes' for row in budgets(report)):
         names.append(('peak_memory_bytes', 'peak memory, bytes'))
     names.append(('tflite_bytes', 'TFLite bytes'))
-    rows = [TableRow('test accuracy', percent(dense['test_accuracy']),
-                     percent(pruned['test_accuracy']),
-                     points(pruned['test_accuracy'], dense['test_accuracy']))]
-    rows += [TableRow(label, count(dense[name]), count(pruned[name]),
-                      percent(quotient(pruned[name], dense[name]))) for name, label in names]
-    rows.append(TableRow('TFLite latency (1 thread, median), ms',
-                         milliseconds(dense['latency_ms']), milliseconds(pruned['latency_ms']),
-                         percent(report['latency_ratio'], 1)))
-    return rows
+    accuracies = [dense['test_accuracy']]
+    if given:
+        accuracies = [given['test_accuracy'], *accuracies[:between]]
+
+    def row(label: str, first: str, last: str, change: str) -> TableRow:
+        return TableRow(label, (*[first] * (between + 1), last, change))
+
+    accuracy = TableRow('test accuracy', (
+        *map(percent, accuracies), percent(pruned['test_accuracy']),
+        points(pruned['test_accuracy'], reference_accuracy(report))))
+    return [accuracy, *(row(label, count(dense[name]), count(pruned[name]),
+                            percent(quotient(pruned[name], dense[name])))
+                        for name, label in names),
+            row('TFLite latency (1 thread, median), ms', milliseconds(dense['latency_ms']),
+                milliseconds(pruned['latency_ms']), percent(report['latency_ratio'], 1))]
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -133,22 +152,39 @@ def latency_sentences(report: Mapping[str, Any]) -> list[str]:
 def table_notes(report: Mapping[str, Any]) -> list[str]:
     """What the columns are, and how much a difference of accuracies means."""
     total, search = report['epochs']['total'], report['epochs']['search']
+    given, notes = report.get('given'), []
+    if as_given(report):
+        notes.append("'as given' is your model with its weights, before anything was done to it; "
+                     'its costs are those of the same architecture.')
+    elif given:
+        notes.append(f'The given model scored {percent(given["test_accuracy"])}, no better than '
+                     'chance: it was trained as from random weights, and there is no difference '
+                     'against it.')
     if surgery_first(report):
-        notes = ["'dense' is the architecture before surgery, which was not trained in this run; "
-                 'a separately trained baseline is --method=dense.']
+        if not as_given(report):
+            notes.append("'dense' is the architecture before surgery, which was not trained in "
+                         'this run; a separately trained baseline is --method=dense.')
     elif is_pruned(report):
-        notes = [f"'dense' is this run's model just before surgery (after {search} of {total} "
-                 'epochs, not fine-tuned), not a separately trained baseline: that is '
-                 '--method=dense.']
+        notes.append(f"'before surgery' is this run's model after {search} of {total} epochs, not "
+                     'fine-tuned; it is no separately trained baseline: that is --method=dense.')
     else:
-        notes = [f"'before' is the model after {search} epochs, 'final' the same model after all "
-                 f'{total}; {_nothing(report)} was pruned.']
+        notes.append(f"'before' is the model after {search} epochs, 'final' the same model after "
+                     f'all {total}; {_nothing(report)} was pruned.')
+    if report.get('missing'):
+        notes.append('Lost while the run was interrupted, and not in this report: '
+                     f'{"; ".join(report["missing"])}.')
     accuracy, images = report['pruned']['test_accuracy'], report.get('test_images')
     if finite(accuracy) and images:
         error = 100 * math.sqrt(accuracy * (1 - accuracy) / images)
         notes.append(f'Accuracy on {count(images)} test images: standard error of one accuracy '
                      f'{error:.2f} points.')
     return notes
+
+
+def training_sentences(report: Mapping[str, Any]) -> list[str]:
+    """Why weights were trained at the rates that they were."""
+    reasons = (report.get('training') or {}).get('reasons', ())
+    return [f'{reason[:1].upper()}{reason[1:]}.' for reason in reasons]
 
 
 def agent_sentences(report: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,188 @@
+"""A model with weights of its own: what it scores as given, and how its weights are trained on.
+
+Whatever training does to it is judged against what the user had. Rates for random weights ruin
+trained ones; so, where a flag does not say otherwise,
+
+    compiled         the optimizer and the learning rate that the model was compiled with
+    not compiled     SGD with momentum; the rate before surgery by `largest_harmless`, that after
+                     surgery by `best_recovering` on a copy of uniform widths (tfprune.rate_test)
+    random weights   SGD with momentum at 0.1, after surgery 0.05; so, too, a model whose accuracy
+                     is that of chance
+
+and no weight decay beside the regularizers of the user's own model.
+"""
+import dataclasses
+import math
+from typing import Any, Mapping
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.data import ImageData
+from tfprune.distribution import from_chief, is_chief
+from tfprune.first_epoch import ERRORS, FirstEpoch
+from tfprune.groups import trace_groups
+from tfprune.masks import best_channels
+from tfprune.methods import check_method
+from tfprune.methods.controls import uniform_widths
+from tfprune.models import CompiledOptimizer
+from tfprune.recipe import FROM_RANDOM, Given, Recipe
+from tfprune.run_setup import (Setup, criterion_batches, criterion_scores, held_out_batches)
+from tfprune.runs import RunFolder
+from tfprune.progress import Progress
+from tfprune.rate_test import FACTORS, STEPS, RateTest, best_recovering, largest_harmless
+from tfprune.seeding import derived_seed
+from tfprune.surgery import prune_model
+from tfprune.training import Evaluator, Optimisation
+
+FILE = 'training.json'  # in a run folder
+_PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
+
+
+def measure(model: keras.Model, data: ImageData, held_out: tf.data.Dataset) -> Given:
+    """Scores a model as it is, in float32."""
+    plain = prune_model(model, trace_groups(model), {}, dtype_policy='float32')
+    evaluate = Evaluator(plain, tf.distribute.get_strategy())
+    labels = np.concatenate([labels.numpy() for _, labels in held_out])
+    chance = np.bincount(labels).max() / len(labels)
+    accuracy = evaluate(held_out)
+    return Given(
+        evaluate(data.test_batches(250)), accuracy, evaluate(sample(data, len(labels))),
+        len(labels),
+        bool(accuracy - chance > ERRORS * math.sqrt(chance * (1 - chance) / len(labels))))
+
+
+def sample(data: ImageData, images: int) -> tf.data.Dataset:
+    """Batches of about so many images that are trained on, not augmented."""
+    size = min(250, images, data.num_train)
+    return data.calibration_batches(size, max(1, min(images, data.num_train) // size))
+
+
+def first_epoch(setup: Setup) -> FirstEpoch | None:
+    """What the first epoch is judged by; None where there is nothing to ruin."""
+    given, recipe = setup.given, setup.recipe
+    if given is None or not given.is_trained or not setup.config.check_first_epoch:
+        return None
+    return FirstEpoch(
+        given.held_out_accuracy, given.trained_on_accuracy, sample(setup.data, given.images),
+        given.images, [keras.ops.convert_to_numpy(v) for v in setup.model.variables],
+        may_lower='learning_rate' not in recipe.stated)
+
+
+def with_recipe(setup: Setup, folder: RunFolder, strategy: tf.distribute.Strategy,
+                progress: Progress) -> Setup:
+    """The setup with the scores of the given model and the recipe, whose numbers its configuration
+    then has; said, and kept in the run's folder, so that a resumed run does not choose again."""
+    known = None
+    if is_chief(strategy):
+        known = folder.read_json(FILE)
+        if known is None:
+            known = _measured_and_chosen(setup, progress)
+            folder.write_json(FILE, known)
+    known = from_chief(strategy, known)
+    recipe = Recipe.from_json(known['training'])
+    config = dataclasses.replace(
+        setup.config, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay,
+        fine_tune_learning_rate=recipe.fine_tune_learning_rate)
+    return dataclasses.replace(setup, config=config, recipe=recipe,
+                               given=known['given'] and Given(**known['given']))
+
+
+def _measured_and_chosen(setup: Setup, progress: Progress) -> dict[str, Any]:
+    if setup.has_weights:
+        progress.say('scoring the model as given ...')
+        given = measure(setup.model, setup.data, held_out_batches(setup))
+        setup = dataclasses.replace(setup, given=given)
+        progress.say(f'as given: test accuracy {given.test_accuracy:.2%}, on held-out training '
+                     f'images {given.held_out_accuracy:.2%}')
+    recipe = choose_recipe(setup)
+    for reason in recipe.reasons:
+        progress.say(f'{reason}.')
+    return {'given': setup.given and dataclasses.asdict(setup.given),
+            'training': recipe.to_json()}
+
+
+def choose_recipe(setup: Setup) -> Recipe:
+    """How a setup is trained; rates are tested where nothing else says them."""
+    config, given, held_out = setup.config, setup.given, held_out_batches(setup)
+    compiled = setup.compiled
+    starts_trained = (given is not None and given.is_trained
+                      and not check_method(config.method).decides_first)
+    reasons: list[str] = []
+    if compiled and not compiled.scheduled and compiled.learning_rate:
+        before = after = compiled.learning_rate
+        reasons.append(f'the model is compiled with {compiled.name} at {before:g}, which '
+                       'trains it on')
+    elif starts_trained:
+        before, after = _tested(setup, compiled, held_out, reasons)
+    elif compiled:
+        before = after = compiled.learning_rate or 1e-3
+        reasons.append(f'the model is compiled with {compiled.name}; its schedule begins anew '
+                       f'from {before:g}')
+    else:
+        before, after = FROM_RANDOM.learning_rate, FROM_RANDOM.fine_tune_learning_rate
+        if given is not None and not given.is_trained:
+            reasons.append('the given model is no better than chance, and is trained as from '
+                           f'random weights: SGD at {before:g}')
+    decay = 0.0 if given is not None or compiled else FROM_RANDOM.weight_decay
+    if has_own_losses(setup.model):
+        reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
+                       'in fit')
+    chosen = Recipe(compiled.config if compiled else None, before, after, decay)
+    stated = {name: getattr(config, name) for name in (
+        'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
+        if getattr(config, name) is not None}
+    return dataclasses.replace(chosen, **stated, reasons=tuple(reasons), stated=tuple(stated))
+
+
+def has_own_losses(model: keras.Model) -> bool:
+    """Whether a pass through the model has losses of its own."""
+    image = tf.TensorSpec([1, *model.inputs[0].shape[1:]], model.inputs[0].dtype)
+    found: list[int] = []
+
+    def forward(pixels: tf.Tensor) -> None:
+        model(pixels, training=True)
+        found.append(len(model.losses))
+
+    tf.function(forward).get_concrete_function(image)
+    return any(found)
+
+
+def _tested(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.Dataset,
+            reasons: list[str]) -> tuple[float, float]:
+    """Rates before and after surgery by tests on copies; those that flags say are not tested."""
+    config = setup.config
+    largest = (compiled.learning_rate if compiled else 0.0) or FROM_RANDOM.learning_rate
+    rates = [largest * factor for factor in FACTORS]
+    before, after = config.learning_rate, config.fine_tune_learning_rate
+    groups, prunes = setup.groups, check_method(config.method).prunes
+    if before is None:
+        before = largest
+        if config.search_epochs:
+            before, why = largest_harmless(_test(setup, compiled, held_out, {}), rates)
+            reasons.append(f'learning rate before surgery: {why}')
+    if after is None:
+        after = before
+        if config.fine_tune_epochs and prunes:
+            widths = setup.budget.as_dict(uniform_widths(setup.budget))
+            masks = best_channels(groups, widths, criterion_scores(setup))
+            after, why = best_recovering(_test(setup, compiled, held_out, masks), rates)
+            reasons.append(f'learning rate after surgery: {why}')
+    return before, after
+
+
+def _test(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.Dataset,
+          masks: Mapping[str, np.ndarray]) -> RateTest:
+    config, data = setup.config, setup.data
+    epochs = -(-STEPS // (data.num_train // config.batch_size))
+    batches = data.train_batches(config.total_epochs, config.batch_size)
+    for epoch in range(1, epochs):
+        batches = batches.concatenate(
+            data.train_batches(config.total_epochs + epoch, config.batch_size))
+    calibration = [images for images, _ in criterion_batches(config, data)]
+    return RateTest(
+        prune_model(setup.model, setup.groups, masks),
+        Optimisation(config.momentum, 0.0, config.label_smoothing, config.batch_size,
+                     optimizer=compiled.config if compiled else None),
+        batches.take(STEPS), calibration, list(held_out), derived_seed(config.seed, _PLACE))

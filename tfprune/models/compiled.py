@@ -1,0 +1,87 @@
+"""The optimizer that a Keras model was compiled with."""
+
+import copy
+import dataclasses
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledOptimizer:
+    """An optimizer of which only the learning rate is left to say.
+
+    Attributes:
+        config: as `keras.optimizers.serialize` gives it, its learning rate a number.
+        learning_rate: what it was compiled with, or has been set to since; the initial one of a
+            schedule, 0 where that does not say.
+        scheduled: whether the rate followed a schedule of its own, which ends with its training.
+    """
+    config: Mapping[str, Any]
+    learning_rate: float
+    scheduled: bool
+
+    @property
+    def name(self) -> str:
+        """Its class: Adam, SGD, …"""
+        return self.config['class_name']
+
+    @classmethod
+    def from_config(cls, serialized: Mapping[str, Any]) -> 'CompiledOptimizer':
+        """Of a serialized optimizer; that inside a loss-scaling one."""
+        config = copy.deepcopy(dict(serialized))
+        while config['class_name'] == 'LossScaleOptimizer':  # for float16, which is not trained
+            config = config['config']['inner_optimizer']
+        rate = config['config'].get('learning_rate', 0.0)
+        scheduled = not isinstance(rate, (int, float))
+        if scheduled:
+            inner = rate.get('config', {}) if isinstance(rate, Mapping) else {}
+            rate = inner.get('initial_learning_rate', 0.0)
+            rate = rate if isinstance(rate, (int, float)) else 0.0
+        config['config']['learning_rate'] = float(rate)
+        config.pop('build_config', None)
+        return cls(config, float(rate), scheduled)
+
+
+def compiled_optimizer(model: keras.Model) -> CompiledOptimizer | None:
+    """That of a model in memory; None where it is not compiled."""
+    if not getattr(model, 'compiled', False) or getattr(model, 'optimizer', None) is None:
+        return None
+    return CompiledOptimizer.from_config(keras.optimizers.serialize(model.optimizer))
+
+
+def compiled_optimizer_of_file(path: str | pathlib.Path) -> CompiledOptimizer | None:
+    """That of a .keras file, from its configuration; None where it was saved uncompiled.
+
+    Raises:
+        ValueError: the optimizer is not one of Keras, nor a registered one.
+    """
+    with zipfile.ZipFile(path) as archive:
+        compiled = json.loads(archive.read('config.json')).get('compile_config')
+    config = compiled and compiled.get('optimizer')
+    if not isinstance(config, Mapping) or 'class_name' not in config:
+        return None
+    found = CompiledOptimizer.from_config(config)
+    try:
+        make_optimizer(found.config)
+    except Exception as error:  # Keras raises nearly any type for what it does not know.
+        text = ' '.join(str(error).split())[:200]
+        raise ValueError(f"model '{path}' is compiled with the optimizer {found.name!r}, which "
+                         f'cannot be made: {text}; --optimizer=sgd trains without it') from None
+    return found
+
+
+def make_optimizer(config: Mapping[str, Any]) -> keras.optimizers.Optimizer:
+    """An optimizer of its configuration.
+
+    Raises:
+        ValueError: it is neither one of Keras nor registered.
+    """
+    made = keras.optimizers.deserialize(copy.deepcopy(dict(config)))
+    if not isinstance(made, keras.optimizers.Optimizer):  # Keras may give the name back
+        raise ValueError('it is no optimizer of Keras, nor a registered class')
+    return made

@@ -1,0 +1,96 @@
+"""A learning rate for weights that were given: a short test on a copy, at several rates.
+
+From the same weights STEPS steps are trained at each rate r, which rises over the first quarter and
+then falls to zero by a cosine: what is left is what the rate has done, not its noise. Batch-norm
+statistics are re-estimated before images are counted.
+"""
+import math
+from typing import Iterable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.batch_norm import reestimate_batch_norm
+from tfprune.graph import unfold
+from tfprune.training import Batch, NonFiniteLossError, Optimisation, Schedule, Trainer
+
+STEPS = 40
+FACTORS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # of the largest rate that is tried
+
+
+class RateTest:
+    """What a model's copy scores after a few steps at a rate.
+
+    Args:
+        model: it is trained here, from its weights of now for each rate.
+        batches: STEPS batches (images, labels) to train on.
+        calibration: images [B, H, W, C], as often as they are iterated over.
+        scored: held-out (images, labels) batches.
+        seed: sets all random streams before each rate.
+    """
+
+    def __init__(self, model: keras.Model, optimisation: Optimisation,
+                 batches: tf.data.Dataset, calibration: Iterable[tf.Tensor],
+                 scored: Iterable[Batch], seed: int):
+        self._model, self._batches, self._scored, self._seed = model, batches, scored, seed
+        self._calibration = calibration
+        self._trainer = Trainer(model, tf.distribute.get_strategy(), optimisation)
+        self._start = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
+        self._forward = tf.function(lambda x: model(tf.cast(x, tf.float32), training=True))
+        self._right = tf.function(lambda x, y: tf.equal(tf.argmax(
+            model(tf.cast(x, tf.float32), training=False), 1, output_type=y.dtype), y))
+
+    def hits(self, rate: float) -> np.ndarray:
+        """Which of the held-out images are right after the steps, bool [n]; none where the loss
+        became NaN. Rate 0 trains nothing."""
+        keras.utils.set_random_seed(self._seed)
+        self._trainer.restart(self._start, 1.0)
+        if rate:
+            schedule = Schedule('cosine', rate, STEPS, STEPS // 4)
+            try:
+                self._trainer.train_epoch(self._batches, schedule)
+            except NonFiniteLossError:
+                return np.zeros(sum(len(labels) for _, labels in self._scored), bool)
+        reestimate_batch_norm(unfold(self._model), self._forward, self._calibration)
+        return np.concatenate([self._right(*batch).numpy() for batch in self._scored])
+
+
+def largest_harmless(test: RateTest, rates: Sequence[float]) -> tuple[float, str]:
+    """The largest of falling `rates` that does not lower accuracy on the held-out images, by more
+    than a standard error of the paired difference; with the reason, a sentence."""
+    before = test.hits(0.0)
+    for rate in rates:
+        after = test.hits(rate)
+        gain, error = paired(before, after)
+        if gain >= -error:
+            return rate, (f'{rate:g} is the largest of {_listed(rates)} that leaves accuracy on '
+                          f'held-out images as it was after {STEPS} steps on a copy '
+                          f'({before.mean():.2%}, then {after.mean():.2%})')
+    return rates[-1], (f'{rates[-1]:g} is the smallest that was tried; all of {_listed(rates)} '
+                       f'lower accuracy on held-out images in {STEPS} steps on a copy '
+                       f'({before.mean():.2%}, then {after.mean():.2%})')
+
+
+def best_recovering(test: RateTest, rates: Sequence[float]) -> tuple[float, str]:
+    """The largest of falling `rates` that recovers as much as the best, within a standard error of
+    the paired difference; with the reason, a sentence."""
+    before, after = test.hits(0.0), [test.hits(rate) for rate in rates]
+    best = max(after, key=lambda hits: hits.sum())
+    for rate, hits in zip(rates, after):
+        gain, error = paired(best, hits)
+        if gain >= -error:
+            return rate, (f'{rate:g} is the largest of {_listed(rates)} that brings a copy, pruned '
+                          f'to uniform widths, back as far as any in {STEPS} steps ('
+                          f'{before.mean():.2%} to {hits.mean():.2%} on held-out images)')
+    raise AssertionError('the best rate is as good as the best')
+
+
+def paired(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """(mean gain, its standard error) of accuracy, from the same images bool [n]."""
+    gains = after.astype(float) - before.astype(float)
+    return float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return ', '.join(f'{rate:g}' for rate in rates)

@@ -1,0 +1,73 @@
+"""What a run works on, made before its first epoch."""
+import dataclasses
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.budget import Budget
+from tfprune.config import Config
+from tfprune.costs import CostModel
+from tfprune.criteria import score_groups
+from tfprune.data import ImageData
+from tfprune.depth import without_blocks
+from tfprune.groups import ChannelGroups
+from tfprune.methods import Decision
+from tfprune.models import CompiledOptimizer
+from tfprune.recipe import FROM_RANDOM, Given, Recipe
+from tfprune.surgery import prune_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The dense model, what may be pruned of it, and how it is trained.
+
+    Attributes:
+        has_weights: whether the dense model came with weights of its own.
+        compiled: the optimizer that it came with.
+        given: what the model scored as it was given; None without weights of its own.
+        recipe: how it is trained; its numbers, not the configuration's, which may be None.
+    """
+    config: Config
+    data: ImageData
+    model: keras.Model
+    groups: ChannelGroups
+    cost_model: CostModel
+    budget: Budget
+    has_weights: bool = False
+    compiled: CompiledOptimizer | None = None
+    given: Given | None = None
+    recipe: Recipe = FROM_RANDOM
+
+    def after(self, decision: Decision) -> 'Setup':
+        """What fine-tuning and the report go on with: its epochs less those that are charged."""
+        config = self.config
+        if not config.charge_search:
+            return self
+        left = max(0, config.fine_tune_epochs - round(decision.search_equivalents))
+        return dataclasses.replace(self, config=dataclasses.replace(config, fine_tune_epochs=left))
+
+
+def apply_decision(setup: Setup, decision: Decision) -> keras.Model:
+    """The model of `setup` without the blocks and channels that the decision removes."""
+    left = without_blocks(setup, decision.removed)
+    return prune_model(left.model, left.groups, decision.masks)
+
+
+def held_out_batches(setup: Setup) -> tf.data.Dataset:
+    """The held-out training images that score sub-networks and epochs."""
+    config = setup.config
+    return setup.data.reward_batches(config.score_batch_size).take(
+        config.score_images // config.score_batch_size)
+
+
+def criterion_batches(config: Config, data: ImageData) -> tf.data.Dataset:
+    """Batches of training images for criteria that need data."""
+    return data.calibration_batches(config.batch_size, config.criterion_batches)
+
+
+def criterion_scores(setup: Setup) -> dict[str, np.ndarray]:
+    """{group name: [C_g]}: the importance of each channel by the configured criterion."""
+    config = setup.config
+    return score_groups(setup.model, setup.groups, criterion=config.criterion, seed=config.seed,
+                        data=criterion_batches(config, setup.data))
