@@ -11,7 +11,7 @@ from made_up_problem import made_up_problem, searched
 from tfprune.agents import ConstrainedPPO, play
 from tfprune.checkpoints import restore
 from tfprune.environment import PruningEnv
-from tfprune.methods.crl import CRL, CRLOptions
+from tfprune.methods.crl import CRL
 from tfprune.seeding import set_seed
 
 ROUNDS, E = 20, 8
@@ -158,10 +158,3 @@ def test_where_none_is_inside_the_cheapest_is_clipped(envs):
     crl.best.offer(budget.min_widths, 0.1, True)
     crl.best.offer(dense, 0.9, False)
     assert np.array_equal(crl.best.choices.numpy(), budget.min_widths)
-
-
-def test_options_are_checked():
-    for options, message in ((dict(rounds=0), 'rounds must be at least 1; received 0'),
-                             (dict(multiplier=0.0), 'multiplier must be above 0; received 0.0')):
-        with pytest.raises(ValueError, match=message):
-            CRLOptions(**options)

@@ -165,6 +165,21 @@ def test_without_a_context_network_the_condition_is_remembered():
     assert held(agent).observation[:, 0, -1] == pytest.approx([.3, .5, .7, .9])
 
 
+def test_half_of_a_batch_is_of_actions_as_asked_for():
+    """Without them an actor whose wishes are all cut off stays there: nothing contradicts Q."""
+    envs = envs_of()
+    agent = agent_of('ddpg', envs)
+    steps, _ = play(envs, Told(agent, 1.0))
+    agent.observe(steps, on_policy=False, actions=carried_out(envs))
+    drawn = agent._drawn(None)
+    assert drawn.policy_info == ()
+    action, size = drawn.action.numpy()[:, 0, 0], len(drawn.action)
+    g = np.rint(drawn.observation.numpy()[:, 0, FEATURES.index('index')] * 3).astype(int) - 1
+    executed = carried_out(envs)[:, 0, 0]
+    assert (action[:size // 2] == executed[g[:size // 2]]).all()
+    assert (action[size // 2:] == 1.0).all()
+
+
 def rlal(seed):
     keras.utils.set_random_seed(seed)
     return RLAL(made_up_problem(

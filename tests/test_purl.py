@@ -270,7 +270,7 @@ def test_an_uninterrupted_run_is_the_same(sparse_run, tmp_path, monkeypatch):
 def test_a_terminal_reward_is_that_of_every_step():
     purl = PuRL(made_up_problem('reward=terminal,rounds=1,episodes=4,updates=1'))
     result = purl.search(0)
-    drawn = purl.agent._memory.sample(tf.random.Generator.from_seed(0), 200).reward.numpy()
+    drawn = purl.agent._memory.sample(tf.random.Generator.from_seed(0), 200)[0].reward.numpy()
     assert set(drawn[:, 0]) == {np.float32(row['reward']) for row in result.episodes}
     assert result.metrics['scored'] <= 5  # each episode, and the dense model
 
@@ -299,12 +299,5 @@ def test_zeros_of_another_model_are_refused():
 
 
 def test_options_are_checked():
-    for options, message in (
-            (dict(form='filters'), "Unknown form 'filters'. Available: channels, weights"),
-            (dict(sparsity=1.0), r'sparsity must be in \(0, 1\); received 1.0'),
-            (dict(episodes=0), 'episodes must be at least 1; received 0'),
-            (dict(beta=-1.0), 'beta must be above 0; received -1.0')):
-        with pytest.raises(ValueError, match=message):
-            PuRLOptions(**options)
-    with pytest.raises(ValueError, match='must not have int8_qat'):
+    with pytest.raises(ValueError, match='method_options: form=weights.* must not have int8_qat'):
         PuRL(made_up_problem('form=weights', quantize='int8_qat'))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.agents import mean_and_error, play, random_policy
+from tfprune.agents import asked_for, mean_and_error, play, random_policy
 from tfprune.benchmarks.known_optimum import AdditiveAccuracy, Knapsack, resnet
 from tfprune.budget import Budget
 from tfprune.checkpoints import restore
@@ -154,7 +154,7 @@ def test_amc_finds_a_ratio_of_its_own(searched):
 
 
 def test_amc_takes_the_cheapest_of_networks_without_errors(searched):
-    method = make('amc', searched, 'strategy=accuracy,episodes=8,warmup_episodes=8,lockstep=4',
+    method = make('amc', searched, 'strategy=accuracy,episodes=12,warmup_episodes=8,lockstep=4',
                   score=lambda masks: 1.0)
     rows = run(method)
     assert {row['reward'] for row in rows} == {0.0}
@@ -200,8 +200,8 @@ def test_what_cacp_learns_from_is_its_advance_on_the_conditions_baseline(searche
     agent = method.agent
     assert isinstance(agent, ConditionalDDPG)
     steps, _ = play(method._envs, random_policy(method._envs[0], 0))
-    agent.observe(steps, on_policy=False)
-    drawn = agent._memory.sample(agent._generator, 4)
+    agent.observe(steps, on_policy=False, actions=asked_for(steps))
+    drawn, _ = agent._memory.sample(agent._generator, 4)
 
     def told(ratios, rewards):
         observation = np.array(drawn.observation)
@@ -329,7 +329,7 @@ def test_progressive_rounds_resume_bit_for_bit(searched, tmp_path):
 
 
 def test_another_seed_searches_elsewhere(searched):
-    options = 'episodes=4,warmup_episodes=4,lockstep=2'
+    options = 'episodes=6,warmup_episodes=4,lockstep=2'
     played = []
     for seed in (0, 1):
         method = make('amc', searched, options)
@@ -339,19 +339,16 @@ def test_another_seed_searches_elsewhere(searched):
 
 
 @pytest.mark.parametrize('options, values, message', [
-    (AmcOptions, dict(strategy='acuracy'), "Unknown strategy 'acuracy'. Available: accuracy, b"),
-    (AmcOptions, dict(lockstep=0), 'lockstep must be at least 1; received 0'),
-    (AmcOptions, dict(episodes=20), r'warmup_episodes must be in \[0, episodes=20\]; received 100'),
-    (AmcOptions, dict(noise=0.0), 'noise must be above 0; received 0.0'),
+    (AmcOptions, dict(episodes=20), r'warmup_episodes must be below episodes=20.*; received 100'),
+    (AmcOptions, dict(episodes=20, warmup_episodes=20), 'warmup_episodes must be below episodes=20'),
     (CacpOptions, dict(ratios='0.5/0.5'), r"must be different numbers .* received '0.5/0.5'"),
     (CacpOptions, dict(ratios='0.5/1.5'), 'ratios must be different numbers'),
     (CacpOptions, dict(ratios='half'), 'ratios must be different numbers'),
     (AutoCompressOptions, dict(stop_temperature=100.0), r'stop_temperature must be in \(0, temp'),
-    (AutoCompressOptions, dict(cooling=1.0), r'cooling must be in \(0, 1\); received 1.0'),
-    (AutoCompressOptions, dict(proposals=0), 'proposals must be at least 1; received 0'),
+    (AutoCompressOptions, dict(cooling=1 - 1e-9), 'cooling must be such that 1 to 10000 temp'),
 ])
 def test_options_are_checked(options, values, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match='^method_options: ' + message) as error:
         options(**values)
     assert '\n' not in str(error.value)
     assert targets('0.3/0.5') == (0.3, 0.5)

@@ -163,8 +163,8 @@ def test_the_history_learns_of_what_was_ranked_and_the_agent_does_not(small):
     method = rlal(small, surrogate_candidates=40, surrogate_scored=3)
     seen = []
     observe = method.agent.observe
-    method.agent.observe = lambda steps, *, on_policy: (
-        seen.append(len(steps[0].reward)), observe(steps, on_policy=on_policy))
+    method.agent.observe = lambda steps, **options: (
+        seen.append(len(steps[0].reward)), observe(steps, **options))
     rows = [method.after_epoch(epoch).episodes for epoch in range(3)]
     assert [[row['source'] for row in epoch].count('surrogate') for epoch in rows] == [0, 3, 3]
     assert seen == [6, 6, 6] and int(method.history.count) == 3 * 6 + 2 * 3

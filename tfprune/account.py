@@ -40,7 +40,14 @@ class EpochAccount(tf.Module):
 
     One epoch-equivalent is the compute of training the dense model for an epoch: `num_train` images
     forward and backward, which is three forward passes of each. Costs are taken to be proportional
-    to MACs. What trains the network itself, and is an epoch of the schedule, is not counted here.
+    to MACs. What trains the network itself, and is an epoch of the schedule, is not counted here;
+    neither is what every method does alike, such as the batch-norm statistics after surgery, nor
+    what the agent's own small networks compute: the 400 episodes of AMC on ResNet-20 come to about
+    a twentieth of one epoch of CIFAR-10.
+
+    Charged are: scores (Problem.score), criteria that need data (Problem.channel_scores), students
+    with their teacher, their statistics and their scores (tfprune.students), and distillation
+    in fine-tuning (methods/n2n.py).
 
     Args:
         num_train: images of a training epoch.
@@ -67,7 +74,9 @@ class EpochAccount(tf.Module):
         self.forward(_FORWARDS * images, macs)
 
     def charge(self, epochs: float) -> None:
-        """Charges that many epoch-equivalents."""
+        """Charges that many epoch-equivalents; ValueError unless finite and at least 0."""
+        if not (math.isfinite(epochs) and epochs >= 0):
+            raise ValueError(f'a charge must be finite and at least 0; received {epochs}.')
         if self._charging:
             self._spent.assign_add(epochs)
 

@@ -91,6 +91,7 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
         WorkerLostError: another worker is gone; call it again, in a new process.
     """
     method = check_method(config.method)
+    method.check(config)
     names = tuple(LIMITS)
     if method.needs_budget(method.parse(config)) and not config.budgets:
         raise ValueError(f'method {config.method!r} needs a budget: '

@@ -64,9 +64,11 @@ class OffPolicyAgent(Agent):
     """Learns from pairs of steps drawn from the latest episodes, random ones included.
 
     Remembered are the actions as carried out (but see methods/amc.py), so that Q(s, a) is learnt of
-    what happened: under a budget's bounds many actions that are asked for end in the same one. Of z
-    (tfprune.context) the epoch is remembered and no value: the context network learns on, and the
-    z_t of an episode of epoch t is computed anew at each update.
+    what happened: under a budget's bounds many actions that are asked for end in the same one. The
+    other half of each batch has the same steps with the action that was asked for, of which the
+    same is true: without them nothing contradicts Q where the bounds cut all off, and the actor
+    stays there. Of z (tfprune.context) the epoch is remembered and no value: the context network
+    learns on, and the z_t of an episode of epoch t is computed anew at each update.
 
     Args:
         env: an environment like those that are played in.
@@ -86,7 +88,8 @@ class OffPolicyAgent(Agent):
         # Numbers of an observation that are remembered.
         self._features = spec.observation.shape[-1] - (env.context_size if context else 0)
         self._memory = Memory(
-            spec.replace(observation=tf.TensorSpec([self._features], spec.observation.dtype)),
+            spec.replace(observation=tf.TensorSpec([self._features], spec.observation.dtype),
+                         policy_info=spec.action),  # as asked for
             max(self._CAPACITY, episodes), env.steps + 1)
         self._train = common.function(lambda z: agent.train(self._prepared(self._drawn(z))))
 
@@ -98,8 +101,9 @@ class OffPolicyAgent(Agent):
             raise ValueError(f'actions must have shape {expected}; received {actions.shape}.')
         # The last trajectory is the boundary, from which nobody learns.
         held = [*actions.astype(self.agent.action_spec.dtype.as_numpy_dtype), steps[-1].action]
-        self._memory.add([step.replace(observation=step.observation[:, :self._features], action=a)
-                          for step, a in zip(steps, held)], epoch)
+        self._memory.add([
+            step.replace(observation=step.observation[:, :self._features], action=action,
+                         policy_info=step.action) for step, action in zip(steps, held)], epoch)
 
     def _update(self) -> tf.Tensor | float | None:
         if not int(self._memory.count):
@@ -114,6 +118,9 @@ class OffPolicyAgent(Agent):
     def _drawn(self, z: tf.Tensor | None) -> trajectory.Trajectory:
         """Pairs of steps [_BATCH, 2], whose observations end in the rows of z [capacity, Z]."""
         experience, places = self._memory.sample(self._generator, self._BATCH)
+        half, asked = self._BATCH // 2, experience.policy_info
+        experience = experience.replace(policy_info=(), action=tf.concat(
+            [experience.action[:half], asked[half:]], axis=0))
         if z is None:
             return experience
         now = tf.repeat(tf.gather(z, places)[:, None], 2, axis=1)

@@ -46,42 +46,34 @@ from tfprune.environment import PruningEnv
 from tfprune.groups import ChannelGroups
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
-from tfprune.methods.options import require_at_least, require_positive
+from tfprune.methods.options import Options, count, number, one_of, rate, refuse
 from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.seeding import derived_seed
 
-STRATEGIES = ('accuracy', 'budget')
 FLOOR = 0.2
 
 
 @dataclasses.dataclass(frozen=True)
-class SearchOptions:
+class SearchOptions(Options):
     """What a search of DDPG may be told."""
-    episodes: int = 400  # of the whole search
-    warmup_episodes: int = 100  # of these, the first, which act at random
-    lockstep: int = 10  # episodes a round
-    learning_rate: float = 1e-4  # of the actor, a tenth of the critic's
-    noise: float = 0.5  # standard deviation in the first episode of the agent's own
-    noise_decay: float = 0.95  # from one episode to the next
+    episodes: int = count(400, most=100_000)  # of the whole search
+    warmup_episodes: int = count(100, 0, 100_000)  # of these, the first, which act at random
+    lockstep: int = count(10, most=1000)  # episodes a round
+    learning_rate: float = rate(1e-4)  # of the actor, a tenth of the critic's
+    noise: float = number(0.5, 0, 10, above=True)  # standard deviation, agent's first episode
+    noise_decay: float = number(0.95, 0, 1, above=True)  # from one episode to the next
 
     def __post_init__(self) -> None:
-        require_at_least(1, self, 'episodes', 'lockstep')
-        if not 0 <= self.warmup_episodes <= self.episodes:
-            raise ValueError(f'warmup_episodes must be in [0, episodes={self.episodes}]; '
-                             f'received {self.warmup_episodes}.')
-        require_positive(self, 'learning_rate', 'noise', 'noise_decay')
+        super().__post_init__()
+        if self.warmup_episodes >= self.episodes:
+            refuse('warmup_episodes', f'below episodes={self.episodes}, as the agent acts in those '
+                   'that follow', self.warmup_episodes)
 
 
 @dataclasses.dataclass(frozen=True)
 class AmcOptions(SearchOptions):
-    strategy: str = 'budget'  # budget, or accuracy for a ratio of the search's own
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.strategy not in STRATEGIES:
-            raise ValueError(f'Unknown strategy {self.strategy!r}. '
-                             f'Available: {", ".join(STRATEGIES)}')
+    strategy: str = one_of('budget', 'accuracy')  # accuracy: for a ratio of the search's own
 
 
 class AmcEnv(PruningEnv):
@@ -146,9 +138,10 @@ class AMC(Method):
         self._watch = Stopwatch()
         self._accuracy = TodaysRewards(problem, self._watch)
         self._envs = self._environments()
-        self.agent = self._agent()
         # Of each budget that is searched for; until an episode has been scored, its uniform widths.
         budgets = self._budgets()
+        self._check_that_the_agent_acts(len(budgets))
+        self.agent = self._agent()
         self.best_widths = tf.Variable([self._first_widths(b) for b in budgets], trainable=False)
         self.best_rewards = tf.Variable([-np.inf] * len(budgets), trainable=False, dtype=tf.float64)
 
@@ -205,6 +198,15 @@ class AMC(Method):
         options, episodes = self.options, len(self._envs)
         return DDPG(self._envs[0], learning_rate=options.learning_rate, updates=episodes,
                     episodes=episodes, noise=options.noise, noise_decay=options.noise_decay)
+
+    def _check_that_the_agent_acts(self, budgets: int) -> None:
+        """ValueError unless rounds are left after those that act at random."""
+        options, size = self.options, len(self._envs)
+        least = math.ceil(options.warmup_episodes / size) * size + budgets
+        if options.episodes < least:
+            refuse('episodes', f'at least {least} where the agent is to act: with '
+                   f'warmup_episodes={options.warmup_episodes}, the first {least - budgets}, whole '
+                   f'rounds of {size}, act at random', options.episodes)
 
     def _evaluate(self, widths: Mapping[str, int]) -> float:
         """The reward of an episode."""

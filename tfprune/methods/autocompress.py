@@ -37,39 +37,44 @@ from tfprune.budget import Budget
 from tfprune.masks import nearest_width
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import smallest_fitting, uniform_widths
-from tfprune.methods.options import require_at_least, require_positive
+from tfprune.methods.options import Options, count, number, refuse
 from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
 
 _LEAST_RATE = 0.01  # what is 0 could not be scaled
+_MOST_TEMPERATURES = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
-class AutoCompressOptions:
-    temperature: float = 100.0  # the first
-    stop_temperature: float = 20.0  # annealing ends at or below
-    cooling: float = 0.9  # from one temperature to the next
-    proposals: int = 8  # scored at each temperature
-    perturbation: float = 0.35  # largest change of a rate at the first temperature
-    energy: float = 3000.0  # E of an accuracy of 0 less that of 1
-    progressive_rounds: int = 2  # each a search and epochs of training
-    strength: float = 0.2  # lambda; what it does goes with the sum of the learning rates
+class AutoCompressOptions(Options):
+    temperature: float = number(100.0, 0, 1e6, above=True)  # the first
+    stop_temperature: float = number(20.0, 0, 1e6, above=True)  # annealing ends at or below
+    cooling: float = number(0.9, 0, 1, above=True, below=True)  # from one temperature to the next
+    proposals: int = count(8)  # scored at each temperature
+    # Largest change of a rate at the first temperature.
+    perturbation: float = number(0.35, 0, 1, above=True)
+    energy: float = number(3000.0, 0, 1e9, above=True)  # E of an accuracy of 0 less that of 1
+    progressive_rounds: int = count(2, most=1000)  # each a search and epochs of training
+    # lambda; what it does goes with the sum of the learning rates.
+    strength: float = number(0.2, 0, 1000)
 
     def __post_init__(self) -> None:
-        if not 0 < self.stop_temperature < self.temperature:
-            raise ValueError(f'stop_temperature must be in (0, temperature={self.temperature}); '
-                             f'received {self.stop_temperature}.')
-        if not 0 < self.cooling < 1:
-            raise ValueError(f'cooling must be in (0, 1); received {self.cooling}.')
-        require_at_least(1, self, 'proposals', 'progressive_rounds')
-        require_positive(self, 'perturbation', 'energy')
-        require_at_least(0, self, 'strength')
+        super().__post_init__()
+        if self.stop_temperature >= self.temperature:
+            refuse('stop_temperature', f'in (0, temperature={self.temperature})',
+                   self.stop_temperature)
+        if not 1 <= self._count <= _MOST_TEMPERATURES:
+            refuse('cooling', f'such that 1 to {_MOST_TEMPERATURES} temperatures lie above '
+                   f'stop_temperature={self.stop_temperature}, not {self._count}', self.cooling)
+
+    @property
+    def _count(self) -> int:
+        return math.ceil(math.log(self.stop_temperature / self.temperature)
+                         / math.log(self.cooling) - 1e-9)
 
     def temperatures(self) -> list[float]:
         """T_0, T_0 cooling, T_0 cooling^2, ... above the last."""
-        count = math.ceil(math.log(self.stop_temperature / self.temperature)
-                          / math.log(self.cooling) - 1e-9)
-        return [self.temperature * self.cooling ** i for i in range(count)]
+        return [self.temperature * self.cooling ** i for i in range(self._count)]
 
 
 def rescaled(rates: np.ndarray, budget: Budget) -> np.ndarray:
@@ -165,7 +170,7 @@ class AutoCompress(Method):
         rows: list[Mapping[str, Any]] = []
         self._reward.forget()
         if self.phase(epoch) == 'group_lasso':
-            with self._watch('rescoring', whole=True):
+            with self._watch('rescoring', whole=True), self.problem.account.uncharged():
                 metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
         if epoch + 1 in self._starts():
             stage = self._starts().index(epoch + 1)

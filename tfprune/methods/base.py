@@ -6,7 +6,7 @@ fine-tunes. A method's state is its tf.Variables (it is a tf.Module and is check
 after each epoch and each round); a method without state is a function of the weights.
 """
 import dataclasses
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Iterable, Iterator, Mapping
 
 import keras
 import numpy as np
@@ -53,9 +53,20 @@ class Problem:
     poll: Callable[[], None] = lambda: None
 
     def channel_scores(self) -> dict[str, np.ndarray]:
-        """{group name: [C_g]} by the configured criterion on today's weights."""
-        return score_groups(self.model, self.groups, criterion=self.config.criterion,
-                            seed=self.config.seed, data=self.batches)
+        """{group name: [C_g]} by the configured criterion on today's weights. Charges the account
+        with the images that the criterion looks at, forward and backward."""
+        seen = 0
+
+        def counted() -> Iterator[Batch]:
+            nonlocal seen
+            for images, labels in self.batches:
+                seen += len(images)
+                yield images, labels
+
+        scores = score_groups(self.model, self.groups, criterion=self.config.criterion,
+                              seed=self.config.seed, data=counted())
+        self.account.train(seen, self.cost_model.dense.macs)
+        return scores
 
     def select(self, widths: Mapping[str, int]) -> Masks:
         """Masks of these widths by the configured criterion on today's weights."""
@@ -136,6 +147,12 @@ class Method(tf.Module):
     def parse(cls, config: Config) -> Any:
         """The Options that a configuration gives; ValueError in one line."""
         return parse_options(cls.Options, config.method_options, config.method)
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        """Before a run of `config` does anything: ValueError, in one line with what to do, for
+        options that are wrong, and where the method would search nothing, as another one does."""
+        cls.parse(config)
 
     @classmethod
     def needs_budget(cls, options: Any) -> bool:

@@ -32,11 +32,12 @@ from tfprune.agents import DDPG
 from tfprune.budget import Budget
 from tfprune.methods.amc import AMC, AmcEnv, SearchOptions
 from tfprune.methods.base import Decision
+from tfprune.methods.options import count, refuse
 
 
 @dataclasses.dataclass(frozen=True)
 class CacpOptions(SearchOptions):
-    lockstep: int = 4  # episodes of each ratio a round
+    lockstep: int = count(4, most=1000)  # episodes of each ratio a round
     ratios: str = '0.3/0.5/0.7'  # targets, as ratios of the dense cost that the budget limits
 
     def __post_init__(self) -> None:
@@ -51,8 +52,7 @@ def targets(text: str) -> tuple[float, ...]:
     except ValueError:
         ratios = ()
     if not ratios or len(set(ratios)) < len(ratios) or not all(0 < r < 1 for r in ratios):
-        raise ValueError('ratios must be different numbers in (0, 1), with / between them; '
-                         f'received {text!r}.')
+        refuse('ratios', 'different numbers in (0, 1), with / between them', repr(text))
     return ratios
 
 
@@ -104,12 +104,15 @@ class CACP(AMC):
         for k, searched in enumerate(self._budgets()):
             if _same(searched, budget):
                 return self._decision(k, budget)
-        raise ValueError(f'cacp searched for the ratios {self.options.ratios}; received a budget '
-                         f'of {budget.to_json()}.')
+        raise ValueError('method_options: ratios: cacp searched for the ratios '
+                         f'{self.options.ratios}; received a budget of {budget.to_json()}.')
 
     def _budgets(self) -> Sequence[Budget]:
         problem = self.problem
-        budgets = [problem.budget.scaled(ratio) for ratio in self.ratios()]
+        try:
+            budgets = [problem.budget.scaled(ratio) for ratio in self.ratios()]
+        except ValueError as error:
+            raise type(error)(f'method_options: ratios={self.options.ratios}: {error}') from None
         if not any(_same(budget, problem.budget) for budget in budgets):
             budgets.append(problem.budget)
         return budgets

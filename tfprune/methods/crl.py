@@ -24,23 +24,20 @@ from tfprune.agents import ConstrainedPPO, play
 from tfprune.environment import PruningEnv
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.best import BestEpisode, within
-from tfprune.methods.options import require_at_least, require_positive
+from tfprune.methods.options import Options, count, number, rate
 from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
 
 
 @dataclasses.dataclass(frozen=True)
-class CRLOptions:
-    rounds: int = 30  # rounds of search
-    episodes: int = 10  # episodes a round
-    updates: int = 20  # passes of PPO over a round's episodes
-    learning_rate: float = 0.01  # of actor and critics
-    multiplier: float = 1.0  # nu at first
-    multiplier_learning_rate: float = 3.0  # of rho, a step a round
-
-    def __post_init__(self) -> None:
-        require_at_least(1, self, 'rounds', 'episodes', 'updates')
-        require_positive(self, 'learning_rate', 'multiplier', 'multiplier_learning_rate')
+class CRLOptions(Options):
+    rounds: int = count(30)  # rounds of search
+    episodes: int = count(10, most=1000)  # episodes a round
+    updates: int = count(20)  # passes of PPO over a round's episodes
+    learning_rate: float = rate(0.01)  # of actor and critics
+    # nu at first; of a much smaller one the softplus has no slope left to move it.
+    multiplier: float = number(1.0, 1e-3, 1e3)
+    multiplier_learning_rate: float = number(3.0, 0, 1e3, above=True)  # of rho, a step a round
 
 
 class CRL(Method):

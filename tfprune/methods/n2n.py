@@ -41,11 +41,11 @@ from tfprune.budget import InfeasibleBudgetError
 from tfprune.config import split_names
 from tfprune.criteria import Batch
 from tfprune.depth import Block, JointRemovalError, removable_blocks, without_blocks
-from tfprune.environment import PruningEnv
+from tfprune.environment import PruningEnv, finite_reward
 from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
-from tfprune.methods.options import require_at_least
+from tfprune.methods.options import Options, count, number, rate, refuse
 from tfprune.students import StudentTrainer
 from tfprune.surgery import prune_model
 
@@ -132,21 +132,23 @@ class RewardCache(tf.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class N2NOptions:
-    removal_rounds: int = 8  # rounds of removal
-    shrinkage_rounds: int = 16  # rounds of shrinkage
-    rollouts: int = 5  # students a round, fewer where they are known
-    student_steps: int = 20  # training steps of a student
-    student_learning_rate: float = 1e-3  # of Adam
-    removal_learning_rate: float = 3e-3  # of the removal policy
-    shrinkage_learning_rate: float = 1e-1  # of the shrinkage policy
-    baseline_rate: float = 0.2  # weight of the newest round in the moving average of rewards
-    units: int = 30  # of each LSTM
+class N2NOptions(Options):
+    removal_rounds: int = count(8, 0)  # rounds of removal
+    shrinkage_rounds: int = count(16, 0)  # rounds of shrinkage
+    rollouts: int = count(5, most=1000)  # students a round, fewer where they are known
+    student_steps: int = count(20, most=1_000_000)  # training steps of a student
+    student_learning_rate: float = rate(1e-3)  # of Adam
+    removal_learning_rate: float = rate(3e-3)  # of the removal policy
+    shrinkage_learning_rate: float = rate(1e-1)  # of the shrinkage policy
+    baseline_rate: float = number(0.2, 0, 1)  # weight of the newest round in the moving average
+    units: int = count(30, most=4096)  # of each LSTM
     distil: bool = True  # fine-tune towards the teacher's logits, too
 
     def __post_init__(self) -> None:
-        require_at_least(1, self, 'rollouts', 'student_steps', 'units')
-        require_at_least(0, self, 'removal_rounds', 'shrinkage_rounds')
+        super().__post_init__()
+        if not self.removal_rounds + self.shrinkage_rounds:
+            refuse('shrinkage_rounds', 'at least 1 where removal_rounds is 0: a search of no '
+                   'rounds is --method=uniform', 0)
 
 
 class N2N(Method):
@@ -162,6 +164,8 @@ class N2N(Method):
                              'limit macs, params or peak_memory_bytes instead.')
         self._blocks = tuple(_unfrozen_blocks(problem))
         self._table = _block_features(problem, self._blocks)
+        if not self.rounds():
+            refuse('shrinkage_rounds', 'at least 1, as there are no blocks to remove', 0)
         learning: dict[str, Any] = {'units': options.units, 'baseline_rate': options.baseline_rate}
         self.remover: Reinforce | None = None
         if self._blocks:
@@ -201,7 +205,7 @@ class N2N(Method):
         self._round, self._taught, self._accuracies = round_, [], []
         self._reduced = None  # as a resumed run has it: building one draws seeds of dropout
         if self.teacher_accuracy < 0:
-            self.teacher_accuracy.assign(self.problem.score({}))
+            self.teacher_accuracy.assign(finite_reward(self.problem.score({}), 'the teacher'))
         before = int(self.cache.count)
         removing = round_ < self._removal_rounds
         rows, loss = self._remove() if removing else self._shrink()
@@ -297,7 +301,8 @@ class N2N(Method):
                 batch for batch, _ in zip(batches, range(self.options.student_steps)))
         student = prune_model(problem.model, problem.groups, left.select(widths))
         macs = problem.cost_model(problem.budget.as_dict(widths)).macs
-        accuracy = self._students.accuracy(student, macs, self._taught)
+        accuracy = finite_reward(self._students.accuracy(student, macs, self._taught),
+                                 f'the student of widths {problem.budget.as_dict(widths)}')
         cost = (problem.budget.costs(widths) / self.problem.budget.dense_costs).max()
         return reward(accuracy, float(self.teacher_accuracy), cost), accuracy
 

@@ -1,31 +1,76 @@
 """Options of one method: a frozen dataclass, and the text of --method_options that sets it."""
 import dataclasses
-from typing import Any, Callable, TypeVar
+import difflib
+from typing import Any, NoReturn, Sequence, TypeVar
 
 OptionsT = TypeVar('OptionsT')
 
 
 @dataclasses.dataclass(frozen=True)
-class NoOptions:
+class Range:
+    """What a number may be: from `least` to `most`, without the ends that are open."""
+    least: float
+    most: float
+    above: bool = False
+    below: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        # None of which a NaN is.
+        return ((self.least < value if self.above else self.least <= value)
+                and (value < self.most if self.below else value <= self.most))
+
+    def __str__(self) -> str:
+        return f'in {"(["[not self.above]}{self.least:g}, {self.most:g}{")]"[not self.below]}'
+
+
+def number(default: float, least: float, most: float, *, above: bool = False, below: bool = False
+           ) -> Any:
+    """A field of an option that is a number in [least, most], both finite; `above` and `below`
+    leave out the ends."""
+    return dataclasses.field(default=default, metadata={'range': Range(least, most, above, below)})
+
+
+def count(default: int, least: int = 1, most: int = 10_000) -> Any:
+    """A field of an option that counts."""
+    return number(default, least, most)
+
+
+def rate(default: float) -> Any:
+    """A field of an option that is a learning rate, in (0, 10]."""
+    return number(default, 0, 10, above=True)
+
+
+def one_of(default: str, *others: str) -> Any:
+    """A field of an option that is a name among these."""
+    return dataclasses.field(default=default, metadata={'choices': (default, *others)})
+
+
+def refuse(name: str, expected: str, received: Any) -> NoReturn:
+    """The ValueError of an option, which it names."""
+    raise ValueError(f'method_options: {name} must be {expected}; received {received}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of a method; a subclass has fields of int, float, str and bool, all with defaults.
+
+    Raises:
+        ValueError: a value that its field cannot have, `method_options` and its name in it.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if 'range' in field.metadata and value not in field.metadata['range']:
+                refuse(field.name, str(field.metadata['range']), value)
+            if 'choices' in field.metadata and value not in field.metadata['choices']:
+                raise ValueError(f'method_options: unknown {field.name} {value!r}. Available: '
+                                 f'{", ".join(sorted(field.metadata["choices"]))}')
+
+
+@dataclasses.dataclass(frozen=True)
+class NoOptions(Options):
     """Of a method without options of its own."""
-
-
-def require_at_least(least: int, options: Any, *names: str) -> None:
-    """ValueError unless these options are that at least."""
-    _require(options, names, f'at least {least}', lambda value: value >= least)
-
-
-def require_positive(options: Any, *names: str) -> None:
-    """ValueError unless these options are above 0."""
-    _require(options, names, 'above 0', lambda value: value > 0)
-
-
-def _require(options: Any, names: tuple[str, ...], expected: str, holds: Callable[[Any], bool]
-             ) -> None:
-    for name in names:
-        if not holds(getattr(options, name)):
-            raise ValueError(f'method_options: {name} must be {expected}; '
-                             f'received {getattr(options, name)}.')
 
 
 def parse_options(cls: type[OptionsT], text: str, method: str) -> OptionsT:
@@ -36,7 +81,8 @@ def parse_options(cls: type[OptionsT], text: str, method: str) -> OptionsT:
         method: named in errors.
 
     Raises:
-        ValueError: an unknown name, with the right ones; a value of another type.
+        ValueError: an unknown name, with the right ones; a name that is there twice; a value of
+            another type, or one that the option cannot have.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -44,10 +90,17 @@ def parse_options(cls: type[OptionsT], text: str, method: str) -> OptionsT:
         name, equals, value = (part.strip() for part in item.partition('='))
         if not equals or name not in fields:
             known = ', '.join(f'{n}={field.default}' for n, field in fields.items()) or 'none'
-            raise ValueError(f'method_options: method {method!r} has no option {item!r}. '
-                             f'Available: {known}')
+            raise ValueError(f'method_options: method {method!r} has no option {item!r}'
+                             f'. Available: {known}{_nearest(name, tuple(fields))}')
+        if name in values:
+            raise ValueError(f'method_options: {name} is given twice.')
         values[name] = _parse(name, value, type(fields[name].default))
     return cls(**values)
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f'. Did you mean {near[0]}?' if near and near[0] != name else ''
 
 
 def _parse(name: str, text: str, expected: type) -> Any:

@@ -44,11 +44,11 @@ from tf_agents.trajectories import time_step as ts
 from tfprune.agents import DQN, carried_out, play
 from tfprune.criteria import score_groups
 from tfprune.distribution import num_workers
-from tfprune.environment import EpisodicEnv
+from tfprune.environment import EpisodicEnv, finite_reward
 from tfprune.masks import best_channels, nearest_width, open_masks
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.best import BestEpisode, within
-from tfprune.methods.options import require_at_least, require_positive
+from tfprune.methods.options import Options, count, number, one_of, rate
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.sparsity import kernels_of
 
@@ -56,31 +56,20 @@ ALPHAS = np.arange(23) / 10
 
 
 @dataclasses.dataclass(frozen=True)
-class PuRLOptions:
-    form: str = 'channels'  # channels, or weights as published
-    reward: str = 'dense'  # dense, or terminal as AMC's
-    rounds: int = 11  # rounds of search
-    episodes: int = 5  # episodes a round; the paper's 55 in all
-    sparsity: float = 0.8  # weight form: T_P, the share of kernel weights that become zero
-    target_accuracy: float = 1.0  # T_A, as a share of the dense accuracy
-    beta: float = 1.0  # scale of the reward
-    norm: str = 'l1'  # of the filters: l1 or l2
-    updates: int = 60  # for each step of an episode, steps of DQN a round
-    learning_rate: float = 0.001  # of DQN
-    epsilon_decay: float = 0.95  # of exploration, an episode
-
-    def __post_init__(self) -> None:
-        for name, choices in (('form', ('channels', 'weights')), ('reward', ('dense', 'terminal')),
-                              ('norm', ('l1', 'l2'))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f'Unknown {name} {getattr(self, name)!r}. '
-                                 f'Available: {", ".join(choices)}')
-        require_at_least(1, self, 'rounds', 'episodes', 'updates')
-        require_positive(self, 'target_accuracy', 'beta', 'learning_rate')
-        if not 0 < self.sparsity < 1:
-            raise ValueError(f'sparsity must be in (0, 1); received {self.sparsity}.')
-        if not 0 <= self.epsilon_decay <= 1:
-            raise ValueError(f'epsilon_decay must be in [0, 1]; received {self.epsilon_decay}.')
+class PuRLOptions(Options):
+    form: str = one_of('channels', 'weights')  # weights as published
+    reward: str = one_of('dense', 'terminal')  # terminal as AMC's
+    rounds: int = count(11)  # rounds of search
+    episodes: int = count(5, most=1000)  # episodes a round; the paper's 55 in all
+    # Weight form: T_P, the share of kernel weights that become zero.
+    sparsity: float = number(0.8, 0, 1, above=True, below=True)
+    target_accuracy: float = number(1.0, 0, 2, above=True)  # T_A, as a share of the dense accuracy
+    beta: float = number(1.0, 0, 1000, above=True)  # scale of the reward
+    norm: str = one_of('l1', 'l2')  # of the filters
+    updates: int = count(60)  # for each step of an episode, steps of DQN a round
+    learning_rate: float = rate(0.001)  # of DQN
+    # Of exploration, an episode; at 1 all actions would be random for ever.
+    epsilon_decay: float = number(0.95, 0, 1, below=True)
 
 
 def reward_of(accuracy: float, progress: float, target_accuracy: float, beta: float) -> float:
@@ -197,15 +186,17 @@ class Weights:
         with problem.scope():
             workers = num_workers(tf.distribute.get_strategy())
         if workers > 1:
-            raise ValueError('form=weights runs in one process; TF_CONFIG lists several.')
+            raise ValueError('method_options: form=weights runs in one process; TF_CONFIG lists '
+                             'several.')
         if 'int8_qat' in problem.config.quantisations:
-            raise ValueError('form=weights: quantize must not have int8_qat, whose fine-tuning '
-                             f'would move zeros; received {problem.config.quantize!r}.')
+            raise ValueError('method_options: form=weights: quantize must not have int8_qat, whose '
+                             'fine-tuning would move zeros; received '
+                             f'{problem.config.quantize!r}.')
         self._problem, self._sparsity = problem, options.sparsity
         self._kernels = kernels_of(problem.model)
         if len({kernel.path for kernel in self._kernels}) < len(self._kernels):
-            raise ValueError('form=weights tells kernels by their paths, of which two are equal: '
-                             'give the layers of nested models names of their own.')
+            raise ValueError('method_options: form=weights tells kernels by their paths, of which '
+                             'two are equal: give the layers of nested models names of their own.')
         self.steps = len(self._kernels)
         self._magnitudes: list[np.ndarray] = []
         self._values: list[np.ndarray] = []
@@ -266,7 +257,8 @@ class _Accuracies:
         key = tuple(choices)
         if key not in self._known:
             with self._watch('scoring'):
-                self._known[key] = self._measure(choices)
+                self._known[key] = finite_reward(self._measure(choices),
+                                                 f'alphas {ALPHAS[list(choices)].tolist()}')
         return self._known[key]
 
     def forget(self) -> None:

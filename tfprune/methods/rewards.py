@@ -3,6 +3,7 @@ from typing import Mapping
 
 import numpy as np
 
+from tfprune.environment import finite_reward
 from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Problem
 from tfprune.methods.stopwatch import Stopwatch
@@ -21,7 +22,8 @@ class TodaysRewards:
         key = tuple(widths[name] for name in self._problem.budget.names)
         if key not in self._rewards:
             with self._watch('scoring'):
-                self._rewards[key] = self._problem.score(self.select(widths))
+                self._rewards[key] = finite_reward(self._problem.score(self.select(widths)),
+                                                   f'widths {dict(widths)}')
         return self._rewards[key]
 
     def select(self, widths: Mapping[str, int]) -> Masks:

@@ -17,13 +17,14 @@ reward above their epoch's mean) and this epoch's, each scored today with channe
 the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
 (--alignment=adaptive) is ours; the full model's accuracy in it is scored as the sub-network's. 5.
 At the end of the joint epochs the policy is compared with random actions on the same weights: a
-measurement, from which nothing is learnt or chosen. 6. Without epochs of random actions and joint
-ones, v is the uniform decision; what v leaves of the budget is filled. 7. By --surrogate_candidates
+measurement, from which nothing is learnt or chosen. 6. Until an episode has been scored v is
+the uniform decision; what v leaves of the budget is filled. 7. By --surrogate_candidates
 the decoder ranks decisions nobody has tried, and the best are scored and are candidates for v. 8. A
 sub-network is scored with the batch-norm statistics of each batch of held-out images, whose number
 is --score_batch_size; the published method does not say with which. 9. The agent acts in epoch t
 under a z_t whose e_t has learnt nothing yet: what it learns from are that epoch's episodes.
 """
+import contextlib
 from typing import Any, Mapping, Sequence
 
 import numpy as np
@@ -32,6 +33,7 @@ import tensorflow as tf
 from tfprune.agents import (Policy, carried_out, make_agent, mean_and_error, play,
                             random_policy)
 from tfprune.alignment import AlignmentPenalty, StrengthController
+from tfprune.config import Config
 from tfprune.context import ContextNetwork, ContextTrainer, EpisodeHistory
 from tfprune.environment import PruningEnv
 from tfprune.masks import Masks, open_masks
@@ -74,6 +76,21 @@ class RLAL(Method):
         # v's widths; uniform until an episode has been scored.
         self.best_widths = tf.Variable(uniform_widths(problem.budget), trainable=False)
         self.alignment.set_masks(self._select(self.best_widths.numpy()))
+
+    @classmethod
+    def check(cls, config: Config) -> None:
+        super().check(config)
+        if not config.random_epochs + config.joint_epochs:
+            raise ValueError("method 'rlal' searches in random and joint epochs, of which there are "
+                             'none: give --joint_epochs, or take --method=uniform, whose decision '
+                             'this would be.')
+        if not config.joint_epochs and config.agent != 'random':
+            raise ValueError(f"method 'rlal': agent {config.agent!r} never acts, for joint_epochs "
+                             'is 0: give --joint_epochs, or take --agent=random.')
+        if config.surrogate_candidates and not config.context_updates:
+            raise ValueError('surrogate_candidates are ranked by the reward decoder, which learns '
+                             'nothing where context_updates is 0; received '
+                             f'surrogate_candidates={config.surrogate_candidates}.')
 
     def penalty(self) -> tf.Tensor | None:
         return None if self.problem.config.alignment == 'none' else self.alignment()
@@ -121,7 +138,11 @@ class RLAL(Method):
                 metrics.update(compared)
                 rows += played
         if phase == 'alignment':
-            metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
+            # It sets lambda, or is for the report alone.
+            with contextlib.ExitStack() as stack:
+                if config.alignment != 'adaptive':
+                    stack.enter_context(self.problem.account.uncharged())
+                metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
         if config.alignment == 'adaptive' and 'subnetwork_accuracy' in metrics:
             with self._watch('rescoring', whole=True):
                 metrics['scored_full_accuracy'] = self.problem.score(
