@@ -124,7 +124,8 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
         except Exception:
             folder.forget_if_new()
             raise
-        folder.keep_json('data.json', setup.data.to_json())
+        # Random augmentation of a user's dataset may show other pixels each time.
+        folder.keep_json('data.json', setup.data.to_json(), observed=['pixel_range'])
         folder.write_json('groups.json', setup.groups.to_json())
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense),
