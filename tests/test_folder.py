@@ -104,7 +104,7 @@ def test_one_folder_is_split_within_each_class(tmp_path, where):
     assert numbers(load(tmp_path, split_seed=1).test_images) != test
     half = load(tmp_path, test_fraction=0.5)
     assert np.bincount(half.test_labels).tolist() == [5, 12, 2]
-    assert np.bincount(load(tmp_path, test_fraction=0.999).train_labels).tolist() == [1, 1, 1]
+    assert np.bincount(load(tmp_path, test_fraction=0.92).train_labels).tolist() == [1, 2, 1]
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -135,9 +135,9 @@ def test_augmentation_scales_with_the_images(split):
 # What is wrong.
 
 BAD = {
-    'text.jpg': (b'not an image', 'no BMP, JPEG, PNG or WebP image'),
-    'empty.png': (b'', 'no BMP, JPEG, PNG or WebP image'),
-    'gif.png': (b'GIF89a' + bytes(50), 'no BMP, JPEG, PNG or WebP image'),
+    'text.jpg': (b'not an image', 'no BMP, GIF, JPEG, PNG, TIFF or WebP image'),
+    'empty.png': (b'', 'no BMP, GIF, JPEG, PNG, TIFF or WebP image'),
+    'icon.png': (b'\0\0\1\0\1' + bytes(50), 'no BMP, GIF, JPEG, PNG, TIFF or WebP image'),
     'cut.jpg': (None, 'truncated'),
 }
 
@@ -184,7 +184,8 @@ def test_unreadable_files_are_skipped_by_flag(split, cached, caplog):
         data = load(split, skip_unreadable=True, **options)
         for field in ('train_images', 'train_labels', 'test_images', 'test_labels'):
             np.testing.assert_array_equal(getattr(data, field), getattr(plain, field))
-        assert len(caplog.records) == 5 and 'skipped' in caplog.text
+        skipped = [record for record in caplog.records if 'skipped' in record.getMessage()]
+        assert len(skipped) == 5
     for image in (split / 'val/a').iterdir():
         image.write_bytes(b'')
     with pytest.raises(ValueError, match="test split: class 'a' has no image that can be read"):
@@ -206,7 +207,7 @@ def rename(old, new):
 @pytest.mark.parametrize('change, message', [
     (lambda root: (root / 'val/a/000.png').unlink(),
      'class folder .*/val/a has no images: .* none'),
-    (lambda root: (root / 'val/a/000.png').rename(root / 'val/a/0.gif'), 'has no images: .* 0.gif'),
+    (lambda root: (root / 'val/a/000.png').rename(root / 'val/a/0.heic'), 'has no images: .* 0.heic'),
     (lambda root: (root / 'train/c').mkdir(), 'class folder .*/train/c has no images'),
     (rename('val/a', 'val/x'), 'train and val have different classes: only in train: a; only in'
      ' val: x'),
@@ -246,7 +247,7 @@ def test_bad_folders_name_the_culprit(tmp_path):
     ({'image_size': '8x8x2'}, "received '8x8x2'"), ({'image_size': '8 '}, "received '8 '"),
     ({'test_fraction': 0.0}, r'test_fraction: expected a number in \(0, 1\), received 0.0'),
     ({'test_fraction': 1.0}, 'received 1.0'),
-    ({'reward_images': 8}, 'expected 1 … 7 of the 8 training images of folder, received 8'),
+    ({'reward_images': 4}, 'expected 1 … 3 of the 8 training images of folder, .* received 4'),
 ])
 def test_bad_options(split, options, message):
     with pytest.raises(ValueError, match=message):
@@ -347,6 +348,7 @@ def test_imagenette(tmp_path):
 
 
 def test_the_log_is_silent_when_all_is_well(split, caplog):
+    write(split / 'train', b=10, a=10)
     with caplog.at_level(logging.INFO, logger='tfprune'):
         load(split)
     assert not caplog.records

@@ -127,7 +127,8 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
             shown.say(f'{folder.path} is finished.')
             return RunResult(folder.path, *finished)
         setup = prepare(config, strategy, own)
-        folder.keep_json('data.json', setup.data.to_json())
+        # Random augmentation of a user's dataset may show other pixels each time.
+        folder.keep_json('data.json', setup.data.to_json(), observed=['pixel_range'])
         folder.write_json('groups.json', setup.groups.to_json())
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense),

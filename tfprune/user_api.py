@@ -1,8 +1,10 @@
 """`tfprune.train_and_prune`: a configuration and a run folder, or one's own model and datasets."""
 
+import dataclasses
+import difflib
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import keras
@@ -54,17 +56,29 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
     Raises:
       TypeError, ValueError: name the argument, what was expected, what was received.
     """
-    if config is not None:
-        if model is not None or options:
-            raise TypeError('train_and_prune takes a config, or a model and options: received both')
-        return trainer.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
+    if not callable(should_stop):
+        raise TypeError(f'should_stop: expected a function without arguments, received '
+                        f'{should_stop!r:.80}')
     given = {'model': model, 'train_data': train_data, 'reward_data': reward_data,
              'test_data': test_data}
+    if config is not None:
+        beside = [name for name, value in {**given, 'class_names': class_names, **options}.items()
+                  if value is not None]
+        if beside:
+            raise TypeError('train_and_prune takes a config, or a model with data and options: '
+                            f'received a config and {", ".join(beside)}')
+        if not isinstance(config, Config):
+            raise TypeError(f'config: expected a tfprune.Config, received {type(config).__name__}')
+        _check_path(run_dir)
+        return trainer.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise TypeError(f'train_and_prune needs a config and a run_dir, or a model and datasets: '
                         f'missing {", ".join(missing)}')
+    if run_dir is not None:
+        _check_path(run_dir)
     classes = _classes(model)
+    _check_options(options)
     data = UserDatasets.from_datasets(train_data, reward_data, test_data, num_classes=classes,
                                       class_names=class_names)
     ours = _config(model, data, batch_size_of(train_data), options)
@@ -87,16 +101,28 @@ def _classes(model: keras.Model) -> int:
     return shape[1]
 
 
-def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,
-            options: dict[str, Any]) -> Config:
-    """The configuration, with sizes that fit the data where none are given."""
+def _check_path(run_dir: Any) -> None:
+    if not isinstance(run_dir, (str, os.PathLike)) or not str(run_dir):
+        raise TypeError(f'run_dir: expected a path, received {run_dir!r:.80}')
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """TypeError for what is no option, or none beside a model and datasets, before any counting."""
     for name in ('model', 'dataset', 'data_dir', 'reward_images', 'before_surgery_from'):
         if name in options:
             raise TypeError(f'{name}: not an option beside a model and datasets of your own')
-    fields = {field.name for field in Config.__dataclass_fields__.values()}
+    fields = [field.name for field in dataclasses.fields(Config)]
     for name in options:
         if name not in fields:
-            raise TypeError(f'Unknown option {name!r}. Available: {", ".join(sorted(fields))}')
+            near = difflib.get_close_matches(name, fields, n=3)
+            said = f'Did you mean {", ".join(near)}? ' if near else ''
+            raise TypeError(f'Unknown option {name!r}. {said}Available: '
+                            f'{", ".join(sorted(fields))}')
+
+
+def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,
+            options: dict[str, Any]) -> Config:
+    """The configuration, with sizes that fit the data where none are given."""
     sizes = {'batch_size': min(batch_size or 128, data.num_train),
              'reward_images': data.num_reward}
     return Config(**{**sizes, **options, 'model': model.name, 'dataset': NAME})
