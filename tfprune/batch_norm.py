@@ -5,11 +5,13 @@ step of a CIFAR ResNet 1.3 times faster on a CPU, where the number of channels i
 of other widths, which pruning leaves, oneDNN's kernel is three times slower than necessary. There
 eight positions are read as one of eight times the channels.
 """
+import contextlib
 import itertools
 import math
 import types
 import warnings
-from typing import Any, Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -237,6 +239,44 @@ def reestimate_batch_norm(graph: Graph, forward: Callable[[tf.Tensor], object],
             f'batch normalisation {", ".join(layer.path for layer in odd)}: its statistics are no '
             f'moving averages, so that they are those of before, after {count} passes of training '
             'mode; more epochs of fine-tuning move them on')
+
+
+@contextlib.contextmanager
+def normalising_by_batch(layers: Sequence[keras.layers.BatchNormalization]) -> Iterator[None]:
+    """Within it these layers normalise by the batch, whatever mode they are called in, and keep
+    their statistics."""
+    # Where replicas are traced in turns, another one may have begun.
+    ours = [layer for layer in layers if getattr(vars(layer).get('call'), '__func__', None)
+            is not _call_by_batch]
+    before = [vars(layer).get('call') for layer in ours]
+    for layer in ours:
+        layer.call = types.MethodType(_call_by_batch, layer)
+    try:
+        yield
+    finally:
+        for layer, call in zip(ours, before):
+            if call is None:
+                del layer.call
+            else:
+                layer.call = call
+
+
+def _call_by_batch(layer: Any, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
+                   ) -> tf.Tensor:
+    if layer.renorm or not normalises_plainly(layer):
+        given = {} if mask is None else {'mask': mask}
+        before = [tf.identity(variable.value) for variable in layer.non_trainable_variables]
+        outputs = type(layer).call(layer, inputs, training=True, **given)
+        for variable, value in zip(layer.non_trainable_variables, before):
+            variable.assign(value)
+        return outputs
+    x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, 'float32'))
+    rank = len(x.shape)
+    mean, variance = layer._moments(x, mask) if mask is not None else tf.nn.moments(
+        x, [axis for axis in range(rank) if axis != layer.axis % rank])
+    outputs = keras.ops.batch_normalization(
+        x, mean, variance, layer.axis, layer.beta, layer.gamma, layer.epsilon)
+    return tf.cast(outputs, layer.compute_dtype)
 
 
 class _MovingAverage:
