@@ -362,14 +362,14 @@ def test_grouped_convolution_is_counted_or_listed(tmp_path):
 
 
 def test_small_cnn_costs_the_same_in_every_form(report):
-    """conv1 6·5·5·27, conv2 6·5·5·45, dense 5·7; params add batch norm's gamma and beta."""
+    """conv1 6·5·5·27, conv2 6·5·5·45, dense 5·7; params add four a channel of batch norm."""
     macs = 30 * 5 * 27 + 30 * 5 * 45 + 35
     costs = {name: export.FORMATS[name].open(path).cost() for name, path in report.paths.items()}
     assert {cost.macs for cost in costs.values()} == {macs}
     assert not any(cost.uncounted for cost in costs.values())
-    params = 5 * 27 + 5 * 45 + 10 + 42
+    params = 5 * 27 + 5 * 45 + 20 + 42
     assert costs['keras'].params == costs['saved_model'].params == params
-    assert costs['tflite'].params == params - 10 + 2 * 5  # a bias, and one of zeros, for norm1
+    assert costs['tflite'].params == params - 20 + 2 * 5  # a bias, and one of zeros, for norm1
 
 
 def test_latency(report):
