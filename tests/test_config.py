@@ -18,8 +18,8 @@ OTHER = Config(
        if f.name not in {*CHOICES, 'quantize', 'score_images', 'reward_images', 'score_batch_size',
                          'batch_size', 'replicas', 'tflite_batch', *TARGETS}},
     macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',
-    quantize='float16,int8', tflite_io='int8', tflite_batch=0, mixed_precision='bfloat16', agent='sac',
-    alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
+    quantize='float16,int8', tflite_io='int8', tflite_batch=0, mixed_precision='bfloat16',
+    agent='sac', alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
     batch_size=96, replicas=3)
 
 

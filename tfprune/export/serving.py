@@ -46,10 +46,13 @@ def signatures(model: keras.Model, serve: Callable[[tf.Tensor], dict[str, tf.Ten
     def serve_uint8(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return serve(pixels.values(tf.cast(images, tf.float32)))
 
-    def serve_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = image_bytes.decode_batch(encoded, image_shape, IMAGE_BYTES)
+    def answer(images: tf.Tensor) -> tf.Tensor:
         output, = serve(pixels.values(images)).values()
-        probabilities = activation(output)
+        return activation(output)
+
+    def serve_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = image_bytes.answer_batch(encoded, image_shape, IMAGE_BYTES, answer,
+                                                 num_classes)
         scores, indices = tf.math.top_k(probabilities, min(TOP, num_classes))
         return {'probabilities': probabilities, 'classes': tf.gather(tf.constant(names), indices),
                 'scores': scores}
