@@ -14,9 +14,11 @@ from made_up_runs import Page, html_of, make_run
 from tfprune import trainer
 from tfprune.config import Config
 from tfprune.data import load_data
-from tfprune.deployment import Deployment, deploy, representative_images
+from tfprune.deployment import (Deployment, check_convertible, deploy,
+                                representative_images)
 from tfprune.epochs import Interrupted
 from tfprune.export import FORMATS
+from tfprune.export.tflite import convert
 from tfprune.report import model_card
 from tfprune.report.artefact_table import artefact_rows, losses
 from tfprune.report.reading import read_run
@@ -132,6 +134,18 @@ def test_what_would_stop_the_export_is_said_before_training(tmp_path):
         deploy(model, own.data, tmp_path / 'full/thesis.txt/out', Deployment(('int8_qat',)))
 
 
+def test_a_model_of_mixed_precision_converts_as_it_is_exported():
+    """TFLite has no convolution of bfloat16; what is exported is float32."""
+    image = keras.Input((8, 8, 1))
+    half = keras.DTypePolicy('mixed_bfloat16')
+    x = L.BatchNormalization(dtype=half)(L.Conv2D(6, 3, dtype=half)(image))
+    x = L.GlobalAveragePooling2D(dtype=half)(x)
+    model = keras.Model(image, L.Dense(10, dtype=half)(x))
+    with pytest.raises(ValueError, match='TFLite has no operator for: .*Conv2D'):
+        convert(model)
+    check_convertible(model)
+
+
 def test_representative_images_are_of_the_training_set():
     data = load_data('digits', reward_images=100)
     images = representative_images(data, 50)
@@ -163,7 +177,7 @@ def test_report_and_card(tmp_path):
     assert 'Model card' in Page(text).headings and 'dog&lt;2&gt;' in text
     card = model_card(read_run(run))
     assert card.startswith('# resnet8 on digits, pruned by rlal\n')
-    assert 'one of 2 classes: cat, dog<2>' in card and 'loses 3.1 points' in card
+    assert 'one of 2 classes: cat, dog&lt;2&gt;' in card and 'loses 3.1 points' in card
     assert '| model.tflite | 1,234 | 95.00% | 0.5 (50%) | 0.25 |' in card
     assert 'standard error of one accuracy' in card
 

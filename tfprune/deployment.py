@@ -14,13 +14,16 @@ from tfprune.artefacts import count_correct
 from tfprune.config import QUANTISATIONS, Config
 from tfprune.data import ImageData
 from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
-from tfprune.export.exporter import check_calibration, check_out_dir
+from tfprune.export.exporter import check_calibration, check_class_names, check_out_dir
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.pixels import PixelRange
 from tfprune.export.quantisable import quantisable
 from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
+from tfprune.export.tflite import convert
+from tfprune.groups import trace_groups
 from tfprune.progress import Progress
 from tfprune.report.artefact_table import losses
+from tfprune.surgery import prune_model
 
 BASE_FORMS = ('keras', 'saved_model', 'tflite')
 THREADS = (1, 2, 4)
@@ -105,12 +108,18 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
 
 def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) -> None:
     """ValueError, in one line, for what would stop the export after all training."""
+    check_class_names(data.class_names, data.num_classes)
     if 'int8_qat' in settings.quantisations:
         quantisable(model)  # names a layer that has no int8 form
     for name in ('int8', 'int8_qat'):
         if name in settings.quantisations:
             check_calibration(QUANTISATIONS[name], representative_images(data, 32),
                               PixelRange.seen(*data.pixel_range), settings.tflite)
+
+
+def check_convertible(model: keras.Model) -> None:
+    """ValueError naming what TFLite lacks of a model, in float32 as it is exported."""
+    convert(prune_model(model, trace_groups(model), {}, dtype_policy='float32'))
 
 
 def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deployment,

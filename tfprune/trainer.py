@@ -16,11 +16,10 @@ from tfprune.config import LIMITS, Config, differing_fields, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
-from tfprune.deployment import Deployment, check_deployable
+from tfprune.deployment import Deployment, check_convertible, check_deployable
 from tfprune.distribution import (any_worker, check_compilable, from_chief, is_chief,
                                   losing_workers, make_strategy, worker_index)
 from tfprune.epochs import Interrupted
-from tfprune.export.tflite import convert
 from tfprune.given import with_recipe
 from tfprune.groups import trace_groups
 from tfprune.latency_table import LatencyTable
@@ -192,7 +191,7 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
     cost_model = CostModel(model, groups, latency_table=table)
     check_deployable(model, data, Deployment.of(config))
     if own or is_model_file(config.model):
-        convert(model)  # names operators that TFLite lacks
+        check_convertible(model)
     # What has no budget cannot miss it.
     method = check_method(config.method)
     limits = config.budgets if method.needs_budget(method.parse(config)) else {'macs': 1.0}

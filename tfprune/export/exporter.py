@@ -24,6 +24,7 @@ from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
 from tfprune.export.pixels import BYTES, PixelRange, range_of
 from tfprune.models.outputs import outputs_probabilities
+from tfprune.plain_text import labels
 
 # To add a format: a module with a FORMAT, and a line here.
 FORMATS: dict[str, Format] = {
@@ -142,7 +143,7 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
-    """ValueError unless there is a name for each class, or no names are given."""
+    """ValueError unless there is a name, and a label, for each class, or no names are given."""
     if class_names is None:
         return
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
@@ -154,6 +155,7 @@ def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> No
     if blank:
         raise ValueError(f'class_names: expected a name for each class, class {blank[0]} has '
                          f'{class_names[blank[0]]!r}')
+    labels(class_names)
 
 
 def check_calibration(name: str, data: np.ndarray | None, pixels: PixelRange,

@@ -30,7 +30,8 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
     axes.set_xlim(-0.6, width + 4.5 / _LANE - 0.6)
     axes.set_ylim(rows + 1, -2)
     axes.axis('off')
-    axes.text(-0.35, -1.6, title, fontsize=10, weight='bold', va='center')
+    axes.text(-0.35, -1.6, title, fontsize=10, weight='bold', va='center',
+              parse_math=False)
     axes.text(-0.35, -0.9, 'One colour a group of channels that go together; grey: not prunable.',
               fontsize=6, va='center')
     colours = _colours(groups)
@@ -48,7 +49,7 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
         text = f'{node.layer}  ({node.kind}, {"×".join(str(n or "?") for n in channels[1:])})'
         if node.refused is not None:
             text += '  no rule'
-        axes.text(width + 0.1, row, text, fontsize=6, va='center')
+        axes.text(width + 0.1, row, text, fontsize=6, va='center', parse_math=False)
     figure.savefig(path)
 
 

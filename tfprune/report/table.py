@@ -4,6 +4,7 @@ import math
 import textwrap
 from typing import Any, Iterable, Mapping, Sequence
 
+from tfprune.plain_text import markdown_text
 from tfprune.report.reading import (as_given, budgets, epoch_account, finite, is_pruned,
                                     surgery_first)
 
@@ -239,9 +240,14 @@ def align(rows: Sequence[Sequence[str]], *, rule: bool = False, left: int = 1) -
 
 def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Lines of a markdown table; the first row is its header."""
-    cells = [[cell.replace('|', r'\|') for cell in row] for row in rows]
+    cells = [[markdown_text(cell) for cell in row] for row in rows]
     rule = [':--' if i < left else '--:' for i in range(len(cells[0]))]
     return ['| ' + ' | '.join(row) + ' |' for row in (cells[0], rule, *cells[1:])]
+
+
+def written(note: str, style: str) -> str:
+    """A sentence below a table, as an item of a list in markdown."""
+    return f'- {markdown_text(note)}' if style == 'markdown' else note
 
 
 def percent(share: Any, digits: int = 2) -> str:
