@@ -11,6 +11,8 @@ import tensorflow as tf
 from tfprune import trainer
 from tfprune.config import Config
 from tfprune.data.user_datasets import NAME, UserDatasets, batch_size_of
+from tfprune.errors import near
+from tfprune.models.model_files import check_weights
 from tfprune.trainer import OwnProblem, RunResult
 
 
@@ -54,9 +56,18 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
     Raises:
       TypeError, ValueError: name the argument, what was expected, what was received.
     """
+    _check_arguments(run_dir, should_stop, progress)
     if config is not None:
-        if model is not None or options:
-            raise TypeError('train_and_prune takes a config, or a model and options: received both')
+        beside = [*(name for name, value in (
+            ('model', model), ('train_data', train_data), ('reward_data', reward_data),
+            ('test_data', test_data), ('class_names', class_names)) if value is not None), *options]
+        if not isinstance(config, Config):
+            raise TypeError(f'config: expected a tfprune.Config, received {_kind(config)}')
+        if beside:
+            raise TypeError('train_and_prune takes a config, or a model, datasets and options: '
+                            f'received a config and {", ".join(beside)}')
+        if run_dir is None:
+            raise TypeError('run_dir: expected the path of a folder beside a config, received None')
         return trainer.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
     given = {'model': model, 'train_data': train_data, 'reward_data': reward_data,
              'test_data': test_data}
@@ -77,9 +88,29 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
                                        progress=progress).model
 
 
+def _check_arguments(run_dir: Any, should_stop: Any, progress: Any) -> None:
+    if run_dir is not None and not (isinstance(run_dir, (str, os.PathLike)) and str(run_dir)):
+        raise TypeError(f'run_dir: expected the path of a folder, received {_kind(run_dir)}')
+    if not callable(should_stop):
+        raise TypeError('should_stop: expected a function without arguments, received '
+                        f'{_kind(should_stop)}')
+    if not isinstance(progress, bool):
+        raise TypeError(f'progress: expected True or False, received {_kind(progress)}')
+
+
+def _kind(value: Any) -> str:
+    """'int 5'."""
+    text = repr(value)
+    return f'{type(value).__name__} {text if len(text) < 60 else text[:57] + "..."}'
+
+
 def _classes(model: keras.Model) -> int:
     if not isinstance(model, keras.Model):
-        raise TypeError(f'model: expected a Keras 3 model, received {type(model).__name__}')
+        raise TypeError(f'model: expected a Keras 3 model, received {_kind(model)}')
+    try:
+        check_weights(model)
+    except ValueError as error:
+        raise ValueError(f"model '{model.name}': {error}") from None
     shape = getattr(model, 'output_shape', None)
     if not isinstance(shape, tuple) or len(shape) != 2 or not shape[1]:
         raise ValueError(f"model '{model.name}': expected one output [None, classes], received "
@@ -96,7 +127,8 @@ def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,
     fields = {field.name for field in Config.__dataclass_fields__.values()}
     for name in options:
         if name not in fields:
-            raise TypeError(f'Unknown option {name!r}. Available: {", ".join(sorted(fields))}')
+            raise TypeError(f'Unknown option {name!r}.{near(name, fields)} Available: '
+                            f'{", ".join(sorted(fields))}')
     sizes = {'batch_size': min(batch_size or 128, data.num_train),
              'reward_images': data.num_reward}
     return Config(**{**sizes, **options, 'model': model.name, 'dataset': NAME})
