@@ -86,7 +86,7 @@ class RunFolder:
         if not self._is_new:
             self._check_same(config, contents)
         else:
-            _check_free(self.path)
+            check_free(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / '.lock', 'w')
@@ -257,7 +257,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     return files.read_rows(path, CONTENT.get(path.name, dict))
 
 
-def _check_free(path: pathlib.Path) -> None:
+def check_free(path: pathlib.Path) -> None:
     """ValueError unless a folder is new, empty, or of a run that has not begun."""
     if (path / 'config.json').exists():
         read_config(path)

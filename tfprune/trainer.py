@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfprune import data as data_sets
 from tfprune.budget import Budget
-from tfprune.config import LIMITS, Config, differing_fields, split_names
+from tfprune.config import Config, differing_fields, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
@@ -23,13 +23,13 @@ from tfprune.epochs import Interrupted
 from tfprune.given import with_recipe
 from tfprune.groups import trace_groups
 from tfprune.latency_table import LatencyTable
-from tfprune.methods import check_method
+from tfprune.methods import check_configuration, check_method
 from tfprune.models import (CompiledOptimizer, as_classifier, build_model, compiled_optimizer,
                             compiled_optimizer_of_file, is_model_file, load_initial_weights,
                             run_custom_layers)
 from tfprune.outcome import finish, read_finished
 from tfprune.phases import Phases
-from tfprune.progress import Progress
+from tfprune.progress import Progress, hush_retracing
 from tfprune.reuse import other_ratios
 from tfprune.run_setup import Setup, criterion_batches
 from tfprune.runs import RunFolder, WatchedFolder
@@ -89,22 +89,14 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
         Interrupted: see should_stop; in all workers, of whichever it was asked.
         WorkerLostError: another worker is gone; call it again, in a new process.
     """
-    method = check_method(config.method)
-    method.check(config)
-    names = tuple(LIMITS)
-    if method.needs_budget(method.parse(config)) and not config.budgets:
-        raise ValueError(f'method {config.method!r} needs a budget: '
-                         f'--{", --".join(names[:-1])} or --{names[-1]}.')
-    if method.decides_first and config.initial_weights:
-        raise ValueError(f'method {config.method!r} trains from random weights; '
-                         f'initial_weights must be empty, received {config.initial_weights!r}.')
+    check_configuration(config)
     make_deterministic(not config.jit_compile)
     tf.get_logger().setLevel('WARNING')
     strategy = make_strategy(config.replicas)
     if config.jit_compile:
         check_compilable(strategy)
     run_custom_layers(config.custom_layers)
-    with losing_workers():
+    with losing_workers(), hush_retracing():
         result = _train_and_prune(config, pathlib.Path(run_dir), own, strategy, should_stop,
                                   progress)
         for ratio, other in other_ratios(config, result.run_dir).items():

@@ -1,7 +1,6 @@
 """`tfprune.train_and_prune`: a configuration and a run folder, or one's own model and datasets."""
 
 import dataclasses
-import difflib
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,8 @@ import tensorflow as tf
 from tfprune import trainer
 from tfprune.config import Config
 from tfprune.data.user_datasets import NAME, UserDatasets, batch_size_of
+from tfprune.errors import near
+from tfprune.models.model_files import check_weights
 from tfprune.trainer import OwnProblem, RunResult
 
 
@@ -56,27 +57,25 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
     Raises:
       TypeError, ValueError: name the argument, what was expected, what was received.
     """
-    if not callable(should_stop):
-        raise TypeError(f'should_stop: expected a function without arguments, received '
-                        f'{should_stop!r:.80}')
+    _check_arguments(run_dir, should_stop, progress)
+    if config is not None:
+        beside = [*(name for name, value in (
+            ('model', model), ('train_data', train_data), ('reward_data', reward_data),
+            ('test_data', test_data), ('class_names', class_names)) if value is not None), *options]
+        if not isinstance(config, Config):
+            raise TypeError(f'config: expected a tfprune.Config, received {_kind(config)}')
+        if beside:
+            raise TypeError('train_and_prune takes a config, or a model, datasets and options: '
+                            f'received a config and {", ".join(beside)}')
+        if run_dir is None:
+            raise TypeError('run_dir: expected the path of a folder beside a config, received None')
+        return trainer.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
     given = {'model': model, 'train_data': train_data, 'reward_data': reward_data,
              'test_data': test_data}
-    if config is not None:
-        beside = [name for name, value in {**given, 'class_names': class_names, **options}.items()
-                  if value is not None]
-        if beside:
-            raise TypeError('train_and_prune takes a config, or a model with data and options: '
-                            f'received a config and {", ".join(beside)}')
-        if not isinstance(config, Config):
-            raise TypeError(f'config: expected a tfprune.Config, received {type(config).__name__}')
-        _check_path(run_dir)
-        return trainer.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise TypeError(f'train_and_prune needs a config and a run_dir, or a model and datasets: '
                         f'missing {", ".join(missing)}')
-    if run_dir is not None:
-        _check_path(run_dir)
     classes = _classes(model)
     _check_options(options)
     data = UserDatasets.from_datasets(train_data, reward_data, test_data, num_classes=classes,
@@ -91,19 +90,34 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
                                        progress=progress).model
 
 
+def _check_arguments(run_dir: Any, should_stop: Any, progress: Any) -> None:
+    if run_dir is not None and not (isinstance(run_dir, (str, os.PathLike)) and str(run_dir)):
+        raise TypeError(f'run_dir: expected the path of a folder, received {_kind(run_dir)}')
+    if not callable(should_stop):
+        raise TypeError('should_stop: expected a function without arguments, received '
+                        f'{_kind(should_stop)}')
+    if not isinstance(progress, bool):
+        raise TypeError(f'progress: expected True or False, received {_kind(progress)}')
+
+
+def _kind(value: Any) -> str:
+    """'int 5'."""
+    text = repr(value)
+    return f'{type(value).__name__} {text if len(text) < 60 else text[:57] + "..."}'
+
+
 def _classes(model: keras.Model) -> int:
     if not isinstance(model, keras.Model):
-        raise TypeError(f'model: expected a Keras 3 model, received {type(model).__name__}')
+        raise TypeError(f'model: expected a Keras 3 model, received {_kind(model)}')
+    try:
+        check_weights(model)
+    except ValueError as error:
+        raise ValueError(f"model '{model.name}': {error}") from None
     shape = getattr(model, 'output_shape', None)
     if not isinstance(shape, tuple) or len(shape) != 2 or not shape[1]:
         raise ValueError(f"model '{model.name}': expected one output [None, classes], received "
                          f'{shape}')
     return shape[1]
-
-
-def _check_path(run_dir: Any) -> None:
-    if not isinstance(run_dir, (str, os.PathLike)) or not str(run_dir):
-        raise TypeError(f'run_dir: expected a path, received {run_dir!r:.80}')
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -114,9 +128,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
     fields = [field.name for field in dataclasses.fields(Config)]
     for name in options:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=3)
-            said = f'Did you mean {", ".join(near)}? ' if near else ''
-            raise TypeError(f'Unknown option {name!r}. {said}Available: '
+            raise TypeError(f'Unknown option {name!r}.{near(name, fields)} Available: '
                             f'{", ".join(sorted(fields))}')
 
 
