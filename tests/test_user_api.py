@@ -99,12 +99,13 @@ def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
     ({'test_data': None}, TypeError, 'missing test_data'),
     ({'budget': 0.5}, TypeError, "Unknown option 'budget'. Available: .*macs"),
     ({'learning_rat': 0.1}, TypeError, "Unknown option 'learning_rat'. Did you mean .*learning_ra"),
-    ({'should_stop': True}, TypeError, 'should_stop: expected a function .* received True'),
-    ({'run_dir': 5}, TypeError, 'run_dir: expected a path, received 5'),
-    ({'config': {}}, TypeError, 'received a config and model, train_data, .*, macs'),
-    ({'batch_size': 17}, ValueError, 'batch_size=17 is larger than the 16 training images'),
+    ({'should_stop': True}, TypeError, 'should_stop: expected a function .* received bool True'),
+    ({'run_dir': 5}, TypeError, 'run_dir: expected the path .* received int 5'),
+    ({'config': {}}, TypeError, 'config: expected a tfprune.Config, received dict'),
+    ({'config': tfprune.Config()}, TypeError, 'received a config and model, train_data, .*, macs'),
+    ({'batch_size': 17, 'method': 'uniform'}, ValueError, 'batch_size=17 is larger than the 16 training images'),
     ({'dataset': 'cifar10'}, TypeError, 'dataset: not an option'),
-    ({'macs': 0.001}, ValueError, 'smallest reachable'),
+    ({'macs': 0.001, 'method': 'uniform'}, ValueError, 'smallest reachable'),
 ])
 def test_bad_input_is_named(change, error, message):
     given = {'model': small(), 'train_data': dataset(16), 'reward_data': dataset(8),
@@ -115,8 +116,8 @@ def test_bad_input_is_named(change, error, message):
 
 @pytest.mark.parametrize('given, message', [
     ({'config': {}, 'run_dir': 'x'}, 'config: expected a tfprune.Config, received dict'),
-    ({'config': Config()}, 'run_dir: expected a path, received None'),
-    ({'config': Config(), 'run_dir': ''}, "run_dir: expected a path, received ''"),
+    ({'config': Config()}, 'run_dir: expected the path .* received None'),
+    ({'config': Config(), 'run_dir': ''}, "run_dir: expected the path .* received str ''"),
     ({'config': Config(), 'run_dir': 'x', 'test_data': dataset(8)}, 'a config and test_data'),
     ({'config': Config(), 'run_dir': 'x', 'class_names': ('a', 'b')}, 'a config and class_names'),
 ])
