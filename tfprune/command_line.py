@@ -4,6 +4,7 @@ Only scripts import this: it defines flags.
 """
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -81,6 +82,21 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
             return 2
 
     app.run(main)
+
+
+def stop_on_signals() -> list[int]:
+    """The signals that ask for an end, SIGTERM and SIGINT, as they come: the first only asks, the
+    second ends the process at once."""
+    received: list[int] = []
+
+    def on_signal(number: int, _: object) -> None:
+        received.append(number)
+        print('\nstopping ...', file=sys.stderr)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return received
 
 
 def one_line(error: Exception) -> str:

@@ -61,13 +61,20 @@ def apply_decision(setup: Setup, decision: Decision) -> keras.Model:
 
 
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
-    """(pruned model, report.json) of a finished run, None for others."""
+    """(pruned model, report.json) of a finished run, None for others.
+
+    FileNotFoundError if its model is gone.
+    """
     report = folder.read_json('report.json')
     if report is None:
         return None
+    file = folder.path / 'export' / 'pruned.keras'
+    if not file.exists():
+        raise FileNotFoundError(f'{file} is missing, and by its report.json the run is finished: '
+                                'restore it, or remove report.json to export anew.')
     if not all((folder.path / name).exists() for name in ('report.html', CARD_FILE)):
         _present(folder)
-    return keras.models.load_model(folder.path / 'export' / 'pruned.keras'), report
+    return keras.models.load_model(file), report
 
 
 def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decision,
@@ -76,7 +83,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     """Measures, exports and reports the pruned float32 model; returns report.json's content.
 
     Raises:
-        StopTraining: should_stop() became true in quantisation-aware fine-tuning.
+        StopTraining: should_stop() became true before the end.
         RuntimeError: the recount of the pruned model is not what was predicted.
         ParityError: two exported forms disagree.
     """

@@ -40,8 +40,15 @@ def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> A
 
 
 def open_file(path: pathlib.Path) -> Artefact:
-    """Opens a .keras file in safe mode: code inside the file (a Lambda) is not run."""
-    return open_model(read_keras_file(path), path)
+    """Opens a .keras file in safe mode: code inside the file (a Lambda) is not run.
+
+    ValueError naming the file if it takes no images of one size, or gives no classes.
+    """
+    model = read_keras_file(path)
+    try:
+        return open_model(model, path)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
 
 
 FORMAT = Format(location='pruned.keras', write=write, open=open_file, tolerance=1e-4)
