@@ -18,6 +18,8 @@ _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probabi
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
 # Fields that may name files.
 _FILES = ('model', 'initial_weights', 'custom_layers', 'latency_table')
+# Of data.json; augmentation may make it another at the next look, and older runs have none.
+_OBSERVED = ('pixel_range',)
 # What a run killed before it wrote config.json leaves behind.
 _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.flags',
                 '.partial_environment.json', '.partial_config.json'}
@@ -97,9 +99,10 @@ class RunFolder:
         stored = self.read_json(name)
         if stored is None:
             self.write_json(name, value)
-        elif stored != value:
-            rows = [key if isinstance(new, list) else f'{key}: {stored.get(key)!r} -> {new!r}'
-                    for key, new in value.items() if stored.get(key) != new]
+            return
+        rows = [key if isinstance(new, list) else f'{key}: {stored.get(key)!r} -> {new!r}'
+                for key, new in value.items() if stored.get(key) != new and key not in _OBSERVED]
+        if rows:
             raise ValueError(f'{self.path} began with another {name}: {"; ".join(rows)}. Restore '
                              'what it began with, or choose another run_dir.')
 

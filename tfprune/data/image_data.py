@@ -38,10 +38,11 @@ class ImageData(abc.ABC):
     pixel_range: tuple[float, float] = dataclasses.field(default=(0.0, 255.0), kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
-        """What tells this data from other data: sizes and class names."""
+        """What tells this data from other data: sizes and class names; the range of the pixels."""
         return {'name': self.name, 'image_shape': list(self.image_shape),
                 'num_train': self.num_train, 'num_reward': self.num_reward,
-                'num_test': self.num_test, 'class_names': list(self.class_names)}
+                'num_test': self.num_test, 'class_names': list(self.class_names),
+                'pixel_range': list(self.pixel_range)}
 
     @abc.abstractmethod
     def train_batches(self, epoch: int, batch_size: int) -> tf.data.Dataset:
