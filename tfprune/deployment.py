@@ -24,6 +24,7 @@ from tfprune.groups import trace_groups
 from tfprune.progress import Progress
 from tfprune.report.artefact_table import losses
 from tfprune.surgery import prune_model
+from tfprune.training import StopTraining
 
 BASE_FORMS = ('keras', 'saved_model', 'tflite')
 THREADS = (1, 2, 4)
@@ -83,7 +84,8 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
 
     Args:
       dense_tflite: the float32 file that latencies are compared with, in turns.
-      should_stop: asked in quantisation-aware fine-tuning; True raises StopTraining.
+      should_stop: asked in quantisation-aware fine-tuning and before each file that is written or
+        tested; True raises StopTraining. An export that is written as a whole stays.
 
     Raises what `export_model` and `quantise_aware` raise; nothing is left behind then.
     """
@@ -97,10 +99,11 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
         model, out_dir, formats=(*BASE_FORMS, *(QUANTISATIONS[q] for q in settings.quantisations)),
         representative_data=representative_images(data, settings.representative_images),
         pixel_range=PixelRange.seen(*data.pixel_range), class_names=data.class_names,
-        tflite_options=settings.tflite, quantised=quantised, overwrite=overwrite)
+        tflite_options=settings.tflite, quantised=quantised, overwrite=overwrite,
+        should_stop=should_stop)
     progress.say('testing ...')
-    rows = accuracies(exported, data)
-    dense_latency = add_latencies(rows, exported, dense_tflite)
+    rows = accuracies(exported, data, should_stop)
+    dense_latency = add_latencies(rows, exported, dense_tflite, should_stop)
     for line in losses(rows):
         progress.warn(line)
     return Deployed(exported, rows, dense_latency)
@@ -146,10 +149,13 @@ def representative_images(data: ImageData, count: int) -> np.ndarray:
     return np.concatenate(found)[:count]
 
 
-def accuracies(exported: ExportReport, data: ImageData) -> list[dict[str, Any]]:
+def accuracies(exported: ExportReport, data: ImageData,
+               should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
     """A row a file: form, file, bytes, accuracy on all test images, what it loses."""
     rows: list[dict[str, Any]] = []
     for form, path in exported.paths.items():
+        if should_stop():
+            raise StopTraining()
         correct = count_correct(FORMATS[form].open(path), data)
         rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),
                      'bytes': exported.bytes[form], 'accuracy': correct / data.num_test})
@@ -159,8 +165,8 @@ def accuracies(exported: ExportReport, data: ImageData) -> list[dict[str, Any]]:
     return rows
 
 
-def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None
-                  ) -> list[dict[str, Any]]:
+def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None,
+                  should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
     """Times the TFLite files, and `dense` first, in turns; returns the latencies of `dense`."""
     lite = [row for row in rows if row['form'].startswith('tflite')]
     models: list[Any] = [*([dense] if dense else []),
@@ -169,6 +175,8 @@ def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense:
     for row in lite:
         row['latency'] = []
     for threads in THREADS:
+        if should_stop():
+            raise StopTraining()
         stats, ratios = latencies_in_turns(models, threads=threads)
         seen = [{'threads': threads, 'median_ms': found.median, 'p10_ms': found.p10,
                  'p90_ms': found.p90} for found in stats]

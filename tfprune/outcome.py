@@ -31,7 +31,10 @@ _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_ma
 
 
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
-    """(pruned model, report.json) of a finished run, None for others."""
+    """(pruned model, report.json) of a finished run, None for others.
+
+    FileNotFoundError if its model is gone.
+    """
     report = folder.read_json('report.json')
     if report is None:
         return None
@@ -55,7 +58,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     missing: what of the run's files was lost while it was interrupted.
 
     Raises:
-        StopTraining: should_stop() became true in quantisation-aware fine-tuning.
+        StopTraining: should_stop() became true before the end.
         RuntimeError: the recount of the pruned model is not what was predicted.
         ParityError: two exported forms disagree.
     """

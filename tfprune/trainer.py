@@ -133,8 +133,8 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
             report = finish(setup, folder, model, decision, shown, should_stop,
                             phases.missing)
         except StopTraining:
-            raise Interrupted('stopped before the end of quantisation-aware fine-tuning; the same '
-                              f'command begins it anew in {folder.path}.') from None
+            raise Interrupted('stopped before the end of the export; the same command begins it '
+                              f'anew in {folder.path}.') from None
         return RunResult(folder.path, model, report)
     except BaseException:
         folder.forget_unbegun()
