@@ -54,6 +54,7 @@ class Phases:
         position, prefix = self.loop.checkpoints.newest() or (Position(), None)
         after_surgery = prefix is not None and (
             self.decides_first or (position.epoch, position.step) > (self.first, 0))
+        decision = self._read_decision() if after_surgery else None
         self._forget_what_comes_again(position, after_surgery)
         if prefix:
             self.folder.note_resumption()
@@ -61,9 +62,7 @@ class Phases:
             self.loop.progress.say(f'resuming {self.folder.path} after epoch {position.epoch}, '
                                    f'step {position.step}{rounds}')
             self._note_lost(position, after_surgery)
-        if after_surgery:
-            decision = self._read_decision()
-        else:
+        if decision is None:
             decision = self._search(position, prefix)
             position, prefix = Position(self.first), None
         pruned = self._prune(decision)
@@ -301,16 +300,23 @@ class Phases:
         if rows is None:
             raise CheckpointError(f'{self.folder.path} has checkpoints from after surgery and no '
                                   'decision.json; remove its checkpoints folder to start anew.')
-        decision = self._with_zeros(rows)
-        if not decision.removed:
-            groups, masks = dict(self.setup.groups), decision.masks
-            wrong = next((name for name in {**groups, **masks} if masks and (
-                name not in groups or len(masks.get(name, ())) != groups[name])), None)
-            if wrong is not None:
-                raise CheckpointError(
-                    f"{self.folder.path / 'decision.json'}: not a decision about this model: group "
-                    f'{wrong!r}.')
-        return decision
+        path, groups = self.folder.path / 'decision.json', self.setup.groups
+        for name, row in rows['groups'].items():
+            # Removed blocks leave groups of their own.
+            if name in groups or not rows['removed']:
+                dense = dict(groups).get(name)
+                if dense is None:
+                    raise CheckpointError(f'{path}: this model has no group {name!r}.')
+                if row['dense_width'] != dense:
+                    raise CheckpointError(f'{path}: group {name!r} must be of {dense} channels; '
+                                          f'received {row["dense_width"]}.')
+            if not all(0 <= index < row['dense_width'] for index in row['kept']):
+                raise CheckpointError(f'{path}: group {name!r} must keep channels of 0 to '
+                                      f'{row["dense_width"] - 1}; received {row["kept"]}.')
+        missing = [name for name in groups if name not in rows['groups']]
+        if rows['groups'] and missing and not rows['removed']:
+            raise CheckpointError(f'{path}: no group {missing[0]!r}.')
+        return self._with_zeros(rows)
 
 
 def _as_float32(model: keras.Model) -> keras.Model:

@@ -20,7 +20,6 @@ _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probabi
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
 # Fields that may name files.
 _FILES = ('model', 'initial_weights', 'custom_layers', 'latency_table')
-# Of data.json; augmentation may make it another at the next look, and older runs have none.
 # What a run killed before it wrote config.json leaves behind.
 _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.flags',
                 '.partial_environment.json', '.partial_config.json'}

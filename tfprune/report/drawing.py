@@ -1,6 +1,7 @@
 """A picture of a network, top to bottom as it runs, coloured by channel group."""
 
 import os
+import pathlib
 from typing import Any
 
 import matplotlib
@@ -20,9 +21,13 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
 
     Each call of a layer is a row, named; its box is coloured by the groups that its output holds
     (a stripe each, by share of channels), grey where they cannot be pruned. Tensors that live
-    beside each other, as on a shortcut, run in lanes of their own.
+    beside each other, as on a shortcut, run in lanes of their own. ValueError for another suffix.
     """
     layout = groups.layout
+    suffix = pathlib.Path(path).suffix[1:].lower()
+    if suffix not in Figure().canvas.get_supported_filetypes():
+        raise ValueError(f'{path}: expected a picture that ends in .png, .svg or .pdf; received '
+                         f'{suffix!r}')
     lanes = _lanes(layout)
     rows, width = len(layout.nodes), 1 + max(lanes)
     figure = Figure(figsize=(_LANE * width + 4.5, _ROW * (rows + 3)), dpi=_dpi(rows))
