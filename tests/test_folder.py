@@ -75,6 +75,85 @@ def test_strays_are_left_aside_and_links_followed(split):
     assert numbers(data.test_images)[-1] == 201
 
 
+def test_every_format_is_read_and_other_files_are_counted(split, caplog):
+    """GIF, TIFF and the rarer names of JPEG beside PNG; the rest is said by suffix, once."""
+    image = Image.fromarray(np.full((6, 4, 3), 77, np.uint8))
+    for name in ('x.gif', 'x.TIF', 'x.tiff', 'x.jfif', 'x.jpe'):
+        image.save(split / 'train/a' / name, **({'format': 'JPEG'} if '.j' in name else {}))
+    data = load(split)
+    assert data.num_train == 8 + 5 - 1
+    assert sorted(numbers(data.train_images))[8:] == [77] * 5
+    assert 'left aside' not in caplog.text
+    for stray in ('train/a/1.heic', 'train/b/2.HEIC', 'val/a/3.heic', 'val/a/notes.txt',
+                  'val/b/README', 'train/a/Thumbs.db', 'train/a/.DS_Store', 'val/cover.jpg'):
+        (split / stray).write_bytes(b'?')
+    caplog.clear()
+    assert load(split).num_train == data.num_train
+    message, = [record.getMessage() for record in caplog.records
+                if 'left aside' in record.getMessage()]
+    assert message.startswith(f'{split}: left aside 6 files: 3 .heic, ')
+    for part in ('1 .txt', '1 without suffix', '1 .jpg beside the class folders'):
+        assert part in message
+    assert 'db' not in message and 'DS' not in message
+
+
+def test_a_class_has_one_name_in_every_form_of_unicode(split, tmp_path):
+    """As one system writes it (NFC) and another (NFD); sorted as one, too."""
+    composed, decomposed = '\u00e9t\u00e9', 'e\u0301te\u0301'
+    write(split / 'train', first=20, **{composed: 2, 'f': 1})
+    write(split / 'val', first=120, **{decomposed: 1, 'f': 1})
+    data = load(split)
+    assert data.class_names == ('a', 'b', 'f', composed)
+    assert numbers(data.test_images) == [102, 100, 101, 121, 120]
+    write(split / 'val', first=130, **{composed: 1})
+    with pytest.raises(ValueError, match='class folders of .*/val: .* look the same') as caught:
+        load(split)
+    assert ascii(composed) in str(caught.value) and ascii(decomposed) in str(caught.value)
+
+
+@pytest.mark.parametrize('first, second', [
+    ('new line', 'new\nline'), ('cat', 'cat '), ('cat', ' cat'), ('a b', 'a  b'), ('a b', 'a\tb'),
+    ('dog', 'do\x07g'), ('dog', 'dog\u200b'), ('dog', '\u202edog'), ('a b', 'a\u00a0b')])
+def test_classes_that_look_the_same_are_refused(tmp_path, first, second):
+    write(tmp_path, **{first: 2, second: 2, 'other': 2})
+    with pytest.raises(ValueError, match='look the same; rename one') as caught:
+        load(tmp_path)
+    assert str(caught.value).isprintable()
+    assert ascii(first) in str(caught.value) and ascii(second) in str(caught.value)
+
+
+def test_a_class_needs_a_name_that_is_seen(tmp_path):
+    write(tmp_path, **{'a': 2, ' ': 2, 'b': 2})
+    with pytest.raises(ValueError, match="expected a name for each class, received ' '"):
+        load(tmp_path)
+
+
+def test_a_class_that_is_a_link_to_nothing_is_named(split):
+    os.symlink('nowhere', split / 'train/c')
+    with pytest.raises(ValueError, match='class folder .*/train/c is a link to nothing'):
+        load(split)
+
+
+def test_names_of_files_are_escaped_in_messages(split):
+    (split / 'train/a/1\n2.png').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'train/a/1\\n2.png \(no BMP') as caught:
+        load(split)
+    assert '\n' not in str(caught.value)
+
+
+def test_no_class_loses_its_last_images(tmp_path, caplog):
+    """A large class beside tiny ones, whatever the seed; a class of two images trains on one."""
+    write(tmp_path, common=60, **{f'rare{number}': 2 + number % 2 for number in range(8)})
+    for seed in range(3):
+        caplog.clear()
+        data = load(tmp_path, split_seed=seed, reward_images=0)
+        labels = data.train_labels.numpy()
+        assert np.bincount(labels[data.train_indices], minlength=9).min() >= 1
+        assert np.bincount(data.test_labels, minlength=9).min() >= 1
+        message, = [record.getMessage() for record in caplog.records]
+        assert 'folder: 8 of 9 classes with fewer than 10 training images: rare0 (1), ' in message
+
+
 def test_test_split_is_test_then_val_then_validation(split, caplog):
     (split / 'val').rename(split / 'validation')
     assert load(split).num_test == 3
@@ -160,6 +239,15 @@ def test_an_unreadable_file_is_named(split, name):
     message = str(caught.value)
     assert message.startswith(f'{split}: 1 of 12 images cannot be read: val/a/{name} (')
     assert BAD[name][1] in message and '--skip_unreadable' in message and '\n' not in message
+
+
+def test_what_is_no_regular_file_is_named_and_nothing_waits(split):
+    os.mkfifo(split / 'train/b/pipe.png')
+    os.symlink('/dev/zero', split / 'val/a/zero.jpg')
+    with pytest.raises(ValueError, match=r'pipe.png \(not a regular file\), val/a/zero'):
+        load(split)
+    data = load(split, skip_unreadable=True)
+    assert data.num_train + data.num_reward == 8 and data.num_test == 3
 
 
 def test_many_unreadable_files_are_counted_and_all_in_the_log(split, caplog):
