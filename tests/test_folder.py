@@ -9,29 +9,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from class_folders import load, numbers, write
 from tfprune.data import decoding, load_data, storage
 from tfprune.data.photographs import MEAN
 
 IMAGENETTE = pathlib.Path(__file__).resolve().parents[2] / 'shared/data/imagenette128'
-
-
-def write(root, first=0, shape=(6, 4), **classes):
-    """Class folders of PNGs, each image filled with its own number, from `first` on."""
-    for name, count in classes.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            Image.fromarray(np.full((*shape, 3), first, np.uint8)).save(
-                root / name / f'{index:03d}.png')
-            first += 1
-    return root
-
-
-def load(root, reward_images=1, **options):
-    return load_data('folder', data_dir=str(root), reward_images=reward_images, **options)
-
-
-def numbers(images):
-    return np.asarray(images)[:, 0, 0, 0].tolist()
 
 
 @pytest.fixture
@@ -95,50 +77,6 @@ def test_every_format_is_read_and_other_files_are_counted(split, caplog):
     for part in ('1 .txt', '1 without suffix', '1 .jpg beside the class folders'):
         assert part in message
     assert 'db' not in message and 'DS' not in message
-
-
-def test_a_class_has_one_name_in_every_form_of_unicode(split, tmp_path):
-    """As one system writes it (NFC) and another (NFD); sorted as one, too."""
-    composed, decomposed = '\u00e9t\u00e9', 'e\u0301te\u0301'
-    write(split / 'train', first=20, **{composed: 2, 'f': 1})
-    write(split / 'val', first=120, **{decomposed: 1, 'f': 1})
-    data = load(split)
-    assert data.class_names == ('a', 'b', 'f', composed)
-    assert numbers(data.test_images) == [102, 100, 101, 121, 120]
-    write(split / 'val', first=130, **{composed: 1})
-    with pytest.raises(ValueError, match='class folders of .*/val: .* look the same') as caught:
-        load(split)
-    assert ascii(composed) in str(caught.value) and ascii(decomposed) in str(caught.value)
-
-
-@pytest.mark.parametrize('first, second', [
-    ('new line', 'new\nline'), ('cat', 'cat '), ('cat', ' cat'), ('a b', 'a  b'), ('a b', 'a\tb'),
-    ('dog', 'do\x07g'), ('dog', 'dog\u200b'), ('dog', '\u202edog'), ('a b', 'a\u00a0b')])
-def test_classes_that_look_the_same_are_refused(tmp_path, first, second):
-    write(tmp_path, **{first: 2, second: 2, 'other': 2})
-    with pytest.raises(ValueError, match='look the same; rename one') as caught:
-        load(tmp_path)
-    assert str(caught.value).isprintable()
-    assert ascii(first) in str(caught.value) and ascii(second) in str(caught.value)
-
-
-def test_a_class_needs_a_name_that_is_seen(tmp_path):
-    write(tmp_path, **{'a': 2, ' ': 2, 'b': 2})
-    with pytest.raises(ValueError, match="expected a name for each class, received ' '"):
-        load(tmp_path)
-
-
-def test_a_class_that_is_a_link_to_nothing_is_named(split):
-    os.symlink('nowhere', split / 'train/c')
-    with pytest.raises(ValueError, match='class folder .*/train/c is a link to nothing'):
-        load(split)
-
-
-def test_names_of_files_are_escaped_in_messages(split):
-    (split / 'train/a/1\n2.png').write_bytes(b'')
-    with pytest.raises(ValueError, match=r'train/a/1\\n2.png \(no BMP') as caught:
-        load(split)
-    assert '\n' not in str(caught.value)
 
 
 def test_no_class_loses_its_last_images(tmp_path, caplog):
@@ -244,7 +182,7 @@ def test_an_unreadable_file_is_named(split, name):
 def test_what_is_no_regular_file_is_named_and_nothing_waits(split):
     os.mkfifo(split / 'train/b/pipe.png')
     os.symlink('/dev/zero', split / 'val/a/zero.jpg')
-    with pytest.raises(ValueError, match=r'pipe.png \(not a regular file\), val/a/zero'):
+    with pytest.raises(ValueError, match=r'pipe.png \(not a regular .*val/a/zero'):
         load(split)
     data = load(split, skip_unreadable=True)
     assert data.num_train + data.num_reward == 8 and data.num_test == 3
@@ -295,7 +233,7 @@ def rename(old, new):
 @pytest.mark.parametrize('change, message', [
     (lambda root: (root / 'val/a/000.png').unlink(),
      'class folder .*/val/a has no images: .* none'),
-    (lambda root: (root / 'val/a/000.png').rename(root / 'val/a/0.heic'), 'has no images: .* 0.heic'),
+    (lambda root: (root / 'val/a/000.png').rename(root / 'val/a/0.heic'), 'no images: .* 0.heic'),
     (lambda root: (root / 'train/c').mkdir(), 'class folder .*/train/c has no images'),
     (rename('val/a', 'val/x'), 'train and val have different classes: only in train: a; only in'
      ' val: x'),
@@ -383,32 +321,6 @@ def test_images_that_do_not_fit_are_refused_before_decoding(split, monkeypatch, 
     with pytest.raises(ValueError, match='11 images of 6x4x3 take .*--image_size.*--cache_dir'):
         load(split)
     assert load(split, cache_dir=str(tmp_path / '.cache')).num_test == 3
-
-
-def test_machine_memory_is_that_of_the_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, '_CGROUP_LIMIT', tmp_path / 'memory.max')
-    whole = storage._machine_memory()
-    assert whole > 2 ** 28
-    for text, expected in (('1048576\n', 1048576), ('max\n', whole), (f'{whole + 1}', whole)):
-        (tmp_path / 'memory.max').write_text(text)
-        assert storage._machine_memory() == expected
-
-
-def test_tensors_share_the_memory_of_aligned_images_only():
-    """A shared tensor shows a change of the array; an unaligned array is copied."""
-    def fill(images, numbers):
-        images[:], numbers[:] = 7, range(5)
-        return 4
-
-    images, numbers = storage.stored((5, 8, 8, 1), fill)
-    assert images.shape == (4, 8, 8, 1) and numbers.tolist() == [0, 1, 2, 3]
-    for array, shared in ((images, True), (images[2:], True), (images[:, 1:], False),
-                          (images.reshape(-1)[1:].reshape(-1, 5), False)):
-        tensor = storage.as_tensor(array)
-        before = array.ravel()[-1]
-        array[-1, ..., -1] = before + 1
-        assert (tf.reshape(tensor, [-1])[-1].numpy() == before + 1) == shared
-        np.testing.assert_array_equal(tf.gather(tensor, [0])[0], array[0])
 
 
 # Real photographs.

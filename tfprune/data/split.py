@@ -10,6 +10,29 @@ FEW = 10  # training images; classes with fewer are named
 _LOGGER = logging.getLogger(__name__)
 
 
+def test_sizes(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """Test images of each class, int64 [K]: the nearest number to fraction · sizes, at least one
+    but not all."""
+    return np.maximum(0, np.minimum(np.maximum(np.round(fraction * sizes), 1), sizes - 1)
+                      ).astype(np.int64)
+
+
+def test_split(labels: np.ndarray, num_classes: int, fraction: float,
+               split_seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices of the training images, of the test images), int64, sorted within each class.
+
+    Drawn from each class apart; a function of the labels [N], sorted or not, and split_seed.
+    """
+    sizes = np.bincount(labels, minlength=num_classes)
+    members = np.split(np.argsort(labels, kind='stable'), np.cumsum(sizes)[:-1])
+    train, test = [], []
+    for label, (indices, count) in enumerate(zip(members, test_sizes(sizes, fraction))):
+        drawn = np.random.default_rng((split_seed, label)).permutation(len(indices))
+        test.append(indices[np.sort(drawn[:count])])
+        train.append(indices[np.sort(drawn[count:])])
+    return np.concatenate(train), np.concatenate(test)
+
+
 def draw(sizes: np.ndarray, count: int, most: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How many of each class to hold out, int64 [K], so that they are `count` together.
 
@@ -78,7 +101,7 @@ def name_small_classes(name: str, class_names: tuple[str, ...], sizes: np.ndarra
     """
     few, said = np.flatnonzero(sizes < FEW), []
     # Fewer reward images than classes cannot be of every class.
-    none = np.flatnonzero(drawn == 0) if drawn.sum() >= len(drawn) else []
+    none = np.flatnonzero((drawn == 0) & (drawn.sum() >= len(drawn)))
     if len(few):
         counts = listed(f'{class_names[label]} ({sizes[label]})' for label in few)
         said.append(f'{len(few)} of {len(sizes)} classes with fewer than {FEW} training images: '
