@@ -1,4 +1,4 @@
-"""A user's tf.data datasets: what is wrong is named, by dataset and image; what is right is read."""
+"""A user's tf.data datasets: what is wrong is named by dataset and image, what is right is read."""
 import logging
 
 import tfprune  # noqa: F401  (first: sets up Keras)

@@ -101,8 +101,7 @@ def decode_all(paths: Sequence[str], images: np.ndarray, resize: bool) -> dict[i
           concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
           tqdm.tqdm(total=len(paths), desc='decoding', unit=' images', leave=False,
                     disable=None) as bar):  # None: no bar unless on a terminal
-        # Twice as many pixels are an error, with the file's name.
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        warnings.filterwarnings('ignore', module=r'PIL\.')  # what matters is an error, of a file
         for count in pool.map(decode_chunk, range(0, len(paths), _CHUNK)):
             bar.update(count)
     return dict(sorted(unreadable.items()))

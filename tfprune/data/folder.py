@@ -24,6 +24,7 @@ from tfprune.data.class_names import LISTED, check_class_names, listed, printabl
 from tfprune.data.decoding import SUFFIXES, decode, decode_all
 from tfprune.data.options import DataOptions
 from tfprune.data.photographs import photographs
+from tfprune.data.split import test_split
 from tfprune.data.storage import cache_path, check_memory, stored
 
 TRAIN = 'train'
@@ -165,17 +166,15 @@ def _say_left_aside(root: pathlib.Path, aside: Counter[str]) -> None:
 
 def _split(root: pathlib.Path, classes: dict[str, list[str]], test_fraction: float,
            split_seed: int) -> tuple[tuple[str, ...], Files, Files]:
-    """Of each class the nearest number to test_fraction, at least one, but not all, is for test."""
-    train, test = [], []
-    for label, (name, files) in enumerate(classes.items()):
-        if len(files) == 1:
+    """A share of each class, at least one image, but not all, is for test; see `test_split`."""
+    for name, members in classes.items():
+        if len(members) == 1:
             raise ValueError(f"class folder {root / name} has one image, expected at least two: "
                              'one to train on and one to test on')
-        drawn = np.random.default_rng((split_seed, label)).permutation(len(files))
-        count = min(max(round(test_fraction * len(files)), 1), len(files) - 1)
-        test.append([files[index] for index in sorted(drawn[:count])])
-        train.append([files[index] for index in sorted(drawn[count:])])
-    return tuple(classes), _labelled(train), _labelled(test)
+    files = _labelled(classes.values())
+    train, test = test_split(np.array([label for _, label in files]), len(classes), test_fraction,
+                             split_seed)
+    return tuple(classes), [files[index] for index in train], [files[index] for index in test]
 
 
 def _labelled(classes) -> Files:

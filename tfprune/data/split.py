@@ -10,29 +10,47 @@ FEW = 10  # training images; classes with fewer are named
 _LOGGER = logging.getLogger(__name__)
 
 
-def draw(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def test_sizes(sizes: np.ndarray, fraction: float) -> np.ndarray:
+    """Test images of each class, int64 [K]: the nearest number to fraction · sizes, at least one
+    but not all."""
+    return np.maximum(0, np.minimum(np.maximum(np.round(fraction * sizes), 1), sizes - 1)
+                      ).astype(np.int64)
+
+
+def test_split(labels: np.ndarray, num_classes: int, fraction: float,
+               split_seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(indices of the training images, of the test images), int64, sorted within each class.
+
+    Drawn from each class apart; a function of the labels [N], sorted or not, and split_seed.
+    """
+    sizes = np.bincount(labels, minlength=num_classes)
+    members = np.split(np.argsort(labels, kind='stable'), np.cumsum(sizes)[:-1])
+    train, test = [], []
+    for label, (indices, count) in enumerate(zip(members, test_sizes(sizes, fraction))):
+        drawn = np.random.default_rng((split_seed, label)).permutation(len(indices))
+        test.append(indices[np.sort(drawn[:count])])
+        train.append(indices[np.sort(drawn[count:])])
+    return np.concatenate(train), np.concatenate(test)
+
+
+def draw(sizes: np.ndarray, count: int, most: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """How many of each class to hold out, int64 [K], so that they are `count` together.
 
     By largest remainder: the whole part of count · sizes / Σ sizes, and one more where the rest is
-    largest, equal ones in random order; at most `most_of(sizes)`.
+    largest, equal ones in random order; at most `most`.
 
     Args:
-      sizes: images of each class, [K].
-      count: at most Σ most_of(sizes).
+      sizes: images of each class, integers [K].
+      count: at most Σ most.
+      most: of each class, integers [K].
     """
-    most, quota = most_of(sizes), count * sizes / sizes.sum()
-    drawn = np.minimum(np.floor(quota).astype(np.int64), most)
-    by_chance = rng.permutation(len(sizes))
-    by_rest = by_chance[np.argsort((drawn - quota)[by_chance], kind='stable')]
+    whole, rest = np.divmod(count * sizes.astype(np.int64), sizes.sum())
+    drawn, by_chance = np.minimum(whole, most), rng.permutation(len(sizes))
+    by_rest = by_chance[np.argsort(-rest[by_chance], kind='stable')]
     while drawn.sum() < count:
         able = by_rest[drawn[by_rest] < most[by_rest]]
         drawn[able[:count - drawn.sum()]] += 1
     return drawn
-
-
-def most_of(sizes: np.ndarray) -> np.ndarray:
-    """The most images to hold out of classes of these sizes: half, so that one at least stays."""
-    return sizes // 2
 
 
 def reward_split(name: str, labels: np.ndarray, class_names: tuple[str, ...], reward_images: int,
@@ -50,7 +68,8 @@ def reward_split(name: str, labels: np.ndarray, class_names: tuple[str, ...], re
       ValueError: more than half of the images of each class.
     """
     size, sizes = len(labels), np.bincount(labels, minlength=len(class_names))
-    most = int(most_of(sizes).sum())
+    at_most = sizes // 2  # half, so that one at least stays
+    most = int(at_most.sum())
     if not most:
         raise ValueError(f'{name}: no class has two training images, one to train on and one to '
                          'hold out for rewards')
@@ -60,7 +79,7 @@ def reward_split(name: str, labels: np.ndarray, class_names: tuple[str, ...], re
             f'reward_images: expected 1 … {most} of the {size} training images of {name}, at most '
             f'half of each class, received {reward_images}')
     rng = np.random.default_rng(split_seed)
-    drawn, order = draw(sizes, count, rng), rng.permutation(size)
+    drawn, order = draw(sizes, count, at_most, rng), rng.permutation(size)
     by_class = order[np.argsort(labels[order], kind='stable')]
     held, places = [], []
     for first, number in zip(np.cumsum(sizes) - sizes, drawn):
@@ -80,10 +99,9 @@ def name_small_classes(name: str, class_names: tuple[str, ...], sizes: np.ndarra
       sizes: training images of each class, [K].
       drawn: reward images of each class, [K].
     """
-    few = np.flatnonzero(sizes < FEW)
-    # Whoever asks for fewer reward images than classes knows it.
-    none = np.flatnonzero(drawn == 0) if drawn.sum() >= len(drawn) else few[drawn[few] == 0]
-    said = []
+    few, said = np.flatnonzero(sizes < FEW), []
+    # Fewer reward images than classes cannot be of every class.
+    none = np.flatnonzero((drawn == 0) & (drawn.sum() >= len(drawn)))
     if len(few):
         counts = listed(f'{class_names[label]} ({sizes[label]})' for label in few)
         said.append(f'{len(few)} of {len(sizes)} classes with fewer than {FEW} training images: '
