@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import data as data_sets
-from tfprune.budget import Budget
+from tfprune.budget import Budget, check_counted
 from tfprune.config import LIMITS, Config, differing_fields, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
@@ -181,17 +181,20 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
     with strategy.scope():
         model = _own_model(own) if own else _named_model(config, data)
     groups = trace_groups(model, frozen=split_names(config.frozen),
-                          unknown_layers=config.unknown_layers)
+                          unknown_layers=config.unknown_layers, prune_frozen=config.prune_frozen)
     if not config.prune_residual_groups:
         groups = groups.without_residual()
     table = LatencyTable.load(config.latency_table) if config.latency_table else None
     cost_model = CostModel(model, groups, latency_table=table)
     check_deployable(model, data, Deployment.of(config))
     if own or is_model_file(config.model):
-        convert(model)  # names operators that TFLite lacks
+        # As it is exported; names operators that TFLite lacks.
+        convert(prune_model(model, trace_groups(model), {}, dtype_policy='float32'))
     # What has no budget cannot miss it.
     method = check_method(config.method)
     limits = config.budgets if method.needs_budget(method.parse(config)) else {'macs': 1.0}
+    if not config.accept_uncounted:
+        check_counted(cost_model, limits)
     budget = Budget(groups, cost_model, limits, width_multiple=config.width_multiple,
                     min_keep_ratio=config.min_keep_ratio)
     # Some methods ask for scores after hours only: what is wrong with the criterion is said now.
