@@ -28,7 +28,8 @@ flags.DEFINE_string('image_size', '', 'N, HxW or HxWxC: images of a named model 
 flags.DEFINE_integer('num_classes', 10, 'Classes of a named model.', lower_bound=2,
                      upper_bound=10 ** 6)
 command_line.define_config_flags(['custom_layers', 'prune_residual_groups', 'frozen',
-                                  'prune_frozen', 'unknown_layers', 'width_multiple', 'min_keep_ratio'])
+                                  'prune_frozen', 'unknown_layers', 'width_multiple',
+                                  'min_keep_ratio'])
 flags.DEFINE_string('json', None, 'Also writes the analysis to this file.')
 flags.DEFINE_string('picture', None, 'Also draws the network, coloured by group: .png, .svg, .pdf.')
 

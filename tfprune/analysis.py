@@ -106,9 +106,9 @@ def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarra
     layout, size = groups.layout, len(groups.layout.names)
     shares = [np.bincount(tensor.positions.group, minlength=size) / max(
         len(tensor.positions.group), 1) for tensor in layout.tensors]
-    written = [*zip(cost_model.layers, cost_model.layer_outputs),
-               *((call, call.output) for call in cost_model.fixed)]
-    macs = sum((call.macs * shares[tensor] for call, tensor in written), np.zeros(size))
+    written = [*zip([layer.macs for layer in cost_model.layers], cost_model.layer_outputs),
+               *((call.macs, call.output) for call in cost_model.fixed)]
+    macs = sum((count * shares[tensor] for count, tensor in written), np.zeros(size))
     params = np.zeros(size)
     for slot in layout.weights:
         tensor = slot.in_tensor if slot.out_tensor is None else slot.out_tensor

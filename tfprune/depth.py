@@ -121,7 +121,8 @@ def without_blocks(work: WorkT, names: Sequence[str]) -> WorkT:
         return work
     config, model = work.config, remove_blocks(work.model, names)
     graph = unfold(model)
-    options: dict[str, Any] = {'unknown_layers': config.unknown_layers, 'prune_frozen': config.prune_frozen}
+    options: dict[str, Any] = {'unknown_layers': config.unknown_layers,
+                               'prune_frozen': config.prune_frozen}
     traced = trace_groups(model, **options)
     frozen = [name for name in split_names(config.frozen)
               if name in graph.layers or name in traced.groups]

@@ -24,8 +24,9 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
       model: the dense model.
       groups: its channel groups.
       masks: {group name: bool [C_g]}, True = kept; a missing group stays whole.
-      dtype_policy: the policy of every layer of the result, those in layers included, e.g. 'float32' for the export of a
-        model trained under 'mixed_bfloat16'; None keeps each layer's own.
+      dtype_policy: the policy of every layer of the result, those in layers included, e.g.
+        'float32' for the export of a model trained under 'mixed_bfloat16'; None keeps each layer's
+        own.
 
     Raises:
       ValueError, TypeError: for unknown groups, wrong masks, or groups of another model.

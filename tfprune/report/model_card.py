@@ -3,7 +3,8 @@ from typing import Mapping
 
 from tfprune.report.artefact_table import artefact_rows, losses
 from tfprune.report.reading import Run, all_values
-from tfprune.report.table import budget_sentences, count, listed, markdown, percent, table_notes
+from tfprune.report.table import (budget_sentences, count, listed, mark, markdown, percent,
+                                  table_notes)
 
 
 def card_rows(run: Run) -> list[tuple[str, str]]:
@@ -13,8 +14,10 @@ def card_rows(run: Run) -> list[tuple[str, str]]:
     pruned, names = report['pruned'], list(report.get('class_names') or ())
     shape = data.get('image_shape')
     rows = [
-        ('model', f'{report["model"]}, {report["method"]}, {count(pruned["macs"])} multiply-adds, '
-                  f'{count(pruned["params"])} parameters'),
+        ('model', f'{report["model"]}, {report["method"]}, {count(pruned["macs"])}'
+                  f'{mark(report, "macs")} multiply-adds, {count(pruned["params"])} parameters'
+                  + (f', {count(pruned["trainable_params"])} of them trainable'
+                     if 'trainable_params' in pruned else '')),
         ('task', f'one of {len(names)} classes: {listed(names[:20])}'
                  f'{", …" if len(names) > 20 else ""}' if names else ''),
         ('input', f'images {"×".join(map(str, shape))}, pixels 0…255; the model normalises them'
@@ -40,7 +43,7 @@ def limits(run: Run) -> list[str]:
             'One run of one seed: the spread over seeds is not in it.',
             'Latencies are of the machine that made the export.']
     return [*said, *losses(run.report.get('artefacts', ())),
-            *(note for note in table_notes(run.report) if note.startswith('Accuracy on'))]
+            *(note for note in table_notes(run.report) if note.startswith(('Accuracy on', '+ ')))]
 
 
 def model_card(run: Run) -> str:
