@@ -137,6 +137,8 @@ def as_classifier(
 def _check_precision(model: keras.Model, source: str) -> None:
     """ValueError, in one line, for numbers that plain SGD does not train with."""
     for layer in model._flatten_layers():
+        if isinstance(layer, keras.Model):
+            continue
         kinds = {keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights}
         if layer.compute_dtype == 'float16':
             what = 'computes in float16, which needs loss scaling'
