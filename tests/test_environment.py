@@ -107,21 +107,21 @@ def test_the_last_observation_shows_the_final_cost():
 
 
 def test_the_budget_features_tell_of_the_tightest_limit():
-    # params: 27·5 + 2·5 + 45·7 + 7 + 63·11 + 11 + 22 + 2 = 1195; at (1, 1, 2) 27 + 2 + 9 + 1
-    # + 18 + 2 + 4 + 2 = 65. 4205 of 8410 MACs is tighter than 717 of 1195 parameters.
+    # params: 27·5 + 4·5 + 45·7 + 7 + 63·11 + 11 + 22 + 2 = 1205; at (1, 1, 2) 27 + 4 + 9 + 1
+    # + 18 + 2 + 4 + 2 = 67. 4205 of 8410 MACs is tighter than 723 of 1205 parameters.
     env = make(limits={'params': .6, 'macs': .5})
     least = 36 * 27 + 81 + 9 * 2 + 2 * 2
     first = named(env.reset().observation)
     assert first['cost_spent'] == 0
-    assert first['cost_left'] == pytest.approx(min((4205 - least) / 8410, (717 - 65) / 1195))
-    # conv1 keeps 2 of 5: MACs 972·2 + 81·2·7 + 693 + 22 = 3793 fit now, parameters 27·2 + 2·2
-    # + 18·7 + 7 + 693 + 11 + 22 + 2 = 919 do not: the tightest is another.
+    assert first['cost_left'] == pytest.approx(min((4205 - least) / 8410, (723 - 67) / 1205))
+    # conv1 keeps 2 of 5: MACs 972·2 + 81·2·7 + 693 + 22 = 3793 fit now, parameters 27·2 + 4·2
+    # + 18·7 + 7 + 693 + 11 + 22 + 2 = 923 do not: the tightest is another.
     env = make(limits={'params': .6, 'macs': .5}, min_keep_ratio=.3)
     env.reset()
     assert env.budget.allowed[0][0] == 2
     decided = step(env, .6)
     assert env.widths == {'conv1': 2}
-    assert named(decided.observation)['cost_spent'] == pytest.approx(1 - 919 / 1195)
+    assert named(decided.observation)['cost_spent'] == pytest.approx(1 - 923 / 1205)
 
 
 def test_a_limit_that_binds_nothing_changes_no_observation():

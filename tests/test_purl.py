@@ -243,7 +243,7 @@ def test_zeros_stay_zero_through_fine_tuning_and_a_stop(sparse_run):
 
 def test_sparsity_is_reported_beside_dense_macs(sparse_run):
     report = sparse_run.report
-    params = sum(int(np.prod(v.shape)) for v in sparse_run.model.trainable_variables)
+    params = sparse_run.model.count_params()
     zeros = sum(np.count_nonzero(v.numpy() == 0) for v in kernels_of(sparse_run.model))
     weights = sum(v.numpy().size for v in kernels_of(sparse_run.model))
     assert report['sparsity'] == {'kernel_weights': weights, 'zeros': zeros,

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from tfprune.config import TARGETS
-from tfprune.costs import Cost, CostModel
+from tfprune.costs import Cost, CostModel, FixedCost
 from tfprune.groups import ChannelGroups
 from tfprune.masks import allowed_widths
 
@@ -21,7 +21,7 @@ class GroupRow:
       width, least_width: channels now, and the fewest allowed.
       macs: multiply-adds of the layers that write it, each layer's shared out among the channels
         that it writes; over all groups they sum to the model's.
-      params: trainable parameters along its channels in the layers that write it, likewise.
+      params: parameters along its channels in the layers that write it, likewise.
       macs_saved: multiply-adds that go if this group alone has its least width.
       members: all layers that touch it.
       is_residual: whether a sum couples it.
@@ -49,7 +49,8 @@ class Analysis:
       dense: its cost.
       least: its cost with all prunable groups at their least widths: the smallest budget.
       prunable_macs: multiply-adds of layers with a prunable group on one side or both.
-      uncounted: "layer (class)" of what has no rule, and so no multiply-adds.
+      uncounted: "layer (class)" of what may multiply, but could not be counted.
+      fixed: what has no rule and multiplies; its multiply-adds stay.
     """
     model: str
     inputs: tuple[str, ...]
@@ -58,6 +59,7 @@ class Analysis:
     least: Cost
     prunable_macs: int
     uncounted: tuple[str, ...]
+    fixed: tuple[FixedCost, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the ratios of the smallest budget."""
@@ -96,7 +98,7 @@ def analyze(model: keras.Model, groups: ChannelGroups, *, width_multiple: int = 
                    if any(name in groups for name in (*layer.groups_in, *layer.groups_out)))
     inputs = tuple('×'.join(map(str, tensor.shape[1:])) for tensor in model.inputs)
     return Analysis(model.name, inputs, tuple(rows), cost_model.dense, cost_model(least), prunable,
-                    tuple(cost_model.uncounted))
+                    tuple(cost_model.uncounted), cost_model.fixed)
 
 
 def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarray, np.ndarray]:
@@ -104,12 +106,13 @@ def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarra
     layout, size = groups.layout, len(groups.layout.names)
     shares = [np.bincount(tensor.positions.group, minlength=size) / max(
         len(tensor.positions.group), 1) for tensor in layout.tensors]
-    macs = sum((layer.macs * shares[tensor] for layer, tensor in zip(
-        cost_model.layers, cost_model.layer_outputs)), np.zeros(size))
+    written = [*zip([layer.macs for layer in cost_model.layers], cost_model.layer_outputs),
+               *((call.macs, call.output) for call in cost_model.fixed)]
+    macs = sum((count * shares[tensor] for count, tensor in written), np.zeros(size))
     params = np.zeros(size)
     for slot in layout.weights:
         tensor = slot.in_tensor if slot.out_tensor is None else slot.out_tensor
-        if slot.trainable and tensor is not None:
+        if tensor is not None:
             params += np.prod(slot.shape) * shares[tensor]
     return macs, params
 
@@ -118,8 +121,9 @@ def format_analysis(analysis: Analysis) -> str:
     """Returns the analysis as text: groups, reasons, the smallest budget, what is not counted."""
     dense = analysis.dense
     size = max([20, *(len(row.name) for row in analysis.groups if row.reason is None)])
-    lines = [f'{analysis.model}, input {", ".join(analysis.inputs)}: {dense.macs:,} MACs, '
-             f'{dense.params:,} trainable parameters, '
+    more = '+' * bool(analysis.uncounted)
+    lines = [f'{analysis.model}, input {", ".join(analysis.inputs)}: {dense.macs:,}{more} MACs, '
+             f'{dense.params:,} parameters ({dense.trainable_params:,} trainable), '
              f'{dense.peak_memory_bytes:,} bytes of activations at most', '',
              f'{"group":<{size}}{"width":>7}{"least":>7}{"MACs":>8}{"params":>8}{"saves":>8}'
              '  layers']
@@ -136,10 +140,16 @@ def format_analysis(analysis: Analysis) -> str:
               f'{row.reason}' for row in analysis.groups if row.reason is not None]
     lines += ['', f'{analysis.prunable_macs / max(dense.macs, 1):.1%} of the MACs are in layers '
               'with a prunable side.', 'Smallest reachable budget:']
-    lines += [f'  {name}: {getattr(analysis.least, name):,} '
-              f'({_ratio(analysis.least, dense, name):.1%} of {getattr(dense, name):,})'
-              for name in TARGETS]
-    lines.append(f'Not counted: {", ".join(analysis.uncounted) or "nothing"}')
+    for name in TARGETS:
+        mark = more if name == 'macs' else ''
+        lines.append(f'  {name}: {getattr(analysis.least, name):,}{mark} '
+                     f'({_ratio(analysis.least, dense, name):.1%} of {getattr(dense, name):,}'
+                     f'{mark})')
+    if analysis.fixed:
+        lines.append('Without a rule, counted by running them: ' + ', '.join(
+            f'{call.name} ({call.kind}) {call.macs:,} MACs' for call in analysis.fixed))
+    lines.append(f'{more + " " if more else ""}Not counted: '
+                 f'{", ".join(analysis.uncounted) or "nothing"}')
     return '\n'.join(lines)
 
 

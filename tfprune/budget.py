@@ -31,7 +31,7 @@ import numpy as np
 
 from tfprune.config import LIMITS, check_limit, is_ratio
 from tfprune.costs import NANOSECONDS, CostModel
-from tfprune.groups import ChannelGroups
+from tfprune.groups import FROZEN_REASON, ChannelGroups
 from tfprune.masks import allowed_widths
 
 
@@ -98,9 +98,12 @@ class Budget:
                 self._names, self.targets, self._asked, self.limits, smallest, self.dense_costs)
             if least > limit]
         if missed:
+            frozen = [name for name, why in self._groups.unprunable.items() if FROZEN_REASON in why]
+            hint = (' Frozen layers (trainable=False) keep the channels of '
+                    f'{", ".join(frozen)}; --prune_frozen prunes them.' if frozen else '')
             raise InfeasibleBudgetError(
                 f'{"; ".join(missed)}: raise the budget, lower --min_keep_ratio or '
-                '--width_multiple, or pass --prune_residual_groups.')
+                f'--width_multiple, or pass --prune_residual_groups.{hint}')
 
     def costs(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
         """Limited costs, int64 [..., K], of integer widths [..., G]."""
@@ -182,6 +185,16 @@ class Budget:
                  'limit': _shown(target, limit), 'dense': _shown(target, dense)}
                 for name, target, asked, limit, dense in zip(
                     self._names, self.targets, self._asked, self.limits, self.dense_costs)]
+
+
+def check_counted(cost_model: CostModel, limits: Mapping[str, float]) -> None:
+    """ValueError if a limit is a share of multiply-adds that are not all counted."""
+    limit = limits.get('macs', 0)
+    if cost_model.uncounted and limit and is_ratio('macs', limit) and limit != 1:
+        raise ValueError(
+            f'macs={limit:g} is a share of all multiply-adds, and those of '
+            f'{", ".join(cost_model.uncounted)} cannot be counted: give a number above 1, or pass '
+            '--accept_uncounted for a share of the others.')
 
 
 def _allowance(name: str, limit: float, dense: int) -> int:

@@ -94,7 +94,8 @@ class Config:
         'of trained again. For methods that only decide: all but rlal, autocompress, scratch.')
     seed: int = _field(0, 'Seed of weights, data order and agent, not of the data splits.', SEED)
     macs: float = _field(0.0, f'Budget of multiply-adds at batch 1. {_LIMIT}', COST)
-    params: float = _field(0.0, f'Budget of trainable parameters. {_LIMIT}', COST)
+    params: float = _field(
+        0.0, f'Budget of parameters, those that do not train included. {_LIMIT}', COST)
     peak_memory_bytes: float = _field(0.0, f'Budget of live activations at batch 1. {_LIMIT}', COST)
     latency_ratio: float = _field(
         0.0, "Budget of latency by --latency_table, a ratio of the dense model's, up to 1; 0: no "
@@ -109,8 +110,14 @@ class Config:
                                    SHARE)
     prune_residual_groups: bool = _field(False, 'Also prune groups that couple several layers.')
     frozen: str = _field('', 'Comma-separated layers or groups that are not pruned.')
+    prune_frozen: bool = _field(
+        False, 'Also prune groups that layers with frozen weights (trainable=False) read, which '
+        'cannot make up for lost channels.')
     unknown_layers: str = _field(
         'freeze', 'A layer without a rule: freeze the channels that it touches, or raise an error.')
+    accept_uncounted: bool = _field(
+        False, 'Accept a relative budget of multiply-adds although those of some layers cannot be '
+        'counted: it is then a share of the others.')
     criterion: str = _field(
         'l1', 'Ranks the channels within a group; l1 stands in where a group lacks what it needs.')
     criterion_batches: int = _field(8, 'Batches of training images that --criterion=taylor sees.',

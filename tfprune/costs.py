@@ -2,8 +2,8 @@
 
 Convention: one multiply-add is one MAC, at batch 1, of convolutions and products of matrices only;
 biases, normalisation, activations, pooling and additions count nothing. What has no rule keeps its
-channels, so that its MACs are a number: they are counted by running it. Every width is a linear form of the
-group widths w, so MACs and parameters are quadratic forms with natural coefficients,
+channels, so that its MACs are a number: they are counted by running it. Every width is a linear
+form of the group widths w, so MACs and parameters are quadratic forms with natural coefficients,
 
     cost(w) = q0 + q1 · w + wᵀ Q w,
 
@@ -145,7 +145,7 @@ class CostModel:
         self.dense_widths = np.array([groups[name] for name in groups], np.int64)
         self._groups, self.latency_table = groups, latency_table
         self._forms = linear_forms(groups)
-        graph, layout = unfold(model), groups.layout
+        graph = unfold(model)
         check_traced(model, graph, groups)
         self._count_macs(graph)
         self._count_fixed(graph)

@@ -121,10 +121,12 @@ def without_blocks(work: WorkT, names: Sequence[str]) -> WorkT:
         return work
     config, model = work.config, remove_blocks(work.model, names)
     graph = unfold(model)
-    traced = trace_groups(model, unknown_layers=config.unknown_layers)
+    options: dict[str, Any] = {'unknown_layers': config.unknown_layers,
+                               'prune_frozen': config.prune_frozen}
+    traced = trace_groups(model, **options)
     frozen = [name for name in split_names(config.frozen)
               if name in graph.layers or name in traced.groups]
-    groups = trace_groups(model, frozen=frozen, unknown_layers=config.unknown_layers)
+    groups = trace_groups(model, frozen=frozen, **options)
     groups = groups if config.prune_residual_groups else groups.without_residual()
     cost_model = CostModel(model, groups)
     limits = {row['target']: row['limit'] for row in work.budget.to_json()}

@@ -23,6 +23,7 @@ from tfprune.layer_rules import Call, Labels, LayerRule, Tracer, find_rule
 from tfprune.layout import Layout, LayerNode, Positions, TensorInfo, WeightSlot
 
 RESIDUAL_REASON = 'couples several layers; --prune_residual_groups prunes it'
+FROZEN_REASON = 'frozen (trainable=False); --prune_frozen prunes it'
 
 
 class UnsupportedLayerError(ValueError):
@@ -176,14 +177,20 @@ def _group_roots(traced: _Traced, roots: np.ndarray) -> list[list[int]]:
 
 
 def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
-                 unknown_layers: str = 'freeze') -> ChannelGroups:
+                 unknown_layers: str = 'freeze', prune_frozen: bool = False) -> ChannelGroups:
     """Returns the channel groups of a model.
+
+    What reads a channel has to make up for its loss: a group that a layer with a frozen kernel
+    reads is not prunable. One that only frozen layers write is, if what reads it can train: the
+    features of a frozen backbone that its trainable head does without. Training of biases or of
+    normalisation alone makes up for nothing.
 
     Args:
       model: a functional or built Sequential Keras model on channels-last images.
       frozen: names of groups, or of layers whose output channels stay.
       unknown_layers: 'freeze' keeps every channel that a layer without a rule touches; 'raise'
         refuses such a model.
+      prune_frozen: whether groups that frozen layers read are prunable all the same.
 
     Raises:
       TypeError: if `model` is not a Keras 3 model.
@@ -223,6 +230,8 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
         why = reasons.get(members[g][0]) or by_layer.get(name)
         if why is None and not groups[name].producers:
             why = 'it is produced by no weights'
+        if why is None and not prune_frozen:
+            why = _frozen_readers(groups[name], traced.weights)
         if why is not None:
             unprunable[name] = _reason(name, why)
 
@@ -261,6 +270,20 @@ def _roles(traced: _Traced, places: list[Positions], size: int
                 if node.layer in traced.mixing:
                     roles[group][side][node.layer] = None
     return [(tuple(writes), tuple(reads), tuple(every)) for writes, reads, every in roles]
+
+
+def _frozen_readers(group: Group, weights: Sequence[WeightSlot]) -> str | None:
+    """Returns why a group cannot make up for lost channels, or None if it can."""
+    kernels: dict[str, bool] = {}
+    for slot in weights:
+        if slot.is_kernel:
+            kernels[slot.layer] = kernels.get(slot.layer, False) or slot.trainable
+    frozen = [name for name in group.consumers if not kernels.get(name, True)]
+    if not frozen:
+        return None
+    writers = [name for name in group.producers if not kernels.get(name, True)]
+    wrote = f"of layer '{writers[0]}', which writes it, and " if writers else ''
+    return f"the weights {wrote}of layer '{frozen[0]}', which reads it, are {FROZEN_REASON}"
 
 
 def _unique_names(heads: list[str]) -> list[str]:

@@ -33,4 +33,3 @@ class KeptState:
         for variable in self.moved():
             if id(variable) not in spared:
                 variable.assign(self.value(variable))
-

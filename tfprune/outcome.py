@@ -91,6 +91,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
                         tflite['latency']),
         'sparsity': count_zeros(pruned) if decision.zeros else None,
+        'uncounted': setup.cost_model.uncounted,
         'latency_ratio': tflite['latency'][0]['ratio'],
         'artefacts': deployed.rows, 'dense_latency': deployed.dense_latency,
         'latency_prediction': prediction_row(
@@ -162,6 +163,7 @@ def _side(cost: Cost, accuracy: float | None, tflite_bytes: int | None,
     """One column of the table; None where there is no such model. Latency on one thread."""
     seen: Mapping[str, Any] = latency[0] if latency else {}
     return {'test_accuracy': accuracy, 'macs': cost.macs, 'params': cost.params,
+            'trainable_params': cost.trainable_params,
             'peak_memory_bytes': cost.peak_memory_bytes, 'tflite_bytes': tflite_bytes,
             'latency_ms': seen.get('median_ms'), 'latency_p10_ms': seen.get('p10_ms'),
             'latency_p90_ms': seen.get('p90_ms')}

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.account import EpochAccount
-from tfprune.batch_norm import reestimate_batch_norm, synchronise_batch_norm
+from tfprune.batch_norm import (batch_norm_layers, reestimate_batch_norm,
+                                synchronise_batch_norm)
 from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, restore
 from tfprune.data import ImageData
 from tfprune.distribution import SharedScorer, from_chief, is_chief, num_workers
@@ -31,6 +32,10 @@ from tfprune.sparsity import ZEROS_FILE, load_zeros, save_zeros, zeroing
 from tfprune.subnetwork import Subnetwork
 from tfprune.surgery import prune_model
 from tfprune.training import Optimisation, StopTraining, Trainer
+
+
+# Share of a moving average that may be older than the training after surgery.
+YOUNG = 0.05
 
 
 class Phases:
@@ -67,6 +72,7 @@ class Phases:
             position, prefix = Position(self.first), None
         pruned = self._prune(decision)
         self._train_pruned(pruned, decision, position, prefix)
+        self._settle_if_young(pruned, decision)
         if self.should_stop():
             raise Interrupted('stopped before export; the same command resumes '
                               f'{self.folder.path}.')
@@ -232,8 +238,7 @@ class Phases:
         state = tf.train.Checkpoint(model=pruned, trainer=trainer)
         if prefix:
             restore(state, prefix)
-        elif keep_zeros or not self.decides_first and (decision.removed or not all(
-                mask.all() for mask in decision.masks.values())):
+        elif keep_zeros or not self.decides_first and self._is_smaller(decision):
             if keep_zeros:
                 keep_zeros()
             self._settle(pruned)
@@ -256,6 +261,25 @@ class Phases:
 
         reestimate_batch_norm(unfold(pruned), forward,
                               (images for images, _ in self._calibration()))
+
+    @staticmethod
+    def _is_smaller(decision: Decision) -> bool:
+        """Whether it removes anything, single weights too."""
+        return bool(decision.zeros or decision.removed) or not all(
+            mask.all() for mask in decision.masks.values())
+
+    def _settle_if_young(self, pruned: keras.Model, decision: Decision) -> None:
+        """Re-estimates the statistics after training that was too short for them to follow; those
+        that came with a model which lost nothing stay its own."""
+        cut = not self.decides_first and self._is_smaller(decision)
+        if self.setup.has_weights and not cut:
+            return
+        config = self.setup.after(decision).config
+        epochs = config.total_epochs - (self.first if cut else 0)
+        steps = epochs * (self.setup.data.num_train // config.batch_size)
+        if epochs and any(layer.trainable and layer.momentum ** steps > YOUNG
+                          for layer in batch_norm_layers(pruned)):
+            self._settle(pruned)
 
     def _teacher(self) -> keras.Model | None:
         """The dense model as it was before surgery, for a method that distils.

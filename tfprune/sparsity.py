@@ -52,9 +52,8 @@ def load_zeros(path: pathlib.Path) -> Zeros:
 
 
 def count_zeros(model: keras.Model) -> dict[str, int]:
-    """{'kernel_weights', 'zeros' among them, 'nonzero_params' of all trainable parameters}."""
+    """{'kernel_weights', 'zeros' among them, 'nonzero_params' of all parameters}."""
     values = [keras.ops.convert_to_numpy(kernel) for kernel in kernels_of(model)]
     weights, nonzero = sum(v.size for v in values), sum(np.count_nonzero(v) for v in values)
-    params = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     return {'kernel_weights': weights, 'zeros': int(weights - nonzero),
-            'nonzero_params': int(params - weights + nonzero)}
+            'nonzero_params': int(model.count_params() - weights + nonzero)}

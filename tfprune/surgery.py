@@ -1,6 +1,7 @@
 """Surgery: the physical removal of channels. The result is a plain Keras model."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -23,8 +24,9 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
       model: the dense model.
       groups: its channel groups.
       masks: {group name: bool [C_g]}, True = kept; a missing group stays whole.
-      dtype_policy: the policy of every layer of the result, e.g. 'float32' for the export of a
-        model trained under 'mixed_bfloat16'; None keeps each layer's own.
+      dtype_policy: the policy of every layer of the result, those in layers included, e.g.
+        'float32' for the export of a model trained under 'mixed_bfloat16'; None keeps each layer's
+        own.
 
     Raises:
       ValueError, TypeError: for unknown groups, wrong masks, or groups of another model.
@@ -33,7 +35,8 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     check_traced(model, graph, groups)
     kept = layout.kept(check_masks(groups, masks))
     cloning = _Cloning(graph, groups, kept, dtype_policy)
-    pruned = cloning.rebuild(model)
+    with _policy_of_layers(dtype_policy or keras.config.dtype_policy()):
+        pruned = cloning.rebuild(model)
     ruled = {slot.layer for slot in layout.weights}
     for path, layer in graph.layers.items():
         if path not in ruled and isinstance(layer, keras.layers.Layer) and layer.weights:
@@ -62,12 +65,46 @@ def copy_weights(layer: Any, clone: Any) -> None:
 
 
 def _from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None) -> Any:
-    if dtype_policy is not None and isinstance(layer, keras.layers.Layer):
-        config['dtype'] = dtype_policy
-    if isinstance(layer, keras.layers.Lambda):
-        # The function comes from memory, not from a file: nothing to guard against.
-        return type(layer).from_config(config, safe_mode=False)
-    return type(layer).from_config(config)
+    if not isinstance(layer, keras.layers.Layer):
+        return type(layer).from_config(config)
+    if dtype_policy is not None:
+        config = _with_policy(config, dtype_policy)
+    # The function of a Lambda comes from memory, not from a file: nothing to guard against.
+    options = {'safe_mode': False} if isinstance(layer, keras.layers.Lambda) else {}
+    with _policy_of_layers(layer.dtype_policy if dtype_policy is None else dtype_policy):
+        clone = type(layer).from_config(config, **options)
+    # Layers that it makes itself may have policies that no config tells.
+    before, after = (list(each._flatten_layers()) for each in (layer, clone))
+    same = [type(one) for one in before] == [type(other) for other in after]
+    for place, inner in enumerate(after):
+        policy = dtype_policy or (before[place].dtype_policy if same else inner.dtype_policy)
+        if inner.dtype_policy != keras.dtype_policies.get(policy) and not isinstance(
+                inner, keras.layers.InputLayer):
+            inner.dtype_policy = policy
+    return clone
+
+
+def _with_policy(config: Any, dtype_policy: str) -> Any:
+    """The config of a layer, and of the layers in it, with another dtype policy."""
+    if isinstance(config, list | tuple):
+        return type(config)(_with_policy(value, dtype_policy) for value in config)
+    if not isinstance(config, dict):
+        return config
+    changed = {key: _with_policy(value, dtype_policy) for key, value in config.items()}
+    if 'dtype' in config and 'trainable' in config:  # of a layer that is no input
+        changed['dtype'] = dtype_policy
+    return changed
+
+
+@contextlib.contextmanager
+def _policy_of_layers(policy: Any) -> Iterator[None]:
+    """Within it, layers that are made without a policy of their own have this one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 class _Cloning:

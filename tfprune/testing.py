@@ -22,8 +22,8 @@ from tfprune.surgery import prune_model
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """A model with the answers: `groups` and `residual` by hand, `macs` and `params` as sums, moving
-    statistics included."""
+    """A model with the answers: `groups` and `residual` by hand, `macs` and `params` (moving
+    statistics included) as sums."""
     build: Callable[[], keras.Model]
     groups: Mapping[str, int]
     residual: frozenset[str]

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune import data as data_sets
-from tfprune.budget import Budget
+from tfprune.budget import Budget, check_counted
 from tfprune.config import Config, differing_fields, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
@@ -176,7 +176,7 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
     with strategy.scope():
         model = _own_model(own) if own else _named_model(config, data)
     groups = trace_groups(model, frozen=split_names(config.frozen),
-                          unknown_layers=config.unknown_layers)
+                          unknown_layers=config.unknown_layers, prune_frozen=config.prune_frozen)
     if not config.prune_residual_groups:
         groups = groups.without_residual()
     table = LatencyTable.load(config.latency_table) if config.latency_table else None
@@ -187,6 +187,8 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
     # What has no budget cannot miss it.
     method = check_method(config.method)
     limits = config.budgets if method.needs_budget(method.parse(config)) else {'macs': 1.0}
+    if not config.accept_uncounted:
+        check_counted(cost_model, limits)
     budget = Budget(groups, cost_model, limits, width_multiple=config.width_multiple,
                     min_keep_ratio=config.min_keep_ratio)
     # Some methods ask for scores after hours only: what is wrong with the criterion is said now.

@@ -141,16 +141,30 @@ def as_classifier(
         raise ValueError(f'{source}: ends in a sigmoid; expected logits or a softmax over classes')
     if not model.trainable_variables:
         raise ValueError(f'{source}: has no trainable weights')
-    for layer in model._flatten_layers():
-        if layer.compute_dtype == 'float16':
-            raise ValueError(
-                f"{source}: layer '{layer.name}' computes in float16, which needs loss scaling; "
-                'expected float32 or mixed_bfloat16')
+    _check_precision(model, source)
     if None in taken[1:]:
         return at_image_shape(model, image_shape, source)
     if all(isinstance(ends, keras.KerasTensor) for ends in (graph.input, graph.output)):
         return model
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # out of list or dict
+
+
+def _check_precision(model: keras.Model, source: str) -> None:
+    """ValueError, in one line, for numbers that plain SGD does not train with."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.Model):
+            continue
+        kinds = {keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights}
+        if layer.compute_dtype == 'float16':
+            what = 'computes in float16, which needs loss scaling'
+        elif wrong := kinds & {'float16', 'bfloat16', 'float64'}:
+            what = f'keeps weights in {min(wrong)}'
+        else:
+            continue
+        raise ValueError(
+            f"{source}: layer '{layer.name}' {what}; expected float32 or mixed_bfloat16: give a "
+            "copy, tfprune.prune_model(model, tfprune.trace_groups(model), {}, "
+            "dtype_policy='float32')")
 
 
 def at_image_shape(model: keras.Model, image_shape: tuple[int, int, int], source: str

@@ -23,6 +23,7 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
     Keys: label (the cell of a comparison, else the method), method, model, dataset, budgets
     ({target: limit}; {} where no budget was to be kept), epochs; macs, macs_ratios, params [n];
+    uncounted, the names of what macs leaves out;
     runs, seeds; n; accuracies, test_images [of each run]; accuracy_mean, accuracy_sd (sample
     standard deviation; NaN for n = 1); dense_accuracy_mean, dense_accuracy_sd; the same of the
     model as given (NaN from random weights); seconds and account, means of a run; widths,
@@ -80,6 +81,9 @@ def summary_notes(rows: Sequence[Row]) -> list[str]:
         for seed in sorted({s for s in line['seeds'] if line['seeds'].count(s) > 1}, key=str):
             runs = [run for run, s in zip(line['runs'], line['seeds']) if s == seed]
             notes.append(f'seed {seed} is counted {len(runs)} times: {listed(runs)}.')
+    uncounted = dict.fromkeys(name for row in rows for name in row.get('uncounted', ()))
+    if uncounted:
+        notes.append(f'+ MACs of {listed(uncounted)} are not counted.')
     finished = [row for row in rows if row['finished']]
     for name, title in (('commit', 'commit'), ('processor', 'hardware')):
         seen: dict[str, int] = {}
@@ -135,6 +139,7 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
             'macs': [row['macs'] for row in members],
             'macs_ratios': [quotient(row['macs'], row['dense_macs']) for row in members],
             'params': [row['params'] for row in members],
+            'uncounted': sorted({name for row in members for name in row.get('uncounted', ())}),
             'runs': [row['run'] for row in members], 'seeds': [row['seed'] for row in members],
             'n': len(by_seed),
             'accuracies': [row['test_accuracy'] for row in members],
@@ -176,7 +181,7 @@ def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows = [list(_HEADER)]
     for line in lines:
         low, high = (percent(pick(line['macs_ratios'])) for pick in (min, max))
-        macs = low if low == high else f'{low}–{high}'
+        macs = (low if low == high else f'{low}–{high}') + '+' * bool(line['uncounted'])
         rows.append([line['label'], line['model'], line['dataset'], budget_text(line), macs,
                      str(line['n']), plus_minus(line, 'accuracy'),
                      plus_minus(line, 'dense_accuracy') if line['budgets'] else MISSING,

@@ -230,7 +230,8 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
         account = line['account']
         rows.append([
             name, *(text(line) for text in told.values()),
-            count(max(line['macs'])), percent(max(line['macs_ratios'])),
+            count(max(line['macs'])) + '+' * bool(line['uncounted']),
+            percent(max(line['macs_ratios'])),
             count(max(line['params'])), str(line['n']), plus_minus(line, 'accuracy'),
             *(_points(*against(line, control, lines), line['n']) for control in CONTROLS),
             plus_minus(line, 'dense_accuracy') if min(line['macs_ratios']) < 1 else MISSING,

@@ -10,8 +10,9 @@ from tfprune.report.page import escape, figure, link, page, section, table, tile
 from tfprune.report.reading import Run, all_values, read_run
 from tfprune.report.table import (MISSING, account_sentence, agent_sentences, budget_sentences,
                                   columns, count, duration, headline, latency_sentences, listed,
-                                  milliseconds, percent, points, quotient, reference_accuracy,
-                                  sparsity_sentences, table_notes, table_rows, training_sentences)
+                                  mark, milliseconds, percent, points, quotient,
+                                  reference_accuracy, sparsity_sentences, table_notes, table_rows,
+                                  training_sentences)
 from tfprune.runs import write_text
 
 
@@ -44,8 +45,9 @@ def _tiles(run: Run) -> str:
               if reference is not None else 'trained after surgery')]
     for key, label in (('macs', 'MACs'), ('tflite_bytes', 'TFLite bytes')):
         facts.append((label, percent(quotient(pruned[key], dense[key]))
-                      if dense[key] else count(pruned[key]),
-                      f'{count(pruned[key])} of {count(dense[key])}' if dense[key] else ''))
+                      if dense[key] else count(pruned[key]) + mark(run.report, key),
+                      ' of '.join(count(side[key]) + mark(run.report, key)
+                                  for side in (pruned, dense)) if dense[key] else ''))
     ratio = run.report['latency_ratio']
     facts.append(('TFLite latency', percent(ratio, 1) if ratio else
                   f'{milliseconds(pruned["latency_ms"])} ms',

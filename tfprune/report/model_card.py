@@ -4,7 +4,7 @@ from typing import Mapping
 from tfprune.plain_text import markdown_text
 from tfprune.report.artefact_table import artefact_rows, losses
 from tfprune.report.reading import Run, all_values, as_given
-from tfprune.report.table import (budget_sentences, count, listed, markdown, percent, points,
+from tfprune.report.table import (budget_sentences, count, listed, mark, markdown, percent, points,
                                   table_notes)
 
 
@@ -18,8 +18,10 @@ def card_rows(run: Run) -> list[tuple[str, str]]:
     # Of reports that are older, all models took bytes.
     pixels = (report.get('input') or {}).get('text', 'pixels 0…255; the model normalises them')
     rows = [
-        ('model', f'{report["model"]}, {report["method"]}, {count(pruned["macs"])} multiply-adds, '
-                  f'{count(pruned["params"])} parameters'),
+        ('model', f'{report["model"]}, {report["method"]}, {count(pruned["macs"])}'
+                  f'{mark(report, "macs")} multiply-adds, {count(pruned["params"])} parameters'
+                  + (f', {count(pruned["trainable_params"])} of them trainable'
+                     if 'trainable_params' in pruned else '')),
         ('task', f'one of {len(names)} classes: {listed(names[:20])}'
                  f'{", …" if len(names) > 20 else ""}' if names else ''),
         ('input', f'images {"×".join(map(str, shape))}, {pixels}' if shape else ''),
@@ -48,7 +50,7 @@ def limits(run: Run) -> list[str]:
             'Latencies are of the machine that made the export.']
     return [*said, *losses(run.report.get('artefacts', ())),
             *(note for note in table_notes(run.report)
-              if note.startswith(('Accuracy on', 'Lost while')))]
+              if note.startswith(('Accuracy on', 'Lost while', '+ ')))]
 
 
 def model_card(run: Run) -> str:

@@ -68,6 +68,8 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         'given_test_accuracy': (as_given(report) or {}).get('test_accuracy'),
         'macs': pruned['macs'], 'dense_macs': dense['macs'],
         'params': pruned['params'], 'dense_params': dense['params'],
+        'trainable_params': pruned.get('trainable_params'),
+        'uncounted': report.get('uncounted', []),
         'tflite_bytes': pruned['tflite_bytes'], 'latency_ratio': report['latency_ratio'],
         'test_images': report['test_images'], 'seconds': report['seconds']['total'],
         'search_seconds': report['seconds']['search'],

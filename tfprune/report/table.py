@@ -51,10 +51,13 @@ def reference_accuracy(report: Mapping[str, Any]) -> float | None:
 
 
 def table_rows(report: Mapping[str, Any]) -> list[TableRow]:
-    """Accuracy, MACs, params, bytes, latency, and peak memory where a budget limits it."""
+    """Accuracy, MACs, params, bytes, latency, and peak memory where a budget limits it. MACs that
+    leave layers out are marked '+'."""
     dense, pruned, given = report['dense'], report['pruned'], as_given(report)
     between = len(columns(report)) - 3  # cells beside the first, the last and their comparison
     names = [('macs', 'MACs'), ('params', 'params')]
+    if 'trainable_params' in dense and 'trainable_params' in pruned:
+        names.append(('trainable_params', 'of these trainable'))
     if any(row['target'] == 'peak_memory_bytes' for row in budgets(report)):
         names.append(('peak_memory_bytes', 'peak memory, bytes'))
     names.append(('tflite_bytes', 'TFLite bytes'))
@@ -68,7 +71,8 @@ def table_rows(report: Mapping[str, Any]) -> list[TableRow]:
     accuracy = TableRow('test accuracy', (
         *map(percent, accuracies), percent(pruned['test_accuracy']),
         points(pruned['test_accuracy'], reference_accuracy(report))))
-    return [accuracy, *(row(label, count(dense[name]), count(pruned[name]),
+    return [accuracy, *(row(label, count(dense[name]) + mark(report, name),
+                            count(pruned[name]) + mark(report, name),
                             percent(quotient(pruned[name], dense[name])))
                         for name, label in names),
             row('TFLite latency (1 thread, median), ms', milliseconds(dense['latency_ms']),
@@ -92,14 +96,16 @@ def budget_sentences(report: Mapping[str, Any]) -> list[str]:
     """Of each budget: limit, cost, share used."""
     rows = budgets(report)
     if not is_pruned(report):
-        costs = listed(f'{row["target"]} {_amount(row, "cost")}' for row in rows)
+        costs = listed(f'{row["target"]} {_amount(report, row, "cost")}'
+                       for row in rows)
         return [f'Budget: not applied; {_nothing(report)} is pruned, {costs}.']
     said = []
     for row in rows:
         is_ratio = row.get('is_ratio', row['asked'] <= 1)
         share = f'{row["asked"]:.4g} of ' if is_ratio else ''
-        said.append(f'Budget: {row["target"]} at most {_amount(row, "limit")} ({share}dense '
-                    f'{_amount(row, "dense")}); cost {_amount(row, "cost")}, '
+        said.append(f'Budget: {row["target"]} at most {_amount(report, row, "limit")} '
+                    f'({share}dense {_amount(report, row, "dense")}); '
+                    f'cost {_amount(report, row, "cost")}, '
                     f'{percent(quotient(row["cost"], row["limit"]))} of the budget.')
     return said
 
@@ -120,9 +126,15 @@ def account_sentence(report: Mapping[str, Any]) -> str:
     return f'Epochs: {parts} = {account["total"]:.4g}.'
 
 
-def _amount(row: Mapping[str, Any], name: str) -> str:
+def _amount(report: Mapping[str, Any], row: Mapping[str, Any], name: str) -> str:
     """A cost of a budget's row in the unit of its target."""
-    return (milliseconds if row['target'] == 'latency_ms' else count)(row[name])
+    text = (milliseconds if row['target'] == 'latency_ms' else count)(row[name])
+    return text + mark(report, row['target'])
+
+
+def mark(report: Mapping[str, Any], name: str) -> str:
+    """'+' behind MACs that leave layers out, '' behind all other costs."""
+    return '+' * (name == 'macs' and bool(report.get('uncounted')))
 
 
 def sparsity_sentences(report: Mapping[str, Any]) -> list[str]:
@@ -174,6 +186,8 @@ def table_notes(report: Mapping[str, Any]) -> list[str]:
     if report.get('missing'):
         notes.append('Lost while the run was interrupted, and not in this report: '
                      f'{"; ".join(report["missing"])}.')
+    if report.get('uncounted'):
+        notes.append(f'+ MACs of {listed(report["uncounted"])} are not counted.')
     accuracy, images = report['pruned']['test_accuracy'], report.get('test_images')
     if finite(accuracy) and images:
         error = 100 * math.sqrt(accuracy * (1 - accuracy) / images)
