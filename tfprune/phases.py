@@ -274,10 +274,11 @@ class Phases:
         cut = not self.decides_first and self._is_smaller(decision)
         if self.setup.has_weights and not cut:
             return
-        config = self.setup.after(decision).config
-        epochs = config.total_epochs - (self.first if cut else 0)
-        steps = epochs * (self.setup.data.num_train // config.batch_size)
-        if epochs and any(layer.trainable and layer.momentum ** steps > YOUNG
+        steps = FineTuning.after(self.setup, decision).steps
+        if not cut:
+            steps += self.config.search_epochs * (
+                self.setup.data.num_train // self.config.batch_size)
+        if steps and any(layer.trainable and layer.momentum ** steps > YOUNG
                           for layer in batch_norm_layers(pruned)):
             self._settle(pruned)
 
