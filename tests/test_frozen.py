@@ -149,6 +149,8 @@ def test_the_analysis_tells_what_it_counted_by_running():
     assert 'einsum (EinsumDense) 540 MACs' in text and '+' not in text
     assert text.splitlines()[-1] == 'Not counted: nothing'
     assert '377 parameters (362 trainable)' in text
+    with pytest.raises(InfeasibleBudgetError, match='einsum: without a rule, keep 60.0% of the'):
+        Budget(trace_groups(model), CostModel(model, trace_groups(model)), {'macs': .5})
     assert sum(row.macs for row in found.groups) == found.dense.macs == 540 + 360
     assert dataclasses.asdict(found)['dense']['trainable_params'] == 362
 

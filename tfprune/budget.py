@@ -99,11 +99,17 @@ class Budget:
             if least > limit]
         if missed:
             frozen = [name for name, why in self._groups.unprunable.items() if FROZEN_REASON in why]
+            fixed = self._cost_model.fixed if 'macs' in self.targets else ()
+            rules = ''
+            if fixed:
+                share = sum(call.macs for call in fixed) / self._cost_model.dense.macs
+                rules = (f' {", ".join(dict.fromkeys(call.name for call in fixed))}: without a '
+                         f'rule, keep {share:.1%} of the multiply-adds.')
             hint = (' Frozen layers (trainable=False) keep the channels of '
                     f'{", ".join(frozen)}; --prune_frozen prunes them.' if frozen else '')
             raise InfeasibleBudgetError(
                 f'{"; ".join(missed)}: raise the budget, lower --min_keep_ratio or '
-                f'--width_multiple, or pass --prune_residual_groups.{hint}')
+                f'--width_multiple, or pass --prune_residual_groups.{rules}{hint}')
 
     def costs(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
         """Limited costs, int64 [..., K], of integer widths [..., G]."""
