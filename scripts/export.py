@@ -7,6 +7,7 @@ The flags of data, quantisation and training are those of train.py.
 """
 import json
 import pathlib
+import sys
 from collections.abc import Sequence
 
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
@@ -15,14 +16,14 @@ from absl import flags
 
 from tfprune.config import Config
 from tfprune.data import DATASETS, DataOptions, load_data
-from tfprune.deployment import Deployment, deploy
+from tfprune.deployment import Deployment, check_deployable, deploy
 from tfprune.export.tflite import convert
 from tfprune.models import as_classifier, run_custom_layers
 from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
 from tfprune.report.artefact_table import format_artefacts
 from tfprune.runs import write_text
-from tfprune.training import make_deterministic
+from tfprune.training import StopTraining, make_deterministic
 
 FLAGS = flags.FLAGS
 _FIELDS = ('custom_layers', 'dataset', 'seed', 'batch_size', 'momentum', 'weight_decay',
@@ -38,8 +39,11 @@ command_line.define_threads('Threads within an operation, in training; 0: all.')
 command_line.define_config_flags(_FIELDS, {'dataset': DATASETS})
 
 
-def main(_: Sequence[str]) -> None:
+def main(_: Sequence[str]) -> int:
     """Exports, measures, prints a table."""
+    if not FLAGS.out:
+        raise ValueError('--out: expected a directory, received none.')
+    stop = command_line.stop_on_signals()
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
     make_deterministic()
     run_custom_layers(FLAGS.custom_layers)
@@ -49,13 +53,20 @@ def main(_: Sequence[str]) -> None:
     model = as_classifier(model, source=f"model '{FLAGS.model}'", image_shape=data.image_shape,
                           num_classes=data.num_classes)
     dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
-    found = deploy(model, data, FLAGS.out, Deployment.of(config), dense_tflite=convert(dense),
-                   progress=Progress(), overwrite=True)
+    settings = Deployment.of(config)
+    check_deployable(model, data, settings)
+    try:
+        found = deploy(model, data, FLAGS.out, settings, dense_tflite=convert(dense),
+                       should_stop=lambda: bool(stop), progress=Progress(), overwrite=True)
+    except StopTraining:
+        print('stopped before the end; the same command begins anew.', file=sys.stderr)
+        return 128 + stop[0]
     print(format_artefacts(found.rows, found.dense_latency))
     if FLAGS.json:
         write_text(pathlib.Path(FLAGS.json), json.dumps(
             {'model': FLAGS.model, 'dataset': config.dataset, 'artefacts': found.rows,
              'dense_latency': found.dense_latency}, indent=1) + '\n')
+    return 0
 
 
 if __name__ == '__main__':

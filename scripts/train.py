@@ -27,6 +27,7 @@ from tfprune.distribution import WorkerLostError
 from tfprune.epochs import Interrupted
 from tfprune.methods import METHODS
 from tfprune.models import MODELS
+from tfprune.progress import leave_terminal
 from tfprune.report import format_table
 from tfprune.report.artefact_table import format_artefacts
 from tfprune.trainer import train_and_prune
@@ -44,8 +45,9 @@ _PAUSE = 3.0  # seconds before one
 
 
 def main(_: Sequence[str]) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _on_signal)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores hang-ups
+            signal.signal(number, _on_signal)
     tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
     try:
         config = Config(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)})
@@ -83,6 +85,8 @@ def _restart(lost: WorkerLostError) -> int:
 def _on_signal(number: int, _: object) -> None:
     """The first signal saves and stops, the second stops at once."""
     _stop.append(number)
+    if number == signal.SIGHUP:
+        leave_terminal()
     print('\nstopping as soon as all is saved ...', file=sys.stderr)
     signal.signal(number, signal.SIG_DFL)
 

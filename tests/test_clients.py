@@ -1,7 +1,8 @@
-"""MediaPipe Tasks and LiteRT, as apps use them, name the classes that the Keras model names.
+"""MediaPipe Tasks, LiteRT and LiteRT.js, as apps and pages use them, name the classes that the
+Keras model names.
 
-They are installed into a virtual environment of their own, for MediaPipe wants absl-py 2:
-TFPRUNE_CLIENTS names a folder to keep it in, else it goes with the test.
+They are installed into an environment of their own, for MediaPipe wants absl-py 2: TFPRUNE_CLIENTS
+names a folder to keep it in, else it goes with the test. LiteRT.js needs npm and a Chromium.
 """
 import json
 import os
@@ -10,12 +11,14 @@ import subprocess
 import sys
 
 import digit_classifier
+import litert_js
 import keras
 import numpy as np
 import pytest
 
 from tfprune import export
 
+L = keras.layers
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]  # it may install packages
 SCRIPT = pathlib.Path(__file__).parent / 'clients' / 'classify.py'
 PACKAGES = ('mediapipe', 'ai-edge-litert')
@@ -23,9 +26,14 @@ FORMS = ('tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8')
 
 
 @pytest.fixture(scope='module')
-def client_python(tmp_path_factory):
+def folder(tmp_path_factory):
+    """Where the clients are installed."""
+    return pathlib.Path(os.environ.get('TFPRUNE_CLIENTS') or tmp_path_factory.mktemp('clients'))
+
+
+@pytest.fixture(scope='module')
+def client_python(folder):
     """The interpreter of an environment with the clients."""
-    folder = pathlib.Path(os.environ.get('TFPRUNE_CLIENTS') or tmp_path_factory.mktemp('clients'))
     python = folder / 'bin' / 'python'
     if not python.exists():
         subprocess.run([sys.executable, '-m', 'venv', folder], check=True, timeout=300)
@@ -113,3 +121,65 @@ def test_mediapipe_takes_colour_alone(ask, tmp_path):
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
     path = export.export_model(model, tmp_path / 'export', formats=['tflite']).paths['tflite']
     assert 'Only RGB color space' in ask(path)['mediapipe']['error']
+
+
+RANGES = {'0…1': (lambda x: x / 255, L.Rescaling(255.0)),
+          '-1…1': (lambda x: x / 127.5 - 1, L.Rescaling(127.5, offset=127.5))}
+
+
+def of_range(digits, name):
+    """(the model of the digits for images of another range, what makes such of bytes)."""
+    to_range, back = RANGES[name]
+    inputs = keras.Input((8, 8, 3))
+    return keras.Model(inputs, digits[0](back(inputs))), to_range
+
+
+@pytest.mark.parametrize('name', RANGES)
+def test_mediapipe_makes_of_a_picture_what_the_model_was_trained_on(digits, ask, tmp_path, name):
+    model, to_range = of_range(digits, name)
+    _, representative, images, _ = digits
+    expected = digits[0](images.astype(np.float32)).numpy()
+    paths = export.export_model(
+        model, tmp_path / 'export', formats=['tflite', 'tflite_int8'],
+        representative_data=to_range(representative.astype(np.float32))).paths
+    answers = ask(paths['tflite'])['mediapipe']
+    np.testing.assert_array_equal(answers['top1'], expected.argmax(-1))
+    np.testing.assert_allclose(answers['scores'], expected.max(-1), rtol=1e-3)
+    answers = ask(paths['tflite_int8'])['mediapipe']
+    assert np.mean(np.array(answers['top1']) == expected.argmax(-1)) >= 0.97
+
+
+@pytest.fixture(scope='module')
+def in_browser(folder, tmp_path_factory):
+    """[(path, images)] -> what LiteRT.js gives for each."""
+    try:
+        browser, modules = litert_js.find(folder)
+    except litert_js.Missing as missing:
+        pytest.skip(f'LiteRT.js: {missing}')
+    return lambda files: litert_js.classify(browser, modules, files,
+                                            tmp_path_factory.mktemp('browser'))
+
+
+def test_litert_js_answers_as_keras_does(digits, paths, in_browser, tmp_path):
+    """Every form, of bytes as of 0…1; a file of any batch it cannot open."""
+    model, representative, images, _ = digits
+    expected = model(images.astype(np.float32)).numpy()
+    other, to_range = of_range(digits, '0…1')
+    of_floats = export.export_model(
+        other, tmp_path / 'floats', formats=['tflite'],
+        representative_data=to_range(representative.astype(np.float32))).paths['tflite']
+    any_batch = export_digits(digits, tmp_path / 'any', ['tflite'], batch=0)['tflite']
+    files = [(paths[form], images if form == 'tflite_int8' else images.astype(np.float32))
+             for form in FORMS]
+    *answers, floats, refused = in_browser([
+        *files, (of_floats, to_range(images.astype(np.float32))),
+        (any_batch, images.astype(np.float32))])
+    for form, answer in zip(FORMS, answers):
+        assert answer.get('shape') == [1, 8, 8, 3], answer
+        outputs = np.array(answer['outputs'])
+        assert np.mean(outputs.argmax(-1) == expected.argmax(-1)) >= 0.97, form
+        if form != 'tflite_int8':
+            artefact = export.FORMATS[form].open(paths[form])(images)
+            np.testing.assert_allclose(outputs, artefact, rtol=0.02, atol=0.2)
+    np.testing.assert_allclose(floats['outputs'], expected, atol=1e-2)
+    assert '-1, 8, 8, 3' in refused['error']

@@ -161,7 +161,9 @@ def test_plan(tmp_path, flagfiles):
     assert command_line.read_config(cells[4].arguments) == cells[4].config
 
 
-def test_what_begins_with_random_weights_is_given_none(tmp_path, flagfiles):
+def test_what_begins_with_random_weights_is_given_none(tmp_path, flagfiles, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'w.npz').touch()
     scratch, uniform = planned(flagfiles, tmp_path / 'out', 'scratch,uniform', extra=[
         '--initial_weights=w.npz', '--data_dir=d'])
     assert (scratch.config.initial_weights, scratch.config.data_dir) == ('', 'd')
@@ -224,6 +226,7 @@ def test_a_budget_added_later_finds_the_folders_of_before(tmp_path, flagfiles):
         assert cell.config.budgets == budgets
         cell.run_dir.mkdir(parents=True)
         (cell.run_dir / 'config.json').write_text(json.dumps(cell.config.to_json()))
+        (cell.run_dir / 'config.flags').touch()
     found = cacp_cells(flagfiles, out, 'macs=0.3', 'params=0.3', 'macs=0.4', 'macs=0.5',
                        'params=0.5')
     assert list(found) == ['cacp', 'cacp/params', 'cacp/macs0.4']
@@ -249,7 +252,10 @@ def test_rows_of_ratios_are_of_the_shared_run(tmp_path, flagfiles):
     (dict(budgets=['flops=0.5']), "budgets must be target=limit each, target one of macs, params, "
      "peak_memory_bytes, latency_ratio, latency_ms; received 'flops=0.5'"),
     (dict(budgets=['macs=1.5']), 'macs must be a ratio in'),
-    (dict(budgets=['macs=half']), 'uniform.flags: .*macs.*half'),
+    (dict(budgets=['macs=half']), 'budgets: macs must be a number; received .half'),
+    (dict(budgets=['macs=0']), 'macs must be a ratio in'),
+    (dict(budgets=['mac=0.5']), "Did you mean 'macs'"),
+    (dict(extra=['--model=no.keras']), 'uniform.flags|dense.flags: model no.keras: no such file'),
     (dict(seeds=(0, 0)), "seeds must be given, each once; received '0,0'"),
     (dict(extra=['--schedule=linear']), 'Unknown schedule .linear.. Available: cosine, step')])
 def test_wrong_names_are_found_before_any_run(tmp_path, flagfiles, changes, message):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tfprune.data import ArrayImageData, Augmentation, load_data
 from tfprune.data.augment import random_shift_and_flip, shift_and_flip
+from tfprune.data.split import FEW, reward_split
 
 
 def numbered(size=50, height=5, width=3, channels=2, **changes):
@@ -49,6 +50,113 @@ def test_reward_split_depends_on_split_seed_alone():
     first = ids(numbered(seed=0).reward_batches(4))
     assert ids(numbered(seed=5).reward_batches(11)) == first
     assert ids(numbered(split_seed=1).reward_batches(4)) != first
+
+
+def imbalanced(sizes, seed=0):
+    """Labels of classes of these sizes, in no order."""
+    return np.random.default_rng(seed).permutation(np.repeat(range(len(sizes)), sizes))
+
+
+def names(sizes):
+    return tuple(f'class {label}' for label in range(len(sizes)))
+
+
+@pytest.mark.parametrize('sizes, count, expected', [
+    ((10, 20, 70), 10, [(1, 2, 7)]),
+    ((8, 8, 8, 8), 8, [(2, 2, 2, 2)]),
+    ((4, 4), 3, [(1, 2), (2, 1)]),  # 1.5 each: by chance
+    ((6, 8, 86), 10, [(0, 1, 9), (1, 1, 8)]),  # 0.6, 0.8, 8.6: two of the rests
+    ((1, 1, 1, 97), 50, []),  # at most 48
+    ((1, 1, 1, 97), 48, [(0, 0, 0, 48)]),
+    ((0, 2, 18), 10, [(0, 1, 9)]),
+    ((3, 3, 3), 3, [(1, 1, 1)]),
+])
+def test_reward_images_are_a_share_of_each_class(sizes, count, expected):
+    for seed in range(4):
+        labels = imbalanced(sizes)
+        if not expected:
+            with pytest.raises(ValueError, match=f'expected 1 … 48 .* received {count}'):
+                reward_split('set', labels, names(sizes), count, seed)
+            continue
+        train, reward = reward_split('set', labels, names(sizes), count, seed)
+        assert tuple(np.bincount(labels[reward], minlength=len(sizes))) in expected
+        assert sorted([*train, *reward]) == list(range(len(labels)))
+        assert train.tolist() == sorted(train)
+
+
+def test_equal_remainders_are_dealt_by_split_seed():
+    drawn = {tuple(np.bincount(imbalanced((4, 4))[reward_split(
+        'set', imbalanced((4, 4)), ('a', 'b'), 3, seed)[1]])) for seed in range(20)}
+    assert drawn == {(1, 2), (2, 1)}
+
+
+@pytest.mark.parametrize('sizes', [(500,) * 10, (30, 300, 600), (2, 2, 996)])
+def test_every_beginning_of_the_reward_split_is_as_balanced_as_the_whole(sizes):
+    labels, classes = imbalanced(sizes), len(sizes)
+    for seed in range(3):
+        _, reward = reward_split('set', labels, names(sizes), sum(sizes) // 5, seed)
+        found = labels[reward]
+        share = np.bincount(found, minlength=classes) / len(found)
+        counts = np.cumsum(np.eye(classes)[found], axis=0)
+        expected = np.arange(1, len(found) + 1)[:, None] * share
+        assert np.abs(counts - expected).max() < 3
+        # In no order of classes: neighbours are of one class no more often than by chance.
+        assert np.mean(found[1:] == found[:-1]) < (share ** 2).sum() + 0.02
+
+
+def test_no_class_loses_its_last_training_images(caplog):
+    """Whatever the sizes; small classes are named once."""
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        sizes = rng.choice([1, 2, 3, 5, 40, 200], 12)
+        labels, most = imbalanced(sizes, seed), int((sizes // 2).sum())
+        for count in {0, 1, most // 2, most}:
+            caplog.clear()
+            train, reward = reward_split('set', labels, names(sizes), count, seed)
+            assert len(reward) == (count or min(max(1, len(labels) // 10), most))
+            left = np.bincount(labels[train], minlength=12)
+            assert (left >= 1).all() and (2 * left >= sizes).all()
+            few = int((sizes < FEW).sum())
+            message, = [record.getMessage() for record in caplog.records] or ['']
+            assert (f'set: {few} of 12 classes with fewer than 10 training images' in message
+                    ) == bool(few)
+
+
+def test_small_classes_are_named_with_their_images(caplog):
+    reward_split('plants', imbalanced((3, 90, 7)), ('moss', 'fern', 'yew'), 10, 0)
+    message, = [record.getMessage() for record in caplog.records]
+    assert message.startswith('plants: 2 of 3 classes with fewer than 10 training images: '
+                              'moss (3), yew (7)')
+    assert message.endswith('; 1 without an image in the reward split: moss')  # 0.3 of one
+    caplog.clear()
+    reward_split('plants', imbalanced((10, 90, 12)), ('moss', 'fern', 'yew'), 3, 0)
+    assert 'without an image in the reward split' in caplog.text
+    caplog.clear()
+    reward_split('plants', imbalanced((10, 90, 12)), ('moss', 'fern', 'yew'), 1, 0)
+    assert not caplog.records  # one image is what was asked for
+
+
+def test_what_nothing_scores_is_trained_on_after_the_decision():
+    data = numbered(size=48, reward_images=12)
+    released = data.with_released(5)
+    assert (released.num_train, released.num_reward, released.num_test) == (43, 5, 7)
+    before, after = ids(data.reward_batches(4)), ids(released.reward_batches(4))
+    assert after == before[:5]
+    train = ids(released.train_batches(3, 43))
+    assert sorted(train + after) == list(range(48))
+    assert ids(numbered(size=48, reward_images=12).with_released(5).train_batches(3, 43)) == train
+    assert ids(released.train_batches(4, 43)) != train
+    assert sorted(ids(released.calibration_batches(43, 1))) == sorted(train)
+    assert data.num_train == 36 and ids(data.reward_batches(4)) == before
+    assert ids(data.with_released(12).train_batches(2, 36)) == ids(data.train_batches(2, 36))
+    for count in (0, 13):
+        with pytest.raises(ValueError, match=f'score_images: expected 1 … 12, .*received {count}'):
+            data.with_released(count)
+
+
+def test_sets_held_as_bytes_have_their_range():
+    assert numbered().pixel_range == (0.0, 255.0)
+    assert numbered().to_json()['pixel_range'] == [0.0, 255.0]
 
 
 def test_batch_shapes():
@@ -175,8 +283,10 @@ def test_digits_constants_are_those_of_the_training_images():
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(reward_images=-1), 'expected 1 … 49 .* received -1: an empty reward split'),
-    (dict(reward_images=50), 'expected 1 … 49 .* received 50: an empty train split'),
+    (dict(reward_images=-1), 'expected 1 … 24 .* at most half of each class, received -1'),
+    (dict(reward_images=25), 'expected 1 … 24 .* at most half of each class, received 25'),
+    (dict(size=4), 'numbered: no class has two training images'),
+    (dict(class_names=('a', 'b', 'c', 'b ')), "class names: 'b' and 'b ', .* look the same"),
     (dict(class_names=('a', 'b')), 'train split: expected labels in 0 … 1, received 0 … 3'),
     (dict(train=(np.zeros((5, 4, 4)), np.zeros(5, int))),
      r'train split: expected uint8 .*float64 \(5, 4, 4\)'),
@@ -216,8 +326,29 @@ def test_bad_names_and_splits():
         load_data('mnits', reward_images=1)
     with pytest.raises(ValueError, match='expected at least 0, received -1'):
         load_data('digits', reward_images=-1)
-    with pytest.raises(ValueError, match='received 1437: an empty train split'):
-        load_data('digits', reward_images=1437)
+    with pytest.raises(ValueError, match='expected 1 … 716 of the 1437 .* received 717'):
+        load_data('digits', reward_images=717)
+
+
+@pytest.mark.parametrize('option, value, kind, message', [
+    ('reward_images', 2.5, TypeError, 'expected a whole number, received 2.5'),
+    ('reward_images', '5', TypeError, "received '5'"), ('seed', True, TypeError, 'received True'),
+    ('seed', -1, ValueError, 'expected 0 … 4294967295, received -1'),
+    ('split_seed', 2 ** 32, ValueError, 'expected 0 … 4294967295, received 4294967296'),
+    ('test_fraction', float('nan'), ValueError, r'a number in \(0, 1\), received nan'),
+    ('test_fraction', float('inf'), ValueError, 'received inf'),
+    ('test_fraction', '0.2', TypeError, "received '0.2'"),
+    ('image_size', '100000x100000', ValueError, "at most 16384 pixels, received '100000x100000'"),
+    ('image_size', '8x' + 5000 * '9', ValueError, 'at most 16384 pixels'),
+    ('image_size', '8\n', ValueError, r"received '8\\n'"),
+    ('augment', 'no', TypeError, "expected True or False, received 'no'"),
+    ('data_dir', 5, TypeError, 'expected a path, received 5'),
+    ('cache_dir', 'a\0b', ValueError, r"received 'a\\x00b'"),
+])
+def test_options_are_checked_by_name(option, value, kind, message):
+    with pytest.raises(kind, match=f'^{option}: .*{message}') as caught:
+        load_data('digits', **{option: value})
+    assert '\n' not in str(caught.value) and len(str(caught.value)) < 200
 
 
 def test_missing_files_say_how_to_get_them_and_leave_nothing(tmp_path, monkeypatch):

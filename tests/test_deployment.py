@@ -2,8 +2,11 @@
 import dataclasses
 import json
 import pathlib
+import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import tfprune  # noqa: F401  (before keras)
 import keras
@@ -14,12 +17,15 @@ from made_up_runs import Page, html_of, make_run
 from tfprune import trainer
 from tfprune.config import Config
 from tfprune.data import load_data
-from tfprune.deployment import Deployment, deploy, representative_images
+from tfprune.deployment import (Deployment, check_convertible, deploy,
+                                representative_images)
 from tfprune.epochs import Interrupted
 from tfprune.export import FORMATS
+from tfprune.export.tflite import convert
 from tfprune.report import model_card
 from tfprune.report.artefact_table import artefact_rows, losses
 from tfprune.report.reading import read_run
+from tfprune.training import StopTraining
 
 L = keras.layers
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -91,7 +97,7 @@ def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(
         return real(*args)
 
     monkeypatch.setattr(trainer, 'finish', finish)
-    with pytest.raises(Interrupted, match='before the end of quantisation-aware fine-tuning'):
+    with pytest.raises(Interrupted, match='before the end of the export'):
         trainer.train_and_prune(config, tmp_path / 'run', progress=False,
                                 should_stop=lambda: bool(begun))
     assert not (tmp_path / 'run/report.json').exists()
@@ -132,6 +138,18 @@ def test_what_would_stop_the_export_is_said_before_training(tmp_path):
         deploy(model, own.data, tmp_path / 'full/thesis.txt/out', Deployment(('int8_qat',)))
 
 
+def test_a_model_of_mixed_precision_converts_as_it_is_exported():
+    """TFLite has no convolution of bfloat16; what is exported is float32."""
+    image = keras.Input((8, 8, 1))
+    half = keras.DTypePolicy('mixed_bfloat16')
+    x = L.BatchNormalization(dtype=half)(L.Conv2D(6, 3, dtype=half)(image))
+    x = L.GlobalAveragePooling2D(dtype=half)(x)
+    model = keras.Model(image, L.Dense(10, dtype=half)(x))
+    with pytest.raises(ValueError, match='TFLite has no operator for: .*Conv2D'):
+        convert(model)
+    check_convertible(model)
+
+
 def test_representative_images_are_of_the_training_set():
     data = load_data('digits', reward_images=100)
     images = representative_images(data, 50)
@@ -163,9 +181,50 @@ def test_report_and_card(tmp_path):
     assert 'Model card' in Page(text).headings and 'dog&lt;2&gt;' in text
     card = model_card(read_run(run))
     assert card.startswith('# resnet8 on digits, pruned by rlal\n')
-    assert 'one of 2 classes: cat, dog<2>' in card and 'loses 3.1 points' in card
+    assert 'one of 2 classes: cat, dog&lt;2&gt;' in card and 'loses 3.1 points' in card
     assert '| model.tflite | 1,234 | 95.00% | 0.5 (50%) | 0.25 |' in card
     assert 'standard error of one accuracy' in card
+
+
+def test_asked_to_stop_nothing_more_is_written_or_tested(config, tmp_path):
+    """Asked before each of three files, each of three tests, each of three numbers of threads."""
+    model, data = keras.models.load_model(config.model), load_data('digits', reward_images=100)
+    for asked in (1, 7):
+        times = iter(range(10))
+        with pytest.raises(StopTraining):
+            deploy(model, data, tmp_path / 'out', Deployment(), overwrite=True,
+                   should_stop=lambda: next(times) == asked)
+        assert next(times) == asked + 1
+        assert (tmp_path / 'out/parity.json').exists() == (asked > 3)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_script_and_leaves_nothing(result, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, ROOT / 'scripts/export.py', f'--out={tmp_path}/out', '--dataset=digits',
+         f'--model={result.run_dir}/dense.keras', '--quantize=int8,float16,dynamic'],
+        stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / '.out.partial').exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(100) == 128 + signal.SIGTERM
+    assert process.stderr.read().splitlines()[-1].startswith('stopped before the end')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_script_refuses_an_empty_out(tmp_path):
+    command = [sys.executable, ROOT / 'scripts/export.py', '--out=', f'--model={tmp_path}/x.keras']
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith('export.py: error: --out')
+
+
+def test_a_run_whose_export_is_gone_says_so(config, result, tmp_path):
+    shutil.copytree(result.run_dir, tmp_path / 'run')
+    shutil.rmtree(tmp_path / 'run/export')
+    with pytest.raises(FileNotFoundError, match='export/pruned.keras is missing'):
+        trainer.train_and_prune(config, tmp_path / 'run', progress=False)
 
 
 def test_script_exports_any_model(tmp_path, result):

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfprune import export
 from tfprune.export import exporter, interpreter, keras_file, tflite
 from tfprune.export.parity import measure_parity
+from tfprune.training import StopTraining
 
 L = keras.layers
 IMAGE_SHAPE = (12, 10, 3)
@@ -280,6 +281,28 @@ def test_what_a_killed_export_left_is_cleared(fast_formats, model, tmp_path):
     assert os.listdir(tmp_path) == ['export']
 
 
+def test_two_exports_into_one_directory(fast_formats, model, tmp_path):
+    """The second is told so, the first is whole."""
+    with exporter.replaced_directory(tmp_path / 'export', overwrite=True) as partial:
+        (partial / 'parity.json').write_text('{"first": true}')
+        with pytest.raises(ValueError, match='another process exports into .*/export$'):
+            export.export_model(model, tmp_path / 'export', formats=['first'], overwrite=True)
+    assert json.loads((tmp_path / 'export/parity.json').read_text()) == {'first': True}
+    assert os.listdir(tmp_path) == ['export']
+    export.export_model(model, tmp_path / 'export', formats=['first'], overwrite=True)
+    assert os.listdir(tmp_path) == ['export']
+
+
+def test_asked_to_stop_an_export_leaves_what_was_there(fast_formats, model, tmp_path):
+    export.export_model(model, tmp_path / 'export', formats=['first'])
+    asked = iter([False, True])
+    with pytest.raises(StopTraining):
+        export.export_model(model, tmp_path / 'export', formats=['first', 'second'],
+                            overwrite=True, should_stop=lambda: next(asked))
+    assert os.listdir(tmp_path) == ['export']
+    assert sorted(os.listdir(tmp_path / 'export')) == ['first.keras', 'parity.json']
+
+
 def test_unwritable_directories_are_one_line_os_errors(fast_formats, model, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('')
     with pytest.raises(OSError) as caught:
@@ -307,6 +330,12 @@ def test_class_names_are_written_one_a_line(model, tmp_path, fast_formats):
 
 def test_bad_input_is_refused_before_anything_is_written(model, tmp_path):
     out_dir = tmp_path / 'export'
+    with pytest.raises(TypeError, match='^model: expected a Keras 3 model, received NoneType$'):
+        export.export_model(None, out_dir)
+    with pytest.raises(TypeError, match='^out_dir: expected the path .* received int$'):
+        export.export_model(model, 5)
+    with pytest.raises(ValueError, match="^out_dir: .* received ''$"):
+        export.export_model(model, '')
     with pytest.raises(ValueError, match="Unknown format 'onnx'. Available: keras, saved_model, "):
         export.export_model(model, out_dir, formats=['onnx'])
     with pytest.raises(ValueError, match='formats: expected a list'):
@@ -362,14 +391,14 @@ def test_grouped_convolution_is_counted_or_listed(tmp_path):
 
 
 def test_small_cnn_costs_the_same_in_every_form(report):
-    """conv1 6·5·5·27, conv2 6·5·5·45, dense 5·7; params add batch norm's gamma and beta."""
+    """conv1 6·5·5·27, conv2 6·5·5·45, dense 5·7; params add four a channel of batch norm."""
     macs = 30 * 5 * 27 + 30 * 5 * 45 + 35
     costs = {name: export.FORMATS[name].open(path).cost() for name, path in report.paths.items()}
     assert {cost.macs for cost in costs.values()} == {macs}
     assert not any(cost.uncounted for cost in costs.values())
-    params = 5 * 27 + 5 * 45 + 10 + 42
+    params = 5 * 27 + 5 * 45 + 20 + 42
     assert costs['keras'].params == costs['saved_model'].params == params
-    assert costs['tflite'].params == params - 10 + 2 * 5  # a bias, and one of zeros, for norm1
+    assert costs['tflite'].params == params - 20 + 2 * 5  # a bias, and one of zeros, for norm1
 
 
 def test_latency(report):

@@ -9,29 +9,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from class_folders import load, numbers, write
 from tfprune.data import decoding, load_data, storage
 from tfprune.data.photographs import MEAN
 
 IMAGENETTE = pathlib.Path(__file__).resolve().parents[2] / 'shared/data/imagenette128'
-
-
-def write(root, first=0, shape=(6, 4), **classes):
-    """Class folders of PNGs, each image filled with its own number, from `first` on."""
-    for name, count in classes.items():
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for index in range(count):
-            Image.fromarray(np.full((*shape, 3), first, np.uint8)).save(
-                root / name / f'{index:03d}.png')
-            first += 1
-    return root
-
-
-def load(root, reward_images=1, **options):
-    return load_data('folder', data_dir=str(root), reward_images=reward_images, **options)
-
-
-def numbers(images):
-    return np.asarray(images)[:, 0, 0, 0].tolist()
 
 
 @pytest.fixture
@@ -75,6 +57,41 @@ def test_strays_are_left_aside_and_links_followed(split):
     assert numbers(data.test_images)[-1] == 201
 
 
+def test_every_format_is_read_and_other_files_are_counted(split, caplog):
+    """GIF, TIFF and the rarer names of JPEG beside PNG; the rest is said by suffix, once."""
+    image = Image.fromarray(np.full((6, 4, 3), 77, np.uint8))
+    for name in ('x.gif', 'x.TIF', 'x.tiff', 'x.jfif', 'x.jpe'):
+        image.save(split / 'train/a' / name, **({'format': 'JPEG'} if '.j' in name else {}))
+    data = load(split)
+    assert data.num_train == 8 + 5 - 1
+    assert sorted(numbers(data.train_images))[8:] == [77] * 5
+    assert 'left aside' not in caplog.text
+    for stray in ('train/a/1.heic', 'train/b/2.HEIC', 'val/a/3.heic', 'val/a/notes.txt',
+                  'val/b/README', 'train/a/Thumbs.db', 'train/a/.DS_Store', 'val/cover.jpg'):
+        (split / stray).write_bytes(b'?')
+    caplog.clear()
+    assert load(split).num_train == data.num_train
+    message, = [record.getMessage() for record in caplog.records
+                if 'left aside' in record.getMessage()]
+    assert message.startswith(f'{split}: left aside 6 files: 3 .heic, ')
+    for part in ('1 .txt', '1 without suffix', '1 .jpg beside the class folders'):
+        assert part in message
+    assert 'db' not in message and 'DS' not in message
+
+
+def test_no_class_loses_its_last_images(tmp_path, caplog):
+    """A large class beside tiny ones, whatever the seed; a class of two images trains on one."""
+    write(tmp_path, common=60, **{f'rare{number}': 2 + number % 2 for number in range(8)})
+    for seed in range(3):
+        caplog.clear()
+        data = load(tmp_path, split_seed=seed, reward_images=0)
+        labels = data.train_labels.numpy()
+        assert np.bincount(labels[data.train_indices], minlength=9).min() >= 1
+        assert np.bincount(data.test_labels, minlength=9).min() >= 1
+        message, = [record.getMessage() for record in caplog.records]
+        assert 'folder: 8 of 9 classes with fewer than 10 training images: rare0 (1), ' in message
+
+
 def test_test_split_is_test_then_val_then_validation(split, caplog):
     (split / 'val').rename(split / 'validation')
     assert load(split).num_test == 3
@@ -104,7 +121,7 @@ def test_one_folder_is_split_within_each_class(tmp_path, where):
     assert numbers(load(tmp_path, split_seed=1).test_images) != test
     half = load(tmp_path, test_fraction=0.5)
     assert np.bincount(half.test_labels).tolist() == [5, 12, 2]
-    assert np.bincount(load(tmp_path, test_fraction=0.999).train_labels).tolist() == [1, 1, 1]
+    assert np.bincount(load(tmp_path, test_fraction=0.92).train_labels).tolist() == [1, 2, 1]
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -135,9 +152,9 @@ def test_augmentation_scales_with_the_images(split):
 # What is wrong.
 
 BAD = {
-    'text.jpg': (b'not an image', 'no BMP, JPEG, PNG or WebP image'),
-    'empty.png': (b'', 'no BMP, JPEG, PNG or WebP image'),
-    'gif.png': (b'GIF89a' + bytes(50), 'no BMP, JPEG, PNG or WebP image'),
+    'text.jpg': (b'not an image', 'no BMP, GIF, JPEG, PNG, TIFF or WebP image'),
+    'empty.png': (b'', 'no BMP, GIF, JPEG, PNG, TIFF or WebP image'),
+    'icon.png': (b'\0\0\1\0\1' + bytes(50), 'no BMP, GIF, JPEG, PNG, TIFF or WebP image'),
     'cut.jpg': (None, 'truncated'),
 }
 
@@ -162,6 +179,15 @@ def test_an_unreadable_file_is_named(split, name):
     assert BAD[name][1] in message and '--skip_unreadable' in message and '\n' not in message
 
 
+def test_what_is_no_regular_file_is_named_and_nothing_waits(split):
+    os.mkfifo(split / 'train/b/pipe.png')
+    os.symlink('/dev/zero', split / 'val/a/zero.jpg')
+    with pytest.raises(ValueError, match=r'pipe.png \(not a regular .*val/a/zero'):
+        load(split)
+    data = load(split, skip_unreadable=True)
+    assert data.num_train + data.num_reward == 8 and data.num_test == 3
+
+
 def test_many_unreadable_files_are_counted_and_all_in_the_log(split, caplog):
     spoil(split / 'train/a', *BAD)
     os.symlink('nowhere', split / 'val/b/gone.jpg')
@@ -184,7 +210,8 @@ def test_unreadable_files_are_skipped_by_flag(split, cached, caplog):
         data = load(split, skip_unreadable=True, **options)
         for field in ('train_images', 'train_labels', 'test_images', 'test_labels'):
             np.testing.assert_array_equal(getattr(data, field), getattr(plain, field))
-        assert len(caplog.records) == 5 and 'skipped' in caplog.text
+        skipped = [record for record in caplog.records if 'skipped' in record.getMessage()]
+        assert len(skipped) == 5
     for image in (split / 'val/a').iterdir():
         image.write_bytes(b'')
     with pytest.raises(ValueError, match="test split: class 'a' has no image that can be read"):
@@ -206,7 +233,7 @@ def rename(old, new):
 @pytest.mark.parametrize('change, message', [
     (lambda root: (root / 'val/a/000.png').unlink(),
      'class folder .*/val/a has no images: .* none'),
-    (lambda root: (root / 'val/a/000.png').rename(root / 'val/a/0.gif'), 'has no images: .* 0.gif'),
+    (lambda root: (root / 'val/a/000.png').rename(root / 'val/a/0.heic'), 'no images: .* 0.heic'),
     (lambda root: (root / 'train/c').mkdir(), 'class folder .*/train/c has no images'),
     (rename('val/a', 'val/x'), 'train and val have different classes: only in train: a; only in'
      ' val: x'),
@@ -246,7 +273,7 @@ def test_bad_folders_name_the_culprit(tmp_path):
     ({'image_size': '8x8x2'}, "received '8x8x2'"), ({'image_size': '8 '}, "received '8 '"),
     ({'test_fraction': 0.0}, r'test_fraction: expected a number in \(0, 1\), received 0.0'),
     ({'test_fraction': 1.0}, 'received 1.0'),
-    ({'reward_images': 8}, 'expected 1 … 7 of the 8 training images of folder, received 8'),
+    ({'reward_images': 4}, 'expected 1 … 3 of the 8 training images of folder, .* received 4'),
 ])
 def test_bad_options(split, options, message):
     with pytest.raises(ValueError, match=message):
@@ -296,32 +323,6 @@ def test_images_that_do_not_fit_are_refused_before_decoding(split, monkeypatch, 
     assert load(split, cache_dir=str(tmp_path / '.cache')).num_test == 3
 
 
-def test_machine_memory_is_that_of_the_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, '_CGROUP_LIMIT', tmp_path / 'memory.max')
-    whole = storage._machine_memory()
-    assert whole > 2 ** 28
-    for text, expected in (('1048576\n', 1048576), ('max\n', whole), (f'{whole + 1}', whole)):
-        (tmp_path / 'memory.max').write_text(text)
-        assert storage._machine_memory() == expected
-
-
-def test_tensors_share_the_memory_of_aligned_images_only():
-    """A shared tensor shows a change of the array; an unaligned array is copied."""
-    def fill(images, numbers):
-        images[:], numbers[:] = 7, range(5)
-        return 4
-
-    images, numbers = storage.stored((5, 8, 8, 1), fill)
-    assert images.shape == (4, 8, 8, 1) and numbers.tolist() == [0, 1, 2, 3]
-    for array, shared in ((images, True), (images[2:], True), (images[:, 1:], False),
-                          (images.reshape(-1)[1:].reshape(-1, 5), False)):
-        tensor = storage.as_tensor(array)
-        before = array.ravel()[-1]
-        array[-1, ..., -1] = before + 1
-        assert (tf.reshape(tensor, [-1])[-1].numpy() == before + 1) == shared
-        np.testing.assert_array_equal(tf.gather(tensor, [0])[0], array[0])
-
-
 # Real photographs.
 
 @pytest.mark.skipif(not IMAGENETTE.is_dir(), reason='shared/data/imagenette128 is not there')
@@ -347,6 +348,7 @@ def test_imagenette(tmp_path):
 
 
 def test_the_log_is_silent_when_all_is_well(split, caplog):
+    write(split / 'train', b=10, a=10)
     with caplog.at_level(logging.INFO, logger='tfprune'):
         load(split)
     assert not caplog.records

@@ -47,7 +47,8 @@ def test_class_names_are_kept_to_the_end(run):
     assert 'Classes (2)' in (run_dir / 'report.html').read_text()
     data = json.loads((run_dir / 'data.json').read_text())
     assert data == {'name': 'folder', 'image_shape': [8, 12, 3], 'num_train': 34, 'num_reward': 8,
-                    'num_test': 18, 'class_names': CLASSES}
+                    'num_test': 18, 'class_names': CLASSES, 'pixel_range': [0.0, 255.0],
+                    'reward_split': 'by class'}
 
 
 def test_evaluation_loads_the_same_test_images(run):

@@ -28,7 +28,7 @@ def test_table_sums():
 
 
 GIVEN = {'test_accuracy': 0.96, 'held_out_accuracy': 0.97, 'trained_on_accuracy': 0.99,
-         'images': 100, 'is_trained': True}
+         'images': 100, 'is_trained': True, 'held_out_floor': 0.97, 'trained_on_floor': 0.99}
 
 
 def test_differences_are_against_the_model_as_given(tmp_path):

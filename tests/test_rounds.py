@@ -1,6 +1,7 @@
 """Rounds of search on frozen weights: their account, their checkpoints, several budgets of one."""
 import dataclasses
 import json
+import math
 
 import tfprune  # noqa: F401  (before keras)
 import keras
@@ -18,6 +19,7 @@ from tfprune.methods.options import parse_options
 from tfprune.trainer import train_and_prune
 
 ROUNDS, EPISODES, SCORED = 3, 2, 100
+STEPS = (1437 - SCORED) // 256  # of an epoch of the digits
 SMALL = dict(model='resnet8', dataset='digits', method='draw', macs=0.5, warmup_epochs=1,
              random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
              batch_size=256, reward_images=SCORED, score_images=SCORED, score_batch_size=SCORED,
@@ -100,16 +102,21 @@ def test_rounds_are_charged_and_fine_tuning_is_shorter_by_them(whole):
     expected = ROUNDS * EPISODES * SCORED * 0.5 / 3 / data['num_train']
     assert epochs['search_equivalents'] == pytest.approx(expected, rel=0.05)
     assert epochs['search_equivalents'] == rounds[-1]['search_equivalents']
-    assert (epochs['fine_tune'], epochs['total']) == (2, 3)  # 0.08 rounds to none
+    # Two epochs less what the search cost, in whole steps.
+    steps = math.floor((2 - epochs['search_equivalents']) * STEPS)
+    assert steps < 2 * STEPS
+    assert (epochs['fine_tune'], epochs['total']) == (steps / STEPS, 1 + steps / STEPS)
+    rates = [row['learning_rate'] for row in rows_of(whole.run_dir / 'metrics.jsonl')]
+    assert len(rates) == 3 and 0 < rates[-1] < rates[1]  # the schedule ends where the steps do
     assert whole.report['seconds']['search'] >= sum(row['seconds'] for row in rounds)
 
 
 @pytest.mark.slow
-def test_whole_epochs_are_charged(tmp_path, monkeypatch):
+def test_steps_are_charged(tmp_path, monkeypatch):
     monkeypatch.setattr(EpochAccount, 'epochs', 1.2)
     result = train_and_prune(Config(charge_search=True, method_options='both=false', **SMALL),
                              tmp_path / 'run', progress=False)
-    assert result.report['epochs']['fine_tune'] == 1
+    assert result.report['epochs']['fine_tune'] == 4 / STEPS  # of (2 - 1.2) * 5
     assert [row['epoch'] for row in rows_of(result.run_dir / 'metrics.jsonl')] == [0, 1]
 
 

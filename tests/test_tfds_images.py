@@ -78,7 +78,22 @@ def test_a_set_without_a_test_split_is_split_by_fraction(folder):
     assert len(test) == 6 and sorted(train + test) == list(range(30))
     assert test != list(range(24, 30))  # tensorflow-datasets has shuffled them
     assert numbers(load(folder, 'alone', seed=4).test_images, data.test_labels) == test
-    assert load(folder, 'alone', test_fraction=0.5).num_test == 15
+    assert load(folder, 'alone', test_fraction=0.5).num_test == 16  # 8 of each 15
+    assert load(folder, 'alone', test_fraction=0.001).num_test == 2
+    other = load(folder, 'alone', split_seed=1)
+    assert numbers(other.test_images, other.test_labels) != test
+
+
+def test_no_class_loses_its_last_images_to_a_test_split(folder, tmp_path):
+    """24 images of one class, 3 of another, in a file that ends with the rare ones."""
+    grey = {'image': F.Image(shape=(6, 4, 1)), 'label': F.ClassLabel(names=['common', 'rare'])}
+    make(tmp_path, 'uneven', grey, train=rows(0, [(6, 4)] * 27, channels=1,
+                                              label=lambda number: int(number >= 24)))
+    for seed in range(4):
+        data = load(tmp_path, 'uneven', split_seed=seed, reward_images=3)
+        assert np.bincount(data.test_labels).tolist() == [5, 1]
+        left = data.train_labels.numpy()[data.train_indices]
+        assert np.bincount(left).tolist() == [16, 2]  # reward images: 2.7 and 0.3 of three
 
 
 def test_images_of_several_sizes_are_resized(folder):
@@ -108,7 +123,11 @@ def test_characters_are_not_mirrored(folder, monkeypatch):
 
 def test_files_of_decoded_images(folder, tmp_path):
     cached = [load(folder, 'alone', cache_dir=str(tmp_path)) for _ in range(2)]
-    assert len(list(tmp_path.iterdir())) == 2  # train, test
+    assert len(list(tmp_path.iterdir())) == 1  # split as it was read
+    load(folder, 'alone', cache_dir=str(tmp_path), split_seed=1)
+    assert len(list(tmp_path.iterdir())) == 2
+    load(folder, 'twofold', cache_dir=str(tmp_path))
+    assert len(list(tmp_path.iterdir())) == 4  # train, test
     plain = load(folder, 'alone')
     for data in cached:
         for field in ('train_images', 'train_labels', 'test_images', 'test_labels'):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 from light_export import light_export
+from tfprune.config import Config
 from tfprune.data.user_datasets import UserDatasets
 from tfprune.groups import trace_groups
 from tfprune.testing import recount
@@ -87,8 +88,8 @@ def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
      ', received list'),
     ({'reward_data': dataset(8, shape=(5, 6, 2))}, ValueError, r'reward_data: expected images '
      r'\[6, 6, 2\] as in train_data, received \[5, 6, 2\]'),
-    ({'test_data': dataset(8, classes=4)}, ValueError, r'test_data: expected labels in 0 … 2, the '
-     r'outputs of the model, received 0 … 3'),
+    ({'test_data': dataset(8, classes=4)}, ValueError, 'test_data: expected labels in 0 … 2, the '
+     'outputs of the model; received 3 with image 3'),
     ({'train_data': dataset(8).repeat()}, ValueError, 'train_data: does not end'),
     ({'reward_data': dataset(8).take(0)}, ValueError, 'reward_data: expected images, received no'),
     ({'reward_data': dataset(8, classes=5, one_hot=True)}, ValueError, 'reward_data: expected one-'
@@ -97,14 +98,34 @@ def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
     ({'model': layers.Dense(3)}, TypeError, 'model: expected a Keras 3 model, received Dense'),
     ({'test_data': None}, TypeError, 'missing test_data'),
     ({'budget': 0.5}, TypeError, "Unknown option 'budget'. Available: .*macs"),
+    ({'learning_rat': 0.1}, TypeError, "Unknown option 'learning_rat'. Did you mean .*learning_ra"),
+    ({'should_stop': True}, TypeError, 'should_stop: expected a function .* received bool True'),
+    ({'run_dir': 5}, TypeError, 'run_dir: expected the path .* received int 5'),
+    ({'config': {}}, TypeError, 'config: expected a tfprune.Config, received dict'),
+    ({'config': tfprune.Config()}, TypeError, 'received a config and model, train_data, .*, macs'),
+    ({'batch_size': 17, 'method': 'uniform'}, ValueError, 'batch_size=17 is larger than the 16 training images'),
     ({'dataset': 'cifar10'}, TypeError, 'dataset: not an option'),
-    ({'macs': 0.001}, ValueError, 'smallest reachable'),
+    ({'macs': 0.001, 'method': 'uniform'}, ValueError, 'smallest reachable'),
 ])
 def test_bad_input_is_named(change, error, message):
     given = {'model': small(), 'train_data': dataset(16), 'reward_data': dataset(8),
              'test_data': dataset(8), 'macs': 0.5, 'progress': False, **EPOCHS}
     with pytest.raises(error, match=message):
         tfprune.train_and_prune(**{**given, **change})
+
+
+@pytest.mark.parametrize('given, message', [
+    ({'config': {}, 'run_dir': 'x'}, 'config: expected a tfprune.Config, received dict'),
+    ({'config': Config()}, 'run_dir: expected the path .* received None'),
+    ({'config': Config(), 'run_dir': ''}, "run_dir: expected the path .* received str ''"),
+    ({'config': Config(), 'run_dir': 'x', 'test_data': dataset(8)}, 'a config and test_data'),
+    ({'config': Config(), 'run_dir': 'x', 'class_names': ('a', 'b')}, 'a config and class_names'),
+])
+def test_a_configuration_stands_alone(given, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match=message):
+        tfprune.train_and_prune(**given)
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_image_is_seen_once_and_counted():

@@ -145,7 +145,7 @@ def check_classes(path: str | os.PathLike[str], dataset: str, data: ImageData) -
     if known.get('name') == dataset and theirs and theirs != ours:
         here, there = next((pair for pair in zip(ours, theirs) if pair[0] != pair[1]), ('', ''))
         raise ValueError(f"{path}: knows {len(theirs)} classes, the data {len(ours)}, the first "
-                         f"that differ are '{there}' and '{here}'")
+                         f'that differ are {there!r} and {here!r}')
 
 
 def format_table(rows: Sequence[Measurement]) -> str:

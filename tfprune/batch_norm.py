@@ -5,16 +5,26 @@ step of a CIFAR ResNet 1.3 times faster on a CPU, where the number of channels i
 of other widths, which pruning leaves, oneDNN's kernel is three times slower than necessary. There
 eight positions are read as one of eight times the channels.
 """
+import contextlib
+import itertools
+import math
 import types
-from typing import Any, Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune.graph import Graph
+from tfprune.layer_state import KeptState
 
 _WIDE = 8  # positions that are read as one
 _FUSED_DTYPES = ('float32', 'bfloat16', 'float16')
+# Of a moving average: deviation of a pass from one, relative to the largest statistic, and of the
+# number of updates from a whole one.
+_LIKE, _SURE = 0.02, 0.05
 
 
 def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
@@ -153,32 +163,165 @@ def _as_images(inputs: tf.Tensor) -> tf.Tensor:
     return tf.reshape(inputs, tf.stack([-1, 1, 1, tf.shape(inputs)[-1]]))
 
 
+def normalises_plainly(layer: Any) -> bool:
+    """Whether a layer computes what BatchNormalization does: a subclass may do something else."""
+    return all(getattr(type(layer), name, None) is getattr(keras.layers.BatchNormalization, name)
+               for name in ('call', '_moments'))
+
+
+def updated_layers(graph: Graph, run: Callable[[], object]
+                   ) -> list[keras.layers.BatchNormalization]:
+    """The layers whose moving statistics `run` updates; all state of the graph's layers is then as
+    it was. One that is frozen, or that its subclass or the layer around it keeps in inference mode,
+    is none of them."""
+    kept = KeptState(graph.layers.values())
+    run()
+    moved = _moved_layers(graph, kept)
+    kept.restore()
+    return moved
+
+
+def _moved_layers(graph: Graph, kept: KeptState) -> list[keras.layers.BatchNormalization]:
+    found = {id(inner): inner for layer in graph.layers.values()
+             if isinstance(layer, keras.layers.Layer) for inner in layer._flatten_layers()
+             if isinstance(inner, keras.layers.BatchNormalization) and inner.built}
+    moved = set(map(id, kept.moved()))
+    return [layer for layer in found.values()
+            if id(layer.moving_mean) in moved or id(layer.moving_variance) in moved]
+
+
 def reestimate_batch_norm(graph: Graph, forward: Callable[[tf.Tensor], object],
                           batches: Iterable[tf.Tensor]) -> None:
     """Replaces the moving statistics of batch normalisation by those of `batches` alone.
 
-    From zeros, k updates with momentum m leave (1 - m) sum_i m^(k-1-i) s_i, a weighted mean of the
-    statistics s_i short of the factor 1 - m^k; dividing by it needs no change of a layer.
+    A pass that updates a layer k times with momentum m turns its statistics s into a s + c, with
+    a = m^k and c of the batch. From zeros, n passes leave A-th parts missing of a weighted mean of
+    the batches' statistics, A = a^n: divided by 1 - A they are whole. Neither k nor m is known of a
+    layer in a loop, in another layer or of a subclass: a is measured, by the first batch from the
+    statistics at hand and from zeros.
+
+    Statistics that a pass does not move stay, and so does all other state. Where they do not follow
+    a s + c, a warning names the layer, whose statistics are then those after the n passes.
 
     Args:
-        graph: of the model; a shared layer is updated at each of its calls.
+        graph: of the model.
         forward: runs the model on images [B, H, W, C] with training=True.
     """
-    # A frozen layer normalises by its moving statistics in training too, and never moves them.
-    calls = {id(inner): (inner, graph.calls(layer)) for layer in graph.layers.values()
-             if isinstance(layer, keras.layers.Layer) for inner in layer._flatten_layers()
-             if isinstance(inner, keras.layers.BatchNormalization) and inner.trainable}
-    layers = [layer for layer, _ in calls.values()]
-    for layer in layers:
-        layer.moving_mean.assign(tf.zeros(layer.moving_mean.shape))
-        layer.moving_variance.assign(tf.zeros(layer.moving_variance.shape))
-    count = 0
-    for images in batches:
-        forward(images)
-        count += 1
-    if not count:
+    images = list(itertools.islice(batches := iter(batches), 1))
+    if not images:
         raise ValueError('re-estimating batch-norm statistics needs at least one batch.')
-    for layer, times in calls.values():
-        scale = 1 / (1 - layer.momentum ** (count * times))
-        layer.moving_mean.assign(layer.moving_mean * scale)
-        layer.moving_variance.assign(layer.moving_variance * scale)
+    kept = KeptState(graph.layers.values())
+    forward(images[0])
+    moved, once = _moved_layers(graph, kept), {}
+    for layer in moved:
+        once[layer] = _statistics_of(layer)
+    averaged, odd = moved, list[keras.layers.BatchNormalization]()
+    while True:
+        kept.restore()
+        averages = [_MovingAverage(layer, kept) for layer in averaged]
+        if moved:
+            forward(images[0])
+        unlike = [average.layer for average in averages
+                  if not average.measure(once[average.layer])]
+        if not unlike:
+            break
+        odd += unlike
+        averaged = [layer for layer in averaged if layer not in unlike]
+    count = 1
+    for batch in batches if moved else ():
+        forward(batch)
+        count += 1
+    for average in averages:
+        average.complete(count)
+    kept.restore(but=[variable for layer in moved for variable in layer.variables])
+    if odd:
+        warnings.warn(
+            f'batch normalisation {", ".join(layer.path for layer in odd)}: its statistics are no '
+            f'moving averages, so that they are those of before, after {count} passes of training '
+            'mode; more epochs of fine-tuning move them on')
+
+
+@contextlib.contextmanager
+def normalising_by_batch(layers: Sequence[keras.layers.BatchNormalization]) -> Iterator[None]:
+    """Within it these layers normalise by the batch, whatever mode they are called in, and keep
+    their statistics."""
+    # Where replicas are traced in turns, another one may have begun.
+    ours = [layer for layer in layers if getattr(vars(layer).get('call'), '__func__', None)
+            is not _call_by_batch]
+    before = [vars(layer).get('call') for layer in ours]
+    for layer in ours:
+        layer.call = types.MethodType(_call_by_batch, layer)
+    try:
+        yield
+    finally:
+        for layer, call in zip(ours, before):
+            if call is None:
+                del layer.call
+            else:
+                layer.call = call
+
+
+def _call_by_batch(layer: Any, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
+                   ) -> tf.Tensor:
+    if layer.renorm or not normalises_plainly(layer):
+        given = {} if mask is None else {'mask': mask}
+        before = [tf.identity(variable.value) for variable in layer.non_trainable_variables]
+        outputs = type(layer).call(layer, inputs, training=True, **given)
+        for variable, value in zip(layer.non_trainable_variables, before):
+            variable.assign(value)
+        return outputs
+    x = tf.cast(inputs, keras.backend.result_type(inputs.dtype, 'float32'))
+    rank = len(x.shape)
+    mean, variance = layer._moments(x, mask) if mask is not None else tf.nn.moments(
+        x, [axis for axis in range(rank) if axis != layer.axis % rank])
+    outputs = keras.ops.batch_normalization(
+        x, mean, variance, layer.axis, layer.beta, layer.gamma, layer.epsilon)
+    return tf.cast(outputs, layer.compute_dtype)
+
+
+class _MovingAverage:
+    """Statistics of one layer on the way from `start`, float [2, C]: mean and variance."""
+
+    def __init__(self, layer: keras.layers.BatchNormalization, kept: KeptState) -> None:
+        self.layer = layer
+        self._before = np.stack([kept.value(v) for v in (layer.moving_mean, layer.moving_variance)
+                                 ]).astype(np.float64)
+        # From zeros nothing is lost to rounding; but two starts must differ.
+        self._start = 0.0 if self._before.any() else 1.0
+        self._left = 1.0
+        self._assign(np.full_like(self._before, self._start))
+
+    def measure(self, once: np.ndarray) -> bool:
+        """Measures what one pass leaves of the start: this one now, `once` from the statistics
+        before. Returns whether the statistics are moving averages."""
+        now, apart = _statistics_of(self.layer), self._before - self._start
+        left = float(((once - now) * apart).sum() / np.square(apart).sum())
+        scale = max(np.abs(value).max() for value in (once, now, apart))
+        if not 0 <= left < 1 or not np.abs(once - now - left * apart).max() <= _LIKE * scale:
+            return False
+        momentum = self.layer.momentum
+        if 0 < momentum < 1 and left > 0:
+            times = math.log(left) / math.log(momentum)
+            if abs(times - round(times)) <= (_SURE if self._is_exact() else 0.5):
+                left = momentum ** round(times)
+        self._left = left
+        return True
+
+    def complete(self, passes: int) -> None:
+        """What is missing after so many passes is filled up."""
+        left = self._left ** passes
+        mean, variance = (_statistics_of(self.layer) - left * self._start) / (1 - left)
+        self._assign(np.stack([mean, np.maximum(variance, 0)]))
+
+    def _is_exact(self) -> bool:
+        return self.layer.moving_mean.dtype not in ('float16', 'bfloat16')
+
+    def _assign(self, values: np.ndarray) -> None:
+        self.layer.moving_mean.assign(values[0])
+        self.layer.moving_variance.assign(values[1])
+
+
+def _statistics_of(layer: keras.layers.BatchNormalization) -> np.ndarray:
+    """Moving mean and variance, float64 [2, C]."""
+    return np.stack([keras.ops.convert_to_numpy(v) for v in (
+        layer.moving_mean, layer.moving_variance)]).astype(np.float64)

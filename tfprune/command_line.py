@@ -169,6 +169,21 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
     app.run(main, flags_parser=parse)
 
 
+def stop_on_signals() -> list[int]:
+    """The signals that ask for an end, SIGTERM and SIGINT, as they come: the first only asks, the
+    second ends the process at once."""
+    received: list[int] = []
+
+    def on_signal(number: int, _: object) -> None:
+        received.append(number)
+        print('\nstopping ...', file=sys.stderr)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    return received
+
+
 def _parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     """What is left of `argv` without its flags; ValueError, in one line, where they are wrong."""
     _check_flagfiles(argv[1:], ())

@@ -16,14 +16,18 @@ import time
 from typing import Any, Callable, Sequence
 
 from tfprune import report
-from tfprune.config import LIMITS, Config, differing_fields, is_ratio
-from tfprune.methods import check_method
+from tfprune.config import (LIMITS, Config, check_limit, differing_fields, is_ratio,
+                            split_names)
+from tfprune.errors import near
+from tfprune.methods import check_configuration, check_method
 from tfprune.methods.cacp import targets
+from tfprune.models import MODELS, is_model_file
+from tfprune.progress import leave_terminal
 from tfprune.reuse import differing_before_surgery, other_ratios
-from tfprune.runs import read_json
+from tfprune.runs import check_free, has_begun, read_config
 
 _NO_METHOD = ('base',)  # flagfiles that others include
-_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
+_STOPPED = (129, 130, 143, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,8 +119,10 @@ def _cell(grid: Grid, name: str, limit: tuple[str, str] | None, seed: int,
     try:
         arguments, folder = _arguments(grid, path, limit, read_config)
         arguments.append(f'--seed={seed}')
-        return Cell(name, tuple(arguments), read_config(arguments),
-                    grid.out / name / folder / f's{seed}')
+        config = read_config(arguments)
+        check_configuration(config)
+        _check_files(config)
+        return Cell(name, tuple(arguments), config, grid.out / name / folder / f's{seed}')
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f'{path}: {error}') from None
 
@@ -164,7 +170,12 @@ def _limit(text: str) -> tuple[str, str]:
     target, equals, limit = (part.strip() for part in text.partition('='))
     if not equals or target not in LIMITS:
         raise ValueError(f'budgets must be target=limit each, target one of {", ".join(LIMITS)}; '
-                         f'received {text!r}.')
+                         f'received {text!r}.{near(target, LIMITS)}')
+    try:
+        number = float(limit)
+    except ValueError:
+        raise ValueError(f'budgets: {target} must be a number; received {limit!r}.') from None
+    check_limit(target, number)
     return target, limit
 
 
@@ -176,10 +187,32 @@ def _names(flagfiles: str) -> list[str]:
     return sorted(match[1] for match in found if match)
 
 
+def _check_files(config: Config) -> None:
+    """FileNotFoundError names a file that the configuration names and that is not there."""
+    named = {'model': [config.model] if is_model_file(config.model) else [],
+             'initial_weights': [config.initial_weights], 'latency_table': [config.latency_table],
+             'custom_layers': split_names(config.custom_layers)}
+    for field, paths in named.items():
+        for path in filter(None, paths):
+            if not pathlib.Path(path).is_file():
+                raise FileNotFoundError(f'{field} {path}: no such file.')
+    if config.model not in MODELS and not named['model']:
+        raise ValueError(f'Unknown model {config.model!r}.{near(config.model, MODELS)} Available: '
+                         f'{", ".join(sorted(MODELS))}, or the path of a .keras file')
+
+
 def _check_folder(cell: Cell) -> None:
-    """ValueError where the folder is a run of other flags: its result is not this cell's."""
-    stored = read_json(cell.run_dir / 'config.json')
-    rows = differing_fields(cell.config, stored) if stored else []
+    """ValueError where the folder is a run of other flags: its result is not this cell's; or
+    cannot be written to."""
+    there = next(path for path in (cell.run_dir, *cell.run_dir.absolute().parents)
+                 if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f'out: {there} is no folder that can be written to.')
+    rows = []
+    if has_begun(cell.run_dir):
+        rows = differing_fields(cell.config, read_config(cell.run_dir))
+    else:
+        check_free(cell.run_dir)
     if rows:
         raise ValueError(f'{cell.run_dir} is a run of another configuration; differing flags: '
                          f'{"; ".join(rows)}. Choose another --out, or remove it.')
@@ -214,8 +247,9 @@ class Comparison:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores hang-ups
+                loop.add_signal_handler(number, self._stop, number)
         self._free: asyncio.Queue[str] = asyncio.Queue()
         for place in self.places:
             self._free.put_nowait(place)
@@ -304,6 +338,8 @@ class Comparison:
 
     def _stop(self, number: int) -> None:
         self.signals.append(number)
+        if number == signal.SIGHUP:
+            leave_terminal()
         self.say('stopping as soon as all is saved ...' if len(self.signals) == 1 else 'killing')
         for process in self._processes:
             if len(self.signals) == 1:

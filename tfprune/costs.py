@@ -1,7 +1,8 @@
 """Costs of a model as pure functions of integer widths, with the rounding of surgery.
 
-Convention: one multiply-add is one MAC, at batch 1, in convolutions and dense layers only; biases,
-normalisation, activations, pooling and additions count nothing. Every width is a linear form of the
+Convention: one multiply-add is one MAC, at batch 1, of convolutions and products of matrices only;
+biases, normalisation, activations, pooling and additions count nothing. What has no rule keeps its
+channels, so that its MACs are a number: they are counted by running it. Every width is a linear form of the
 group widths w, so MACs and parameters are quadratic forms with natural coefficients,
 
     cost(w) = q0 + q1 · w + wᵀ Q w,
@@ -21,6 +22,7 @@ from tfprune.graph import Graph, unfold
 from tfprune.groups import ChannelGroups, check_traced, trace_groups
 from tfprune.layer_rules import RULES, Call, MacTerm
 from tfprune.masks import check_widths
+from tfprune.running_costs import macs_of_call
 
 BYTES = 4  # of a float32 activation
 EXACT = 2 ** 53
@@ -33,15 +35,29 @@ class Cost:
 
     Attributes:
       macs: multiply-adds.
-      params: trainable parameters.
+      params: all weights, frozen ones and moving statistics included, as model.count_params().
       peak_memory_bytes: the most bytes of live float32 activations while the layers run in order;
         normalisation, activation, dropout, rescaling and flatten work in place where they can.
+      trainable_params: of `params`, those that train.
       latency_ms: from the latency table, None without one.
     """
     macs: int
     params: int
     peak_memory_bytes: int
+    trainable_params: int
     latency_ms: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FixedCost:
+    """A call of what has no rule, and so always the same MACs, above 0, counted by running it.
+
+    output is the tensor in `groups.layout` that it makes first.
+    """
+    name: str
+    kind: str
+    macs: int
+    output: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,10 +125,12 @@ class CostModel:
       group_names: the prunable groups, the order of all width vectors [G].
       dense_widths: their dense widths, int64 [G].
       dense: the cost of the dense model.
-      layers: every call that costs MACs, in topological order.
+      layers: every call of a layer with a rule that costs MACs, in topological order.
+      fixed: every call of what has no rule that costs MACs, in topological order.
       layer_outputs: the tensor in `groups.layout` that each of them makes.
       latency_table: as given.
-      uncounted: "layer (class)" of what has no rule and so no MACs; [] says all is counted.
+      uncounted: "layer (class)" of what has no rule and may multiply, but could not be counted; []
+        says that all is counted.
     """
 
     def __init__(self, model: keras.Model, groups: ChannelGroups, *,
@@ -129,28 +147,15 @@ class CostModel:
         self._forms = linear_forms(groups)
         graph, layout = unfold(model), groups.layout
         check_traced(model, graph, groups)
-        self.uncounted = [f'{node.layer} ({node.kind})' for node in layout.nodes
-                          if node.refused is not None]
         self._count_macs(graph)
-        params = _Quadratic(len(self.group_names))
-        ruled = {slot.layer for slot in layout.weights}
-        for slot in layout.weights:
-            if slot.trainable:
-                axes = slot.axes()
-                static = [n for axis, n in enumerate(slot.shape)
-                          if axis not in [axis for _, axis, _, _ in axes]]
-                repeats = [repeat for *_, repeat in axes]
-                params.add(math.prod([*static, *repeats]), *(
-                    self._forms[tensor] for _, _, tensor, _ in axes))
-        for path, layer in graph.layers.items():
-            if path not in ruled:
-                params.add(sum(math.prod(v.shape) for v in getattr(
-                    layer, 'trainable_variables', ())))
+        self._count_fixed(graph)
+        params, trainable = self._count_params(graph)
         self._live = _live_bytes(self._forms, groups, graph)
         self._values: dict[str, Callable[[np.ndarray], np.ndarray]] = {
             'macs': self._macs.compiled(self.dense_widths),
             'params': params.compiled(self.dense_widths),
             'peak_memory_bytes': self._peak_memory,
+            'trainable_params': trainable.compiled(self.dense_widths),
         }
         if latency_table is not None:
             nanoseconds = latency_table.bind(model, groups)
@@ -254,6 +259,38 @@ class CostModel:
         self.layer_outputs = tuple(self._layer_tensors[:, 1].tolist())
         macs = self.layer_macs(self.dense_widths)
         self.layers = tuple(dataclasses.replace(row, macs=int(n)) for row, n in zip(rows, macs))
+
+    def _count_fixed(self, graph: Graph) -> None:
+        fixed, self.uncounted = [], list[str]()
+        for step, traced in zip(graph.steps, self._groups.layout.nodes):
+            if traced.refused is None:
+                continue
+            macs = macs_of_call(step, [graph.shapes[value] for value in step.inputs])
+            if macs is None:
+                self.uncounted.append(f'{traced.layer} ({traced.kind})')
+            elif macs:
+                fixed.append(FixedCost(traced.layer, traced.kind, macs, traced.outputs[0]))
+                self._macs.add(macs)
+        self.fixed = tuple(fixed)
+
+    def _count_params(self, graph: Graph) -> tuple[_Quadratic, _Quadratic]:
+        """All weights, and those of them that train."""
+        every, trainable = (_Quadratic(len(self.group_names)) for _ in range(2))
+        ruled = {slot.layer for slot in self._groups.layout.weights}
+        for slot in self._groups.layout.weights:
+            axes = slot.axes()
+            static = [n for axis, n in enumerate(slot.shape)
+                      if axis not in [axis for _, axis, _, _ in axes]]
+            size = math.prod([*static, *(repeat for *_, repeat in axes)])
+            for total in (every, trainable) if slot.trainable else (every,):
+                total.add(size, *(self._forms[tensor] for _, _, tensor, _ in axes))
+        # A layer may stand in several that have no rule.
+        left = {id(weight): weight for path, layer in graph.layers.items() if path not in ruled
+                for weight in getattr(layer, 'weights', ())}
+        for weight in left.values():
+            for total in (every, trainable) if weight.trainable else (every,):
+                total.add(math.prod(weight.shape))
+        return every, trainable
 
     def _peak_memory(self, widths: np.ndarray) -> np.ndarray:
         widths = np.asarray(widths, np.float64)

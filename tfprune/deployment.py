@@ -14,13 +14,17 @@ from tfprune.artefacts import count_correct
 from tfprune.config import QUANTISATIONS, Config
 from tfprune.data import ImageData
 from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
-from tfprune.export.exporter import check_calibration, check_out_dir
+from tfprune.export.exporter import check_calibration, check_class_names, check_out_dir
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.pixels import PixelRange
 from tfprune.export.quantisable import quantisable
 from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
+from tfprune.export.tflite import convert
+from tfprune.groups import trace_groups
 from tfprune.progress import Progress
 from tfprune.report.artefact_table import losses
+from tfprune.surgery import prune_model
+from tfprune.training import StopTraining
 
 BASE_FORMS = ('keras', 'saved_model', 'tflite')
 THREADS = (1, 2, 4)
@@ -80,7 +84,8 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
 
     Args:
       dense_tflite: the float32 file that latencies are compared with, in turns.
-      should_stop: asked in quantisation-aware fine-tuning; True raises StopTraining.
+      should_stop: asked in quantisation-aware fine-tuning and before each file that is written or
+        tested; True raises StopTraining. An export that is written as a whole stays.
 
     Raises what `export_model` and `quantise_aware` raise; nothing is left behind then.
     """
@@ -94,10 +99,11 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
         model, out_dir, formats=(*BASE_FORMS, *(QUANTISATIONS[q] for q in settings.quantisations)),
         representative_data=representative_images(data, settings.representative_images),
         pixel_range=PixelRange.seen(*data.pixel_range), class_names=data.class_names,
-        tflite_options=settings.tflite, quantised=quantised, overwrite=overwrite)
+        tflite_options=settings.tflite, quantised=quantised, overwrite=overwrite,
+        should_stop=should_stop)
     progress.say('testing ...')
-    rows = accuracies(exported, data)
-    dense_latency = add_latencies(rows, exported, dense_tflite)
+    rows = accuracies(exported, data, should_stop)
+    dense_latency = add_latencies(rows, exported, dense_tflite, should_stop)
     for line in losses(rows):
         progress.warn(line)
     return Deployed(exported, rows, dense_latency)
@@ -105,12 +111,18 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
 
 def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) -> None:
     """ValueError, in one line, for what would stop the export after all training."""
+    check_class_names(data.class_names, data.num_classes)
     if 'int8_qat' in settings.quantisations:
         quantisable(model)  # names a layer that has no int8 form
     for name in ('int8', 'int8_qat'):
         if name in settings.quantisations:
             check_calibration(QUANTISATIONS[name], representative_images(data, 32),
                               PixelRange.seen(*data.pixel_range), settings.tflite)
+
+
+def check_convertible(model: keras.Model) -> None:
+    """ValueError naming what TFLite lacks of a model, in float32 as it is exported."""
+    convert(prune_model(model, trace_groups(model), {}, dtype_policy='float32'))
 
 
 def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deployment,
@@ -137,10 +149,13 @@ def representative_images(data: ImageData, count: int) -> np.ndarray:
     return np.concatenate(found)[:count]
 
 
-def accuracies(exported: ExportReport, data: ImageData) -> list[dict[str, Any]]:
+def accuracies(exported: ExportReport, data: ImageData,
+               should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
     """A row a file: form, file, bytes, accuracy on all test images, what it loses."""
     rows: list[dict[str, Any]] = []
     for form, path in exported.paths.items():
+        if should_stop():
+            raise StopTraining()
         correct = count_correct(FORMATS[form].open(path), data)
         rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),
                      'bytes': exported.bytes[form], 'accuracy': correct / data.num_test})
@@ -150,8 +165,8 @@ def accuracies(exported: ExportReport, data: ImageData) -> list[dict[str, Any]]:
     return rows
 
 
-def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None
-                  ) -> list[dict[str, Any]]:
+def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None,
+                  should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
     """Times the TFLite files, and `dense` first, in turns; returns the latencies of `dense`."""
     lite = [row for row in rows if row['form'].startswith('tflite')]
     models: list[Any] = [*([dense] if dense else []),
@@ -160,6 +175,8 @@ def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense:
     for row in lite:
         row['latency'] = []
     for threads in THREADS:
+        if should_stop():
+            raise StopTraining()
         stats, ratios = latencies_in_turns(models, threads=threads)
         seen = [{'threads': threads, 'median_ms': found.median, 'p10_ms': found.p10,
                  'p90_ms': found.p90} for found in stats]

@@ -45,7 +45,8 @@ def users_place(error: BaseException, scripts: str = '') -> str:
     What AutoGraph compiled is only in its text.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    first = next((i for i, frame in enumerate(frames) if _is_own(frame.filename, scripts)), 0)
+    first = next((i for i, frame in enumerate(frames) if _is_own(frame.filename, scripts)),
+                 len(frames))
     places = [(frame.filename, frame.lineno) for frame in frames[first:]]  # what tfprune called
     if _is_of_autograph(str(error)):
         places += _FRAME.findall(str(error))

@@ -43,7 +43,8 @@ def check_content(source: Any, content: Any, shape: Shape) -> Any:
 
     Args:
         source: what messages call it.
-        shape: a type, or a tuple of types (None for null; float is any number, int no boolean);
+        shape: a type, or a tuple of types (None for null; float is any number, int no boolean), or
+            (object, None);
             [shape], a list of such; {str: shape}, an object of such; {'name': shape, …}, an object
             with these keys at least, of which 'name?' may be missing.
     """
@@ -77,6 +78,8 @@ def _difference(content: Any, shape: Shape, place: str) -> str:
                 return found
         return ''
     types = shape if isinstance(shape, tuple) else (shape,)
+    if isinstance(types[0], Mapping):  # or null
+        return '' if content is None else _difference(content, types[0], place)
     if any(_is_of(content, expected) for expected in types):
         return ''
     return _expected(place, ' or '.join(_NAMES[expected] for expected in types), content)

@@ -6,7 +6,8 @@ the accuracy on held-out images is compared with that of the model as given:
     fell by more than 3 sqrt(p_0 (1 - p_0) / n + p_1 (1 - p_1) / n)
 
 on held-out images *and* on as many images that are trained on. The first alone says nothing where
-the given weights had been trained on the held-out images too: what was learnt by heart goes.
+the given weights had been trained on the held-out images too: what was learnt by heart goes. Nor is
+it a rate's doing where batch-norm statistics become those of the images here: Given's floors.
 """
 import dataclasses
 import math
@@ -33,8 +34,8 @@ class FirstEpoch:
     """What the first epoch is judged by.
 
     Attributes:
-        held_out: accuracy of the given weights on the held-out images.
-        trained_on: their accuracy on `sample`.
+        held_out: accuracy of the given weights on the held-out images, `Given.held_out_floor`.
+        trained_on: their accuracy on `sample`, `Given.trained_on_floor`.
         sample: images that are trained on, not augmented.
         images: number of images behind each of the two.
         weights: the given values of the model's variables.

@@ -19,9 +19,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.batch_norm import reestimate_batch_norm
 from tfprune.data import ImageData
 from tfprune.distribution import from_chief, is_chief
-from tfprune.first_epoch import ERRORS, FirstEpoch
+from tfprune.first_epoch import ERRORS, FirstEpoch, fell
+from tfprune.graph import unfold
 from tfprune.groups import trace_groups
 from tfprune.masks import best_channels
 from tfprune.methods import check_method
@@ -37,20 +39,26 @@ from tfprune.surgery import prune_model
 from tfprune.training import Evaluator, Optimisation
 
 FILE = 'training.json'  # in a run folder
+_STATISTICS_BATCHES = 20
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
 
-def measure(model: keras.Model, data: ImageData, held_out: tf.data.Dataset) -> Given:
-    """Scores a model as it is, in float32."""
+def measure(model: keras.Model, data: ImageData, held_out: tf.data.Dataset, batch_size: int
+            ) -> Given:
+    """Scores a model as it is, in float32; `batch_size` is that of training."""
     plain = prune_model(model, trace_groups(model), {}, dtype_policy='float32')
     evaluate = Evaluator(plain, tf.distribute.get_strategy())
     labels = np.concatenate([labels.numpy() for _, labels in held_out])
-    chance = np.bincount(labels).max() / len(labels)
-    accuracy = evaluate(held_out)
+    images, chance = len(labels), np.bincount(labels).max() / len(labels)
+    test, held, trained = (evaluate(batches) for batches in (
+        data.test_batches(250), held_out, sample(data, images)))
+    forward = tf.function(lambda x: plain(tf.cast(x, tf.float32), training=True))
+    reestimate_batch_norm(unfold(plain), forward, (
+        x for x, _ in data.train_batches(0, batch_size).take(_STATISTICS_BATCHES)))
     return Given(
-        evaluate(data.test_batches(250)), accuracy, evaluate(sample(data, len(labels))),
-        len(labels),
-        bool(accuracy - chance > ERRORS * math.sqrt(chance * (1 - chance) / len(labels))))
+        test, held, trained, images,
+        bool(held - chance > ERRORS * math.sqrt(chance * (1 - chance) / images)),
+        min(held, evaluate(held_out)), min(trained, evaluate(sample(data, images))))
 
 
 def sample(data: ImageData, images: int) -> tf.data.Dataset:
@@ -65,7 +73,7 @@ def first_epoch(setup: Setup) -> FirstEpoch | None:
     if given is None or not given.is_trained or not setup.config.check_first_epoch:
         return None
     return FirstEpoch(
-        given.held_out_accuracy, given.trained_on_accuracy, sample(setup.data, given.images),
+        given.held_out_floor, given.trained_on_floor, sample(setup.data, given.images),
         given.images, [keras.ops.convert_to_numpy(v) for v in setup.model.variables],
         may_lower='learning_rate' not in recipe.stated)
 
@@ -92,7 +100,8 @@ def with_recipe(setup: Setup, folder: RunFolder, strategy: tf.distribute.Strateg
 def _measured_and_chosen(setup: Setup, progress: Progress) -> dict[str, Any]:
     if setup.has_weights:
         progress.say('scoring the model as given ...')
-        given = measure(setup.model, setup.data, held_out_batches(setup))
+        given = measure(setup.model, setup.data, held_out_batches(setup),
+                        setup.config.batch_size)
         setup = dataclasses.replace(setup, given=given)
         progress.say(f'as given: test accuracy {given.test_accuracy:.2%}, on held-out training '
                      f'images {given.held_out_accuracy:.2%}')
@@ -126,6 +135,11 @@ def choose_recipe(setup: Setup) -> Recipe:
             reasons.append('the given model is no better than chance, and is trained as from '
                            f'random weights: SGD at {before:g}')
     decay = 0.0 if given is not None or compiled else FROM_RANDOM.weight_decay
+    if given is not None and fell(given.held_out_accuracy, given.held_out_floor, given.images):
+        reasons.append(
+            'the batch-norm statistics of the given model are not those of the training images as '
+            f'they are augmented here: with theirs it scores {given.held_out_floor:.2%} in place '
+            f'of {given.held_out_accuracy:.2%} on held-out images')
     if has_own_losses(setup.model):
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')

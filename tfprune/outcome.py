@@ -20,7 +20,7 @@ from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
 from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
-from tfprune.run_setup import Setup
+from tfprune.run_setup import FineTuning, Setup
 from tfprune.runs import RunFolder, peak_process_bytes, write_text
 from tfprune.sparsity import count_zeros
 
@@ -31,7 +31,10 @@ _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_ma
 
 
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
-    """(pruned model, report.json) of a finished run, None for others."""
+    """(pruned model, report.json) of a finished run, None for others.
+
+    FileNotFoundError if its model is gone.
+    """
     report = folder.read_json('report.json')
     if report is None:
         return None
@@ -55,7 +58,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     missing: what of the run's files was lost while it was interrupted.
 
     Raises:
-        StopTraining: should_stop() became true in quantisation-aware fine-tuning.
+        StopTraining: should_stop() became true before the end.
         RuntimeError: the recount of the pruned model is not what was predicted.
         ParityError: two exported forms disagree.
     """
@@ -72,6 +75,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     by_form = {row['form']: row for row in deployed.rows}
     tflite = by_form['tflite']
     metrics = folder.read_rows('metrics.jsonl')
+    fine_tuned = _whole(FineTuning.after(setup, decision).epochs)
     report = {
         'method': config.method, 'model': config.model, 'dataset': config.dataset,
         'seed': config.seed, 'decides_first': check_method(config.method).decides_first,
@@ -79,7 +83,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                     for row in budget.to_json()],
         'epochs': {'pretraining': config.pretraining_epochs, 'search': config.search_epochs,
                    'search_equivalents': decision.search_equivalents,
-                   'fine_tune': config.fine_tune_epochs, 'total': config.total_epochs},
+                   'fine_tune': fine_tuned, 'total': config.search_epochs + fine_tuned},
         'given': None if setup.given is None else dataclasses.asdict(setup.given),
         'training': setup.recipe.to_json(),
         'dense': _side(setup.cost_model.dense, _accuracy(dense, data),
@@ -109,6 +113,11 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
     folder.write_json('report.json', report)
     _present(folder)
     return report
+
+
+def _whole(epochs: float) -> float:
+    """An int where it is one."""
+    return int(epochs) if epochs == int(epochs) else epochs
 
 
 def _groups(setup: Setup, left: Setup, decision: Decision) -> list[dict[str, Any]]:

@@ -10,7 +10,6 @@ import tensorflow as tf
 from tfprune.account import EpochAccount
 from tfprune.batch_norm import reestimate_batch_norm, synchronise_batch_norm
 from tfprune.checkpoints import CheckpointError, Position, SharedCheckpoints, restore
-from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.distribution import SharedScorer, from_chief, is_chief, num_workers
 from tfprune.epochs import EpochLoop, Interrupted, Stage
@@ -23,7 +22,8 @@ from tfprune.masks import widths_of
 from tfprune.methods import Decision, Method, Problem, check_method, make_method
 from tfprune.progress import Progress
 from tfprune.reuse import RATIOS_FILE, take_search, take_epochs
-from tfprune.run_setup import Setup, apply_decision, criterion_batches, held_out_batches
+from tfprune.run_setup import (FineTuning, Setup, apply_decision, criterion_batches,
+                               held_out_batches)
 from tfprune.runs import RunFolder
 from tfprune.scoring import SubnetworkScorer
 from tfprune.seeding import derived_seed, set_seed
@@ -54,6 +54,7 @@ class Phases:
         position, prefix = self.loop.checkpoints.newest() or (Position(), None)
         after_surgery = prefix is not None and (
             self.decides_first or (position.epoch, position.step) > (self.first, 0))
+        decision = self._read_decision() if after_surgery else None
         self._forget_what_comes_again(position, after_surgery)
         if prefix:
             self.folder.note_resumption()
@@ -61,9 +62,7 @@ class Phases:
             self.loop.progress.say(f'resuming {self.folder.path} after epoch {position.epoch}, '
                                    f'step {position.step}{rounds}')
             self._note_lost(position, after_surgery)
-        if after_surgery:
-            decision = self._read_decision()
-        else:
+        if decision is None:
             decision = self._search(position, prefix)
             position, prefix = Position(self.first), None
         pruned = self._prune(decision)
@@ -223,8 +222,8 @@ class Phases:
     def _train_pruned(self, pruned: keras.Model, decision: Decision, position: Position,
                       prefix: str | None) -> None:
         """Trains the pruned model to the end."""
-        config = self.setup.after(decision).config
-        if not config.fine_tune_epochs and self.config.fine_tune_epochs:
+        plan = FineTuning.after(self.setup, decision)
+        if not plan.steps and self.config.fine_tune_epochs:
             self.loop.progress.warn(
                 f'the search cost {decision.search_equivalents:.1f} epochs; charged, it leaves '
                 f'none of {self.config.fine_tune_epochs} to fine-tuning.')
@@ -239,20 +238,15 @@ class Phases:
                 keep_zeros()
             self._settle(pruned)
         phase = 'train' if self.decides_first else 'fine_tune'
-        stages = [self._before_surgery(self.setup.data)] if self.decides_first else []
-        stages += [self._after_surgery(config, self.setup.data)]
-        dataclasses.replace(self.loop, config=config).run(
-            trainer, state, position, stages, lambda epoch: {'phase': phase})
+        stages = [self._before_surgery(plan.data)] if self.decides_first else []
+        stages += [Stage.of(self.config.search_epochs, plan.steps, self.config, plan.data,
+                            self.setup.recipe.fine_tune_learning_rate)]
+        self.loop.run(trainer, state, position, stages, lambda epoch: {'phase': phase})
 
     def _before_surgery(self, data: ImageData) -> Stage:
         config = self.config
         return Stage.of(0, config.search_epochs * (data.num_train // config.batch_size), config,
                         data, self.setup.recipe.learning_rate, config.lr_warmup_epochs)
-
-    def _after_surgery(self, config: Config, data: ImageData) -> Stage:
-        return Stage.of(config.search_epochs,
-                        config.fine_tune_epochs * (data.num_train // config.batch_size), config,
-                        data, self.setup.recipe.fine_tune_learning_rate)
 
     def _settle(self, pruned: keras.Model) -> None:
         """Batch-norm statistics of the sub-network, as when it was scored."""
@@ -306,16 +300,23 @@ class Phases:
         if rows is None:
             raise CheckpointError(f'{self.folder.path} has checkpoints from after surgery and no '
                                   'decision.json; remove its checkpoints folder to start anew.')
-        decision = self._with_zeros(rows)
-        if not decision.removed:
-            groups, masks = dict(self.setup.groups), decision.masks
-            wrong = next((name for name in {**groups, **masks} if masks and (
-                name not in groups or len(masks.get(name, ())) != groups[name])), None)
-            if wrong is not None:
-                raise CheckpointError(
-                    f"{self.folder.path / 'decision.json'}: not a decision about this model: group "
-                    f'{wrong!r}.')
-        return decision
+        path, groups = self.folder.path / 'decision.json', self.setup.groups
+        for name, row in rows['groups'].items():
+            # Removed blocks leave groups of their own.
+            if name in groups or not rows['removed']:
+                dense = dict(groups).get(name)
+                if dense is None:
+                    raise CheckpointError(f'{path}: this model has no group {name!r}.')
+                if row['dense_width'] != dense:
+                    raise CheckpointError(f'{path}: group {name!r} must be of {dense} channels; '
+                                          f'received {row["dense_width"]}.')
+            if not all(0 <= index < row['dense_width'] for index in row['kept']):
+                raise CheckpointError(f'{path}: group {name!r} must keep channels of 0 to '
+                                      f'{row["dense_width"] - 1}; received {row["kept"]}.')
+        missing = [name for name in groups if name not in rows['groups']]
+        if rows['groups'] and missing and not rows['removed']:
+            raise CheckpointError(f'{path}: no group {missing[0]!r}.')
+        return self._with_zeros(rows)
 
 
 def _as_float32(model: keras.Model) -> keras.Model:

@@ -1,9 +1,43 @@
 """What a run tells the person who waits: a bar an epoch, a line an event."""
+import contextlib
+import logging
+import os
 import shutil
+import stat
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import tqdm
+
+
+@contextlib.contextmanager
+def hush_retracing() -> Iterator[None]:
+    """Without TensorFlow's warning that a function was traced often: each run has models of its
+    own, so that the second in a process traces anew. Its other warnings come through.
+    """
+    def is_another(record: logging.LogRecord) -> bool:
+        return 'triggered tf.function retracing' not in record.getMessage()
+
+    logger = logging.getLogger('tensorflow')
+    logger.addFilter(is_another)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_another)
+
+
+def leave_terminal() -> None:
+    """After a hang-up: what is written to the terminal that is gone goes nowhere, not wrong."""
+    for descriptor in (1, 2):
+        try:
+            is_file = not stat.S_ISCHR(os.fstat(descriptor).st_mode)
+        except OSError:
+            is_file = False
+        if not is_file:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
 
 
 class Progress:

@@ -12,12 +12,17 @@ class Given:
         held_out_accuracy: on `images` held-out training images, which it may have been trained on.
         trained_on_accuracy: on as many of the training images.
         is_trained: whether it knows more than the commonest class.
+        held_out_floor, trained_on_floor: the lower of each of the two accuracies and that under
+            batch-norm statistics of the training images as they are augmented here, which any
+            training brings.
     """
     test_accuracy: float
     held_out_accuracy: float
     trained_on_accuracy: float
     images: int
     is_trained: bool
+    held_out_floor: float
+    trained_on_floor: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.account import steps_left
 from tfprune.budget import Budget
 from tfprune.config import Config
 from tfprune.costs import CostModel
@@ -39,13 +40,34 @@ class Setup:
     given: Given | None = None
     recipe: Recipe = FROM_RANDOM
 
-    def after(self, decision: Decision) -> 'Setup':
-        """What fine-tuning and the report go on with: its epochs less those that are charged."""
-        config = self.config
-        if not config.charge_search:
-            return self
-        left = max(0, config.fine_tune_epochs - round(decision.search_equivalents))
-        return dataclasses.replace(self, config=dataclasses.replace(config, fine_tune_epochs=left))
+
+@dataclasses.dataclass(frozen=True)
+class FineTuning:
+    """What is trained after the decision.
+
+    Attributes:
+        data: the training images, those among them that were held out and that nothing scores.
+        steps: in all.
+        per_epoch: steps of an epoch.
+    """
+    data: ImageData
+    steps: int
+    per_epoch: int
+
+    @property
+    def epochs(self) -> float:
+        """Epochs of its data."""
+        return self.steps / self.per_epoch
+
+    @classmethod
+    def after(cls, setup: Setup, decision: Decision) -> 'FineTuning':
+        """As the configuration says, less the search where that is charged."""
+        config = setup.config
+        data = setup.data.with_released(config.score_images)
+        before, after = (each.num_train // config.batch_size for each in (setup.data, data))
+        # An epoch of the account is one before the decision.
+        charged = decision.search_equivalents * before / after if config.charge_search else 0.0
+        return cls(data, steps_left(config.fine_tune_epochs, after, charged), after)
 
 
 def apply_decision(setup: Setup, decision: Decision) -> keras.Model:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from importlib import metadata
-from typing import Any, Callable, Iterable, Mapping
+from typing import Any, Callable, Collection, Iterable, Mapping
 
 from tfprune import files
 from tfprune.config import Config, differing_fields, split_names
@@ -86,7 +86,7 @@ class RunFolder:
         if not self._is_new:
             self._check_same(config, contents)
         else:
-            _check_free(self.path)
+            check_free(self.path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / '.lock', 'w')
@@ -164,17 +164,21 @@ class RunFolder:
         """Writes a JSON file, atomically."""
         write_text(self.path / name, json.dumps(value, indent=1) + '\n')
 
-    def keep_json(self, name: str, value: Mapping[str, Any]) -> None:
+    def keep_json(self, name: str, value: Mapping[str, Any], *,
+                  observed: Collection[str] = ()) -> None:
         """Writes a JSON file, or checks that the one there says the same.
+
+        observed: keys that may differ, by chance or as older files lack them; the file stays.
 
         ValueError names what differs: the run would go on with something else than it began with.
         """
         stored = self.read_json(name)
         if stored is None:
-            self.write_json(name, value)
-        elif stored != value:
-            rows = [key if isinstance(new, list) else f'{key}: {stored.get(key)!r} -> {new!r}'
-                    for key, new in value.items() if stored.get(key) != new]
+            return self.write_json(name, value)
+        rows = [key if isinstance(new, list) else f'{key}: {stored.get(key)!r} -> {new!r}'
+                for key, new in value.items()
+                if key not in observed and stored.get(key) != new]
+        if rows:
             raise ValueError(f'{self.path} began with another {name}: {"; ".join(rows)}. Restore '
                              'what it began with, or choose another run_dir.')
 
@@ -225,7 +229,8 @@ class WatchedFolder(RunFolder):
     def write_json(self, name: str, value: Any) -> None:
         pass
 
-    def keep_json(self, name: str, value: Mapping[str, Any]) -> None:
+    def keep_json(self, name: str, value: Mapping[str, Any], *,
+                  observed: Collection[str] = ()) -> None:
         pass
 
     def append_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -252,7 +257,7 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
     return files.read_rows(path, CONTENT.get(path.name, dict))
 
 
-def _check_free(path: pathlib.Path) -> None:
+def check_free(path: pathlib.Path) -> None:
     """ValueError unless a folder is new, empty, or of a run that has not begun."""
     if (path / 'config.json').exists():
         read_config(path)

@@ -7,7 +7,8 @@ ones being zero: that is right for a layer that sums over channels, as behind a 
 that treats each by itself.
 
 Batch normalisation normalises by the statistics of the batch itself: they belong to the
-sub-network, and no second pass over the images is needed to estimate them.
+sub-network, and no second pass over the images is needed to estimate them. A layer that a training
+pass does not update, as it is frozen or kept in inference mode, goes on by its moving statistics.
 """
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,12 +17,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.batch_norm import affine, normalise, normalise_by_batch, statistics
-from tfprune.graph import Step, Untracked, flat_inputs, functional_graph, unfold
+from tfprune.batch_norm import (affine, batch_norm_layers, normalise, normalise_by_batch,
+                                normalises_plainly, normalising_by_batch, statistics,
+                                updated_layers)
+from tfprune.graph import Graph, Step, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.groups import ChannelGroups, check_traced
 from tfprune.layer_rules import RULES
 from tfprune.layout import LayerNode, WeightSlot
 from tfprune.masks import check_masks, open_masks
+from tfprune.running_costs import called
 
 
 class _Kept(tf.Module):
@@ -68,6 +72,7 @@ class Subnetwork(tf.Module):
         graph, layout = unfold(model), groups.layout
         check_traced(model, graph, groups)
         self._model, self._graph, self._groups = Untracked(model), Untracked(graph), groups
+        self._by_batch = Untracked(_normalised_by_batch(model, graph))
         self._prunable = [layout.names.index(name) for name in groups]
         self._kept: dict[tuple[bytes, bytes, int], _Kept] = {}
         self._slots: dict[str, list[WeightSlot]] = {}
@@ -120,7 +125,7 @@ class Subnetwork(tf.Module):
         layer, rule = step.operation, RULES.get(type(step.operation))
         feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_of(value) for value in (*step.inputs, *step.outputs)]
-        if isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, keras.layers.BatchNormalization) and normalises_plainly(layer):
             return [self._normalised(layer, feed[0], step.path)]
         if any(narrowed) and rule is not None and node.refused is None:
             if rule.any_width:
@@ -135,12 +140,9 @@ class Subnetwork(tf.Module):
         return [kept.narrow(x) if kept is not None else x
                 for kept, x in zip(narrowed[len(feed):], outputs)]
 
-    @staticmethod
-    def _call(step: Step, feed: Sequence[Any]) -> list[Any]:
-        args, kwargs = step.arguments.fill_in(dict(zip(map(id, step.tensors), feed)))
-        if 'training' in getattr(step.operation, '_call_context_args', ()):
-            kwargs['training'] = False
-        return keras.tree.flatten(step.operation(*args, **kwargs))
+    def _call(self, step: Step, feed: Sequence[Any]) -> list[Any]:
+        with normalising_by_batch(self._by_batch.value.get(id(step.operation), ())):
+            return called(step, dict(zip(map(id, step.tensors), feed)))
 
     def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
         """The kept part of each weight of a layer, in its compute dtype."""
@@ -165,8 +167,28 @@ class Subnetwork(tf.Module):
         moved = axes != sorted(axes)
         inputs = tf.cast(inputs, layer.compute_dtype)
         inputs = tf.transpose(inputs, axes) if moved else inputs
-        if layer.trainable:
+        if id(layer) in self._by_batch.value:
             outputs, _, _ = normalise_by_batch(inputs, gamma, beta, layer.epsilon)
         else:
             outputs = normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
         return tf.transpose(outputs, axes) if moved else outputs
+
+
+def _normalised_by_batch(model: keras.Model, graph: Graph
+                         ) -> dict[int, list[keras.layers.BatchNormalization]]:
+    """The batch normalisations that a training pass updates, in every layer of the graph that is
+    or has one; by the id of that layer."""
+    layers = [layer for layer in graph.layers.values() if isinstance(layer, keras.layers.Layer)]
+    alone = {id(layer) for layer in layers if type(layer) is keras.layers.BatchNormalization}
+    found = batch_norm_layers(model)
+    if all(id(layer) in alone for layer in found) and not any(
+            'training' in step.arguments.kwargs for step in graph.steps):
+        return {id(layer): [layer] for layer in found if layer.trainable}
+    # Who calls the others, and how, shows in a pass.
+    zeros = keras.tree.map_structure(
+        lambda x: tf.zeros([x.shape[0] or 2, *(size or 32 for size in x.shape[1:])], x.dtype),
+        model.input)
+    updated = set(map(id, updated_layers(graph, lambda: model(zeros, training=True))))
+    inner = {id(layer): [each for each in layer._flatten_layers() if id(each) in updated]
+             for layer in layers}
+    return {layer: normalisations for layer, normalisations in inner.items() if normalisations}

@@ -22,7 +22,8 @@ from tfprune.surgery import prune_model
 
 @dataclasses.dataclass(frozen=True)
 class Toy:
-    """A model with the answers: `groups` and `residual` by hand, `macs` and `params` as sums."""
+    """A model with the answers: `groups` and `residual` by hand, `macs` and `params` as sums, moving
+    statistics included."""
     build: Callable[[], keras.Model]
     groups: Mapping[str, int]
     residual: frozenset[str]
@@ -102,18 +103,18 @@ TOYS: dict[str, Toy] = {
     'plain': Toy(
         plain, {'conv1': 5, 'conv2': 7, 'hidden': 11}, frozenset(),
         macs=36 * 9 * 3 * 5 + 9 * 9 * 5 * 7 + 63 * 11 + 11 * 2,
-        params=9 * 3 * 5 + 2 * 5 + 9 * 5 * 7 + 7 + 63 * 11 + 11 + 11 * 2 + 2),
+        params=9 * 3 * 5 + 4 * 5 + 9 * 5 * 7 + 7 + 63 * 11 + 11 + 11 * 2 + 2),
     'residual': Toy(
         residual, {'stem': 5, 's1_conv1': 7, 's2_conv1': 13, 's2_conv2': 6, 's3_conv1': 19,
                    's3_conv2': 6}, frozenset({'stem', 's2_conv2', 's3_conv2'}),
         macs=9 * (64 * (3 * 5 + 5 * 7 + 7 * 5) + 16 * (5 * 13 + 13 * 11)
                   + 4 * (11 * 19 + 19 * 17)) + 17 * 3,
         params=9 * (3 * 5 + 5 * 7 + 7 * 5 + 5 * 13 + 13 * 11 + 11 * 19 + 19 * 17)
-        + 2 * (5 + 7 + 5 + 13 + 11 + 19 + 17) + 17 * 3 + 3),
+        + 4 * (5 + 7 + 5 + 13 + 11 + 19 + 17) + 17 * 3 + 3),
     'branches': Toy(
         branches, {'a': 5, 'b': 7, 'c': 11}, frozenset(),
         macs=36 * (3 * 5 + 9 * 3 * 7 + 9 * 24) + 9 * 9 * 24 * 11 + 11 * 2,
-        params=3 * 5 + 2 * 5 + 9 * 3 * 7 + 7 + 9 * 24 + 24 + 2 * 24 + 9 * 24 * 11 + 11
+        params=3 * 5 + 4 * 5 + 9 * 3 * 7 + 7 + 9 * 24 + 24 + 4 * 24 + 9 * 24 * 11 + 11
         + 11 * 2 + 2),
 }
 
@@ -152,7 +153,7 @@ def max_relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def recount(model: keras.Model) -> tuple[int, int]:
-    """Returns (MACs, trainable parameters) from the shapes of kernels, not through CostModel."""
+    """Returns (MACs, parameters) from the shapes of kernels, not through CostModel."""
     macs, graph = 0, unfold(model)
     for step in graph.steps:
         layer = step.operation
@@ -162,7 +163,7 @@ def recount(model: keras.Model) -> tuple[int, int]:
         for name in ('kernel', 'depthwise_kernel', 'pointwise_kernel'):
             if isinstance(layer, keras.layers.Layer) and hasattr(layer, name):
                 macs += math.prod(getattr(layer, name).shape) * size
-    return macs, sum(math.prod(v.shape) for v in model.trainable_variables)
+    return macs, model.count_params()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,25 +12,24 @@ import tensorflow as tf
 
 from tfprune import data as data_sets
 from tfprune.budget import Budget
-from tfprune.config import LIMITS, Config, differing_fields, split_names
+from tfprune.config import Config, differing_fields, split_names
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
-from tfprune.deployment import Deployment, check_deployable
+from tfprune.deployment import Deployment, check_convertible, check_deployable
 from tfprune.distribution import (any_worker, check_compilable, from_chief, is_chief,
                                   losing_workers, make_strategy, worker_index)
 from tfprune.epochs import Interrupted
-from tfprune.export.tflite import convert
 from tfprune.given import with_recipe
 from tfprune.groups import trace_groups
 from tfprune.latency_table import LatencyTable
-from tfprune.methods import check_method
+from tfprune.methods import check_configuration, check_method
 from tfprune.models import (CompiledOptimizer, as_classifier, build_model, compiled_optimizer,
                             compiled_optimizer_of_file, is_model_file, load_initial_weights,
                             run_custom_layers)
 from tfprune.outcome import finish, read_finished
 from tfprune.phases import Phases
-from tfprune.progress import Progress
+from tfprune.progress import Progress, hush_retracing
 from tfprune.reuse import other_ratios
 from tfprune.run_setup import Setup, criterion_batches
 from tfprune.runs import RunFolder, WatchedFolder
@@ -90,22 +89,14 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnProbl
         Interrupted: see should_stop; in all workers, of whichever it was asked.
         WorkerLostError: another worker is gone; call it again, in a new process.
     """
-    method = check_method(config.method)
-    method.check(config)
-    names = tuple(LIMITS)
-    if method.needs_budget(method.parse(config)) and not config.budgets:
-        raise ValueError(f'method {config.method!r} needs a budget: '
-                         f'--{", --".join(names[:-1])} or --{names[-1]}.')
-    if method.decides_first and config.initial_weights:
-        raise ValueError(f'method {config.method!r} trains from random weights; '
-                         f'initial_weights must be empty, received {config.initial_weights!r}.')
+    check_configuration(config)
     make_deterministic(not config.jit_compile)
     tf.get_logger().setLevel('WARNING')
     strategy = make_strategy(config.replicas)
     if config.jit_compile:
         check_compilable(strategy)
     run_custom_layers(config.custom_layers)
-    with losing_workers():
+    with losing_workers(), hush_retracing():
         result = _train_and_prune(config, pathlib.Path(run_dir), own, strategy, should_stop,
                                   progress)
         for ratio, other in other_ratios(config, result.run_dir).items():
@@ -127,7 +118,8 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
             shown.say(f'{folder.path} is finished.')
             return RunResult(folder.path, *finished)
         setup = prepare(config, strategy, own)
-        folder.keep_json('data.json', setup.data.to_json())
+        # Random augmentation of a user's dataset may show other pixels each time.
+        folder.keep_json('data.json', setup.data.to_json(), observed=['pixel_range'])
         folder.write_json('groups.json', setup.groups.to_json())
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense),
@@ -138,11 +130,11 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
         if not chief:
             return RunResult(folder.path, model, {})
         try:
-            report = finish(setup.after(decision), folder, model, decision, shown, should_stop,
+            report = finish(setup, folder, model, decision, shown, should_stop,
                             phases.missing)
         except StopTraining:
-            raise Interrupted('stopped before the end of quantisation-aware fine-tuning; the same '
-                              f'command begins it anew in {folder.path}.') from None
+            raise Interrupted('stopped before the end of the export; the same command begins it '
+                              f'anew in {folder.path}.') from None
         return RunResult(folder.path, model, report)
     except BaseException:
         folder.forget_unbegun()
@@ -191,7 +183,7 @@ def prepare(config: Config, strategy: tf.distribute.Strategy,
     cost_model = CostModel(model, groups, latency_table=table)
     check_deployable(model, data, Deployment.of(config))
     if own or is_model_file(config.model):
-        convert(model)  # names operators that TFLite lacks
+        check_convertible(model)
     # What has no budget cannot miss it.
     method = check_method(config.method)
     limits = config.budgets if method.needs_budget(method.parse(config)) else {'macs': 1.0}

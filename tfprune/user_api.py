@@ -1,8 +1,9 @@
 """`tfprune.train_and_prune`: a configuration and a run folder, or one's own model and datasets."""
 
+import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import keras
@@ -11,6 +12,8 @@ import tensorflow as tf
 from tfprune import trainer
 from tfprune.config import Config
 from tfprune.data.user_datasets import NAME, UserDatasets, batch_size_of
+from tfprune.errors import near
+from tfprune.models.model_files import check_weights
 from tfprune.trainer import OwnProblem, RunResult
 
 
@@ -54,9 +57,18 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
     Raises:
       TypeError, ValueError: name the argument, what was expected, what was received.
     """
+    _check_arguments(run_dir, should_stop, progress)
     if config is not None:
-        if model is not None or options:
-            raise TypeError('train_and_prune takes a config, or a model and options: received both')
+        beside = [*(name for name, value in (
+            ('model', model), ('train_data', train_data), ('reward_data', reward_data),
+            ('test_data', test_data), ('class_names', class_names)) if value is not None), *options]
+        if not isinstance(config, Config):
+            raise TypeError(f'config: expected a tfprune.Config, received {_kind(config)}')
+        if beside:
+            raise TypeError('train_and_prune takes a config, or a model, datasets and options: '
+                            f'received a config and {", ".join(beside)}')
+        if run_dir is None:
+            raise TypeError('run_dir: expected the path of a folder beside a config, received None')
         return trainer.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
     given = {'model': model, 'train_data': train_data, 'reward_data': reward_data,
              'test_data': test_data}
@@ -65,6 +77,7 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
         raise TypeError(f'train_and_prune needs a config and a run_dir, or a model and datasets: '
                         f'missing {", ".join(missing)}')
     classes = _classes(model)
+    _check_options(options)
     data = UserDatasets.from_datasets(train_data, reward_data, test_data, num_classes=classes,
                                       class_names=class_names)
     ours = _config(model, data, batch_size_of(train_data), options)
@@ -77,9 +90,29 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
                                        progress=progress).model
 
 
+def _check_arguments(run_dir: Any, should_stop: Any, progress: Any) -> None:
+    if run_dir is not None and not (isinstance(run_dir, (str, os.PathLike)) and str(run_dir)):
+        raise TypeError(f'run_dir: expected the path of a folder, received {_kind(run_dir)}')
+    if not callable(should_stop):
+        raise TypeError('should_stop: expected a function without arguments, received '
+                        f'{_kind(should_stop)}')
+    if not isinstance(progress, bool):
+        raise TypeError(f'progress: expected True or False, received {_kind(progress)}')
+
+
+def _kind(value: Any) -> str:
+    """'int 5'."""
+    text = repr(value)
+    return f'{type(value).__name__} {text if len(text) < 60 else text[:57] + "..."}'
+
+
 def _classes(model: keras.Model) -> int:
     if not isinstance(model, keras.Model):
-        raise TypeError(f'model: expected a Keras 3 model, received {type(model).__name__}')
+        raise TypeError(f'model: expected a Keras 3 model, received {_kind(model)}')
+    try:
+        check_weights(model)
+    except ValueError as error:
+        raise ValueError(f"model '{model.name}': {error}") from None
     shape = getattr(model, 'output_shape', None)
     if not isinstance(shape, tuple) or len(shape) != 2 or not shape[1]:
         raise ValueError(f"model '{model.name}': expected one output [None, classes], received "
@@ -87,16 +120,21 @@ def _classes(model: keras.Model) -> int:
     return shape[1]
 
 
-def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,
-            options: dict[str, Any]) -> Config:
-    """The configuration, with sizes that fit the data where none are given."""
+def _check_options(options: Mapping[str, Any]) -> None:
+    """TypeError for what is no option, or none beside a model and datasets, before any counting."""
     for name in ('model', 'dataset', 'data_dir', 'reward_images', 'before_surgery_from'):
         if name in options:
             raise TypeError(f'{name}: not an option beside a model and datasets of your own')
-    fields = {field.name for field in Config.__dataclass_fields__.values()}
+    fields = [field.name for field in dataclasses.fields(Config)]
     for name in options:
         if name not in fields:
-            raise TypeError(f'Unknown option {name!r}. Available: {", ".join(sorted(fields))}')
+            raise TypeError(f'Unknown option {name!r}.{near(name, fields)} Available: '
+                            f'{", ".join(sorted(fields))}')
+
+
+def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,
+            options: dict[str, Any]) -> Config:
+    """The configuration, with sizes that fit the data where none are given."""
     sizes = {'batch_size': min(batch_size or 128, data.num_train),
              'reward_images': data.num_reward}
     return Config(**{**sizes, **options, 'model': model.name, 'dataset': NAME})

@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfprune.data.augment import random_shift_and_flip
+from tfprune.data.class_names import check_class_names
 from tfprune.data.image_data import ImageData
+from tfprune.data.split import reward_split
 from tfprune.data.storage import as_tensor
 
 PREFETCH_BATCHES = 4
@@ -68,11 +71,12 @@ class ArrayImageData(ImageData):
         Args:
           train: (uint8 [N, H, W, C], integers [N]).
           test: (uint8 [M, H, W, C], integers [M]).
-          reward_images: size of the reward split, 0 for a tenth of the images up to 5,000;
-            a random draw depending on split_seed alone.
+          reward_images: size of the reward split, 0 for a tenth of the images up to 5,000; a
+            random share of each class that depends on split_seed alone, see `reward_split`.
 
         Raises:
-          ValueError: wrong dtype, shape or label, or an empty split; names the array.
+          ValueError: wrong dtype, shape or label, names of classes that look the same, an empty
+            split, more than half of the images of each class; names the array or argument.
         """
         for split, (images, labels) in (('train', train), ('test', test)):
             _check_arrays(f'{name}, {split} split', images, labels, len(class_names))
@@ -84,17 +88,12 @@ class ArrayImageData(ImageData):
             raise ValueError(
                 f'{name}, test split: expected images of shape {image_shape} as in the train '
                 f'split, received {tuple(test[0].shape[1:])}')
-        size = len(train[0])
-        reward_images = reward_images or min(5000, max(1, size // 10))
-        if not 0 < reward_images < size:
-            raise ValueError(
-                f'reward_images: expected 1 … {size - 1} of the {size} training images of {name}, '
-                f'received {reward_images}: an empty {"train" if reward_images > 0 else "reward"} '
-                f'split cannot be used')
+        check_class_names(f'{name}, class names', class_names)
         if seed < 0 or split_seed < 0:
             raise ValueError(
                 f'seed, split_seed: expected at least 0, received {seed}, {split_seed}')
-        order = np.random.default_rng(split_seed).permutation(size)
+        train_indices, reward_indices = reward_split(
+            name, train[1], class_names, reward_images, split_seed)
         # Host memory: an accelerator must not hold the set.
         with tf.device('CPU:0'):
             tensors = {
@@ -105,16 +104,24 @@ class ArrayImageData(ImageData):
             }
         return cls(
             name=name, image_shape=image_shape, num_classes=len(class_names),
-            class_names=class_names, mean=mean, std=std, num_train=size - reward_images,
-            num_reward=reward_images, num_test=len(test[0]),
-            train_indices=np.sort(order[reward_images:]),
-            reward_indices=order[:reward_images],  # in no order of classes: see scoring.py
-            seed=seed, augmentation=augmentation, **tensors)
+            class_names=class_names, mean=mean, std=std, num_train=len(train_indices),
+            num_reward=len(reward_indices), num_test=len(test[0]), train_indices=train_indices,
+            reward_indices=reward_indices, seed=seed, augmentation=augmentation, **tensors)
+
+    def to_json(self) -> dict[str, Any]:
+        # A run that began when the reward split was drawn from all images has no such line.
+        return {**super().to_json(), 'reward_split': 'by class'}
+
+    def with_released(self, score_images: int) -> 'ArrayImageData':
+        self._check_released(score_images)
+        kept, released = np.split(self.reward_indices, [score_images])
+        return dataclasses.replace(
+            self, num_train=self.num_train + len(released), num_reward=len(kept),
+            train_indices=np.sort(np.concatenate([self.train_indices, released])),
+            reward_indices=kept)
 
     def train_batches(self, epoch: int, batch_size: int) -> tf.data.Dataset:
-        if epoch < 0:
-            raise ValueError(f'epoch: expected at least 0, received {epoch}')
-        self._check_batch_size(batch_size, self.num_train)
+        self._check_training(epoch, batch_size)
         # A generator of its own: Dataset.shuffle's order also depends on TensorFlow's global seed.
         order = np.random.default_rng((self.seed, epoch)).permutation(self.train_indices)
         indices = tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=True)
@@ -143,8 +150,7 @@ class ArrayImageData(ImageData):
 
     def calibration_batches(self, batch_size: int, count: int) -> tf.data.Dataset:
         self._check_batch_size(batch_size)
-        if count < 1:
-            raise ValueError(f'count: expected at least 1 batch, received {count}')
+        self._check_count(count)
         generator = np.random.default_rng(self.seed)
         passes = math.ceil(batch_size * count / self.num_train)
         order = np.concatenate(
@@ -154,14 +160,6 @@ class ArrayImageData(ImageData):
 
     def _gather_train(self, index):
         return tf.gather(self.train_images, index), tf.gather(self.train_labels, index)
-
-    def _check_batch_size(self, batch_size: int, most: int | None = None) -> None:
-        if batch_size < 1:
-            raise ValueError(f'batch_size: expected at least 1, received {batch_size}')
-        if most is not None and batch_size > most:
-            raise ValueError(
-                f'batch_size: expected at most {most}, the training images of {self.name}, '
-                f'received {batch_size}')
 
 
 def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:

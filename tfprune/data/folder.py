@@ -5,29 +5,33 @@
     DIR/<class>/*         (or DIR/train/<class>/* alone), of which a share is the test split:
                           test_fraction of each class, drawn by split_seed alone.
 
-Images are files by suffix (decoding.SUFFIXES), directly in their class folder; links are followed;
-other files, and names that begin with '.' or '__', are left aside. Classes are the folders' names,
-sorted. Without image_size all images must have one size; colour unless image_size ends in x1.
+Images are files by suffix (decoding.SUFFIXES), directly in their class folder; links are followed.
+Names that begin with '.' or '__' are left aside; so are other files, which the log counts by
+suffix. Classes are the folders' names in Unicode's NFC, sorted. Without image_size all images must
+have one size; colour unless image_size ends in x1.
 """
 
 import logging
 import os
 import pathlib
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from tfprune.data.array_data import ArrayImageData
+from tfprune.data.class_names import LISTED, check_class_names, listed, printable, same_name
 from tfprune.data.decoding import SUFFIXES, decode, decode_all
 from tfprune.data.options import DataOptions
 from tfprune.data.photographs import photographs
+from tfprune.data.split import test_split
 from tfprune.data.storage import cache_path, check_memory, stored
 
 TRAIN = 'train'
 TEST = ('test', 'val', 'validation')
 LAYOUT = 'expected DIR/<class>/*.jpg …, or DIR/train/<class>/*.jpg with DIR/val/<class>/*.jpg'
-_NAMED = 3  # culprits in a message
-_DECODING = 1  # counts changes of what decoding gives, so that older files of images are not read
+_DECODING = 2  # counts changes of what decoding gives, so that older files of images are not read
+_UNSAID = ('desktop.ini', 'thumbs.db')  # what file managers leave behind
 _LOGGER = logging.getLogger(__name__)
 
 Files = list[tuple[str, int]]  # path, label
@@ -40,6 +44,13 @@ def load(options: DataOptions) -> ArrayImageData:
       ValueError: no such layout; images that cannot be read, or not be brought to one size.
       OSError: the folder is not there or cannot be read.
     """
+    try:
+        return _load(options)
+    except ValueError as error:  # Names of files may hold line breaks.
+        raise ValueError(printable(error)) from error
+
+
+def _load(options: DataOptions) -> ArrayImageData:
     if not options.data_dir:
         raise ValueError("dataset 'folder' needs --data_dir: the folder of class folders")
     root = pathlib.Path(options.data_dir).expanduser()
@@ -66,17 +77,20 @@ def scan(root: pathlib.Path, test_fraction: float,
     if not root.is_dir():
         raise NotADirectoryError(f'data_dir {root}: not a folder')
     train_root = root / TRAIN if _subfolders(root / TRAIN) else root
-    train = _files_by_class(train_root)
+    aside: Counter[str] = Counter()  # by suffix
+    train = _files_by_class(train_root, aside)
     tests = [root / name for name in TEST if (root / name).is_dir()]
     if train_root == root or not tests:
+        _say_left_aside(root, aside)
         return _split(train_root, train, test_fraction, split_seed)
     tests.sort(key=lambda folder: not _subfolders(folder))  # ImageNet's test has no classes
     if len(tests) > 1:
         _LOGGER.warning('%s: the test images are those of %s; %s not used', root, tests[0].name,
                         ' and '.join(folder.name for folder in tests[1:]))
-    test = _files_by_class(tests[0])
+    test = _files_by_class(tests[0], aside)
+    _say_left_aside(root, aside)
     if list(train) != list(test):
-        lone = [f'only in {name}: {_listed(sorted(set(mine) - set(other)))}'
+        lone = [f'only in {name}: {listed(sorted(set(mine) - set(other)))}'
                 for name, mine, other in ((TRAIN, train, test), (tests[0].name, test, train))
                 if set(mine) - set(other)]
         raise ValueError(f'{root}: {TRAIN} and {tests[0].name} have different classes: '
@@ -90,14 +104,22 @@ def _subfolders(folder: pathlib.Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries
-                      if entry.is_dir() and not entry.name.startswith(('.', '__')))
+                      if entry.is_dir() and not _is_hidden(entry.name))
 
 
-def _files_by_class(root: pathlib.Path) -> dict[str, list[str]]:
-    """{class: its image files, sorted}, at least two classes, none of them empty."""
+def _files_by_class(root: pathlib.Path, aside: Counter[str]) -> dict[str, list[str]]:
+    """{class in NFC: its image files, sorted}, sorted, at least two classes, none of them empty.
+
+    Counts files that are no images by suffix in `aside`, and images beside the class folders."""
     classes = _subfolders(root)
     if not classes:
         raise ValueError(f'{root} has no class folders: {LAYOUT}')
+    with os.scandir(root) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_symlink() and not os.path.exists(entry) and not _is_hidden(entry.name):
+                raise ValueError(f'class folder {entry.path} is a link to nothing')
+            if _is_picture(entry.name) and not entry.is_dir():
+                aside[f'{_suffix(entry.name)} beside the class folders'] += 1
     found = {}
     for name in classes:
         folder = root / name
@@ -107,32 +129,52 @@ def _files_by_class(root: pathlib.Path) -> dict[str, list[str]]:
         if inner:
             raise ValueError(f"class folder {folder} holds a folder, '{inner[0]}': {LAYOUT}")
         names = sorted(os.listdir(folder))
-        images = [each for each in names
-                  if each.lower().endswith(SUFFIXES) and not each.startswith('.')]
+        images = [each for each in names if _is_picture(each)]
         if not images:
             raise ValueError(
                 f'class folder {folder} has no images: expected files {", ".join(SUFFIXES)}, '
-                f'received {_listed(names) if names else "none"}')
+                f'received {listed(names) if names else "none"}')
+        aside.update(_suffix(each) for each in names if not _is_picture(each)
+                     and not _is_hidden(each) and each.lower() not in _UNSAID)
         found[name] = [os.path.join(folder, each) for each in images]
     if len(classes) == 1:
         raise ValueError(f"{root} has one class folder, '{classes[0]}', expected at least two: "
                          f'{LAYOUT}')
-    return found
+    check_class_names(f'class folders of {root}', classes)
+    return {same_name(name): found[name] for name in sorted(classes, key=same_name)}
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(('.', '__'))
+
+
+def _is_picture(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.startswith('.')
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or 'without suffix'
+
+
+def _say_left_aside(root: pathlib.Path, aside: Counter[str]) -> None:
+    if aside:
+        _LOGGER.warning('%s: left aside %d files: %s; images are %s, in class folders', root,
+                        aside.total(), printable(', '.join(
+                            f'{count} {suffix}' for suffix, count in aside.most_common())),
+                        ', '.join(SUFFIXES))
 
 
 def _split(root: pathlib.Path, classes: dict[str, list[str]], test_fraction: float,
            split_seed: int) -> tuple[tuple[str, ...], Files, Files]:
-    """Of each class the nearest number to test_fraction, at least one, but not all, is for test."""
-    train, test = [], []
-    for label, (name, files) in enumerate(classes.items()):
-        if len(files) == 1:
+    """A share of each class, at least one image, but not all, is for test; see `test_split`."""
+    for name, members in classes.items():
+        if len(members) == 1:
             raise ValueError(f"class folder {root / name} has one image, expected at least two: "
                              'one to train on and one to test on')
-        drawn = np.random.default_rng((split_seed, label)).permutation(len(files))
-        count = min(max(round(test_fraction * len(files)), 1), len(files) - 1)
-        test.append([files[index] for index in sorted(drawn[:count])])
-        train.append([files[index] for index in sorted(drawn[count:])])
-    return tuple(classes), _labelled(train), _labelled(test)
+    files = _labelled(classes.values())
+    train, test = test_split(np.array([label for _, label in files]), len(classes), test_fraction,
+                             split_seed)
+    return tuple(classes), [files[index] for index in train], [files[index] for index in test]
 
 
 def _labelled(classes) -> Files:
@@ -174,17 +216,17 @@ def _read(root: pathlib.Path, paths: Sequence[str], image_shape: tuple[int, int,
     images, places = stored((len(paths), *image_shape), fill,
                             cache_path(options.cache_dir, source))
     for place in sorted(set(range(len(paths))) - set(places)):
-        _LOGGER.warning('skipped, cannot be read: %s', paths[place])
+        _LOGGER.warning('skipped, cannot be read: %s', printable(paths[place]))
     return images, places
 
 
 def _refusal(root: pathlib.Path, paths: Sequence[str], unreadable: dict[int, str]) -> str:
     """The error, which names the first few unreadable files; all of many are in the log."""
     lines = [f'{os.path.relpath(paths[place], root)} ({why})' for place, why in unreadable.items()]
-    if len(lines) > _NAMED:
+    if len(lines) > LISTED:
         for line in lines:
-            _LOGGER.warning('cannot be read: %s', line)
-    return (f'{root}: {len(lines)} of {len(paths)} images cannot be read: {_listed(lines)}; mend '
+            _LOGGER.warning('cannot be read: %s', printable(line))
+    return (f'{root}: {len(lines)} of {len(paths)} images cannot be read: {listed(lines)}; mend '
             'or remove them, or leave them out with --skip_unreadable')
 
 
@@ -195,8 +237,3 @@ def _stamp(path: str) -> tuple[int, int]:
         return found.st_size, found.st_mtime_ns
     except OSError:
         return 0, 0
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-    return ', '.join(names[:_NAMED]) + more

@@ -11,7 +11,8 @@ import tensorflow as tf
 class ImageData(abc.ABC):
     """Train, reward and test images; the reward split is disjoint from what is trained on.
 
-    Every batch is (images uint8 [B, H, W, C], labels int32 [B]); the consumer casts on the device.
+    Every batch is (images [B, H, W, C], labels int32 [B]), images as uint8 or as a user's dataset
+    gives them; the consumer casts on the device.
 
     Attributes:
       name: key in DATASETS, or a set of tensorflow-datasets.
@@ -23,7 +24,8 @@ class ImageData(abc.ABC):
       num_train: images that are trained on (without the reward split).
       num_reward: training images held out for rewards.
       num_test: images seen once, at the end.
-      pixel_range: the lowest and the highest pixel value that the data were seen to have.
+      pixel_range: the lowest and the highest pixel value of all splits; (0, 255) where they are
+        held as bytes.
     """
 
     name: str
@@ -38,10 +40,21 @@ class ImageData(abc.ABC):
     pixel_range: tuple[float, float] = dataclasses.field(default=(0.0, 255.0), kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
-        """What tells this data from other data: sizes and class names."""
+        """What tells this data from other data: sizes, class names, range of pixels."""
         return {'name': self.name, 'image_shape': list(self.image_shape),
                 'num_train': self.num_train, 'num_reward': self.num_reward,
-                'num_test': self.num_test, 'class_names': list(self.class_names)}
+                'num_test': self.num_test, 'class_names': list(self.class_names),
+                'pixel_range': list(self.pixel_range)}
+
+    @abc.abstractmethod
+    def with_released(self, score_images: int) -> 'ImageData':
+        """A copy that trains on what nothing scores, for after the decision.
+
+        Its reward split is the first `score_images` of this one, in the same order; the other
+        held-out images are training images: num_train grows by num_reward - score_images.
+
+        Raises ValueError if score_images is not in 1 … num_reward.
+        """
 
     @abc.abstractmethod
     def train_batches(self, epoch: int, batch_size: int) -> tf.data.Dataset:
@@ -66,3 +79,24 @@ class ImageData(abc.ABC):
 
         For the re-estimation of batch-norm statistics. No image comes twice before all came once.
         """
+
+    def _check_released(self, score_images: int) -> None:
+        if not 1 <= score_images <= self.num_reward:
+            raise ValueError(f'score_images: expected 1 … {self.num_reward}, the reward images of '
+                             f'{self.name}, received {score_images}')
+
+    def _check_training(self, epoch: int, batch_size: int) -> None:
+        if epoch < 0:
+            raise ValueError(f'epoch: expected at least 0, received {epoch}')
+        self._check_batch_size(batch_size)
+        if batch_size > self.num_train:
+            raise ValueError(f'batch_size: expected at most {self.num_train}, the training images '
+                             f'of {self.name}, received {batch_size}')
+
+    def _check_batch_size(self, batch_size: int) -> None:
+        if batch_size < 1:
+            raise ValueError(f'batch_size: expected at least 1, received {batch_size}')
+
+    def _check_count(self, count: int) -> None:
+        if count < 1:
+            raise ValueError(f'count: expected at least 1 batch, received {count}')

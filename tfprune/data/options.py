@@ -1,11 +1,17 @@
 """What is asked of a data set, the same for all of them."""
 
 import dataclasses
+import numbers
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-_SIZE = re.compile(r'([1-9]\d*)(?:x([1-9]\d*)(?:x([13]))?)?')
+import numpy as np
+
+_SIZE = re.compile(r'([1-9][0-9]*)(?:x([1-9][0-9]*)(?:x([13]))?)?')
+MOST_PIXELS = 16_384  # a side of an image
+_SEEDS = 2 ** 32  # of NumPy's and Keras' generators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +33,7 @@ class DataOptions:
       cache_dir: folder for files of decoded images, which later runs read again; None or '' keeps
         decoded images in memory.
 
-    Raises ValueError naming the option that is out of range.
+    Raises TypeError or ValueError naming the option that is of another type or out of range.
     """
 
     reward_images: int = 0
@@ -42,11 +48,24 @@ class DataOptions:
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.reward_images < 0:
-            raise ValueError(f'reward_images: expected at least 0, received {self.reward_images}')
-        if not 0 < self.test_fraction < 1:
-            raise ValueError(
-                f'test_fraction: expected a number in (0, 1), received {self.test_fraction}')
+        for name, most in (('reward_images', None), ('seed', _SEEDS), ('split_seed', _SEEDS)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                raise TypeError(f'{name}: expected a whole number, received {value!r:.80}')
+            if value < 0 or (most and value >= most):
+                expected = 'at least 0' if most is None else f'0 … {most - 1}'
+                raise ValueError(f'{name}: expected {expected}, received {value}')
+        for name in ('augment', 'mirror', 'skip_unreadable'):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise TypeError(f'{name}: expected True or False, received '
+                                f'{getattr(self, name)!r:.80}')
+        fraction = self.test_fraction
+        if isinstance(fraction, bool) or not isinstance(fraction, numbers.Real):
+            raise TypeError(f'test_fraction: expected a number, received {fraction!r:.80}')
+        if not 0 < fraction < 1:  # nor NaN
+            raise ValueError(f'test_fraction: expected a number in (0, 1), received {fraction}')
+        for name in ('data_dir', 'cache_dir'):
+            _check_path(name, getattr(self, name))
         parse_size(self.image_size)
 
     @property
@@ -68,6 +87,18 @@ def parse_size(text: str) -> tuple[int | None, int | None, int | None]:
     found = _SIZE.fullmatch(str(text))
     if not found:
         raise ValueError(f"image_size: expected N, HxW or HxWxC of positive integers, C 1 or 3, "
-                         f"received '{text}'")
+                         f"received {str(text)[:80]!r}")
+    if any(len(part or '') > 9 or int(part or 0) > MOST_PIXELS for part in found.groups()):
+        raise ValueError(f'image_size: expected sides of at most {MOST_PIXELS} pixels, received '
+                         f'{str(text)[:80]!r}')
     height, width, channels = (int(part) if part else None for part in found.groups())
     return height, width or height, channels
+
+
+def _check_path(name: str, path: Any) -> None:
+    if path is None:
+        return
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f'{name}: expected a path, received {path!r:.80}')
+    if '\0' in str(path):
+        raise ValueError(f'{name}: expected a path, received {str(path)!r:.80}')

@@ -1,8 +1,8 @@
 """Image classification sets of tensorflow-datasets, read once into memory (CIFAR-10: 184 MB).
 
 Test split: the set's own 'test', else 'validation' or 'val'; a split without labels (-1) is none.
-Without any, it is the last test_fraction of 'train', which tensorflow-datasets shuffled when it
-prepared the set. Augmentation: see photographs.py; characters are not mirrored.
+Without any, it is test_fraction of each class of 'train', drawn by split_seed alone. Augmentation:
+see photographs.py; characters are not mirrored.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import difflib
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfprune.data.array_data import ArrayImageData
 from tfprune.data.options import DataOptions
 from tfprune.data.photographs import Split, photographs
+from tfprune.data.split import test_sizes, test_split
 from tfprune.data.storage import cache_path, check_memory, stored
 
 TEST = ('test', 'validation', 'val')
@@ -53,10 +54,13 @@ def load(name: str, options: DataOptions) -> ArrayImageData:
             f'({_one_line(error)}); on a machine with network run '
             f'"tfds build {name} --data_dir={where}" and copy the folder') from error
     with _reading(builder):
-        splits = _splits(name, builder, keys[1], options.test_fraction)
+        splits = _splits(name, builder, keys[1])
     check_memory(name, sum(builder.info.splits[split].num_examples for split in splits),
                  image_shape, options.cache_dir)
-    train, test = (_read(builder, keys, image_shape, options, split) for split in splits)
+    if len(splits) == 2:
+        train, test = (_read(builder, keys, image_shape, options, split) for split in splits)
+    else:
+        train, test = _read_and_split(builder, keys, image_shape, options)
     if builder.name in CHARACTERS:
         options = dataclasses.replace(options, mirror=False)
     return photographs(name, train, test, tuple(builder.info.features[keys[1]].names), options)
@@ -115,8 +119,8 @@ def _image_shape(name: str, shape: tuple[int | None, int | None, int],
     return height, width, asked[2] or shape[2]
 
 
-def _splits(name: str, builder, label: str, test_fraction: float) -> tuple[str, str]:
-    """Training and test split, in tensorflow-datasets' notation."""
+def _splits(name: str, builder, label: str) -> list[str]:
+    """The training split and, where there is one with labels, the test split."""
     sizes = {split: info.num_examples for split, info in builder.info.splits.items()}
     if 'train' not in sizes:
         raise ValueError(f"dataset '{name}' has no split 'train', only {', '.join(sizes)}")
@@ -124,10 +128,8 @@ def _splits(name: str, builder, label: str, test_fraction: float) -> tuple[str, 
         if sizes.get(split):
             first = next(builder.as_dataset(split=f'{split}[:1]').as_numpy_iterator())
             if first[label] >= 0:
-                return 'train', split
-    size = sizes['train']
-    count = min(max(round(test_fraction * size), 1), size - 1)
-    return f'train[:{size - count}]', f'train[{size - count}:]'
+                return ['train', split]
+    return ['train']
 
 
 def _check_network(builder) -> None:
@@ -149,31 +151,66 @@ def _reading(builder) -> Iterator[None]:
 
 
 def _read(builder, keys: tuple[str, str], image_shape: tuple[int, int, int], options: DataOptions,
-          split: str) -> Split:
-    """All images [N, H, W, C] and labels [N] of a split, in the order of the files."""
-    import tensorflow_datasets as tfds
+          split: str, places: Callable[[], np.ndarray] | None = None, *made_by: float) -> Split:
+    """All images [N, H, W, C] and labels [N] of a split.
 
+    Args:
+      places: gives the place of each example in the order of the files, [N]; None keeps the order.
+      made_by: the numbers that the places depend on.
+    """
     size = builder.info.splits[split].num_examples
 
     def fill(images: np.ndarray, labels: np.ndarray) -> int:
-        # One file after the other: the order must not depend on the number of cores.
-        config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-        batches = builder.as_dataset(
-            split=split, shuffle_files=False, read_config=config
-        ).map(lambda example: (_fit(example[keys[0]], image_shape), example[keys[1]]),
-              num_parallel_calls=tf.data.AUTOTUNE).batch(_READ_BATCH).prefetch(2)
-        start = 0
         with _reading(builder):
+            place = np.arange(size) if places is None else places()
+            batches = _in_order(builder, split).map(
+                lambda example: (_fit(example[keys[0]], image_shape), example[keys[1]]),
+                num_parallel_calls=tf.data.AUTOTUNE).batch(_READ_BATCH).prefetch(2)
+            start = 0
             for image, label in batches.as_numpy_iterator():
-                stop = start + len(label)
-                images[start:stop], labels[start:stop] = image, label
-                start = stop
+                rows = place[start:start + len(label)]
+                images[rows], labels[rows] = image, label
+                start += len(label)
             if start != size:
                 raise OSError(f'{split} split: expected {size} images, read {start}')
         return size
 
-    source = [builder.info.full_name, builder.info.splits.total_num_examples, split, image_shape]
+    source = [builder.info.full_name, builder.info.splits.total_num_examples, split, image_shape,
+              *made_by]
     return stored((size, *image_shape), fill, cache_path(options.cache_dir, source))
+
+
+def _read_and_split(builder, keys: tuple[str, str], image_shape: tuple[int, int, int],
+                    options: DataOptions) -> tuple[Split, Split]:
+    """Training and test split of a set that has only 'train': a share of each class is for test."""
+    import tensorflow_datasets as tfds
+
+    classes = builder.info.features[keys[1]].num_classes
+    fraction, split_seed = options.test_fraction, options.split_seed
+
+    def places() -> np.ndarray:
+        """Those of training images first; of them and of test images, by class."""
+        examples = _in_order(builder, 'train', decoders={keys[0]: tfds.decode.SkipDecoding()})
+        labels = np.array(list(examples.map(lambda example: example[keys[1]]).as_numpy_iterator()))
+        if labels.min() < 0:
+            raise ValueError(f'{builder.name}, train split: expected labels in 0 … {classes - 1}, '
+                             f'received {labels.min()}')
+        order = np.concatenate(test_split(labels, classes, fraction, split_seed))
+        return np.argsort(order)
+
+    images, labels = _read(builder, keys, image_shape, options, 'train', places, fraction,
+                           split_seed)
+    tested = test_sizes(np.bincount(labels, minlength=classes), fraction).sum()
+    first = len(labels) - int(tested)
+    return (images[:first], labels[:first]), (images[first:], labels[first:])
+
+
+def _in_order(builder, split: str, **options) -> tf.data.Dataset:
+    """The examples of a split, one file after the other: not by the number of cores."""
+    import tensorflow_datasets as tfds
+
+    config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
+    return builder.as_dataset(split=split, shuffle_files=False, read_config=config, **options)
 
 
 def _fit(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:

@@ -21,8 +21,8 @@ class ArtefactCost:
     """Cost recounted from a file. One multiply-add is one; MACs are for one image (batch 1).
 
     macs: multiply-adds of convolutions and matrix products.
-    params: trainable parameters as the file stores them. A TFLite file has batch normalisation
-        folded into the convolutions, so it stores fewer than the Keras model.
+    params: parameters as the file stores them, moving statistics included. A TFLite file has batch
+        normalisation folded into the convolutions, so it stores fewer than the Keras model.
     uncounted: operators that multiply but were not counted, 'TYPE name'; empty if macs is complete.
     """
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import json
 import os
 import pathlib
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -24,6 +25,8 @@ from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
 from tfprune.export.pixels import BYTES, PixelRange, range_of
 from tfprune.models.outputs import outputs_probabilities
+from tfprune.plain_text import labels
+from tfprune.training import StopTraining
 
 # To add a format: a module with a FORMAT, and a line here.
 FORMATS: dict[str, Format] = {
@@ -62,7 +65,8 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  pixel_range: tuple[Any, Any] | PixelRange | None = None,
                  class_names: Sequence[str] | None = None,
                  tflite_options: TFLiteOptions = TFLiteOptions(), quantised: Any = None,
-                 parity_tolerance: float | None = None, overwrite: bool = False) -> ExportReport:
+                 parity_tolerance: float | None = None, overwrite: bool = False,
+                 should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
     """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
 
     representative_data: images [N, H, W, C] as the model was trained on, uint8 or float, on the
@@ -82,12 +86,15 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         None takes each format's own. Quantised forms are measured, not judged.
     overwrite: whether `out_dir` may hold an earlier export, which is replaced as a whole once the
         new one is complete. Anything else that is not an empty directory is never replaced.
+    should_stop: asked before each format; True raises StopTraining.
 
     Nothing is left behind by a failure. Raises ParityError naming two forms that disagree;
-    ValueError for a model, format or images that do not fit; FileExistsError; OSError naming
-    `out_dir` when it cannot be written.
+    TypeError, ValueError for a model, format or images that do not fit, or another process that
+    exports into `out_dir`; FileExistsError; OSError naming `out_dir` when it cannot be written.
     """
-    out_dir = pathlib.Path(out_dir).resolve()
+    if not isinstance(model, keras.Model):
+        raise TypeError(f'model: expected a Keras 3 model, received {type(model).__name__}')
+    out_dir = checked_path(out_dir)
     formats = check_formats(formats)
     check_float32(model)
     image_shape = image_shape_of(model)
@@ -108,6 +115,8 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     with replaced_directory(out_dir, overwrite=overwrite) as partial:
         forms = {MEMORY: keras_file.open_model(model, out_dir, MEMORY)}
         for name in formats:
+            if should_stop():
+                raise StopTraining()
             path = partial / FORMATS[name].location
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -142,7 +151,7 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
-    """ValueError unless there is a name for each class, or no names are given."""
+    """ValueError unless there is a name, and a label, for each class, or no names are given."""
     if class_names is None:
         return
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
@@ -154,6 +163,7 @@ def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> No
     if blank:
         raise ValueError(f'class_names: expected a name for each class, class {blank[0]} has '
                          f'{class_names[blank[0]]!r}')
+    labels(class_names)
 
 
 def check_calibration(name: str, data: np.ndarray | None, pixels: PixelRange,
@@ -217,9 +227,19 @@ def parity_images(data: np.ndarray | None, image_shape: tuple[int, int, int], pi
     return np.asarray(data[:count]).astype(np.float32)
 
 
+def checked_path(out_dir: str | os.PathLike[str]) -> pathlib.Path:
+    """The whole path of an export's directory; TypeError, ValueError for what is none."""
+    if not isinstance(out_dir, (str, os.PathLike)):
+        raise TypeError(f'out_dir: expected the path of a directory, received '
+                        f'{type(out_dir).__name__}')
+    if not os.fspath(out_dir):
+        raise ValueError("out_dir: expected the path of a directory, received ''")
+    return pathlib.Path(out_dir).resolve()
+
+
 def check_out_dir(out_dir: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """FileExistsError or PermissionError if an export could not be put there."""
-    path = pathlib.Path(out_dir).resolve()
+    """TypeError, ValueError, FileExistsError or PermissionError if no export can be put there."""
+    path = checked_path(out_dir)
     occupied = why_occupied(path, overwrite=overwrite)
     if occupied:
         raise FileExistsError(occupied)
@@ -233,6 +253,7 @@ def replaced_directory(out_dir: pathlib.Path, *, overwrite: bool) -> Iterator[pa
     """A temporary sibling that becomes `out_dir` when the block ends well, and vanishes if not.
 
     The sibling names are fixed, so what a killed process left is found and removed by the next.
+    ValueError while another process writes there, which is told by its lock.
     """
     partial = out_dir.with_name(f'.{out_dir.name}.partial')
     replaced = out_dir.with_name(f'.{out_dir.name}.replaced')
@@ -247,9 +268,10 @@ def replaced_directory(out_dir: pathlib.Path, *, overwrite: bool) -> Iterator[pa
         raise FileExistsError(occupied)
     with errors_naming(out_dir):
         out_dir.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
+        lock = locked_directory(partial)
+    if lock is None:
+        raise ValueError(f'another process exports into {out_dir}')
+    with errors_naming(out_dir):
         try:
             yield partial
             if out_dir.exists():
@@ -261,7 +283,32 @@ def replaced_directory(out_dir: pathlib.Path, *, overwrite: bool) -> Iterator[pa
             raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            os.close(lock)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def locked_directory(path: pathlib.Path) -> int | None:
+    """Makes an empty directory: its descriptor, locked; None if another process has locked it."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+        try:
+            lock = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:  # moved away meanwhile
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        except OSError:  # a file system without locks
+            pass
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                for child in path.iterdir():
+                    shutil.rmtree(child) if child.is_dir() else child.unlink()
+                return lock
+        os.close(lock)
 
 
 @contextlib.contextmanager

@@ -3,13 +3,21 @@
 As tfprune.data.decoding does with Pillow, so that a server sees what the training saw: upright by
 EXIF, transparency shown white, 16 bits a channel to 8, stretched to the model's size by antialiased
 bilinear interpolation. Pixels are Pillow's before resizing, resized ones differ by at most 1 of
-255, for Pillow rounds between its two passes; those of CMYK differ by 1 before. Not done:
-transparency by a colour key (a PNG's tRNS without a palette), EXIF inside a PNG.
+255; those of CMYK differ by 1 before. Not done: transparency by a colour key (a PNG's tRNS without
+a palette), EXIF inside a PNG.
+
+Memory is bounded, whatever a request holds. What decoding a picture takes is told by its header
+(`inspect`): above LARGE_BYTES it is refused; above SMALL_BYTES it is decoded while no other of that
+size is, in any request of the process (a mutex of the session). All that follows is done in bands
+of rows, picture by picture. So R requests at once hold at most
+
+    LARGE_BYTES + R · (SMALL_BYTES + WORK_BYTES) + 3 · the bytes of the requests.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -17,27 +25,79 @@ import tensorflow as tf
 from tfprune.export.base import dims
 
 CHANNELS = (1, 3)  # of models that encoded images can be decoded for
-MOST_PIXELS = 89_478_485  # of a PNG, Pillow's limit; a larger JPEG is decoded to a fraction
+LARGE_BYTES, SMALL_BYTES = 2 ** 29, 2 ** 25  # of one picture's decoding
+WORK_BYTES = 2 ** 26  # of what follows it, the images of a request's slice among it
+MOST_SIDE = 2 ** 16 - 1  # pixels, that of JPEG
 _JPEG, _PNG = b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n'
 _EXIF, _SCAN, _END, _FILL = 0xe1, 0xda, 0xd9, 0xff  # JPEG markers, each after a byte 0xff
+_FRAMES = tuple(code for code in range(0xc0, 0xd0) if code not in (0xc4, 0xc8, 0xcc))
+_SEQUENTIAL = (0xc0, 0xc1)
+_BLOCK = 32  # a JPEG is padded to blocks of at most so many pixels
+_RATIOS = (1, 2, 4, 8)  # at which a JPEG can be decoded
+_PNG_CHANNELS = (1, 0, 3, 4, 2, 0, 4, 0)  # bytes a pixel that decode_png gives, by colour type
 _ORIENTATION = 0x0112  # a tag of EXIF
 _MOST_REASONS = 5
 _MOST_SEGMENTS = 1000  # of a JPEG before its pixels; each takes a step of a loop
 _PADDING = 16
+_WINDOW = 2 ** 20  # bytes that are searched at a time
+_BAND_PIXELS = 2 ** 18  # that are composed and resized at a time
+_STEPS = 256  # of a value between the two passes of resizing
 _LUMINANCE = (19595, 38470, 7471)  # ITU-R 601-2 in 1 / 65536, as Pillow has it
+_MUTEX = 'tfprune_large_picture'
+
+Shape = tuple[int, int, int]
 
 
-def decode_batch(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], name: str) -> tf.Tensor:
-    """float32 images [N, H, W, C], whole numbers 0..255, of strings [N] of encoded images.
+def answer_batch(image_bytes: tf.Tensor, image_shape: Shape, name: str,
+                 answer: Callable[[tf.Tensor], tf.Tensor], num_classes: int) -> tf.Tensor:
+    """float32 [N, K] of strings [N] of encoded images, a slice of them after another.
 
+    answer: float32 images [n, H, W, C], whole numbers 0..255 -> float32 [n, K].
     C is 1 or 3. Fails with InvalidArgumentError: '`name`[position]: why' for the first few strings
-    that hold no whole JPEG or PNG; for N = 0; and, in the words of TensorFlow's decoder, which
-    knows the size but not the position, for one that is damaged inside.
+    that hold no whole JPEG or PNG, or too large a one; for N = 0; and, in the words of TensorFlow's
+    decoder, which knows the size but not the position, for one that is damaged inside.
     """
+    checked, facts = check(image_bytes, image_shape, name)
+
+    def of_slice(start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+        images = tf.map_fn(
+            lambda pair: decode(pair[0], pair[1], image_shape),
+            (checked[start:stop], facts[start:stop]), parallel_iterations=1,
+            fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
+        return answer(images)
+
+    return in_pieces(of_slice, tf.size(checked), slice_size(image_shape), tf.float32,
+                     [num_classes])
+
+
+def slice_size(image_shape: Shape) -> int:
+    """Images that are answered at a time: 1 … 32, of a quarter of WORK_BYTES."""
+    return min(32, max(1, WORK_BYTES // 4 // (4 * int(np.prod(image_shape)))))
+
+
+def in_pieces(function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], count: tf.Tensor,
+              step: int | tf.Tensor, dtype: tf.DType, shape: list[int | None]) -> tf.Tensor:
+    """[count, *shape]: function(start, stop) of successive pieces of `step`, one after another."""
+    pieces = (count + step - 1) // step
+
+    def go_on(piece: tf.Tensor, made: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+        stop = tf.minimum((piece + 1) * step, count)
+        return piece + 1, made.write(piece, function(piece * step, stop))
+
+    _, made = tf.while_loop(
+        lambda piece, _: piece < pieces, go_on,
+        (0, tf.TensorArray(dtype, pieces, infer_shape=False, element_shape=[None, *shape])),
+        parallel_iterations=1)
+    return made.concat()
+
+
+def check(image_bytes: tf.Tensor, image_shape: Shape, name: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """(the strings [N], int64 facts [N, 2] of `inspect`), once none is bad; see `answer_batch`."""
     if image_shape[-1] not in CHANNELS:
         raise ValueError(f'image_shape: expected 1 or 3 channels, received [{dims(image_shape)}]')
-    reasons, orientations = tf.map_fn(inspect, image_bytes, fn_output_signature=(
-        tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)))
+    reasons, facts = tf.map_fn(
+        lambda encoded: inspect(encoded, image_shape), image_bytes, parallel_iterations=1,
+        fn_output_signature=(tf.TensorSpec([], tf.string), tf.TensorSpec([2], tf.int64)))
     bad = tf.where(reasons != '')[:, 0]
     lines = tf.strings.join([name, '[', tf.strings.as_string(bad), ']: ',
                              tf.gather(reasons, bad)])[:_MOST_REASONS]
@@ -46,42 +106,104 @@ def decode_batch(image_bytes: tf.Tensor, image_shape: tuple[int, int, int], name
                        tf.strings.reduce_join(lines, separator='; '))
     with tf.control_dependencies([
             tf.debugging.Assert(~empty & (tf.size(bad) == 0), [message])]):
-        image_bytes = tf.identity(image_bytes)
-    return tf.map_fn(lambda pair: decode(pair[0], pair[1], image_shape),
-                     (image_bytes, orientations),
-                     fn_output_signature=tf.TensorSpec(image_shape, tf.float32))
+        return tf.identity(image_bytes), facts
 
 
-def inspect(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of a string []: why it cannot be decoded, '' if it may; the orientation 1 … 8 of a JPEG."""
+def inspect(encoded: tf.Tensor, image_shape: Shape) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of a string []: why it cannot be decoded, '' if it may; int64 [2]: the orientation 1 … 8 of a
+    JPEG, and the bytes that decoding takes at most."""
     is_jpeg, is_png = starts_with(encoded, _JPEG), starts_with(encoded, _PNG)
 
     def inspect_png() -> tuple[tf.Tensor, tf.Tensor]:
-        return is_png & contains(encoded, b'IEND'), _one()  # other data may follow the end
+        width, height, _, colour = tf.unstack(
+            numbers(padded(tf.strings.substr(encoded, 0, 32)), 16, [4, 4, 1, 1]))
+        bytes_ = height * width * tf.gather(tf.constant(_PNG_CHANNELS, tf.int64), colour % 8)
+        return (is_png & contains(encoded, b'IEND'),  # other data may follow the end
+                tf.stack([_one(), height, width, bytes_]))
 
-    whole, orientation = tf.cond(is_jpeg, lambda: inspect_jpeg(encoded), inspect_png)
-    sides = numbers(padded(tf.strings.substr(encoded, 0, 24)), 16, [4, 4])  # of a PNG
-    too_large = is_png & (tf.reduce_prod(sides) > MOST_PIXELS)
+    whole, facts = tf.cond(is_jpeg, lambda: inspect_jpeg(encoded, least_side(image_shape)),
+                           inspect_png)
+    orientation, height, width, bytes_ = tf.unstack(facts)
+    # Shortened rows, two bytes a value, band by band and then as one; they may be columns.
+    bytes_ += 2 * 2 * height * max(image_shape[:2]) * image_shape[2]
+    most = f'more than {MOST_SIDE} pixels wide or high'
     reason = tf.where(~(is_jpeg | is_png), 'no JPEG or PNG image', tf.where(
-        ~whole, 'a truncated image', tf.where(too_large, f'more than {MOST_PIXELS} pixels', '')))
+        ~whole, 'a truncated image', tf.where(
+            tf.maximum(height, width) > MOST_SIDE, most, tf.where(
+                bytes_ > LARGE_BYTES, f'takes more than {LARGE_BYTES // 2 ** 20} MiB', ''))))
     size = tf.strings.as_string(tf.strings.length(encoded))
     return (tf.where(reason == '', '', tf.strings.join([reason, ', ', size, ' bytes'])),
-            orientation)
+            tf.stack([orientation, bytes_]))
 
 
-def decode(encoded: tf.Tensor, orientation: tf.Tensor, image_shape: tuple[int, int, int]
-           ) -> tf.Tensor:
-    """float32 [H, W, C], whole numbers 0..255, of the JPEG or PNG in a string []."""
+def decode(encoded: tf.Tensor, facts: tf.Tensor, image_shape: Shape) -> tf.Tensor:
+    """float32 [H, W, C], whole numbers 0..255, of the JPEG or PNG in a string [] with its facts."""
+    def pixels(encoded: tf.Tensor) -> tf.Tensor:
+        image = tf.cond(starts_with(encoded, _JPEG),
+                        lambda: decode_jpeg(encoded, least_side(image_shape)),
+                        lambda: tf.io.decode_png(encoded))
+        return to_shape(image, facts[0], image_shape)
+
+    def alone() -> tf.Tensor:
+        mutex = tf.raw_ops.MutexV2(shared_name=_MUTEX)
+        lock = tf.raw_ops.MutexLock(mutex=mutex)
+        with tf.control_dependencies([lock]):
+            found = pixels(tf.identity(encoded))
+        with tf.control_dependencies([found]):
+            released = tf.raw_ops.ConsumeMutexLock(mutex_lock=lock)
+        with tf.control_dependencies([released]):
+            return tf.identity(found)
+
+    return tf.cast(tf.cond(facts[1] > SMALL_BYTES, alone, lambda: pixels(encoded)), tf.float32)
+
+
+def to_shape(image: tf.Tensor, orientation: tf.Tensor, image_shape: Shape) -> tf.Tensor:
+    """uint8 [H, W, C] of pixels as they are decoded, [h, w, 1 … 4].
+
+    Rows are shortened band by band, kept in steps of 1 / _STEPS, and then columns. It is turned
+    upright at last: to resize and to turn or mirror may change places.
+    """
     height, width, channels = image_shape
-    image = tf.cond(starts_with(encoded, _JPEG),
-                    lambda: decode_jpeg(encoded, 2 * max(height, width)),
-                    lambda: decode_png(encoded))
-    image = upright(image, orientation)
+    size = tf.where(orientation >= 5, [width, height], [height, width])
+    old = tf.shape(image)
+    step = tf.maximum(_BAND_PIXELS // old[1], 1)
+
+    def shortened(start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+        rows = resized(composed(image[start:stop], channels), stop - start, size[1])
+        return tf.cast(tf.round(rows * _STEPS), tf.uint16)
+
+    rows = in_pieces(shortened, old[0], step, tf.uint16, [None, channels])
+    image = tf.round(resized(rows, size[0], size[1]) / _STEPS)
+    return tf.ensure_shape(upright(tf.cast(image, tf.uint8), orientation), image_shape)
+
+
+def resized(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
+    """float32 [height, width, C] of integers [h, w, C]."""
+    return tf.cond(
+        tf.reduce_all(tf.shape(image)[:2] == [height, width]),
+        lambda: tf.cast(image, tf.float32),
+        lambda: tf.image.resize(image, (height, width), 'bilinear', antialias=True))
+
+
+def composed(image: tf.Tensor, channels: int) -> tf.Tensor:
+    """uint8 [h, w, C] of uint8 [h, w, 1 grey, 2 with alpha, 3 RGB, 4 RGBA]: grey repeated,
+    transparency shown white, colour as grey by luminance if C is 1."""
+    height, width, found = tf.unstack(tf.shape(image))
+
+    def on_white() -> tf.Tensor:
+        colour, alpha = (tf.cast(part, tf.int32) for part in (image[..., :-1], image[..., -1:]))
+        return tf.cast((2 * (colour * alpha + 255 * (255 - alpha)) + 255) // 510, tf.uint8)
+
+    colour = tf.broadcast_to(tf.cond(found % 2 == 0, on_white, lambda: image), [height, width, 3])
     if channels == 1:
-        weighted = tf.reduce_sum(tf.cast(image, tf.int32) * _LUMINANCE, axis=-1, keepdims=True)
-        image = tf.cast((weighted + 2 ** 15) // 2 ** 16, tf.uint8)
-    resized = tf.image.resize(image, (height, width), 'bilinear', antialias=True)
-    return tf.clip_by_value(tf.round(tf.ensure_shape(resized, image_shape)), 0, 255)
+        weighted = tf.reduce_sum(tf.cast(colour, tf.int32) * _LUMINANCE, axis=-1, keepdims=True)
+        return tf.cast((weighted + 2 ** 15) // 2 ** 16, tf.uint8)
+    return colour
+
+
+def least_side(image_shape: Shape) -> int:
+    """Pixels that the sides of a JPEG keep at least: twice the size leaves work to the filter."""
+    return 2 * max(image_shape[:2])
 
 
 def decode_jpeg(encoded: tf.Tensor, least: int) -> tf.Tensor:
@@ -89,26 +211,16 @@ def decode_jpeg(encoded: tf.Tensor, least: int) -> tf.Tensor:
 
     That is what Pillow's `draft` does, many times faster for a photograph.
     """
-    ratios = (1, 2, 4, 8)
-    scale = tf.reduce_min(tf.image.extract_jpeg_shape(encoded)[:2] // least)
-    index = tf.reduce_sum(tf.cast(scale >= ratios[1:], tf.int32))
-    return tf.switch_case(index, [
+    shape = tf.cast(tf.image.extract_jpeg_shape(encoded), tf.int64)
+    return tf.switch_case(ratio_index(shape[0], shape[1], least), [
         lambda ratio=ratio: tf.io.decode_jpeg(encoded, channels=3, ratio=ratio,
                                               dct_method='INTEGER_ACCURATE')
-        for ratio in ratios])
+        for ratio in _RATIOS])
 
 
-def decode_png(encoded: tf.Tensor) -> tf.Tensor:
-    """uint8 [h, w, 3] of a PNG: grey repeated, transparency shown white."""
-    image = tf.io.decode_png(encoded)
-    height, width, channels = tf.unstack(tf.shape(image))  # 1 grey, 2 with alpha, 3 RGB, 4 RGBA
-
-    def on_white() -> tf.Tensor:
-        colour, alpha = (tf.cast(part, tf.int32) for part in (image[..., :-1], image[..., -1:]))
-        return tf.cast((2 * (colour * alpha + 255 * (255 - alpha)) + 255) // 510, tf.uint8)
-
-    colour = tf.cond(channels % 2 == 0, on_white, lambda: image)
-    return tf.broadcast_to(colour, [height, width, 3])
+def ratio_index(height: tf.Tensor, width: tf.Tensor, least: int) -> tf.Tensor:
+    """The place in _RATIOS at which a JPEG is decoded."""
+    return tf.reduce_sum(tf.cast(tf.minimum(height, width) // least >= _RATIOS[1:], tf.int32))
 
 
 def starts_with(encoded: tf.Tensor, magic: bytes) -> tf.Tensor:
@@ -116,12 +228,24 @@ def starts_with(encoded: tf.Tensor, magic: bytes) -> tf.Tensor:
     return tf.strings.substr(encoded, 0, len(magic)) == magic
 
 
-def contains(encoded: tf.Tensor, found: bytes) -> tf.Tensor:
-    """Whether the bytes `found` are in a string []. (RE2 takes seconds for what fills a photo.)"""
-    data = tf.io.decode_raw(encoded, tf.uint8)
-    places = tf.maximum(tf.size(data) - len(found) + 1, 0)
-    here = [data[i:places + i] == byte for i, byte in enumerate(found)]
-    return tf.reduce_any(functools.reduce(tf.logical_and, here))
+def contains(encoded: tf.Tensor, found: bytes, start: tf.Tensor | int = 0) -> tf.Tensor:
+    """Whether the bytes `found` are in a string [] from `start` on, looked for window by window.
+
+    (RE2 takes seconds for what fills a photo.)
+    """
+    end = length(encoded)
+
+    def look(place: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        data = tf.io.decode_raw(
+            tf.strings.substr(encoded, place, _WINDOW + len(found) - 1), tf.uint8)
+        places = tf.maximum(tf.size(data) - len(found) + 1, 0)
+        here = [data[i:places + i] == byte for i, byte in enumerate(found)]
+        return place + _WINDOW, tf.reduce_any(functools.reduce(tf.logical_and, here))
+
+    _, is_there = tf.while_loop(lambda place, is_there: ~is_there & (place < end), look,
+                                (tf.cast(start, tf.int64), tf.constant(False)),
+                                parallel_iterations=1)
+    return is_there
 
 
 def length(data: tf.Tensor) -> tf.Tensor:
@@ -156,31 +280,44 @@ def numbers(data: tf.Tensor, offset: tf.Tensor, sizes: list[int],
     return tf.reduce_sum(weights * tf.cast(piece, tf.int64), axis=1)
 
 
-def inspect_jpeg(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Whether a JPEG has a scan and an end behind it; the orientation of its EXIF data, or 1.
+def inspect_jpeg(encoded: tf.Tensor, least: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Whether a JPEG has a scan and an end behind it; int64 [4]: the orientation of its EXIF data,
+    or 1, height and width as decoded, and the bytes that this takes.
 
     Segment by segment, since a thumbnail within a segment is a JPEG with a scan and an end too.
     """
     data = padded(encoded)
 
-    def before_scan(offset: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    def before_scan(offset: tf.Tensor, orientation: tf.Tensor, frame: tf.Tensor) -> tf.Tensor:
         first, marker = tf.unstack(numbers(data, offset, [1, 1]))
         return (first == 0xff) & (marker != _SCAN) & (marker != _END)
 
-    def next_segment(offset: tf.Tensor, orientation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def next_segment(offset: tf.Tensor, orientation: tf.Tensor, frame: tf.Tensor
+                     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         _, marker, size, name = tf.unstack(numbers(data, offset, [1, 1, 2, 4]))
         is_exif = (marker == _EXIF) & (name == int.from_bytes(b'Exif', 'big'))
         step = tf.where(marker == _FILL, _one(), 2 + size)
-        return offset + step, tf.cond(is_exif, lambda: exif_orientation(tf.strings.substr(
+        orientation = tf.cond(is_exif, lambda: exif_orientation(tf.strings.substr(
             encoded, tf.minimum(offset + 10, length(encoded)), size)), lambda: orientation)
+        found = tf.concat([[marker], numbers(data, offset + 5, [2, 2, 1])], axis=0)
+        return offset + step, orientation, tf.where(
+            tf.reduce_any(marker == _FRAMES), found, frame)
 
-    offset, orientation = tf.while_loop(
-        before_scan, next_segment, (tf.constant(2, tf.int64), _one()), parallel_iterations=1,
-        maximum_iterations=_MOST_SEGMENTS)
-    at_scan = tf.reduce_all(numbers(data, offset, [1, 1]) == [0xff, _SCAN])
-    rest = tf.strings.substr(encoded, tf.minimum(offset, length(encoded)), length(encoded))
+    offset, orientation, frame = tf.while_loop(
+        before_scan, next_segment, (tf.constant(2, tf.int64), _one(), tf.zeros([4], tf.int64)),
+        parallel_iterations=1, maximum_iterations=_MOST_SEGMENTS)
+    kind, height, width, components = tf.unstack(frame)
+    first, marker, _, in_scan = tf.unstack(numbers(data, offset, [1, 1, 2, 1]))
+    # Of several scans all coefficients are kept, two bytes each.
+    is_one_scan = tf.reduce_any(kind == _SEQUENTIAL) & (in_scan == components)
+    kept = tf.where(is_one_scan, tf.constant(0, tf.int64),
+                    2 * components * (height + _BLOCK) * (width + _BLOCK))
+    ratio = tf.gather(tf.constant(_RATIOS, tf.int64), ratio_index(height, width, least))
+    height, width = (height + ratio - 1) // ratio, (width + ratio - 1) // ratio
     # Compressed pixels never contain the bytes of the end.
-    return at_scan & contains(rest, bytes([0xff, _END])), orientation
+    whole = (first == 0xff) & (marker == _SCAN) & contains(
+        encoded, bytes([0xff, _END]), tf.minimum(offset, length(encoded)))
+    return whole, tf.stack([orientation, height, width, 3 * height * width + kept])
 
 
 def exif_orientation(exif: tf.Tensor) -> tf.Tensor:

@@ -40,7 +40,10 @@ def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> A
 
 
 def open_file(path: pathlib.Path) -> Artefact:
-    """Opens a .keras file in safe mode: code inside the file (a Lambda) is not run."""
+    """Opens a .keras file in safe mode: code inside the file (a Lambda) is not run.
+
+    ValueError naming the file if it takes no images of one size, or gives no classes.
+    """
     model = read_keras_file(path)
     try:
         return open_model(model, path)

@@ -27,6 +27,7 @@ import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
 from tfprune.export.pixels import BYTES, PixelRange
+from tfprune.plain_text import labels
 
 ENTRY = 'TFLITE_METADATA'  # the model's metadata entry whose buffer holds all this
 LABELS_FILE = 'labels.txt'
@@ -40,8 +41,8 @@ NORMALIZATION_OPTIONS = 1  # ProcessUnitOptions
 
 
 def label_lines(class_names: Sequence[str]) -> str:
-    """The content of labels.txt: a name a line, white space inside a name made single spaces."""
-    return ''.join(' '.join(name.split()) + '\n' for name in class_names)
+    """The content of labels.txt: a label a line."""
+    return ''.join(label + '\n' for label in labels(class_names))
 
 
 def add_metadata(content: bytes, *, name: str, class_names: Sequence[str] = (),
@@ -97,12 +98,12 @@ def metadata(name: str, image_shape: Sequence[int], *, labelled: bool,
             {0: write.floats(255.0), 1: write.floats(0.0)} if of_bytes else
             {0: write.floats(*(pixels.white or [pixels.high])),
              1: write.floats(*(pixels.black or [pixels.low]))})})
-    labels = {6: write.tables(write.table({  # associated_files
+    files = {6: write.tables(write.table({  # associated_files
         0: write.string(LABELS_FILE), 1: write.string('Names of the classes.'),
         2: ('Int8', TENSOR_AXIS_LABELS)}))} if labelled else {}
     scores = write.table({
         0: write.string(output), 1: write.string(f'{output.capitalize()} of the classes.'),
-        **labels})
+        **files})
     graph = write.table({2: write.tables(image), 3: write.tables(scores)})  # inputs, outputs
     return write.finish(write.table({
         0: write.string(name), 1: write.string('Image classifier, pruned by tfprune.'),

@@ -21,6 +21,7 @@ from tensorflow.python.framework import convert_to_constants
 
 from tfprune.export.base import ArtefactCost
 from tfprune.export.interpreter import open_interpreter
+from tfprune.multiply_adds import GRAPH_MACS, einsum_macs
 
 Shape = Sequence[int]
 
@@ -40,18 +41,7 @@ TFLITE_UNCOUNTED = ('CONV_3D_TRANSPOSE', 'CUSTOM', 'LSTM', 'RNN', 'SVDF', 'WHILE
                     'UNIDIRECTIONAL_SEQUENCE_LSTM', 'UNIDIRECTIONAL_SEQUENCE_RNN',
                     'BIDIRECTIONAL_SEQUENCE_LSTM', 'BIDIRECTIONAL_SEQUENCE_RNN')
 
-# Weights of TensorFlow: Conv2D [kh, kw, in / groups, out], depthwise [kh, kw, in, multiplier],
-# Conv2DBackpropInput [kh, kw, out, in] with the data as input 2, MatMul [in, out].
-GRAPH_MACS: dict[str, tuple[int, int, Callable[[Shape, Shape, Shape], int]]] = {
-    'Conv2D': (0, 1, lambda x, w, y: math.prod(y) * math.prod(w[:3])),
-    'DepthwiseConv2dNative': (0, 1, lambda x, w, y: math.prod(y) * w[0] * w[1]),
-    'Conv2DBackpropInput': (2, 1, lambda x, w, y: math.prod(x) * math.prod(w[:3])),
-    'Conv3D': (0, 1, lambda x, w, y: math.prod(y) * math.prod(w[:4])),
-    'MatMul': (0, 1, lambda x, w, y: math.prod(y) * math.prod(x) // y[0]),
-    'BatchMatMulV2': (0, 1, lambda x, w, y: math.prod(y) * x[-1] * x[-2] // y[-2]),
-    'BatchMatMulV3': (0, 1, lambda x, w, y: math.prod(y) * x[-1] * x[-2] // y[-2]),
-}
-GRAPH_UNCOUNTED = ('Einsum', 'Conv3DBackpropInputV2', 'PartitionedCall', 'StatefulPartitionedCall',
+GRAPH_UNCOUNTED = ('PartitionedCall', 'StatefulPartitionedCall',
                    'While', 'StatelessWhile', 'If', 'StatelessIf', 'XlaConvV2', 'XlaDotV2')
 
 
@@ -135,11 +125,11 @@ def float_operators(content: bytes) -> list[str]:
 
 
 def graph_cost(function: tf.types.experimental.ConcreteFunction) -> ArtefactCost:
-    """MACs and trainable parameters of a SavedModel's signature, from its graph at batch 1.
+    """MACs and parameters of a SavedModel's signature, from its graph at batch 1.
 
     A grouped convolution hides in a compiled call that is not inlined: it is listed as uncounted.
     """
-    params = sum(int(np.prod(variable.shape)) for variable in function.trainable_variables)
+    params = sum(int(np.prod(variable.shape)) for variable in function.variables)
     frozen = convert_to_constants.convert_variables_to_constants_v2(function)
     with tf.Graph().as_default() as graph:
         inputs = {tensor.name: tf.compat.v1.placeholder(tensor.dtype, [1, *tensor.shape[1:]])
@@ -154,6 +144,11 @@ def graph_cost(function: tf.types.experimental.ConcreteFunction) -> ArtefactCost
             if all(shape.is_fully_defined() for shape in (x, w, y)):
                 macs += count(x.as_list(), w.as_list(), y.as_list())
                 continue
+        elif operation.type == 'Einsum' and all(
+                tensor.shape.is_fully_defined() for tensor in operation.inputs):
+            macs += einsum_macs(operation.get_attr('equation').decode(),
+                                [tensor.shape.as_list() for tensor in operation.inputs])
+            continue
         elif operation.type not in GRAPH_UNCOUNTED:
             continue
         uncounted.append(f'{operation.type} {operation.name}')

@@ -25,6 +25,7 @@ from tfprune.export import image_bytes, warmup
 from tfprune.export.base import image_shape_of, num_classes_of
 from tfprune.export.pixels import PixelRange
 from tfprune.models.outputs import outputs_probabilities
+from tfprune.plain_text import labels
 
 DEFAULT, UINT8, BYTES = 'serving_default', 'serve_uint8', 'serve_bytes'
 IMAGES, IMAGE_BYTES = 'images', 'image_bytes'  # names of the inputs
@@ -36,20 +37,23 @@ def signatures(model: keras.Model, serve: Callable[[tf.Tensor], dict[str, tf.Ten
                ) -> dict[str, Callable[..., dict[str, tf.Tensor]]]:
     """The signatures of a model whose float32 images are answered by `serve`.
 
-    class_names: of the K outputs, for `classes`; None gives their indices, '0', '1', …
+    class_names: of the K outputs, whose labels are `classes`; None gives their indices.
     A model of images with neither 1 nor 3 channels has no serve_bytes: no file holds such images.
     """
     image_shape, num_classes = image_shape_of(model), num_classes_of(model)
-    names = [str(i) for i in range(num_classes)] if class_names is None else list(class_names)
+    names = [str(i) for i in range(num_classes)] if class_names is None else labels(class_names)
     activation = tf.identity if outputs_probabilities(model) else tf.nn.softmax
 
     def serve_uint8(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return serve(pixels.values(tf.cast(images, tf.float32)))
 
-    def serve_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = image_bytes.decode_batch(encoded, image_shape, IMAGE_BYTES)
+    def answer(images: tf.Tensor) -> tf.Tensor:
         output, = serve(pixels.values(images)).values()
-        probabilities = activation(output)
+        return activation(output)
+
+    def serve_bytes(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+        probabilities = image_bytes.answer_batch(encoded, image_shape, IMAGE_BYTES, answer,
+                                                 num_classes)
         scores, indices = tf.math.top_k(probabilities, min(TOP, num_classes))
         return {'probabilities': probabilities, 'classes': tf.gather(tf.constant(names), indices),
                 'scores': scores}

@@ -3,6 +3,7 @@
 To add one: a file with a subclass of `Method`, a line in METHODS, a flagfile. The test that runs
 every entry of METHODS says when it is done.
 """
+from tfprune.config import LIMITS, Config
 from tfprune.methods.amc import AMC
 from tfprune.methods.autocompress import AutoCompress
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
@@ -36,6 +37,19 @@ def check_method(name: str) -> type[Method]:
     if name not in METHODS:
         raise ValueError(f'Unknown method {name!r}. Available: {", ".join(sorted(METHODS))}')
     return METHODS[name]
+
+
+def check_configuration(config: Config) -> None:
+    """ValueError where the method cannot work with the rest of the configuration."""
+    method = check_method(config.method)
+    method.check(config)
+    names = tuple(LIMITS)
+    if method.needs_budget(method.parse(config)) and not config.budgets:
+        raise ValueError(f'method {config.method!r} needs a budget: '
+                         f'--{", --".join(names[:-1])} or --{names[-1]}.')
+    if method.decides_first and config.initial_weights:
+        raise ValueError(f'method {config.method!r} trains from random weights; '
+                         f'initial_weights must be empty, received {config.initial_weights!r}.')
 
 
 def make_method(problem: Problem) -> Method:

@@ -27,6 +27,7 @@ NPZ_NAMES: tuple[tuple[str, Callable[[re.Match], str]], ...] = (
     (r'linear', lambda m: 'logits'),
 )
 
+
 def load_initial_weights(model: keras.Model, path: str | pathlib.Path) -> None:
     """Sets the weights of `model` to those in the file; on an error the model is as it was.
 
@@ -89,7 +90,7 @@ def _load_keras(model: keras.Model, path: pathlib.Path) -> None:
     try:
         source = read_keras_file(path)
     except ValueError as error:
-        raise ValueError(f'initial weights: {error}') from None
+        raise _damaged(path, ValueError(str(error).removeprefix(f'{path}: '))) from None
     received, expected = _layer_weights(source), _layer_weights(model)
     _check_shapes(path, _shapes(expected), _shapes(received))
     _check_finite(path, received)

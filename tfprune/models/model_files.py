@@ -89,7 +89,8 @@ def read_keras_file(path: pathlib.Path) -> keras.Model:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
         check_weights(model)
         return model
-    except (Exception, SystemExit) as error:  # Keras raises nearly any type for a damaged or unsafe archive.
+    # Keras raises nearly any type for a damaged or unsafe archive.
+    except (Exception, SystemExit) as error:
         raise ValueError(f'{path}: cannot be loaded: {_reason(error)}') from error
 
 
@@ -200,7 +201,7 @@ def _lambdas(config: Any) -> Iterator[str]:
             yield from _lambdas(value)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The innermost message, without the config of the object that Keras puts behind it."""
     text = str(error).rpartition('Exception encountered: ')[2].partition(' Full object config')[0]
     return ' '.join(text.split())[:300] or type(error).__name__

@@ -10,7 +10,7 @@ from tfprune.report.plots import plot_summary
 from tfprune.report.reading import ACCOUNT, current, finite
 from tfprune.report.rows import SHOWN, Row
 from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
-                                  quotient)
+                                  quotient, written)
 
 FORMATS = ('text', 'markdown')
 _HEADER = ('method', 'model', 'dataset', 'budget', 'MACs', 'n', 'test accuracy, %',
@@ -62,8 +62,7 @@ def format_summary(rows: Sequence[Row], style: str = 'text') -> str:
     if len(cells) > 1:
         lines += (markdown(cells, left=3) if style == 'markdown'
                   else align(cells, rule=True, left=3)) + ['']
-    prefix = '- ' if style == 'markdown' else ''
-    return '\n'.join(lines + [prefix + note for note in notes])
+    return '\n'.join(lines + [written(note, style) for note in notes])
 
 
 def summary_notes(rows: Sequence[Row]) -> list[str]:

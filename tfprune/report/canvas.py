@@ -16,7 +16,8 @@ _STYLE: dict[Any, Any] = {
     'axes.labelcolor': '#3b444b', 'text.color': '#3b444b', 'xtick.color': '#3b444b',
     'ytick.color': '#3b444b', 'axes.grid': True, 'grid.color': '#e6e9eb', 'grid.linewidth': .8,
     'axes.axisbelow': True, 'lines.linewidth': 1.8, 'lines.markersize': 4, 'legend.frameon': False,
-    'legend.fontsize': 9.5, 'figure.facecolor': 'white', 'axes.unicode_minus': True,
+    'legend.fontsize': 9.5, 'text.parse_math': False,  # names may hold a $
+    'figure.facecolor': 'white', 'axes.unicode_minus': True,
 }
 WIDTH = 9.4  # inches, the page's width
 
@@ -40,6 +41,7 @@ def _to_svg(fig: Figure, name: str) -> str:
     svg = re.sub(r'(<svg[^>]*?)\s+height="[^"]*"', r'\1', svg, count=1)
     svg = re.sub(r'(<svg[^>]*?)\s+width="[^"]*"', r'\1', svg, count=1)
     svg = svg.replace('xlink:href', 'href')
+    svg = re.sub(r'[\x00-\x08\x0b-\x1f\x7f]', '', svg)  # of names
     return re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{name}-', svg)
 
 

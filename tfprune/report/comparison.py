@@ -6,6 +6,7 @@ from typing import Any, Callable, Mapping, Sequence
 from scipy.special import stdtrit
 
 from tfprune.config import Config
+from tfprune.plain_text import markdown_text
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
                                       summary_notes)
 from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
@@ -13,7 +14,8 @@ from tfprune.report.page import figure, page, section, table
 from tfprune.report.plots import plot_summary
 from tfprune.report.reading import finite
 from tfprune.report.rows import Row
-from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent)
+from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
+                                  written)
 
 Line = Mapping[str, Any]
 CONTROLS = ('uniform', 'random')  # what a method has to beat
@@ -39,12 +41,12 @@ def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
     if not rows:
         raise ValueError('there are no runs to report.')
     lines = aggregate(rows)
-    text = [f'{_title(rows)} ({_lead(rows, lines)})', '']
+    title = f'{_title(rows)} ({_lead(rows, lines)})'
+    text = [markdown_text(title) if style == 'markdown' else title, '']
     for cells in (_cells(lines), _agent_cells(lines)) if lines else ():
         if len(cells) > 1:
             text += [*(markdown(cells) if style == 'markdown' else align(cells, rule=True)), '']
-    prefix = '- ' if style == 'markdown' else ''
-    return '\n'.join([*text, *(prefix + note for note in comparison_notes(rows))])
+    return '\n'.join([*text, *(written(note, style) for note in comparison_notes(rows))])
 
 
 def comparison_html(rows: Sequence[Row]) -> str:

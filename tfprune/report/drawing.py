@@ -1,6 +1,7 @@
 """A picture of a network, top to bottom as it runs, coloured by channel group."""
 
 import os
+import pathlib
 from typing import Any
 
 import matplotlib
@@ -20,9 +21,13 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
 
     Each call of a layer is a row, named; its box is coloured by the groups that its output holds
     (a stripe each, by share of channels), grey where they cannot be pruned. Tensors that live
-    beside each other, as on a shortcut, run in lanes of their own.
+    beside each other, as on a shortcut, run in lanes of their own. ValueError for another suffix.
     """
     layout = groups.layout
+    suffix = pathlib.Path(path).suffix[1:].lower()
+    if suffix not in Figure().canvas.get_supported_filetypes():
+        raise ValueError(f'{path}: expected a picture that ends in .png, .svg or .pdf; received '
+                         f'{suffix!r}')
     lanes = _lanes(layout)
     rows, width = len(layout.nodes), 1 + max(lanes)
     figure = Figure(figsize=(_LANE * width + 4.5, _ROW * (rows + 3)), dpi=_dpi(rows))
@@ -30,7 +35,8 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
     axes.set_xlim(-0.6, width + 4.5 / _LANE - 0.6)
     axes.set_ylim(rows + 1, -2)
     axes.axis('off')
-    axes.text(-0.35, -1.6, title, fontsize=10, weight='bold', va='center')
+    axes.text(-0.35, -1.6, title, fontsize=10, weight='bold', va='center',
+              parse_math=False)
     axes.text(-0.35, -0.9, 'One colour a group of channels that go together; grey: not prunable.',
               fontsize=6, va='center')
     colours = _colours(groups)
@@ -48,7 +54,7 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
         text = f'{node.layer}  ({node.kind}, {"×".join(str(n or "?") for n in channels[1:])})'
         if node.refused is not None:
             text += '  no rule'
-        axes.text(width + 0.1, row, text, fontsize=6, va='center')
+        axes.text(width + 0.1, row, text, fontsize=6, va='center', parse_math=False)
     figure.savefig(path)
 
 

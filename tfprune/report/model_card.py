@@ -1,6 +1,7 @@
 """The model card: what a model is, from what it was made, and what is not known of it."""
 from typing import Mapping
 
+from tfprune.plain_text import markdown_text
 from tfprune.report.artefact_table import artefact_rows, losses
 from tfprune.report.reading import Run, all_values, as_given
 from tfprune.report.table import (budget_sentences, count, listed, markdown, percent, points,
@@ -53,9 +54,10 @@ def limits(run: Run) -> list[str]:
 def model_card(run: Run) -> str:
     """The card as Markdown."""
     report = run.report
-    lines = [f'# {report["model"]} on {report["dataset"]}, pruned by {report["method"]}', '']
+    title = f'{report["model"]} on {report["dataset"]}, pruned by {report["method"]}'
+    lines = [f'# {markdown_text(title)}', '']
     for what, text in card_rows(run):
-        lines += [f'**{what}**: {text}', '']
+        lines += [f'**{what}**: {markdown_text(text)}', '']
     artefacts = report.get('artefacts')
     if artefacts:
         lines += [*markdown(artefact_rows(artefacts, report.get('dense_latency', ()))), '']

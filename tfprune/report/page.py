@@ -1,6 +1,8 @@
 """One HTML page without network: style, sections, tables, figures. All text is escaped here."""
-from html import escape
+import html
 from typing import Sequence
+
+from tfprune.plain_text import visible
 
 _STYLE = '''
 :root { color-scheme: light; }
@@ -42,6 +44,11 @@ summary { cursor: pointer; font-weight: 600; }
 details table { margin-top: 10px; }
 a { color: #0b62a4; }
 '''
+
+
+def escape(text: str) -> str:
+    """Text as HTML, on one line; control characters are written out."""
+    return html.escape(visible(text))
 
 
 def page(title: str, lead: str, body: str, *, wide: bool = False) -> str:

@@ -7,14 +7,21 @@ import pathlib
 from typing import Any, Iterable, Mapping
 
 from tfprune.config import NOT_IDENTITY
+from tfprune.files import check_content, write_text
 from tfprune.report.reading import all_values, as_given, budgets, epoch_account, is_pruned
-from tfprune.report.table import listed
-from tfprune.runs import read_json, read_rows, write_text
+from tfprune.runs import read_json, read_rows
 
 Row = Mapping[str, Any]
 SHOWN = ('method', 'model', 'dataset')
 _NOT_CONFIGURATION = ('seed', *NOT_IDENTITY)
-_REQUIRED = ('run', 'finished', 'configuration', 'seed')
+_ROW = {'run': str, 'finished': bool, 'configuration': dict, 'seed': (int, None)}
+_FINISHED = {
+    **dict.fromkeys(('method', 'model', 'dataset'), str), 'pruned': bool, 'epochs': float,
+    **dict.fromkeys(('macs', 'dense_macs', 'params'), float),
+    **dict.fromkeys(('test_accuracy', 'dense_test_accuracy', 'seconds'), (float, None)),
+    'account?': dict, 'budgets?': [{'asked': float}], 'agent?': (dict, None),
+    'sparsity?': ({'zeros': float, 'kernel_weights': float}, None),
+    'widths?': {str: [float]}, 'cell?': str, 'test_images?': (int, None)}
 
 
 def run_rows(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -78,15 +85,14 @@ def write_rows_file(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:
 def read_rows_file(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Inverse of write_rows_file; ValueError names the line that is no row."""
     rows = []
-    for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
+    for number, line in enumerate(pathlib.Path(path).read_bytes().splitlines(), 1):
+        place = f'{path}, line {number}'
         try:
             row = json.loads(line)
-        except ValueError:
-            raise ValueError(f'{path}, line {number}: not JSON.') from None
-        missing = [name for name in _REQUIRED if not isinstance(row, dict) or name not in row]
-        if missing:
-            raise ValueError(f'{path}, line {number}: not the row of a run: no {listed(missing)}.')
-        rows.append(row)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f'{place}: not JSON ({error}).') from None
+        check_content(place, row, _ROW)
+        rows.append(check_content(place, row, _FINISHED if row['finished'] else _ROW))
     return rows
 
 

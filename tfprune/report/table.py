@@ -4,6 +4,7 @@ import math
 import textwrap
 from typing import Any, Iterable, Mapping, Sequence
 
+from tfprune.plain_text import markdown_text
 from tfprune.report.reading import (as_given, budgets, epoch_account, finite, is_pruned,
                                     surgery_first)
 
@@ -80,11 +81,11 @@ def headline(report: Mapping[str, Any]) -> str:
     if surgery_first(report):
         when = 'all after surgery'
     elif is_pruned(report):
-        when = f'{epochs["search"]} before surgery, {epochs["fine_tune"]} after'
+        when = f'{epochs["search"]} before surgery, {epochs["fine_tune"]:.4g} after'
     else:
         when = 'no surgery'
     return (f'{report["method"]}: {report["model"]} on {report["dataset"]}, '
-            f'seed {report["seed"]}, {epochs["total"]} epochs ({when})')
+            f'seed {report["seed"]}, {epochs["total"]:.4g} epochs ({when})')
 
 
 def budget_sentences(report: Mapping[str, Any]) -> list[str]:
@@ -151,7 +152,7 @@ def latency_sentences(report: Mapping[str, Any]) -> list[str]:
 
 def table_notes(report: Mapping[str, Any]) -> list[str]:
     """What the columns are, and how much a difference of accuracies means."""
-    total, search = report['epochs']['total'], report['epochs']['search']
+    total, search = f'{report["epochs"]["total"]:.4g}', report['epochs']['search']
     given, notes = report.get('given'), []
     if as_given(report):
         notes.append("'as given' is your model with its weights, before anything was done to it; "
@@ -239,9 +240,14 @@ def align(rows: Sequence[Sequence[str]], *, rule: bool = False, left: int = 1) -
 
 def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Lines of a markdown table; the first row is its header."""
-    cells = [[cell.replace('|', r'\|') for cell in row] for row in rows]
+    cells = [[markdown_text(cell) for cell in row] for row in rows]
     rule = [':--' if i < left else '--:' for i in range(len(cells[0]))]
     return ['| ' + ' | '.join(row) + ' |' for row in (cells[0], rule, *cells[1:])]
+
+
+def written(note: str, style: str) -> str:
+    """A sentence below a table, as an item of a list in markdown."""
+    return f'- {markdown_text(note)}' if style == 'markdown' else note
 
 
 def percent(share: Any, digits: int = 2) -> str:

@@ -1,0 +1,36 @@
+"""What layers keep beside the weights that train: moving statistics, counters, random streams."""
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+
+class KeptState:
+    """The variables of layers that do not train, as they were; a pass may move them.
+
+    Args:
+        layers: layers and operations; those in them are included.
+    """
+
+    def __init__(self, layers: Iterable[Any]) -> None:
+        self._kept = {id(variable): (variable, keras.ops.convert_to_numpy(variable))
+                      for layer in layers for variable in getattr(layer, 'variables', ())
+                      if not variable.trainable}
+
+    def value(self, variable: Any) -> np.ndarray:
+        """What a variable held."""
+        return self._kept[id(variable)][1]
+
+    def moved(self) -> list[Any]:
+        """The variables that hold something else by now."""
+        return [variable for variable, value in self._kept.values()
+                if keras.ops.convert_to_numpy(variable).tobytes() != value.tobytes()]
+
+    def restore(self, but: Iterable[Any] = ()) -> None:
+        """Gives all variables what they held, `but` these."""
+        spared = set(map(id, but))
+        for variable in self.moved():
+            if id(variable) not in spared:
+                variable.assign(self.value(variable))
+
