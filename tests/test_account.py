@@ -1,4 +1,4 @@
-"""What a search costs: every forward and backward pass that it makes, and nothing else; in steps."""
+"""What a search costs: every forward and backward pass that it makes, no other; in steps."""
 import contextlib
 
 import tfprune  # noqa: F401  (before keras)

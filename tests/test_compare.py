@@ -64,7 +64,8 @@ def write_flagfiles(folder):
     (folder / 'base.flags').write_text(BASE)
     for name in ('uniform', 'dense', 'magnitude', 'scratch', 'rlal'):
         (folder / f'{name}.flags').write_text(
-            f'--flagfile={folder}/base.flags\n--method={name}\n')
+            f'--flagfile={folder}/base.flags\n--method={name}\n'
+            + '--warmup_epochs=0\n--joint_epochs=1\n' * (name == 'rlal'))
     return f'{folder}/{{}}.flags'
 
 

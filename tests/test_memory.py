@@ -1,4 +1,4 @@
-"""What off-policy agents learn from: actions as carried out, z of the context network at present."""
+"""What off-policy agents learn from: actions as carried out, z of the present context network."""
 import dataclasses
 
 import tfprune  # noqa: F401  (before keras)

@@ -185,7 +185,8 @@ def test_account_counts_in_epochs_of_training_the_dense_model():
 
 
 @pytest.mark.parametrize('text, message', [
-    ('rouds=3', "method 'draw' has no option 'rouds=3'. Available: rounds=3, both=True"),
+    ('rouds=3',
+     r"method 'draw' has no option 'rouds=3'. Did you mean 'rounds'\? Available: rounds=3, both=T"),
     ('rounds', "no option 'rounds'"),
     ('rounds=many', "rounds must be int; received 'many'"),
     ('both=maybe', "both must be bool; received 'maybe'"),

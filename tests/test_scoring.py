@@ -11,6 +11,7 @@ from tfprune.scoring import SubnetworkScorer
 from tfprune.subnetwork import Subnetwork
 from tfprune.surgery import prune_model
 from tfprune.testing import random_masks, randomise, residual
+from tfprune.training import are_right
 
 
 class Masked:
@@ -67,3 +68,23 @@ def test_sliced_scores_are_masked_scores(problem):
 def test_without_images():
     with pytest.raises(ValueError, match='scoring needs reward images; received none'):
         SubnetworkScorer(None, make_strategy(), batches().take(0))
+
+
+def test_outputs_that_are_no_numbers_are_right_about_nothing():
+    """argmax takes NaN for class 0, which a network that overflows would be paid for."""
+    class Overflowing:
+        value = tf.Variable(0.0)
+
+        def set_masks(self, masks):
+            self.value.assign(masks['value'])
+
+        def __call__(self, images):
+            return tf.fill([tf.shape(images)[0], 3], self.value.read_value())
+
+    zeros = tf.data.Dataset.from_tensor_slices(
+        (np.zeros((8, 2, 2, 3), np.uint8), np.zeros(8, np.int32))).batch(4)
+    scorer = SubnetworkScorer(Overflowing(), make_strategy(), zeros)
+    assert scorer({'value': 1.0}) == 1.0 and scorer({'value': np.nan}) == 0.0
+    logits = tf.constant([[1., 0.], [np.nan, 0.], [0., np.inf], [0., np.nan], [-np.inf, 0.]])
+    assert are_right(logits, tf.constant([0, 0, 1, 1, 1])).numpy().tolist() == [
+        True, False, True, False, True]

@@ -339,9 +339,9 @@ def test_another_seed_searches_elsewhere(searched):
 
 
 @pytest.mark.parametrize('options, values, message', [
-    (AmcOptions, dict(episodes=20), r'warmup_episodes must be below episodes=20.*; received 100'),
-    (AmcOptions, dict(episodes=20, warmup_episodes=20), 'warmup_episodes must be below episodes=20'),
-    (CacpOptions, dict(ratios='0.5/0.5'), r"must be different numbers .* received '0.5/0.5'"),
+    (AmcOptions, dict(episodes=20), r'warmup_episodes must be below episodes=20.* received 100'),
+    (AmcOptions, dict(episodes=20, warmup_episodes=20), 'warmup_episodes must'),
+    (CacpOptions, dict(ratios='0.5/0.5'), r"ratios must be different .* received '0.5/0.5'"),
     (CacpOptions, dict(ratios='0.5/1.5'), 'ratios must be different numbers'),
     (CacpOptions, dict(ratios='half'), 'ratios must be different numbers'),
     (AutoCompressOptions, dict(stop_temperature=100.0), r'stop_temperature must be in \(0, temp'),

@@ -4,7 +4,7 @@ from typing import Any, Mapping, Protocol
 import numpy as np
 import tensorflow as tf
 
-from tfprune.training import Batch
+from tfprune.training import Batch, are_right
 
 # Batches in flight at once: one's convolutions fill the cores that another's small operations
 # leave idle.
@@ -59,8 +59,7 @@ class SubnetworkScorer:
 
     def _hits(self, images: tf.Tensor, labels: tf.Tensor, counted: tf.Tensor) -> tf.Tensor:
         outputs = self._network(tf.cast(images, tf.float32))
-        hits = tf.equal(tf.argmax(outputs, 1, output_type=labels.dtype), labels)
-        return tf.reduce_sum(tf.cast(hits, tf.int32)) * counted
+        return tf.reduce_sum(tf.cast(are_right(outputs, labels), tf.int32)) * counted
 
 
 def _deal(batches: list[Batch], strategy: tf.distribute.Strategy) -> list[tuple[Any, Any, Any]]:

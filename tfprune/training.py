@@ -293,8 +293,15 @@ def _compiled(function: Callable, jit_compile: bool) -> Callable:
 def count_correct(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """int32 [2]: (correct, all) of a batch."""
     logits = model(tf.cast(images, tf.float32), training=False)
-    hits = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
-    return tf.stack([tf.reduce_sum(tf.cast(hits, tf.int32)), tf.size(labels)])
+    return tf.stack([tf.reduce_sum(tf.cast(are_right(logits, labels), tf.int32)),
+                     tf.size(labels)])
+
+
+def are_right(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """bool [B]: whether the largest of logits [B, K] is at labels [B]. NaN is never right, though
+    argmax takes it for class 0."""
+    found = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
+    return tf.logical_and(found, tf.logical_not(tf.reduce_any(tf.math.is_nan(logits), axis=1)))
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:

@@ -26,7 +26,7 @@ def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy
         ValueError: a reward is NaN or infinite.
     """
     env = batched_py_environment.BatchedPyEnvironment(list(envs), multithreading=False)
-    steps = []
+    steps: list[trajectory.Trajectory] = []
     time_step = env.reset()
     while not np.all(time_step.is_last()):
         action = policy.action(time_step)

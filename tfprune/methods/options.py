@@ -1,7 +1,8 @@
 """Options of one method: a frozen dataclass, and the text of --method_options that sets it."""
 import dataclasses
-import difflib
-from typing import Any, NoReturn, Sequence, TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from tfprune.errors import near
 
 OptionsT = TypeVar('OptionsT')
 
@@ -91,16 +92,11 @@ def parse_options(cls: type[OptionsT], text: str, method: str) -> OptionsT:
         if not equals or name not in fields:
             known = ', '.join(f'{n}={field.default}' for n, field in fields.items()) or 'none'
             raise ValueError(f'method_options: method {method!r} has no option {item!r}'
-                             f'. Available: {known}{_nearest(name, tuple(fields))}')
+                             f'.{near(name, fields)} Available: {known}')
         if name in values:
             raise ValueError(f'method_options: {name} is given twice.')
         values[name] = _parse(name, value, type(fields[name].default))
     return cls(**values)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f'. Did you mean {near[0]}?' if near and near[0] != name else ''
 
 
 def _parse(name: str, text: str, expected: type) -> Any:

@@ -58,6 +58,11 @@ class RLAL(Method):
                                  budget=problem.budget, context_size=config.context_size)
                       for _ in range(episodes)]
         num_groups = len(problem.groups)
+        # Before the context network: an initial weight is the next draw of the global seed.
+        self.agent = make_agent(config.agent, self._envs[0], episodes=episodes,
+                                learning_rate=config.agent_learning_rate,
+                                updates=config.agent_updates,
+                                context=lambda epochs: self.context.network(epochs))
         ranked = config.surrogate_scored if config.surrogate_candidates else 0
         capacity = (episodes * (config.random_epochs + config.joint_epochs)
                     + ranked * config.joint_epochs)
@@ -66,9 +71,6 @@ class RLAL(Method):
                                  context_size=config.context_size, seed=config.seed)
         self.context = ContextTrainer(network, self.history,
                                       learning_rate=config.context_learning_rate)
-        self.agent = make_agent(config.agent, self._envs[0], episodes=episodes,
-                                learning_rate=config.agent_learning_rate,
-                                updates=config.agent_updates, context=lambda e: network(e))
         with problem.scope():
             self.alignment = AlignmentPenalty(problem.model, problem.groups)
         self._controller = StrengthController(self.alignment.strength,
@@ -81,9 +83,9 @@ class RLAL(Method):
     def check(cls, config: Config) -> None:
         super().check(config)
         if not config.random_epochs + config.joint_epochs:
-            raise ValueError("method 'rlal' searches in random and joint epochs, of which there are "
-                             'none: give --joint_epochs, or take --method=uniform, whose decision '
-                             'this would be.')
+            raise ValueError("method 'rlal' searches in random and joint epochs, of which there "
+                             'are none: give --joint_epochs, or take --method=uniform, whose '
+                             'decision this would be.')
         if not config.joint_epochs and config.agent != 'random':
             raise ValueError(f"method 'rlal': agent {config.agent!r} never acts, for joint_epochs "
                              'is 0: give --joint_epochs, or take --agent=random.')
