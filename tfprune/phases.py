@@ -279,7 +279,7 @@ class Phases:
             steps += self.config.search_epochs * (
                 self.setup.data.num_train // self.config.batch_size)
         if steps and any(layer.trainable and layer.momentum ** steps > YOUNG
-                          for layer in batch_norm_layers(pruned)):
+                         for layer in batch_norm_layers(pruned)):
             self._settle(pruned)
 
     def _teacher(self) -> keras.Model | None:
