@@ -23,8 +23,8 @@ from tfprune.masks import widths_of
 from tfprune.methods import Decision, Method, Problem, check_method, make_method
 from tfprune.progress import Progress
 from tfprune.reuse import RATIOS_FILE, take_search, take_epochs
-from tfprune.run_setup import (FineTuning, Setup, apply_decision, criterion_batches,
-                               held_out_batches)
+from tfprune.run_setup import (FineTuning, Setup, apply_decision, check_within_budget,
+                               criterion_batches, held_out_batches)
 from tfprune.runs import RunFolder
 from tfprune.scoring import SubnetworkScorer
 from tfprune.seeding import derived_seed, set_seed
@@ -117,6 +117,7 @@ class Phases:
         if decision is None:
             self._run_rounds(method, scorer, account, position, prefix)
             decision = self._decide(method, scorer, account)
+        check_within_budget(setup, decision)
         if not is_chief(self.strategy):
             return decision
         if self.first or (setup.has_weights and not self.decides_first):

@@ -76,6 +76,16 @@ def apply_decision(setup: Setup, decision: Decision) -> keras.Model:
     return prune_model(left.model, left.groups, decision.masks)
 
 
+def check_within_budget(setup: Setup, decision: Decision) -> None:
+    """RuntimeError where a method decided on more than the budget allows: a fault of its own."""
+    left = without_blocks(setup, decision.removed)
+    widths = [decision.widths.get(name, width) for name, width in left.groups.items()]
+    if not left.budget.fits(widths):
+        cost = left.cost_model(dict(zip(left.groups, widths)))
+        raise RuntimeError(f'method {setup.config.method!r} decided on {cost}, which the budget '
+                           f'{left.budget.to_json()} does not allow')
+
+
 def held_out_batches(setup: Setup) -> tf.data.Dataset:
     """The held-out training images that score sub-networks and epochs."""
     config = setup.config
