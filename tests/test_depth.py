@@ -62,7 +62,7 @@ def test_toy_without_a_block_by_hand():
     expected = zeroed(model, 's1_conv2_bn')(images(model))
     assert max_relative_difference(expected, reduced(images(model))) <= 1e-6
     assert_rest_is_kept(model, reduced)
-    gone = 9 * 64 * (5 * 7 + 7 * 5), 9 * (5 * 7 + 7 * 5) + 2 * (7 + 5)
+    gone = 9 * 64 * (5 * 7 + 7 * 5), 9 * (5 * 7 + 7 * 5) + 4 * (7 + 5)
     toy = TOYS['residual']
     assert recount(reduced) == (toy.macs - gone[0], toy.params - gone[1])
     assert model.get_config() == config

@@ -234,7 +234,7 @@ def test_surgery_keeps_the_nesting_the_names_and_what_is_trainable():
     assert isinstance(pruned.get_layer('backbone'), keras.Sequential)
     assert pruned.get_layer('backbone').get_layer('conv').filters == 2
     assert len(pruned.trainable_variables) == 2  # those of 'logits'
-    assert recount(pruned)[1] == 2 * 3 + 3
+    assert recount(pruned)[1] == 27 * 2 + 2 + 2 * 3 + 3
 
 
 def test_statistics_of_a_normalization_layer_are_copied():
