@@ -7,6 +7,7 @@ texts that the one line of stderr must have, all of them.
 import copy
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import zipfile
@@ -49,6 +50,11 @@ def make_world(folder: pathlib.Path) -> None:
     (folder / 'a_file').write_text('mine')
     for name in ('one/a', 'two/a', 'two/b'):
         (folder / 'classes' / name).mkdir(parents=True)
+    for name in 'ab':
+        (folder / 'fifo' / name).mkdir(parents=True)
+        for number in range(30):
+            keras.utils.save_img(folder / f'fifo/{name}/{number}.png', np.zeros((8, 8, 3)))
+    os.mkfifo(folder / 'fifo/b/x.png')
 
 
 def small(size=(8, 8, 1), outputs=10, last=None, custom=None):

@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # All that scripts import, but for tfprune.command_line, which defines flags.
-PRELOADED = ('trainer', 'comparison', 'artefacts', 'deployment', 'analysis', 'user_api', 'report',
-             'report.drawing', 'benchmarks', 'latency_table', 'data.folder', 'export')
+PRELOADED = (*(f'tfprune.{name}' for name in (
+    'trainer', 'comparison', 'artefacts', 'deployment', 'analysis', 'user_api', 'report',
+    'report.drawing', 'benchmarks', 'latency_table', 'data.folder', 'export')), 'sklearn.datasets')
 SECONDS = 60.0
 
 
@@ -62,7 +63,7 @@ class ScriptServer:
 def main() -> None:
     """Answers jobs, a line of JSON each, until the input ends."""
     for module in PRELOADED:
-        importlib.import_module(f'tfprune.{module}')
+        importlib.import_module(module)
     from tensorflow.python.eager import context
     assert context.context()._context_handle is None, 'an operation has run: no fork is safe'
     answers = os.dup(1)

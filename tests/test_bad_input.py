@@ -254,7 +254,16 @@ from tfprune.config import Config
 model = keras.models.load_model('{w}/m.keras')
 pixels = np.random.default_rng(0).uniform(0, 16, (40, 8, 8, 1)).astype('float32')
 labels = np.arange(40) % 10
-data = tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(20)
+
+def of(pixels, labels):
+    return tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(20)
+
+def with_pixel(value):
+    changed = pixels.copy()
+    changed[7, 3, 3, 0] = value
+    return of(changed, labels)
+
+data = of(pixels, labels)
 sets = dict(train_data=data, reward_data=data, test_data=data)
 call = tfprune.train_and_prune
 try:
@@ -289,6 +298,27 @@ CALLS = [
     ('call(model=model, train_data=3, reward_data=data, test_data=data)', 'train_data', 'int'),
     ('tfprune.LatencyTable.load("{w}/t_nan.json")', 't_nan.json', 'nan'),
     ('tfprune.LatencyTable.load("{w}/nowhere.json")', 'nowhere.json'),
+]
+
+# Rows that wait for checks of data sets, folders and methods; they go to OTHERS and CALLS then.
+WAITING = [
+    (T, f'{BASE} --run_dir={{o}} --method=amc --method_options=episodes=5', 'method_options',
+     'warmup_episodes'),
+    (T, f'{BASE} --run_dir={{o}} --method=rlal --random_epochs=0 --joint_epochs=0', 'rlal',
+     'joint_epochs'),
+    (T, f'{BASE} --run_dir={{o}} --dataset=folder --data_dir={{w}}/fifo --image_size=8', 'x.png'),
+]
+WAITING_CALLS = [
+    *((f'call(model=model, **sets | dict({name}={data}), macs=.5)', name, *more)
+      for name in ('train_data', 'reward_data', 'test_data') for data, *more in (
+          ('with_pixel(np.nan)', 'NaN'), ('with_pixel(np.inf)', 'inf'),
+          ('of(pixels.astype(complex), labels)', 'complex'),
+          ('of(pixels.astype(str), labels)', 'string'),
+          ('of(pixels, np.full((40, 10), np.nan))', 'NaN'))),
+    ('call(model=model, **sets, macs=.5, class_names="abcdefghij")', 'class_names'),
+    ('call(model=model, **sets, macs=.5, class_names=["a"] * 10)', 'class_names', "'a'"),
+    ('tfprune.export_model(None, "{o}")', 'model', 'None'),
+    ('tfprune.export_model(keras.models.load_model("{w}/nan.keras"), "{o}")', 'second/kernel'),
 ]
 
 ROWS = [*((T, f'{BASE} --run_dir={{o}} {flags}', *culprits) for flags, *culprits in TRAIN),

@@ -154,9 +154,11 @@ class EpochLoop:
             self.checkpoints.save(Position(start.epoch, step, seconds()), state)
             raise self._interrupted(start.epoch) from None
         except NonFiniteLossError as error:
+            before = start.epoch < self.config.search_epochs
+            flag = 'learning_rate' if before else 'fine_tune_learning_rate'
             raise NonFiniteLossError(
-                f'epoch {start.epoch + 1}: {error} A lower --learning_rate may help or, in a model '
-                'of your own, a Rescaling layer of its pixels.') from None
+                f'epoch {start.epoch + 1}: {error} A lower --{flag} may help or, in a model of '
+                'your own, a Rescaling layer of its pixels.') from None
         finally:
             self.progress.end_epoch()
         return _Trained(means, seconds())
