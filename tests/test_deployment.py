@@ -220,13 +220,6 @@ def test_script_refuses_an_empty_out(tmp_path):
     assert done.stderr.splitlines()[-1].startswith('export.py: error: --out')
 
 
-def test_a_run_whose_export_is_gone_says_so(config, result, tmp_path):
-    shutil.copytree(result.run_dir, tmp_path / 'run')
-    shutil.rmtree(tmp_path / 'run/export')
-    with pytest.raises(FileNotFoundError, match='export/pruned.keras is missing'):
-        trainer.train_and_prune(config, tmp_path / 'run', progress=False)
-
-
 def test_script_exports_any_model(tmp_path, result):
     command = [sys.executable, ROOT / 'scripts/export.py', f'--out={tmp_path}/out',
                f'--model={result.run_dir}/dense.keras', '--dataset=digits', '--quantize=dynamic',
