@@ -2,7 +2,6 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 import signal
 import subprocess
 import sys

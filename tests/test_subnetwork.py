@@ -7,9 +7,10 @@ import tensorflow as tf
 from keras import layers
 
 from test_layer_families import FAMILIES, model_of
-from tfprune.batch_norm import batch_norm_layers, use_fused_batch_norm
+from tfprune.batch_norm import batch_norm_layers, reestimate_batch_norm, use_fused_batch_norm
 from tfprune.distribution import make_strategy
 from tfprune.gates import insert_gates
+from tfprune.graph import unfold
 from tfprune.groups import trace_groups
 from tfprune.models import build_model
 from tfprune.subnetwork import Subnetwork
@@ -175,3 +176,19 @@ def test_other_groups_are_refused():
     other = keras.Model(image, layers.Dense(2)(layers.Flatten()(image)))
     with pytest.raises(ValueError, match='groups was traced on another model'):
         Subnetwork(other, groups)
+
+
+def test_a_sequential_model_out_of_a_file(tmp_path):
+    """Loaded, it has no `input` of its own, and its dropout is called with `training`."""
+    model = keras.Sequential([
+        keras.Input((6, 6, 3)), layers.Conv2D(7, 3), layers.BatchNormalization(), layers.ReLU(),
+        layers.Conv2D(5, 3), layers.Flatten(), layers.Dropout(0.5), layers.Dense(4)])
+    model.save(tmp_path / 'model.keras')
+    loaded = keras.models.load_model(tmp_path / 'model.keras')
+    groups, images = trace_groups(loaded), tf.random.normal((8, 6, 6, 3))
+    masks = {name: np.arange(width) % 2 == 0 for name, width in groups.items()}
+    network = Subnetwork(loaded, groups)
+    network.set_masks(masks)
+    pruned = prune_model(loaded, groups, masks)
+    reestimate_batch_norm(unfold(pruned), lambda x: pruned(x, training=True), [images])
+    np.testing.assert_allclose(network(images), pruned(images, training=False), atol=1e-4)

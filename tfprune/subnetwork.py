@@ -187,7 +187,7 @@ def _normalised_by_batch(model: keras.Model, graph: Graph
     # Who calls the others, and how, shows in a pass.
     zeros = keras.tree.map_structure(
         lambda x: tf.zeros([x.shape[0] or 2, *(size or 32 for size in x.shape[1:])], x.dtype),
-        model.input)
+        functional_graph(model).input)
     updated = set(map(id, updated_layers(graph, lambda: model(zeros, training=True))))
     inner = {id(layer): [each for each in layer._flatten_layers() if id(each) in updated]
              for layer in layers}
