@@ -5,7 +5,6 @@ python scripts/analyze.py --model=my_model.keras --json=groups.json --picture=gr
 """
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
@@ -13,7 +12,6 @@ from absl import flags
 
 from tfprune.analysis import analyze, format_analysis
 from tfprune.config import split_names
-from tfprune.data.options import parse_size
 from tfprune.groups import trace_groups
 from tfprune.models import MODELS, run_custom_layers, untrained_model
 from tfprune.report.drawing import draw_groups
@@ -39,8 +37,6 @@ def main(_: Sequence[str]) -> None:
     run_custom_layers(FLAGS.custom_layers)
     model = untrained_model(FLAGS.model, image_size=FLAGS.image_size,
                             num_classes=FLAGS.num_classes)
-    if FLAGS.image_size:
-        _say_if_ignored(model.inputs[0].shape[1:])
     groups = trace_groups(model, frozen=split_names(FLAGS.frozen),
                           unknown_layers=FLAGS.unknown_layers, prune_frozen=FLAGS.prune_frozen)
     if not FLAGS.prune_residual_groups:
@@ -52,13 +48,6 @@ def main(_: Sequence[str]) -> None:
         write_text(pathlib.Path(FLAGS.json), json.dumps(analysis.to_json(), indent=2) + '\n')
     if FLAGS.picture:
         draw_groups(groups, FLAGS.picture, title=f'{model.name}: channel groups')
-
-
-def _say_if_ignored(taken: Sequence[int | None]) -> None:
-    """A line on stderr if images [H, W, C] of a file are not of the size that was asked for."""
-    if any(asked not in (None, size) for asked, size in zip(parse_size(FLAGS.image_size), taken)):
-        print(f'analyze.py: --image_size={FLAGS.image_size} is ignored: {FLAGS.model} takes images '
-              f'of {"×".join(map(str, taken))}', file=sys.stderr)
 
 
 if __name__ == '__main__':

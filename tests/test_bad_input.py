@@ -252,8 +252,8 @@ CALL = '''
 import sys, tfprune, keras, numpy as np, tensorflow as tf
 from tfprune.config import Config
 model = keras.models.load_model('{w}/m.keras')
-pixels = np.random.default_rng(0).uniform(0, 16, (40, 8, 8, 1)).astype('float32')
-labels = np.arange(40) % 10
+pixels = np.random.default_rng(0).uniform(0, 16, (100, 8, 8, 1)).astype('float32')
+labels = np.arange(100) % 10
 
 def of(pixels, labels):
     return tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(20)
@@ -324,7 +324,7 @@ WAITING_CALLS = [
 ROWS = [*((T, f'{BASE} --run_dir={{o}} {flags}', *culprits) for flags, *culprits in TRAIN),
         (T, BASE, '--run_dir'), *OTHERS]
 CHUNKS = 12
-WRITTEN_ANEW = ('.lock', 'data.json', 'groups.json', 'cost.json')
+WRITTEN_ANEW = ('.lock', 'data.json', 'groups.json', 'cost.json', 'training.json')
 
 
 @pytest.fixture(scope='module')

@@ -155,16 +155,14 @@ def test_the_analysis_tells_what_it_counted_by_running():
     assert dataclasses.asdict(found)['dense']['trainable_params'] == 362
 
 
-def test_the_script_says_what_it_ignores_and_why_groups_stay(tmp_path):
+def test_the_script_says_why_groups_stay(tmp_path):
     chain('a', 'b').save(tmp_path / 'mine.keras')
 
     done = subprocess.run(
         [sys.executable, ROOT / 'scripts' / 'analyze.py', f'--model={tmp_path}/mine.keras',
-         '--image_size=64', f'--json={tmp_path}/groups.json'],
+         f'--json={tmp_path}/groups.json'],
         capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0
-    line, = [line for line in done.stderr.splitlines() if 'image_size' in line]
-    assert '--image_size=64 is ignored' in line and line.endswith('takes images of 6×6×3')
     reasons = {row['name']: row['reason'] for row in json.loads(
         (tmp_path / 'groups.json').read_text())['groups']}
     assert '--prune_frozen' in reasons['a'] and reasons['b'] is None

@@ -87,8 +87,9 @@ def test_what_was_lost_is_remembered(tmp_path):
     folder.close()
     for _ in range(2):
         again = RunFolder(tmp_path / 'run', CONFIG)
-        assert again.note_lost([]) == ['data.json']
-        again.write_json('data.json', {})
+        assert again.note_lost([]) == ['data.json', 'training.json']
+        for name in ('data.json', 'training.json'):
+            again.write_json(name, {})
         again.close()
 
 

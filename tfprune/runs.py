@@ -99,7 +99,8 @@ class RunFolder:
             self._is_new = False
             self._check_same(config, contents)
         self.lost = [] if self._is_new else [
-            name for name in ('environment.json', 'data.json') if not (self.path / name).exists()]
+            name for name in ('environment.json', 'data.json', 'training.json')
+            if not (self.path / name).exists()]
         if self._is_new:
             self._clear()
             write_text(self.path / 'config.flags', config.to_flags())
