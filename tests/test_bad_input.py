@@ -300,21 +300,20 @@ CALLS = [
     ('tfprune.LatencyTable.load("{w}/nowhere.json")', 'nowhere.json'),
 ]
 
-# Rows that wait for checks of data sets, folders and methods; they go to OTHERS and CALLS then.
-WAITING = [
+OTHERS += [  # what data sets, folders and methods refuse
     (T, f'{BASE} --run_dir={{o}} --method=amc --method_options=episodes=5', 'method_options',
      'warmup_episodes'),
     (T, f'{BASE} --run_dir={{o}} --method=rlal --random_epochs=0 --joint_epochs=0', 'rlal',
      'joint_epochs'),
     (T, f'{BASE} --run_dir={{o}} --dataset=folder --data_dir={{w}}/fifo --image_size=8', 'x.png'),
 ]
-WAITING_CALLS = [
+CALLS += [
     *((f'call(model=model, **sets | dict({name}={data}), macs=.5)', name, *more)
       for name in ('train_data', 'reward_data', 'test_data') for data, *more in (
-          ('with_pixel(np.nan)', 'NaN'), ('with_pixel(np.inf)', 'inf'),
+          ('with_pixel(np.nan)', 'nan'), ('with_pixel(np.inf)', 'inf'),
           ('of(pixels.astype(complex), labels)', 'complex'),
           ('of(pixels.astype(str), labels)', 'string'),
-          ('of(pixels, np.full((40, 10), np.nan))', 'NaN'))),
+          ('of(pixels, np.full((100, 10), np.nan))', 'nan'))),
     ('call(model=model, **sets, macs=.5, class_names="abcdefghij")', 'class_names'),
     ('call(model=model, **sets, macs=.5, class_names=["a"] * 10)', 'class_names', "'a'"),
     ('tfprune.export_model(None, "{o}")', 'model', 'None'),
