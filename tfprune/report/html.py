@@ -73,8 +73,9 @@ def _table(run: Run) -> str:
 
 
 def _accuracy(run: Run) -> str:
-    caption = ('Epochs count from 1. Held-out images are training images kept for rewards; test '
-               'images were used once, after the last epoch.')
+    caption = ('Epochs count from 1. Held-out images are training images kept for rewards. Test '
+               'images decide nothing: models are measured on them as given, before surgery and '
+               'after the last epoch.')
     return _plot(run, 'Accuracy', plots.plot_accuracy, caption)
 
 

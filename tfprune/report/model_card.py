@@ -27,7 +27,8 @@ def card_rows(run: Run) -> list[tuple[str, str]]:
         ('input', f'images {"×".join(map(str, shape))}, {pixels}' if shape else ''),
         ('data', f'{report["dataset"]}: {count(data.get("num_train"))} images trained on, '
                  f'{count(data.get("num_reward"))} training images held out for decisions, '
-                 f'{count(report["test_images"])} test images, used once' if data else ''),
+                 f'{count(report["test_images"])} test images, which decided nothing'
+         if data else ''),
         ('budget', ' '.join(text.removeprefix('Budget: ') for text in budget_sentences(report))),
         ('test accuracy', f'{percent(pruned["test_accuracy"])} after the last epoch'
                           + (f'; as given {percent(given["test_accuracy"])}, a difference of '
