@@ -107,6 +107,23 @@ def test_upright_by_exif(decoders, tmp_path, orientation):
     assert orientation == 1 or np.abs(others - expected).mean() > 10  # the test can tell them
 
 
+@pytest.mark.parametrize('orientation, form', [
+    *((value, 'tiff:Orientation="%d"') for value in range(1, 9)), (6, 'tiff:Orientation>%d<'),
+    (9, 'tiff:Orientation="%d"'), (6, 'tiff:Orientation=\'%d\'')])
+def test_upright_by_xmp(decoders, tmp_path, orientation, form):
+    """As Pillow: an attribute or an element, where EXIF says nothing."""
+    xmp = ('tiff:Orientation="x' + ' ' * 40 + form % orientation + ' tiff:Orientation="3"').encode()
+    plain, exif = encode(NOISE, 'JPEG', quality=95), Image.Exif()
+    exif[0x0112] = 8
+    for options in ({}, {'exif': exif}):
+        encoded = encode(NOISE, 'JPEG', quality=95, xmp=xmp, **options)
+        shape = (24, 17, 3)
+        expected = by_pillow(tmp_path, encoded, shape)
+        pixels = decoders[shape](tf.constant([encoded, plain])).numpy()
+        assert np.abs(pixels[0] - expected).max() <= 1
+    assert np.abs(pixels[0] - pixels[1]).mean() > 10  # by EXIF, whatever XMP says
+
+
 def swapped_exif(encoded):
     """The same JPEG with EXIF data of the other byte order, orientation alone."""
     orientation = Image.open(io.BytesIO(encoded)).getexif()[0x0112]

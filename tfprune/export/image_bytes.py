@@ -1,10 +1,10 @@
 """Encoded JPEG and PNG images to pixels inside a TensorFlow graph.
 
-As tfprune.data.decoding does with Pillow, so that a server sees what the training saw: upright by
-EXIF, transparency shown white, 16 bits a channel to 8, stretched to the model's size by antialiased
-bilinear interpolation. Pixels are Pillow's before resizing, resized ones differ by at most 1 of
-255; those of CMYK differ by 1 before. Not done: transparency by a colour key (a PNG's tRNS without
-a palette), EXIF inside a PNG.
+As tfprune.data.decoding does with Pillow, so that a server sees what the training saw: upright by a
+JPEG's EXIF or XMP, transparency shown white, 16 bits a channel to 8, stretched to the model's size
+by antialiased bilinear interpolation. Pixels are Pillow's before resizing, resized ones differ by
+at most 1 of 255; those of CMYK differ by 1 before. Not done: transparency by a colour key (a PNG's
+tRNS without a palette), EXIF and XMP inside a PNG.
 
 Memory is bounded, whatever a request holds. What decoding a picture takes is told by its header
 (`inspect`): above LARGE_BYTES it is refused; above SMALL_BYTES it is decoded while no other of that
@@ -36,6 +36,8 @@ _BLOCK = 32  # a JPEG is padded to blocks of at most so many pixels
 _RATIOS = (1, 2, 4, 8)  # at which a JPEG can be decoded
 _PNG_CHANNELS = (1, 0, 3, 4, 2, 0, 4, 0)  # bytes a pixel that decode_png gives, by colour type
 _ORIENTATION = 0x0112  # a tag of EXIF
+_XMP = b'http://ns.adobe.com/xap/1.0/\0'  # begins a segment of XMP, of the marker of EXIF
+_XMP_ORIENTATION = (b'tiff:Orientation="', b'tiff:Orientation>')  # before its digit
 _MOST_REASONS = 5
 _MOST_SEGMENTS = 1000  # of a JPEG before its pixels; each takes a step of a loop
 _PADDING = 16
@@ -281,31 +283,41 @@ def numbers(data: tf.Tensor, offset: tf.Tensor, sizes: list[int],
 
 
 def inspect_jpeg(encoded: tf.Tensor, least: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Whether a JPEG has a scan and an end behind it; int64 [4]: the orientation of its EXIF data,
-    or 1, height and width as decoded, and the bytes that this takes.
+    """Whether a JPEG has a scan and an end behind it; int64 [4]: the orientation that its EXIF data
+    state, else its XMP data, else 1; height and width as decoded, and the bytes that this takes.
 
     Segment by segment, since a thumbnail within a segment is a JPEG with a scan and an end too.
     """
     data = padded(encoded)
 
-    def before_scan(offset: tf.Tensor, orientation: tf.Tensor, frame: tf.Tensor) -> tf.Tensor:
+    def before_scan(offset: tf.Tensor, stated: tf.Tensor, frame: tf.Tensor) -> tf.Tensor:
         first, marker = tf.unstack(numbers(data, offset, [1, 1]))
         return (first == 0xff) & (marker != _SCAN) & (marker != _END)
 
-    def next_segment(offset: tf.Tensor, orientation: tf.Tensor, frame: tf.Tensor
+    def next_segment(offset: tf.Tensor, stated: tf.Tensor, frame: tf.Tensor
                      ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         _, marker, size, name = tf.unstack(numbers(data, offset, [1, 1, 2, 4]))
-        is_exif = (marker == _EXIF) & (name == int.from_bytes(b'Exif', 'big'))
         step = tf.where(marker == _FILL, _one(), 2 + size)
-        orientation = tf.cond(is_exif, lambda: exif_orientation(tf.strings.substr(
-            encoded, tf.minimum(offset + 10, length(encoded)), size)), lambda: orientation)
+        in_exif, in_xmp = tf.unstack(stated)
+
+        def content(begin: int) -> tf.Tensor:
+            place = tf.minimum(offset + begin, length(encoded))
+            return tf.strings.substr(encoded, place, tf.maximum(size + 2 - begin, 0))
+
+        in_exif = tf.cond((marker == _EXIF) & (name == int.from_bytes(b'Exif', 'big')),
+                          lambda: exif_orientation(content(10)), lambda: in_exif)
+        in_xmp = tf.cond((marker == _EXIF) & starts_with(content(4), _XMP),
+                         lambda: xmp_orientation(content(4 + len(_XMP))), lambda: in_xmp)
         found = tf.concat([[marker], numbers(data, offset + 5, [2, 2, 1])], axis=0)
-        return offset + step, orientation, tf.where(
+        return offset + step, tf.stack([in_exif, in_xmp]), tf.where(
             tf.reduce_any(marker == _FRAMES), found, frame)
 
-    offset, orientation, frame = tf.while_loop(
-        before_scan, next_segment, (tf.constant(2, tf.int64), _one(), tf.zeros([4], tf.int64)),
+    offset, stated, frame = tf.while_loop(
+        before_scan, next_segment, (tf.constant(2, tf.int64), tf.zeros([2], tf.int64),
+                                    tf.zeros([4], tf.int64)),
         parallel_iterations=1, maximum_iterations=_MOST_SEGMENTS)
+    orientation = tf.where(stated[0] != 0, stated[0], stated[1])
+    orientation = tf.where((orientation >= 1) & (orientation <= 8), orientation, _one())
     kind, height, width, components = tf.unstack(frame)
     first, marker, _, in_scan = tf.unstack(numbers(data, offset, [1, 1, 2, 1]))
     # Of several scans all coefficients are kept, two bytes each.
@@ -321,7 +333,7 @@ def inspect_jpeg(encoded: tf.Tensor, least: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def exif_orientation(exif: tf.Tensor) -> tf.Tensor:
-    """The orientation 1 … 8, int64, that EXIF data [] state (EXIF 2.32, 4.6); 1 if they do not."""
+    """The orientation, int64, that EXIF data [] state (EXIF 2.32, 4.6); 0 if they do not."""
     data = padded(exif)
     little = starts_with(exif, b'I')  # 'II' or 'MM'
     directory = numbers(data, 4, [4], little)[0]
@@ -334,7 +346,23 @@ def exif_orientation(exif: tf.Tensor) -> tf.Tensor:
 
     _, stated = tf.while_loop(lambda i, found: (i < count) & (found == 0), entry,
                               (tf.constant(0, tf.int64), tf.constant(0, tf.int64)))
-    return tf.where((stated >= 1) & (stated <= 8), stated, _one())
+    return stated
+
+
+def xmp_orientation(xmp: tf.Tensor) -> tf.Tensor:
+    """The orientation, int64, that XMP data [] state, in an attribute or an element; 0 if they do
+    not. Pillow takes the first digit that follows either."""
+    data = tf.cast(tf.io.decode_raw(xmp, tf.uint8), tf.int64)
+    places, digits = [], []
+    for name in _XMP_ORIENTATION:
+        starts = tf.maximum(tf.size(data) - len(name), 0)
+        here = [data[i:starts + i] == byte for i, byte in enumerate(name)]
+        digit = data[len(name):starts + len(name)] - ord('0')
+        found = tf.where(functools.reduce(tf.logical_and, here) & (digit >= 0) & (digit <= 9))[:, 0]
+        places.append(found)
+        digits.append(tf.gather(digit, found))
+    first = tf.argsort(tf.concat(places, 0))[:1]
+    return tf.reduce_sum(tf.gather(tf.concat(digits, 0), first))  # 0 of none
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
