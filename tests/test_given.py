@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from light_export import light_export
-from tfprune import first_epoch
+from tfprune import first_epoch, given
 from tfprune.models import compiled_optimizer, compiled_optimizer_of_file
 from tfprune.rate_test import best_recovering, largest_harmless, paired
 from tfprune.training import Optimisation, Trainer
@@ -102,6 +102,42 @@ def test_a_rate_that_ruins_is_lowered_and_said(trained, tmp_path, capsys):
     assert first['learning_rate'] <= 0.31  # of a peak of 3
     assert first['reward_accuracy'] > found['given']['held_out_accuracy'] - 0.15
     assert 'begins again at 0.3' in capsys.readouterr().err
+    assert 'begins again at 0.3' in found['training']['reasons'][-1]
+    after = json.loads((tmp_path / 'run/metrics.jsonl').read_text().splitlines()[1])
+    assert after['learning_rate'] <= 0.31  # the same optimizer's
+
+
+def test_a_run_killed_while_its_first_epoch_begins_again_ends_as_if_it_had_not(
+        trained, tmp_path, monkeypatch):
+    class Died(BaseException):
+        pass
+
+    def model():
+        copy = network()
+        copy.set_weights(trained.get_weights())
+        copy.compile(keras.optimizers.Adam(3.0))
+        return copy
+
+    def weights(folder):
+        return keras.models.load_model(folder / 'export/pruned.keras').get_weights()
+
+    restart, calls = Trainer.restart, []
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        def die(self, *arguments):
+            calls.append(1)
+            restart(self, *arguments)
+            patch.setattr('tfprune.epochs.EpochLoop._train_from', fail)
+
+        def fail(*_):
+            raise Died
+
+        patch.setattr(Trainer, 'restart', die)
+        run(model(), tmp_path / 'run')
+    assert calls and not list((tmp_path / 'run/checkpoints').glob('e*'))
+    once, again = run(model(), tmp_path / 'whole'), run(model(), tmp_path / 'run')
+    assert once['training'] == again['training']
+    for one, other in zip(weights(tmp_path / 'whole'), weights(tmp_path / 'run'), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_rate_that_was_asked_for_and_ruins_stops_the_run(trained, tmp_path):
@@ -171,7 +207,7 @@ def test_rates_are_tested_where_the_model_is_not_compiled(trained, tmp_path):
     model = network()
     model.set_weights(trained.get_weights())
     found = run(model, tmp_path / 'run')
-    before, after = found['training']['reasons']
+    before, after, *_ = found['training']['reasons']
     assert 'before surgery' in before and 'after surgery' in after
     assert found['training']['learning_rate'] <= 0.1 and found['training']['optimizer'] is None
     assert found['pruned']['test_accuracy'] > 0.8 * found['given']['test_accuracy']
@@ -279,3 +315,25 @@ def test_recipes_survive_their_file():
     changed = dataclasses.replace(recipe, reasons=('because',), stated=('weight_decay',))
     for each in (recipe, changed):
         assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+def test_knowing_labels_is_more_than_the_commonest_class():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [80, 20])
+    good = labels ^ (rng.uniform(size=100) < 0.1)     # right for nine of ten
+    for answers, known in ((good, True), (np.zeros(100, int), False),
+                           (rng.permutation(labels), False)):
+        batches = [(tf.one_hot(answers[i::2], 2), tf.constant(labels[i::2])) for i in range(2)]
+        assert given.knows_labels(tf.identity, batches) == known
+    with pytest.raises(ValueError, match='NaN'):
+        given.knows_labels(lambda x: x / 0.0 * 0.0, batches)
+
+
+def test_averages_without_a_step_are_no_weights():
+    model = network()
+    trainer = Trainer(model, tf.distribute.get_strategy(), Optimisation(
+        optimizer=keras.optimizers.serialize(keras.optimizers.SGD(0.1, use_ema=True))))
+    before = model.get_weights()
+    trainer.finish()
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

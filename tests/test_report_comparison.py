@@ -221,10 +221,12 @@ def test_account(changes, said, total):
 @pytest.mark.parametrize('spent, charged, said', [
     (4.6, True, 'the search cost 4.6 epochs, fine-tuning had 4: none was left, and its total is '
      'above that of the others.'),
-    (4.4, True, 'the search cost 4.4 epochs, fine-tuning had 4: none was left.'),
+    (4.4, True, 'the search cost 4.4 epochs, fine-tuning had 4: none was left, and its total is '
+     'above that of the others.'),
+    (4.0, True, 'the search cost 4 epochs, fine-tuning had 4: none was left.'), (3.6, True, None),
     (3.4, True, None), (4.6, False, None)])
 def test_searches_that_cost_all_of_fine_tuning_are_named(tmp_path, spent, charged, said):
-    left = max(0, 4 - round(spent)) if charged else 4
+    left = max(0, 4 - spent) if charged else 4
     rows = cell_rows(tmp_path, {('n2n', 1): 0.9}, flags={'n2n': {'charge_search': charged}},
                      epochs={'pretraining': 0, 'search': 6, 'search_equivalents': spent,
                              'fine_tune': left, 'total': 6 + left})

@@ -87,6 +87,11 @@ class Checkpoints:
         for path in (*partial.iterdir(), partial):
             _sync(path)
 
+    def clear(self) -> None:
+        """Removes all checkpoints: the run begins again."""
+        for name in self._names():
+            shutil.rmtree(self._folder / name)
+
     def newest(self) -> tuple[Position, str] | None:
         """Position and path prefix of the newest whole checkpoint; None where none was written.
 
@@ -138,6 +143,10 @@ class SharedCheckpoints(Checkpoints):
     def save(self, position: Position, state: tf.train.Checkpoint) -> None:
         if is_chief(self._strategy):
             super().save(position, state)
+
+    def clear(self) -> None:
+        if is_chief(self._strategy):
+            super().clear()
 
     def newest(self) -> tuple[Position, str] | None:
         found = super().newest() if is_chief(self._strategy) else None

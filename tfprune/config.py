@@ -131,7 +131,7 @@ class Config:
     pretraining_epochs: int = _field(
         0, 'What --initial_weights have cost; for the account of the report only.', EPOCHS)
     charge_search: bool = _field(
-        False, 'Fine-tuning is shorter by what the search has cost, in whole epochs, so that '
+        False, 'Fine-tuning is shorter by what the search has cost, in steps, so that '
         'methods compare at the same total.')
     # Training of the weights.
     batch_size: int = _field(128, 'Images a step, over all replicas.', COUNT)

@@ -11,7 +11,7 @@ from tfprune.checkpoints import Checkpoints, Position
 from tfprune.config import Config
 from tfprune.data import ImageData
 from tfprune.distribution import is_chief
-from tfprune.first_epoch import FirstEpoch
+from tfprune.first_epoch import FirstEpoch, note_lowered
 from tfprune.progress import Progress
 from tfprune.runs import RunFolder, peak_process_bytes
 from tfprune.seeding import derived_seed, set_seed
@@ -97,7 +97,10 @@ class EpochLoop:
             while (epoch == 0 and first_epoch is not None
                    and first_epoch.is_ruined(accuracy, evaluate)):
                 peak = stage.schedule.peak * float(trainer.rate_factor)
-                self.progress.warn(first_epoch.begin_again(trainer, accuracy, peak))
+                said = first_epoch.begin_again(trainer, accuracy, peak)
+                self.progress.warn(said)
+                note_lowered(self.folder, float(trainer.rate_factor), said)
+                self.checkpoints.clear()
                 trained = self._train_from(trainer, state, Position(epoch), stage)
                 accuracy = evaluate(self.held_out)
             begun = time.perf_counter()

@@ -17,6 +17,10 @@ _RAISED = re.compile(r'^ *[\w.]*(?:Error|Exception|Interrupt)\w*: ', re.M)
 _CALLING = re.compile(r'Exception encountered when calling [^\n]*\n')
 
 
+class Fault(RuntimeError):
+    """tfprune found out that it is wrong itself: nothing that its user could mend."""
+
+
 def is_users(error: BaseException, scripts: str = '') -> bool:
     """Whether an error is for the user to mend: what it says is all there is to know.
 
@@ -32,7 +36,7 @@ def is_users(error: BaseException, scripts: str = '') -> bool:
     """
     if isinstance(error, OSError) or _is_of_tensorflow(error) or users_place(error, scripts):
         return True
-    if not isinstance(error, (ValueError, TypeError, RuntimeError)):
+    if isinstance(error, Fault) or not isinstance(error, (ValueError, TypeError, RuntimeError)):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and _is_own(frames[-1].filename, scripts) and (

@@ -16,6 +16,8 @@ from typing import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from tfprune.recipe import FILE, Recipe
+from tfprune.runs import RunFolder
 from tfprune.training import Trainer
 
 ERRORS = 3.0       # standard errors that an accuracy may fall
@@ -27,6 +29,25 @@ def fell(before: float, after: float, images: int) -> bool:
     """Whether accuracy on so many images fell by more than ERRORS standard errors."""
     variance = (before * (1 - before) + after * (1 - after)) / images
     return before - after > ERRORS * math.sqrt(variance)
+
+
+def note_lowered(folder: RunFolder, factor: float, said: str) -> None:
+    """Keeps in the run's folder that the rate was lowered to `factor` of the recipe's."""
+    known = folder.read_json(FILE)
+    folder.write_json(FILE, known | {'lowered': known.get('lowered', {}) | {repr(factor): said}})
+
+
+def lowered(folder: RunFolder) -> list[str]:
+    """What was said each time the rate was lowered."""
+    return list((folder.read_json(FILE) or {}).get('lowered', {}).values())
+
+
+def fine_tune_rate(folder: RunFolder, recipe: Recipe) -> float:
+    """The recipe's rate after surgery; lowered too, where it is the very one that was too high."""
+    factors = [float(factor) for factor in (folder.read_json(FILE) or {}).get('lowered', {})]
+    is_same = (recipe.fine_tune_learning_rate == recipe.learning_rate
+               and 'fine_tune_learning_rate' not in recipe.stated)
+    return recipe.fine_tune_learning_rate * (min(factors, default=1.0) if is_same else 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ and no weight decay beside the regularizers of the user's own model.
 """
 import dataclasses
 import math
-from typing import Any, Mapping
+from typing import Any, Callable, Iterable, Mapping
 
 import keras
 import numpy as np
@@ -29,16 +29,15 @@ from tfprune.masks import best_channels
 from tfprune.methods import check_method
 from tfprune.methods.controls import uniform_widths
 from tfprune.models import CompiledOptimizer
-from tfprune.recipe import FROM_RANDOM, Given, Recipe
+from tfprune.recipe import FILE, FROM_RANDOM, Given, Recipe
 from tfprune.run_setup import (Setup, criterion_batches, criterion_scores, held_out_batches)
 from tfprune.runs import RunFolder
 from tfprune.progress import Progress
 from tfprune.rate_test import FACTORS, STEPS, RateTest, best_recovering, largest_harmless
 from tfprune.seeding import derived_seed
 from tfprune.surgery import prune_model
-from tfprune.training import Evaluator, Optimisation
+from tfprune.training import Batch, Evaluator, Optimisation
 
-FILE = 'training.json'  # in a run folder
 _STATISTICS_BATCHES = 20
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
@@ -48,23 +47,41 @@ def measure(model: keras.Model, data: ImageData, held_out: tf.data.Dataset, batc
     """Scores a model as it is, in float32; `batch_size` is that of training."""
     plain = prune_model(model, trace_groups(model), {}, dtype_policy='float32')
     evaluate = Evaluator(plain, tf.distribute.get_strategy())
-    labels = np.concatenate([labels.numpy() for _, labels in held_out])
-    images, chance = len(labels), np.bincount(labels).max() / len(labels)
+    answer = tf.function(lambda x: plain(tf.cast(x, tf.float32), training=False))
+    images = sum(len(labels) for _, labels in held_out)
+    known = knows_labels(answer, [*held_out, *sample(data, images)])
     test, held, trained = (evaluate(batches) for batches in (
         data.test_batches(250), held_out, sample(data, images)))
     forward = tf.function(lambda x: plain(tf.cast(x, tf.float32), training=True))
     reestimate_batch_norm(unfold(plain), forward, (
         x for x, _ in data.train_batches(0, batch_size).take(_STATISTICS_BATCHES)))
     return Given(
-        test, held, trained, images,
-        bool(held - chance > ERRORS * math.sqrt(chance * (1 - chance) / images)),
+        test, held, trained, images, known,
         min(held, evaluate(held_out)), min(trained, evaluate(sample(data, images))))
 
 
+def knows_labels(answer: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[Batch]) -> bool:
+    """Whether answers [B, K] agree with the labels by more than chance: that of answers and labels
+    as often as they are, sum_k p_k q_k, and ERRORS standard errors.
+
+    ValueError for outputs that are not finite.
+    """
+    outputs, labels = zip(*((answer(x).numpy(), y.numpy()) for x, y in batches))
+    found, expected = np.concatenate(outputs), np.concatenate(labels)
+    if not np.isfinite(found).all():
+        raise ValueError('the given model answers training images with NaN or infinity.')
+    classes = np.argmax(found, -1)
+    chance = sum(np.mean(classes == k) * np.mean(expected == k) for k in np.unique(expected))
+    error = math.sqrt(chance * (1 - chance) / len(expected))
+    return bool(np.mean(classes == expected) - chance > ERRORS * error)
+
+
 def sample(data: ImageData, images: int) -> tf.data.Dataset:
-    """Batches of about so many images that are trained on, not augmented."""
-    size = min(250, images, data.num_train)
-    return data.calibration_batches(size, max(1, min(images, data.num_train) // size))
+    """Batches of at least so many images that are trained on, not augmented, as far as there are
+    such."""
+    images = min(images, data.num_train)
+    size = min(250, images)
+    return data.calibration_batches(size, -(-images // size))
 
 
 def first_epoch(setup: Setup) -> FirstEpoch | None:
@@ -119,21 +136,24 @@ def choose_recipe(setup: Setup) -> Recipe:
     starts_trained = (given is not None and given.is_trained
                       and not check_method(config.method).decides_first)
     reasons: list[str] = []
+    stated = {name: getattr(config, name) for name in (
+        'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
+        if getattr(config, name) is not None}
     if compiled and not compiled.scheduled and compiled.learning_rate:
         before = after = compiled.learning_rate
-        reasons.append(f'the model is compiled with {compiled.name} at {before:g}, which '
-                       'trains it on')
+        at = '' if 'learning_rate' in stated else f' at {before:g}'
+        reasons.append(f'the model is compiled with {compiled.name}, which trains it on{at}')
     elif starts_trained:
         before, after = _tested(setup, compiled, held_out, reasons)
     elif compiled:
         before = after = compiled.learning_rate or 1e-3
-        reasons.append(f'the model is compiled with {compiled.name}; its schedule begins anew '
-                       f'from {before:g}')
+        reasons.append(f'the model is compiled with {compiled.name}, whose own schedule is not '
+                       f'followed; --schedule begins at {before:g}')
     else:
         before, after = FROM_RANDOM.learning_rate, FROM_RANDOM.fine_tune_learning_rate
         if given is not None and not given.is_trained:
-            reasons.append('the given model is no better than chance, and is trained as from '
-                           f'random weights: SGD at {before:g}')
+            reasons.append('the given model does not answer better than chance, and is trained as '
+                           'from random weights, by SGD')
     decay = 0.0 if given is not None or compiled else FROM_RANDOM.weight_decay
     if given is not None and fell(given.held_out_accuracy, given.held_out_floor, given.images):
         reasons.append(
@@ -144,9 +164,6 @@ def choose_recipe(setup: Setup) -> Recipe:
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')
     chosen = Recipe(compiled.config if compiled else None, before, after, decay)
-    stated = {name: getattr(config, name) for name in (
-        'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
-        if getattr(config, name) is not None}
     return dataclasses.replace(chosen, **stated, reasons=tuple(reasons), stated=tuple(stated))
 
 
@@ -170,7 +187,8 @@ def _tested(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.
     largest = (compiled.learning_rate if compiled else 0.0) or FROM_RANDOM.learning_rate
     rates = [largest * factor for factor in FACTORS]
     before, after = config.learning_rate, config.fine_tune_learning_rate
-    groups, prunes = setup.groups, check_method(config.method).prunes
+    groups, method = setup.groups, check_method(config.method)
+    narrows = method.prunes and method.needs_budget(method.parse(config))
     if before is None:
         before = largest
         if config.search_epochs:
@@ -178,7 +196,7 @@ def _tested(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.
             reasons.append(f'learning rate before surgery: {why}')
     if after is None:
         after = before
-        if config.fine_tune_epochs and prunes:
+        if config.fine_tune_epochs and narrows:
             widths = setup.budget.as_dict(uniform_widths(setup.budget))
             masks = best_channels(groups, widths, criterion_scores(setup))
             after, why = best_recovering(_test(setup, compiled, held_out, masks), rates)

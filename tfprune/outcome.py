@@ -12,8 +12,10 @@ from tfprune.costs import Cost, count_cost
 from tfprune.data import ImageData
 from tfprune.deployment import Deployment, deploy
 from tfprune.depth import without_blocks
+from tfprune.errors import Fault
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
+from tfprune.first_epoch import lowered
 from tfprune.latency_table import prediction_row
 from tfprune.methods import Decision, check_method
 from tfprune.models.model_files import read_keras_file
@@ -59,14 +61,14 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
 
     Raises:
         StopTraining: should_stop() became true before the end.
-        RuntimeError: the recount of the pruned model is not what was predicted.
+        Fault: the recount of the pruned model is not what was predicted.
         ParityError: two exported forms disagree.
     """
     config, data, budget = setup.config, setup.data, setup.budget
     left = without_blocks(setup, decision.removed)
     predicted = left.cost_model(decision.widths)
     if count_cost(pruned) != dataclasses.replace(predicted, latency_ms=None):
-        raise RuntimeError(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
+        raise Fault(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
     dense = _dense_model(folder)
     dense_tflite = None if dense is None else convert(dense)
     deployed = deploy(pruned, data, folder.path / 'export', Deployment.of(config),
@@ -85,7 +87,8 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                    'search_equivalents': decision.search_equivalents,
                    'fine_tune': fine_tuned, 'total': config.search_epochs + fine_tuned},
         'given': None if setup.given is None else dataclasses.asdict(setup.given),
-        'training': setup.recipe.to_json(),
+        'training': setup.recipe.to_json() | {
+            'reasons': [*setup.recipe.reasons, *lowered(folder)]},
         'dense': _side(setup.cost_model.dense, _accuracy(dense, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],

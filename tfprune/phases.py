@@ -15,6 +15,7 @@ from tfprune.data import ImageData
 from tfprune.distribution import SharedScorer, from_chief, is_chief, num_workers
 from tfprune.epochs import EpochLoop, Interrupted, Stage
 from tfprune.files import replacing
+from tfprune.first_epoch import fine_tune_rate
 from tfprune.given import first_epoch
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
@@ -246,7 +247,7 @@ class Phases:
         phase = 'train' if self.decides_first else 'fine_tune'
         stages = [self._before_surgery(plan.data)] if self.decides_first else []
         stages += [Stage.of(self.config.search_epochs, plan.steps, self.config, plan.data,
-                            self.setup.recipe.fine_tune_learning_rate)]
+                            fine_tune_rate(self.folder, self.setup.recipe))]
         self.loop.run(trainer, state, position, stages, lambda epoch: {'phase': phase})
 
     def _before_surgery(self, data: ImageData) -> Stage:

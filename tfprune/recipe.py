@@ -3,6 +3,9 @@ import dataclasses
 from typing import Any, Mapping
 
 
+FILE = 'training.json'  # in a run folder
+
+
 @dataclasses.dataclass(frozen=True)
 class Given:
     """What the model scored before anything was done to it.

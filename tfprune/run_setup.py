@@ -12,6 +12,7 @@ from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import ImageData
 from tfprune.depth import without_blocks
+from tfprune.errors import Fault
 from tfprune.groups import ChannelGroups
 from tfprune.methods import Decision
 from tfprune.models import CompiledOptimizer
@@ -77,13 +78,13 @@ def apply_decision(setup: Setup, decision: Decision) -> keras.Model:
 
 
 def check_within_budget(setup: Setup, decision: Decision) -> None:
-    """RuntimeError where a method decided on more than the budget allows: a fault of its own."""
+    """Fault where a method decided on more than the budget allows: a fault of its own."""
     left = without_blocks(setup, decision.removed)
     widths = [decision.widths.get(name, width) for name, width in left.groups.items()]
     if not left.budget.fits(widths):
         cost = left.cost_model(dict(zip(left.groups, widths)))
-        raise RuntimeError(f'method {setup.config.method!r} decided on {cost}, which the budget '
-                           f'{left.budget.to_json()} does not allow')
+        raise Fault(f'method {setup.config.method!r} decided on {cost}, which the budget '
+                    f'{left.budget.to_json()} does not allow')
 
 
 def held_out_batches(setup: Setup) -> tf.data.Dataset:

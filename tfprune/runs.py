@@ -273,7 +273,7 @@ def check_free(path: pathlib.Path) -> None:
 def has_begun(path: pathlib.Path) -> bool:
     """Whether a folder holds more of a run than its start: a checkpoint, or what comes after."""
     return (path / 'config.json').exists() and (_has_checkpoint(path) or any(
-        (path / name).exists() for name in ('report.json', 'export', 'dense.keras')))
+        (path / name).exists() for name in ('report.json', 'export')))
 
 
 def _has_checkpoint(path: pathlib.Path) -> bool:

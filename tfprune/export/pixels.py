@@ -34,12 +34,13 @@ class PixelRange:
     def seen(cls, low: float, high: float) -> PixelRange:
         """The range of data whose lowest and highest value these are.
 
-        Within 0 … 1 byte b is b / 255; within -1 … 1, not within -0.5 … 0.5, it is b / 127.5 - 1;
+        Within 0 … 1 byte b is b / 255; within -1 … 1, its lowest value at most -0.75 (else a mean
+        may have been subtracted), it is b / 127.5 - 1;
         within 0 … 255, its highest value above 127, b itself.
         """
         if 0 <= low and 0 < high <= 1:
             return cls(low, high, (0.0,), (1.0,))
-        if -1 <= low < 0 and high <= 1 and max(-low, high) > 0.5:
+        if -1 <= low <= -0.75 and high <= 1:
             return cls(low, high, (-1.0,), (1.0,))
         if 0 <= low and 127 < high <= MOST:
             return cls(low, high, (0.0,), (255.0,))

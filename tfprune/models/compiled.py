@@ -43,15 +43,18 @@ class CompiledOptimizer:
             rate = inner.get('initial_learning_rate', 0.0)
             rate = rate if isinstance(rate, (int, float)) else 0.0
         config['config']['learning_rate'] = float(rate)
+        config['config'].pop('name', None)  # a number that Keras counts up in a process
+        config['config'].pop('loss_scale_factor', None)  # gradients here are of the loss as it is
         config.pop('build_config', None)
         return cls(config, float(rate), scheduled)
 
 
 def compiled_optimizer(model: keras.Model) -> CompiledOptimizer | None:
-    """That of a model in memory; None where it is not compiled."""
+    """That of a model in memory; None where it is not compiled. Raises as for a file."""
     if not getattr(model, 'compiled', False) or getattr(model, 'optimizer', None) is None:
         return None
-    return CompiledOptimizer.from_config(keras.optimizers.serialize(model.optimizer))
+    return _checked(CompiledOptimizer.from_config(keras.optimizers.serialize(model.optimizer)),
+                    model.name)
 
 
 def compiled_optimizer_of_file(path: str | pathlib.Path) -> CompiledOptimizer | None:
@@ -65,12 +68,15 @@ def compiled_optimizer_of_file(path: str | pathlib.Path) -> CompiledOptimizer | 
     config = compiled and compiled.get('optimizer')
     if not isinstance(config, Mapping) or 'class_name' not in config:
         return None
-    found = CompiledOptimizer.from_config(config)
+    return _checked(CompiledOptimizer.from_config(config), str(path))
+
+
+def _checked(found: CompiledOptimizer, source: str) -> CompiledOptimizer:
     try:
         make_optimizer(found.config)
     except Exception as error:  # Keras raises nearly any type for what it does not know.
         text = ' '.join(str(error).split())[:200]
-        raise ValueError(f"model '{path}' is compiled with the optimizer {found.name!r}, which "
+        raise ValueError(f"model '{source}' is compiled with the optimizer {found.name!r}, which "
                          f'cannot be made: {text}; --optimizer=sgd trains without it') from None
     return found
 

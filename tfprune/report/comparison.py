@@ -173,8 +173,8 @@ def _charge_notes(rows: Sequence[Row]) -> list[str]:
         asked = row['configuration'].get('fine_tune_epochs')
         if row['finished'] and row['configuration'].get('charge_search') and asked:
             spent = row.get('account', {}).get('search_equivalents') or 0
-            more = ', and its total is above that of the others' if round(spent) > asked else ''
-            if round(spent) >= asked:
+            more = ', and its total is above that of the others' if spent > asked else ''
+            if spent >= asked:
                 said.append(f'{row["run"]}: the search cost {_epochs(spent)} epochs, fine-tuning '
                             f'had {asked}: none was left{more}.')
     return said

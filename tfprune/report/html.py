@@ -42,7 +42,7 @@ def _tiles(run: Run) -> str:
     name, reference = columns(run.report)[0], reference_accuracy(run.report)
     facts = [('test accuracy', percent(pruned['test_accuracy']),
               f'{points(pruned["test_accuracy"], reference)} against {percent(reference)} {name}'
-              if reference is not None else 'trained after surgery')]
+              if reference is not None else 'after the last epoch')]
     for key, label in (('macs', 'MACs'), ('tflite_bytes', 'TFLite bytes')):
         facts.append((label, percent(quotient(pruned[key], dense[key]))
                       if dense[key] else count(pruned[key]) + mark(run.report, key),

@@ -31,7 +31,8 @@ def card_rows(run: Run) -> list[tuple[str, str]]:
          if data else ''),
         ('budget', ' '.join(text.removeprefix('Budget: ') for text in budget_sentences(report))),
         ('test accuracy', f'{percent(pruned["test_accuracy"])} after the last epoch'
-                          + (f'; as given {percent(given["test_accuracy"])}, a difference of '
+                          + (f'; before surgery {percent(report["dense"]["test_accuracy"])}; '
+                             f'as given {percent(given["test_accuracy"])}, a difference of '
                              f'{points(pruned["test_accuracy"], given["test_accuracy"])}'
                              if given else '')),
         ('date', report.get('finished', '')),

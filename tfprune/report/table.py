@@ -44,10 +44,10 @@ def columns(report: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def reference_accuracy(report: Mapping[str, Any]) -> float | None:
-    """Accuracy of what the pruned model is compared with: the model as given or, from random
-    weights, before surgery."""
+    """Accuracy of the model as given, with which the pruned one is compared; None from random
+    weights, for a model that has half of its epochs before it is no reference."""
     given = as_given(report)
-    return given['test_accuracy'] if given else report['dense']['test_accuracy']
+    return given['test_accuracy'] if given else None
 
 
 def table_rows(report: Mapping[str, Any]) -> list[TableRow]:
@@ -171,8 +171,7 @@ def table_notes(report: Mapping[str, Any]) -> list[str]:
                      'its costs are those of the same architecture.')
     elif given:
         notes.append(f'The given model scored {percent(given["test_accuracy"])}, no better than '
-                     'chance: it was trained as from random weights, and there is no difference '
-                     'against it.')
+                     'chance: there is no difference against it.')
     if surgery_first(report):
         if not as_given(report):
             notes.append("'dense' is the architecture before surgery, which was not trained in "
