@@ -146,9 +146,9 @@ class Config:
         None, 'Peak learning rate after surgery. Left out: likewise, or 0.05 from random weights.',
         RATE)
     check_first_epoch: bool = _field(
-        True, 'The first epoch may not lower the accuracy of given weights on held-out images by '
-        'more than three standard errors: a rate that was left out is lowered, one that was given '
-        'stops the run.')
+        True, 'The first epoch may not lower the accuracy of given weights, on held-out images '
+        'and on images that are trained on, by more than three standard errors: a rate that was '
+        'left out is lowered, one that was given stops the run.')
     schedule: str = _field('cosine', 'Learning-rate schedule before and after surgery.')
     lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up at the start.',
                                      EPOCHS)
@@ -178,7 +178,7 @@ class Config:
         2, 'Episodes of random actions in each joint epoch, the reference of the reward curve.',
         COUNT_OR_NONE)
     rescored_candidates: int = _field(
-        3, "Best earlier decisions re-scored on today's weights each epoch.", COUNT_OR_NONE)
+        3, "Best earlier decisions scored again on the current weights each epoch.", COUNT_OR_NONE)
     surrogate_candidates: int = _field(
         0, 'Decisions that the reward decoder ranks after each joint epoch; 0: none.',
         COUNT_OR_NONE)

@@ -84,9 +84,9 @@ def best_recovering(test: RateTest, rates: Sequence[float]) -> tuple[float, str]
     for rate, hits in zip(rates, after):
         gain, error = paired(best, hits)
         if gain >= -error:
-            return rate, (f'{rate:g} is the largest of {_listed(rates)} that brings a copy, pruned '
-                          f'to uniform widths, back as far as any in {STEPS} steps ('
-                          f'{before.mean():.2%} to {hits.mean():.2%} on held-out images)')
+            return rate, (f'{rate:g} is the largest of {_listed(rates)} that recovers as much as '
+                          f'any in {STEPS} steps on a copy, pruned to uniform widths '
+                          f'({before.mean():.2%} to {hits.mean():.2%} on held-out images)')
     raise AssertionError('the best rate is as good as the best')
 
 
