@@ -1,7 +1,7 @@
 """A CNN as a user would train it by Keras with Adam: three classes of Imagenette at 64 pixels.
 
-python flags/own_model_imagenette_given.py SEED FOLDER             # 12 epochs, given_sSEED.keras
-python flags/own_model_imagenette_given.py SEED FOLDER long        # 30 epochs, augmented, long_sSEED.keras
+python flags/own_model_imagenette_given.py SEED FOLDER         # 12 epochs, given_sSEED.keras
+python flags/own_model_imagenette_given.py SEED FOLDER long    # 30, augmented, long_sSEED.keras
 
 FOLDER holds train/<class> and val/<class>.
 """
