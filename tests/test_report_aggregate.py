@@ -75,7 +75,7 @@ def test_rows_round_trip(runs, tmp_path):
     report.write_rows_file(tmp_path / 'rows.jsonl', rows)
     assert report.read_rows_file(tmp_path / 'rows.jsonl') == rows
     (tmp_path / 'bad.jsonl').write_text(json.dumps(rows[0]) + '\n{"run": "x", "seed": 0}\n')
-    with pytest.raises(ValueError, match='line 2: not the row of a run: no finished, config'):
+    with pytest.raises(ValueError, match="line 2 is not what was written: no 'finished'"):
         report.read_rows_file(tmp_path / 'bad.jsonl')
 
 
