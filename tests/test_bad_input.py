@@ -34,6 +34,7 @@ TRAIN = [(flags, *culprits) for flags, *culprits in (
     ('--seed=-1', 'seed', '-1'),
     ('--seed=1.5', 'seed', '1.5'),
     ('--replicas=1000 --batch_size=1000', 'replicas', '1000'),
+    ('--replicas=64 --batch_size=512', 'replicas', '64'),
     ('--replicas=0', 'replicas', '0'),
     ('--threads=100000', 'threads', '100000'),
     ('--threads=-1', 'threads', '-1'),

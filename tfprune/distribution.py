@@ -18,6 +18,7 @@ from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
 from tensorflow.python.eager import context  # has no public name; sets the heartbeat
 
 HEARTBEAT_SECONDS = 10  # silence after which a worker is lost
+MOST_ON_CPU = 8  # replicas, where there are fewer cores
 CONNECT_SECONDS = 600  # that workers wait for each other at the start
 
 # What operations raise when another worker is gone.
@@ -79,6 +80,10 @@ def make_strategy(replicas: int = 1) -> tf.distribute.Strategy:
         return _connect(cluster, replicas, bool(accelerators))
     if accelerators:
         return tf.distribute.MirroredStrategy([f'GPU:{i}' for i in range(replicas)])
+    most = max(MOST_ON_CPU, os.cpu_count() or 1)
+    if replicas > most:
+        raise ValueError(f'replicas must be at most {most} on this CPU, which they share; received '
+                         f'{replicas}.')
     cpu = tf.config.list_physical_devices('CPU')[0]
     if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or ()) < replicas:
         try:
