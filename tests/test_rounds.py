@@ -155,7 +155,8 @@ def test_one_search_gives_a_model_for_each_budget(whole):
 def test_other_budgets_of_a_search_on_given_weights_search_no_more(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, 'finish', lambda *_: {})  # the export is measured above
     train_and_prune(Config(initial_weights=str(whole.run_dir / 'dense.keras'),
-                           **SMALL | {'warmup_epochs': 0, 'fine_tune_epochs': 1}),
+                           **SMALL | {'warmup_epochs': 0, 'fine_tune_epochs': 1,
+                                      'learning_rate': 0.01, 'fine_tune_learning_rate': 0.01}),
                     tmp_path / 'run', progress=False)
     other = tmp_path / 'run' / 'ratios' / '0.3'
     assert rows_of(other / 'rounds.jsonl') == rows_of(tmp_path / 'run' / 'rounds.jsonl')
