@@ -13,6 +13,7 @@ from keras import layers
 
 from light_export import light_export
 from tfprune import first_epoch, given
+from tfprune.distribution import make_strategy
 from tfprune.models import compiled_optimizer, compiled_optimizer_of_file
 from tfprune.rate_test import best_recovering, largest_harmless, paired
 from tfprune.training import Optimisation, Trainer
@@ -145,7 +146,7 @@ def test_a_rate_that_was_asked_for_and_ruins_stops_the_run(trained, tmp_path):
         run(trained, tmp_path / 'run', learning_rate=3.0)
     assert '--learning_rate=3' in str(caught.value) and '--nocheck_first_epoch' in str(caught.value)
     assert '\n' not in str(caught.value)
-    run(trained, tmp_path / 'other', learning_rate=3.0, check_first_epoch=False)
+    run(trained, tmp_path / 'run', learning_rate=3.0, check_first_epoch=False)  # the same folder
 
 
 def test_resuming_measures_and_chooses_nothing_anew(trained, tmp_path, monkeypatch):
@@ -330,10 +331,24 @@ def test_knowing_labels_is_more_than_the_commonest_class():
 
 
 def test_averages_without_a_step_are_no_weights():
-    model = network()
-    trainer = Trainer(model, tf.distribute.get_strategy(), Optimisation(
+    strategy = make_strategy(1)
+    with strategy.scope():
+        model = network()
+    trainer = Trainer(model, strategy, Optimisation(
         optimizer=keras.optimizers.serialize(keras.optimizers.SGD(0.1, use_ema=True))))
     before = model.get_weights()
     trainer.finish()
     for one, other in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_compiled_with_averages_of_its_weights_runs_and_what_is_not_followed_is_named(
+        trained, tmp_path):
+    model = network()
+    model.set_weights(trained.get_weights())
+    model.compile(keras.optimizers.Adam(1e-3, use_ema=True))
+    found = run(model, tmp_path / 'run')
+    assert found['pruned']['test_accuracy'] > 0.7 * found['given']['test_accuracy']
+    model.compile(keras.optimizers.Adam(1e-3, gradient_accumulation_steps=2))
+    with pytest.raises(ValueError, match='gradient_accumulation_steps.*--optimizer=sgd'):
+        run(model, tmp_path / 'other')

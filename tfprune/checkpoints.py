@@ -90,7 +90,8 @@ class Checkpoints:
     def clear(self) -> None:
         """Removes all checkpoints: the run begins again."""
         for name in self._names():
-            shutil.rmtree(self._folder / name)
+            os.replace(self._folder / name, self._folder / f'partial_{name}')
+        self._remove_partial()
 
     def newest(self) -> tuple[Position, str] | None:
         """Position and path prefix of the newest whole checkpoint; None where none was written.

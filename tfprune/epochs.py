@@ -97,7 +97,11 @@ class EpochLoop:
             while (epoch == 0 and first_epoch is not None
                    and first_epoch.is_ruined(accuracy, evaluate)):
                 peak = stage.schedule.peak * float(trainer.rate_factor)
-                said = first_epoch.begin_again(trainer, accuracy, peak)
+                try:
+                    said = first_epoch.begin_again(trainer, accuracy, peak)
+                except ValueError:
+                    self.checkpoints.clear()  # the mended command begins anew
+                    raise
                 self.progress.warn(said)
                 note_lowered(self.folder, float(trainer.rate_factor), said)
                 self.checkpoints.clear()

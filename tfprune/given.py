@@ -201,6 +201,9 @@ def _tested(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.
             masks = best_channels(groups, widths, criterion_scores(setup))
             after, why = best_recovering(_test(setup, compiled, held_out, masks), rates)
             reasons.append(f'learning rate after surgery: {why}')
+        elif config.fine_tune_epochs and not config.search_epochs:
+            after, why = largest_harmless(_test(setup, compiled, held_out, {}), rates)
+            reasons.append(f'learning rate: {why}')
     return before, after
 
 

@@ -36,6 +36,7 @@ from tfprune.training import Optimisation, StopTraining, Trainer
 
 
 # Share of a moving average that may be older than the training after surgery.
+_SURGERY = 2 ** 21  # of a seed; no run has so many rounds
 YOUNG = 0.05
 
 
@@ -222,6 +223,8 @@ class Phases:
                            f'same command resumes {self.folder.path}.')
 
     def _prune(self, decision: Decision) -> keras.Model:
+        # Copies of dropout layers draw their streams: from the same place, resumed or not.
+        set_seed(derived_seed(self.config.seed, self.first, _SURGERY), self.setup.model)
         with self.strategy.scope():
             pruned = apply_decision(self.setup, decision)
             # From scratch: initialised anew for its own widths, not a slice of the dense one.

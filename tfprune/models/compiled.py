@@ -72,6 +72,10 @@ def compiled_optimizer_of_file(path: str | pathlib.Path) -> CompiledOptimizer | 
 
 
 def _checked(found: CompiledOptimizer, source: str) -> CompiledOptimizer:
+    for name in ('gradient_accumulation_steps', 'ema_overwrite_frequency'):
+        if found.config['config'].get(name):  # Keras cannot do it in a replica
+            raise ValueError(f"model '{source}' is compiled with {found.name}({name}=…), which is "
+                             'not followed; --optimizer=sgd trains without it, or compile it anew')
     try:
         make_optimizer(found.config)
     except Exception as error:  # Keras raises nearly any type for what it does not know.
