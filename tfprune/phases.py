@@ -35,8 +35,8 @@ from tfprune.surgery import prune_model
 from tfprune.training import Optimisation, StopTraining, Trainer
 
 
-# Share of a moving average that may be older than the training after surgery.
 _SURGERY = 2 ** 21  # of a seed; no run has so many rounds
+# Share of a moving average that may be older than the training after surgery.
 YOUNG = 0.05
 
 
