@@ -29,7 +29,8 @@ def beyond(field):
     limits = field.metadata['range']
     step = 1 if isinstance(field.default, int) else 1e-6
     texts = ['nan', 'inf', '-inf', '1e400', '1' + '0' * 400]
-    for end, is_open, sign in ((limits.least, limits.above, -1), (limits.most, limits.below, 1)):
+    for end, is_open, sign in ((limits.low, limits.open_low, -1),
+                               (limits.high, limits.open_high, 1)):
         value = end if is_open else end + sign * max(step, step * abs(end))
         texts.append(str(int(value)) if isinstance(field.default, int) else repr(float(value)))
     return texts
@@ -41,7 +42,7 @@ def test_every_number_of_every_method_has_a_range_and_every_choice_its_names():
         if type(field.default) in (int, float):
             limits = field.metadata['range']
             assert field.default in limits, (name, field.name)
-            assert abs(limits.least) < float('inf') and limits.most < float('inf')
+            assert abs(limits.low) < float('inf') and limits.high < float('inf')
         elif isinstance(field.default, str) and field.name != 'ratios':
             assert field.default in field.metadata['choices']
         assert isinstance(field.default, (int, float, str, bool))
@@ -92,7 +93,7 @@ def test_what_goes_wrong_by_options_later_names_them_too(method, options, culpri
 def test_options_that_are_just_possible_are_taken():
     for method, field in NUMBERS:
         limits = field.metadata['range']
-        for end, is_open in ((limits.least, limits.above), (limits.most, limits.below)):
+        for end, is_open in ((limits.low, limits.open_low), (limits.high, limits.open_high)):
             value = type(field.default)(end)
             assert (value in limits) != is_open
     assert parse_options(METHODS['amc'].Options, 'episodes=11,warmup_episodes=10', 'amc').lockstep

@@ -57,12 +57,12 @@ FLOOR = 0.2
 @dataclasses.dataclass(frozen=True)
 class SearchOptions(Options):
     """What a search of DDPG may be told."""
-    episodes: int = count(400, most=100_000)  # of the whole search
+    episodes: int = count(400, high=100_000)  # of the whole search
     warmup_episodes: int = count(100, 0, 100_000)  # of these, the first, which act at random
-    lockstep: int = count(10, most=1000)  # episodes a round
+    lockstep: int = count(10, high=1000)  # episodes a round
     learning_rate: float = rate(1e-4)  # of the actor, a tenth of the critic's
-    noise: float = number(0.5, 0, 10, above=True)  # standard deviation, agent's first episode
-    noise_decay: float = number(0.95, 0, 1, above=True)  # from one episode to the next
+    noise: float = number(0.5, 0, 10, open_low=True)  # standard deviation, agent's first episode
+    noise_decay: float = number(0.95, 0, 1, open_low=True)  # from one episode to the next
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,14 +47,16 @@ _MOST_TEMPERATURES = 10_000
 
 @dataclasses.dataclass(frozen=True)
 class AutoCompressOptions(Options):
-    temperature: float = number(100.0, 0, 1e6, above=True)  # the first
-    stop_temperature: float = number(20.0, 0, 1e6, above=True)  # annealing ends at or below
-    cooling: float = number(0.9, 0, 1, above=True, below=True)  # from one temperature to the next
+    temperature: float = number(100.0, 0, 10 ** 6, open_low=True)  # the first
+    stop_temperature: float = number(20.0, 0, 10 ** 6, open_low=True)  # annealing ends at or below
+    # From one temperature to the next.
+    cooling: float = number(0.9, 0, 1, open_low=True, open_high=True)
     proposals: int = count(8)  # scored at each temperature
     # Largest change of a rate at the first temperature.
-    perturbation: float = number(0.35, 0, 1, above=True)
-    energy: float = number(3000.0, 0, 1e9, above=True)  # E of an accuracy of 0 less that of 1
-    progressive_rounds: int = count(2, most=1000)  # each a search and epochs of training
+    perturbation: float = number(0.35, 0, 1, open_low=True)
+    # E of an accuracy of 0 less that of 1.
+    energy: float = number(3000.0, 0, 10 ** 9, open_low=True)
+    progressive_rounds: int = count(2, high=1000)  # each a search and epochs of training
     # lambda; what it does goes with the sum of the learning rates.
     strength: float = number(0.2, 0, 1000)
 

@@ -37,7 +37,7 @@ from tfprune.methods.options import count, refuse
 
 @dataclasses.dataclass(frozen=True)
 class CacpOptions(SearchOptions):
-    lockstep: int = count(4, most=1000)  # episodes of each ratio a round
+    lockstep: int = count(4, high=1000)  # episodes of each ratio a round
     ratios: str = '0.3/0.5/0.7'  # targets, as ratios of the dense cost that the budget limits
 
     def __post_init__(self) -> None:

@@ -32,12 +32,12 @@ from tfprune.methods.stopwatch import Stopwatch
 @dataclasses.dataclass(frozen=True)
 class CRLOptions(Options):
     rounds: int = count(30)  # rounds of search
-    episodes: int = count(10, most=1000)  # episodes a round
+    episodes: int = count(10, high=1000)  # episodes a round
     updates: int = count(20)  # passes of PPO over a round's episodes
     learning_rate: float = rate(0.01)  # of actor and critics
     # nu at first; of a much smaller one the softplus has no slope left to move it.
-    multiplier: float = number(1.0, 1e-3, 1e3)
-    multiplier_learning_rate: float = number(3.0, 0, 1e3, above=True)  # of rho, a step a round
+    multiplier: float = number(1.0, 1e-3, 1000)
+    multiplier_learning_rate: float = number(3.0, 0, 1000, open_low=True)  # of rho, a step a round
 
 
 class CRL(Method):

@@ -135,13 +135,13 @@ class RewardCache(tf.Module):
 class N2NOptions(Options):
     removal_rounds: int = count(8, 0)  # rounds of removal
     shrinkage_rounds: int = count(16, 0)  # rounds of shrinkage
-    rollouts: int = count(5, most=1000)  # students a round, fewer where they are known
-    student_steps: int = count(20, most=1_000_000)  # training steps of a student
+    rollouts: int = count(5, high=1000)  # students a round, fewer where they are known
+    student_steps: int = count(20, high=1_000_000)  # training steps of a student
     student_learning_rate: float = rate(1e-3)  # of Adam
     removal_learning_rate: float = rate(3e-3)  # of the removal policy
     shrinkage_learning_rate: float = rate(1e-1)  # of the shrinkage policy
     baseline_rate: float = number(0.2, 0, 1)  # weight of the newest round in the moving average
-    units: int = count(30, most=4096)  # of each LSTM
+    units: int = count(30, high=4096)  # of each LSTM
     distil: bool = True  # fine-tune towards the teacher's logits, too
 
     def __post_init__(self) -> None:

@@ -2,43 +2,27 @@
 import dataclasses
 from typing import Any, NoReturn, TypeVar
 
+from tfprune.config import Range
 from tfprune.errors import near
 
 OptionsT = TypeVar('OptionsT')
 
 
-@dataclasses.dataclass(frozen=True)
-class Range:
-    """What a number may be: from `least` to `most`, without the ends that are open."""
-    least: float
-    most: float
-    above: bool = False
-    below: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        # None of which a NaN is.
-        return ((self.least < value if self.above else self.least <= value)
-                and (value < self.most if self.below else value <= self.most))
-
-    def __str__(self) -> str:
-        return f'in {"(["[not self.above]}{self.least:g}, {self.most:g}{")]"[not self.below]}'
+def number(default: float, low: float, high: float, *, open_low: bool = False,
+           open_high: bool = False) -> Any:
+    """A field of an option that is a number of this `Range`, both ends finite."""
+    return dataclasses.field(default=default,
+                             metadata={'range': Range(low, high, open_low, open_high)})
 
 
-def number(default: float, least: float, most: float, *, above: bool = False, below: bool = False
-           ) -> Any:
-    """A field of an option that is a number in [least, most], both finite; `above` and `below`
-    leave out the ends."""
-    return dataclasses.field(default=default, metadata={'range': Range(least, most, above, below)})
-
-
-def count(default: int, least: int = 1, most: int = 10_000) -> Any:
+def count(default: int, low: int = 1, high: int = 10_000) -> Any:
     """A field of an option that counts."""
-    return number(default, least, most)
+    return number(default, low, high)
 
 
 def rate(default: float) -> Any:
     """A field of an option that is a learning rate, in (0, 10]."""
-    return number(default, 0, 10, above=True)
+    return number(default, 0, 10, open_low=True)
 
 
 def one_of(default: str, *others: str) -> Any:
@@ -63,7 +47,7 @@ class Options:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if 'range' in field.metadata and value not in field.metadata['range']:
-                refuse(field.name, str(field.metadata['range']), value)
+                refuse(field.name, f'in {field.metadata["range"]}', value)
             if 'choices' in field.metadata and value not in field.metadata['choices']:
                 raise ValueError(f'method_options: unknown {field.name} {value!r}. Available: '
                                  f'{", ".join(sorted(field.metadata["choices"]))}')

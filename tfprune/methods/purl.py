@@ -60,16 +60,17 @@ class PuRLOptions(Options):
     form: str = one_of('channels', 'weights')  # weights as published
     reward: str = one_of('dense', 'terminal')  # terminal as AMC's
     rounds: int = count(11)  # rounds of search
-    episodes: int = count(5, most=1000)  # episodes a round; the paper's 55 in all
+    episodes: int = count(5, high=1000)  # episodes a round; the paper's 55 in all
     # Weight form: T_P, the share of kernel weights that become zero.
-    sparsity: float = number(0.8, 0, 1, above=True, below=True)
-    target_accuracy: float = number(1.0, 0, 2, above=True)  # T_A, as a share of the dense accuracy
-    beta: float = number(1.0, 0, 1000, above=True)  # scale of the reward
+    sparsity: float = number(0.8, 0, 1, open_low=True, open_high=True)
+    # T_A, as a share of the dense accuracy.
+    target_accuracy: float = number(1.0, 0, 2, open_low=True)
+    beta: float = number(1.0, 0, 1000, open_low=True)  # scale of the reward
     norm: str = one_of('l1', 'l2')  # of the filters
     updates: int = count(60)  # for each step of an episode, steps of DQN a round
     learning_rate: float = rate(0.001)  # of DQN
     # Of exploration, an episode; at 1 all actions would be random for ever.
-    epsilon_decay: float = number(0.95, 0, 1, below=True)
+    epsilon_decay: float = number(0.95, 0, 1, open_high=True)
 
 
 def reward_of(accuracy: float, progress: float, target_accuracy: float, beta: float) -> float:
