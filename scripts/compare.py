@@ -24,7 +24,7 @@ from absl import flags
 from tfprune import report
 from tfprune.config import LIMITS, SEED, Config, Range
 from tfprune.errors import one_line
-from tfprune.runs import write_text
+from tfprune.files import write_text
 
 METHODS = flags.DEFINE_list('methods', [], 'What to compare: names of flagfiles, see '
                             '--method_flagfiles.')

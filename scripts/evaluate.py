@@ -15,8 +15,8 @@ from absl import flags
 from tfprune import artefacts
 from tfprune.data import load_data
 from tfprune.export import FORMATS
+from tfprune.files import write_text
 from tfprune.models import run_custom_layers
-from tfprune.runs import write_text
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('path', None, 'Run folder (every form in its export/ is measured), .keras, '

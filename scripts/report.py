@@ -16,7 +16,7 @@ from tfprune import command_line  # first: prepares TensorFlow's environment, an
 from absl import flags
 
 from tfprune import report
-from tfprune.runs import write_text
+from tfprune.files import write_text
 
 FORMAT = flags.DEFINE_string('format', 'text', 'text or markdown.')
 ROWS = flags.DEFINE_string('rows', None, 'Reads runs from a file that --out wrote.')

@@ -27,7 +27,6 @@ from tfprune.distribution import WorkerLostError
 from tfprune.epochs import Interrupted
 from tfprune.methods import METHODS
 from tfprune.models import MODELS
-from tfprune.progress import leave_terminal
 from tfprune.report import format_table
 from tfprune.report.artefact_table import format_artefacts
 from tfprune.trainer import train_and_prune
@@ -38,24 +37,26 @@ RUN_DIR = command_line.define_folder('run_dir', 'Folder of the run.')
 THREADS = command_line.define_threads('Threads within an operation; 0 leaves it to TensorFlow. '
                                       'Runs are bit for bit equal for equal threads.')
 
-_stop: list[int] = []  # signals received
 _RESTARTS = 'TFPRUNE_RESTARTS'  # variable of the environment: 'newest checkpoint:restarts from it'
 _MOST_RESTARTS = 5  # from one checkpoint
 _PAUSE = 3.0  # seconds before one
 
 
 def main(_: Sequence[str]) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores hang-ups
-            signal.signal(number, _on_signal)
+    signals = command_line.stop_on_signals(
+        [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+         if signal.getsignal(number) != signal.SIG_IGN],  # nohup ignores hang-ups
+        'stopping as soon as all is saved ...')
     tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
     try:
         config = Config(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)})
-        result = train_and_prune(config, RUN_DIR.value, should_stop=lambda: bool(_stop))
+        result = train_and_prune(config, RUN_DIR.value, should_stop=lambda: bool(signals))
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
-        return 128 + (_stop or [signal.SIGTERM])[0]  # another worker may have been asked
+        return 128 + (signals or [signal.SIGTERM])[0]  # another worker may have been asked
     except WorkerLostError as lost:
+        if signals:
+            raise
         return _restart(lost)
     if not result.report:
         print('done; worker 0 exports and reports.')
@@ -74,21 +75,12 @@ def _restart(lost: WorkerLostError) -> int:
     newest = saved[-1] if saved else ''
     last, _, times = os.environ.get(_RESTARTS, ':0').rpartition(':')
     count = int(times) + 1 if last == newest else 1
-    if count > _MOST_RESTARTS or _stop:
+    if count > _MOST_RESTARTS:
         raise lost
     print(f'{lost}\nrestart {count} from the last checkpoint ...', file=sys.stderr, flush=True)
     time.sleep(_PAUSE)
     os.environ[_RESTARTS] = f'{newest}:{count}'
     os.execv(sys.executable, sys.orig_argv)
-
-
-def _on_signal(number: int, _: object) -> None:
-    """The first signal saves and stops, the second stops at once."""
-    _stop.append(number)
-    if number == signal.SIGHUP:
-        leave_terminal()
-    print('\nstopping as soon as all is saved ...', file=sys.stderr)
-    signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == '__main__':

@@ -13,7 +13,8 @@ import pytest
 
 from tfprune import runs
 from tfprune.config import Config
-from tfprune.runs import RunFolder, write_text
+from tfprune.files import write_text
+from tfprune.runs import RunFolder
 
 CONFIG = Config(seed=3)
 

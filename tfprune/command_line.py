@@ -21,6 +21,7 @@ from absl import app, flags, logging
 
 from tfprune.config import CHOICES, THREADS, Config, Range, check_range, kind
 from tfprune.errors import is_users, near, one_line, users_place
+from tfprune.progress import leave_terminal
 
 # Scripts import this module before TensorFlow, which takes seconds: Ctrl-C then ends the process
 # as it ends any other, without a traceback. `start` gives the signal back.
@@ -169,17 +170,25 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
     app.run(main, flags_parser=parse)
 
 
-def stop_on_signals() -> list[int]:
-    """The signals that ask for an end, SIGTERM and SIGINT, as they come: the first only asks, the
-    second ends the process at once."""
+def stop_on_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
+                    said: str = 'stopping ...') -> list[int]:
+    """The signals that ask for an end, as they come: the first only asks, the second ends the
+    process at once.
+
+    Args:
+      numbers: of the signals.
+      said: what the user reads when one comes.
+    """
     received: list[int] = []
 
     def on_signal(number: int, _: object) -> None:
         received.append(number)
-        print('\nstopping ...', file=sys.stderr)
+        if number == signal.SIGHUP:
+            leave_terminal()
+        print(f'\n{said}', file=sys.stderr)
         signal.signal(number, signal.SIG_DFL)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         signal.signal(number, on_signal)
     return received
 

@@ -26,10 +26,10 @@ import numpy as np
 
 from tfprune.config import MILLISECONDS
 from tfprune.costs import NANOSECONDS, CostModel
-from tfprune.files import read_json
+from tfprune.files import read_json, write_text
 from tfprune.graph import unfold
 from tfprune.groups import ChannelGroups
-from tfprune.runs import machine_name, write_text
+from tfprune.runs import machine_name
 
 VERSION = 1
 _FORM = {'constant': int, 'counts': {str: int}}

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from tfprune.checkpoints import Position
 from tfprune.methods import check_method
 from tfprune.methods.base import Method
-from tfprune.outcome import Setup
 from tfprune.reuse import RATIOS_FILE
+from tfprune.run_setup import Setup
 from tfprune.runs import RunFolder
 
 

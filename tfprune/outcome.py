@@ -15,6 +15,7 @@ from tfprune.depth import without_blocks
 from tfprune.errors import Fault
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
+from tfprune.files import write_text
 from tfprune.first_epoch import lowered
 from tfprune.latency_table import prediction_row
 from tfprune.methods import Decision, check_method
@@ -23,7 +24,7 @@ from tfprune.progress import Progress
 from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
 from tfprune.run_setup import FineTuning, Setup
-from tfprune.runs import RunFolder, peak_process_bytes, write_text
+from tfprune.runs import RunFolder, peak_process_bytes
 from tfprune.sparsity import count_zeros
 
 CARD_FILE = 'export/model_card.md'

@@ -14,7 +14,7 @@ from typing import Any, Callable, Collection, Iterable, Mapping
 
 from tfprune import files
 from tfprune.config import Config, differing_fields, split_names
-from tfprune.files import naming, replacing, write_text  # noqa: F401
+from tfprune.files import naming, write_text
 
 _PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
              'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')

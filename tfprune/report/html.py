@@ -3,6 +3,7 @@ import os
 import urllib.parse
 from typing import Any, Callable
 
+from tfprune.files import write_text
 from tfprune.report import plots
 from tfprune.report.artefact_table import artefact_rows, latency_notes, losses
 from tfprune.report.model_card import card_rows
@@ -13,7 +14,6 @@ from tfprune.report.table import (MISSING, account_sentence, agent_sentences, bu
                                   mark, milliseconds, percent, points, quotient,
                                   reference_accuracy, sparsity_sentences, table_notes, table_rows,
                                   training_sentences)
-from tfprune.runs import write_text
 
 
 def write_html(run_dir: str | os.PathLike[str]) -> None:
