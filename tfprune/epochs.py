@@ -97,14 +97,10 @@ class EpochLoop:
             while (epoch == 0 and first_epoch is not None
                    and first_epoch.is_ruined(accuracy, evaluate)):
                 peak = stage.schedule.peak * float(trainer.rate_factor)
-                try:
-                    said = first_epoch.begin_again(trainer, accuracy, peak)
-                except ValueError:
-                    self.checkpoints.clear()  # the mended command begins anew
-                    raise
+                self.checkpoints.clear()  # the mended command, too, begins anew
+                said = first_epoch.begin_again(trainer, accuracy, peak)
                 self.progress.warn(said)
-                note_lowered(self.folder, float(trainer.rate_factor), said)
-                self.checkpoints.clear()
+                note_lowered(self.folder, {float(trainer.rate_factor): said})
                 trained = self._train_from(trainer, state, Position(epoch), stage)
                 accuracy = evaluate(self.held_out)
             begun = time.perf_counter()

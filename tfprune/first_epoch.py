@@ -11,13 +11,14 @@ it a rate's doing where batch-norm statistics become those of the images here: G
 """
 import dataclasses
 import math
-from typing import Callable, Sequence
+import pathlib
+from typing import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tfprune.recipe import FILE, Recipe
-from tfprune.runs import RunFolder
+from tfprune.runs import RunFolder, read_json
 from tfprune.training import Trainer
 
 ERRORS = 3.0       # standard errors that an accuracy may fall
@@ -31,23 +32,26 @@ def fell(before: float, after: float, images: int) -> bool:
     return before - after > ERRORS * math.sqrt(variance)
 
 
-def note_lowered(folder: RunFolder, factor: float, said: str) -> None:
-    """Keeps in the run's folder that the rate was lowered to `factor` of the recipe's."""
-    known = folder.read_json(FILE)
-    folder.write_json(FILE, known | {'lowered': known.get('lowered', {}) | {repr(factor): said}})
+def lowered(run_dir: pathlib.Path) -> dict[float, str]:
+    """Each factor of the recipe's rate to which a run has lowered it -> what was said."""
+    rows = (read_json(run_dir / FILE) or {}).get('lowered', {})
+    return {float(factor): said for factor, said in rows.items()}
 
 
-def lowered(folder: RunFolder) -> list[str]:
-    """What was said each time the rate was lowered."""
-    return list((folder.read_json(FILE) or {}).get('lowered', {}).values())
+def note_lowered(folder: RunFolder, rows: Mapping[float, str]) -> None:
+    """Keeps in the run's folder that the rate was lowered: rows of `lowered`, beside those there
+    are."""
+    if rows:
+        known = {**lowered(folder.path), **rows}
+        folder.write_json(FILE, folder.read_json(FILE) | {
+            'lowered': {repr(factor): said for factor, said in known.items()}})
 
 
-def fine_tune_rate(folder: RunFolder, recipe: Recipe) -> float:
+def fine_tune_rate(run_dir: pathlib.Path, recipe: Recipe) -> float:
     """The recipe's rate after surgery; lowered too, where it is the very one that was too high."""
-    factors = [float(factor) for factor in (folder.read_json(FILE) or {}).get('lowered', {})]
     is_same = (recipe.fine_tune_learning_rate == recipe.learning_rate
                and 'fine_tune_learning_rate' not in recipe.stated)
-    return recipe.fine_tune_learning_rate * (min(factors, default=1.0) if is_same else 1.0)
+    return recipe.fine_tune_learning_rate * (min(lowered(run_dir), default=1.0) if is_same else 1.0)
 
 
 @dataclasses.dataclass(frozen=True)

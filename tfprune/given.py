@@ -48,10 +48,12 @@ def measure(model: keras.Model, data: ImageData, held_out: tf.data.Dataset, batc
     plain = prune_model(model, trace_groups(model), {}, dtype_policy='float32')
     evaluate = Evaluator(plain, tf.distribute.get_strategy())
     answer = tf.function(lambda x: plain(tf.cast(x, tf.float32), training=False))
-    images = sum(len(labels) for _, labels in held_out)
-    known = knows_labels(answer, [*held_out, *sample(data, images)])
-    test, held, trained = (evaluate(batches) for batches in (
-        data.test_batches(250), held_out, sample(data, images)))
+    of_held_out = _answers(answer, held_out)
+    images = len(of_held_out[1])
+    of_trained_on = _answers(answer, sample(data, images))
+    known = knows_labels(*map(np.concatenate, zip(of_held_out, of_trained_on)))
+    held, trained = _accuracy(*of_held_out), _accuracy(*of_trained_on)
+    test = evaluate(data.test_batches(250))
     forward = tf.function(lambda x: plain(tf.cast(x, tf.float32), training=True))
     reestimate_batch_norm(unfold(plain), forward, (
         x for x, _ in data.train_batches(0, batch_size).take(_STATISTICS_BATCHES)))
@@ -60,20 +62,29 @@ def measure(model: keras.Model, data: ImageData, held_out: tf.data.Dataset, batc
         min(held, evaluate(held_out)), min(trained, evaluate(sample(data, images))))
 
 
-def knows_labels(answer: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[Batch]) -> bool:
-    """Whether answers [B, K] agree with the labels by more than chance: that of answers and labels
+def _answers(answer: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[Batch]
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """(outputs [N, K], labels [N]) of all batches."""
+    outputs, labels = zip(*((answer(x).numpy(), y.numpy()) for x, y in batches))
+    return np.concatenate(outputs), np.concatenate(labels)
+
+
+def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(np.argmax(outputs, -1) == labels))
+
+
+def knows_labels(outputs: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether outputs [N, K] agree with labels [N] by more than chance: that of answers and labels
     as often as they are, sum_k p_k q_k, and ERRORS standard errors.
 
     ValueError for outputs that are not finite.
     """
-    outputs, labels = zip(*((answer(x).numpy(), y.numpy()) for x, y in batches))
-    found, expected = np.concatenate(outputs), np.concatenate(labels)
-    if not np.isfinite(found).all():
+    if not np.isfinite(outputs).all():
         raise ValueError('the given model answers training images with NaN or infinity.')
-    classes = np.argmax(found, -1)
-    chance = sum(np.mean(classes == k) * np.mean(expected == k) for k in np.unique(expected))
-    error = math.sqrt(chance * (1 - chance) / len(expected))
-    return bool(np.mean(classes == expected) - chance > ERRORS * error)
+    classes = np.argmax(outputs, -1)
+    chance = sum(np.mean(classes == k) * np.mean(labels == k) for k in np.unique(labels))
+    error = math.sqrt(chance * (1 - chance) / len(labels))
+    return bool(_accuracy(outputs, labels) - chance > ERRORS * error)
 
 
 def sample(data: ImageData, images: int) -> tf.data.Dataset:
@@ -97,8 +108,8 @@ def first_epoch(setup: Setup) -> FirstEpoch | None:
 
 def with_recipe(setup: Setup, folder: RunFolder, strategy: tf.distribute.Strategy,
                 progress: Progress) -> Setup:
-    """The setup with the scores of the given model and the recipe, whose numbers its configuration
-    then has; said, and kept in the run's folder, so that a resumed run does not choose again."""
+    """The setup with the scores of the given model and the recipe; said, and kept in the run's
+    folder, so that a resumed run does not choose again."""
     known = None
     if is_chief(strategy):
         known = folder.read_json(FILE)
@@ -106,11 +117,7 @@ def with_recipe(setup: Setup, folder: RunFolder, strategy: tf.distribute.Strateg
             known = _measured_and_chosen(setup, progress)
             folder.write_json(FILE, known)
     known = from_chief(strategy, known)
-    recipe = Recipe.from_json(known['training'])
-    config = dataclasses.replace(
-        setup.config, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay,
-        fine_tune_learning_rate=recipe.fine_tune_learning_rate)
-    return dataclasses.replace(setup, config=config, recipe=recipe,
+    return dataclasses.replace(setup, recipe=Recipe.from_json(known['training']),
                                given=known['given'] and Given(**known['given']))
 
 
@@ -163,8 +170,9 @@ def choose_recipe(setup: Setup) -> Recipe:
     if has_own_losses(setup.model):
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')
-    chosen = Recipe(compiled.config if compiled else None, before, after, decay)
-    return dataclasses.replace(chosen, **stated, reasons=tuple(reasons), stated=tuple(stated))
+    rates = {'learning_rate': before, 'fine_tune_learning_rate': after, 'weight_decay': decay}
+    return Recipe(compiled.config if compiled else None, **rates | stated,
+                  reasons=tuple(reasons), stated=tuple(stated))
 
 
 def has_own_losses(model: keras.Model) -> bool:

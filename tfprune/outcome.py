@@ -34,9 +34,10 @@ _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_ma
 
 
 def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
-    """(pruned model, report.json) of a finished run, None for others.
+    """(pruned model, report.json) of a finished run; None for others, and for one whose model is
+    gone and is exported again from its last checkpoint.
 
-    FileNotFoundError if its model is gone.
+    ValueError if there is no checkpoint either.
     """
     report = folder.read_json('report.json')
     if report is None:
@@ -72,9 +73,9 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         raise Fault(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
     dense = _dense_model(folder)
     dense_tflite = None if dense is None else convert(dense)
-    deployed = deploy(pruned, data, folder.path / 'export', Deployment.of(config),
-                      dense_tflite=dense_tflite, should_stop=should_stop, progress=progress,
-                      overwrite=True)
+    settings = Deployment.of(dataclasses.replace(config, weight_decay=setup.recipe.weight_decay))
+    deployed = deploy(pruned, data, folder.path / 'export', settings, dense_tflite=dense_tflite,
+                      should_stop=should_stop, progress=progress, overwrite=True)
     by_form = {row['form']: row for row in deployed.rows}
     tflite = by_form['tflite']
     metrics = folder.read_rows('metrics.jsonl')
@@ -89,7 +90,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                    'fine_tune': fine_tuned, 'total': config.search_epochs + fine_tuned},
         'given': None if setup.given is None else dataclasses.asdict(setup.given),
         'training': setup.recipe.to_json() | {
-            'reasons': [*setup.recipe.reasons, *lowered(folder)]},
+            'reasons': [*setup.recipe.reasons, *lowered(folder.path).values()]},
         'dense': _side(setup.cost_model.dense, _accuracy(dense, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],

@@ -72,9 +72,9 @@ class Phases:
         if decision is None:
             decision = self._search(position, prefix)
             position, prefix = Position(self.first), None
-        pruned = self._prune(decision)
-        self._train_pruned(pruned, decision, position, prefix)
-        self._settle_if_young(pruned, decision)
+        pruned, plan = self._prune(decision), FineTuning.after(self.setup, decision)
+        self._train_pruned(pruned, decision, plan, position, prefix)
+        self._settle_if_young(pruned, decision, plan.steps)
         if self.should_stop():
             raise Interrupted('stopped before export; the same command resumes '
                               f'{self.folder.path}.')
@@ -230,10 +230,9 @@ class Phases:
             # From scratch: initialised anew for its own widths, not a slice of the dense one.
             return keras.models.clone_model(pruned) if self.decides_first else pruned
 
-    def _train_pruned(self, pruned: keras.Model, decision: Decision, position: Position,
-                      prefix: str | None) -> None:
+    def _train_pruned(self, pruned: keras.Model, decision: Decision, plan: FineTuning,
+                      position: Position, prefix: str | None) -> None:
         """Trains the pruned model to the end."""
-        plan = FineTuning.after(self.setup, decision)
         if not plan.steps and self.config.fine_tune_epochs:
             self.loop.progress.warn(
                 f'the search cost {decision.search_equivalents:.1f} epochs; charged, it leaves '
@@ -250,7 +249,7 @@ class Phases:
         phase = 'train' if self.decides_first else 'fine_tune'
         stages = [self._before_surgery(plan.data)] if self.decides_first else []
         stages += [Stage.of(self.config.search_epochs, plan.steps, self.config, plan.data,
-                            fine_tune_rate(self.folder, self.setup.recipe))]
+                            fine_tune_rate(self.folder.path, self.setup.recipe))]
         self.loop.run(trainer, state, position, stages, lambda epoch: {'phase': phase})
 
     def _before_surgery(self, data: ImageData) -> Stage:
@@ -273,13 +272,12 @@ class Phases:
         return bool(decision.zeros or decision.removed) or not all(
             mask.all() for mask in decision.masks.values())
 
-    def _settle_if_young(self, pruned: keras.Model, decision: Decision) -> None:
-        """Re-estimates the statistics after training that was too short for them to follow; those
-        that came with a model which lost nothing stay its own."""
+    def _settle_if_young(self, pruned: keras.Model, decision: Decision, steps: int) -> None:
+        """Re-estimates the statistics after training that was too short for them to follow, of so
+        many steps since surgery; those that came with a model which lost nothing stay its own."""
         cut = not self.decides_first and self._is_smaller(decision)
         if self.setup.has_weights and not cut:
             return
-        steps = FineTuning.after(self.setup, decision).steps
         if not cut:
             steps += self.config.search_epochs * (
                 self.setup.data.num_train // self.config.batch_size)
@@ -334,7 +332,7 @@ class Phases:
         for name, row in rows['groups'].items():
             # Removed blocks leave groups of their own.
             if name in groups or not rows['removed']:
-                dense = dict(groups).get(name)
+                dense = groups.get(name)
                 if dense is None:
                     raise CheckpointError(f'{path}: this model has no group {name!r}.')
                 if row['dense_width'] != dense:

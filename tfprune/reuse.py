@@ -10,9 +10,9 @@ from typing import Any, Mapping
 import keras
 
 from tfprune.config import AFTER_TRAINING, LIMITS, Config, differing_fields
+from tfprune.first_epoch import lowered, note_lowered
 from tfprune.methods import Decision, check_method
 from tfprune.models import load_initial_weights
-from tfprune.recipe import FILE
 from tfprune.runs import RunFolder, changed_files, read_config, read_json, read_rows
 
 RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
@@ -54,9 +54,7 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
         raise ValueError(f'before_surgery_from: {source} began with another content of '
                          f'{", ".join(changed)}.')
     load_initial_weights(model, str(source / 'dense.keras'))
-    lowered = (read_json(source / FILE) or {}).get('lowered')
-    if lowered:  # in those epochs: so is the rate after surgery
-        folder.write_json(FILE, folder.read_json(FILE) | {'lowered': lowered})
+    note_lowered(folder, lowered(source))  # in those epochs: so is the rate after surgery
     folder.append_rows('metrics.jsonl', [row for row in read_rows(source / 'metrics.jsonl')
                                          if row['epoch'] < config.search_epochs])
 
