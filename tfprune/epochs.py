@@ -99,7 +99,7 @@ class EpochLoop:
                 peak = stage.schedule.peak * float(trainer.rate_factor)
                 self.checkpoints.clear()  # the mended command, too, begins anew
                 said = first_epoch.begin_again(trainer, accuracy, peak)
-                self.progress.warn(said)
+                self.progress.warn(f'{said}.')
                 note_lowered(self.folder, {float(trainer.rate_factor): said})
                 trained = self._train_from(trainer, state, Position(epoch), stage)
                 accuracy = evaluate(self.held_out)

@@ -97,4 +97,4 @@ class FirstEpoch:
                 'trained on (range of pixels, order of classes)? --nocheck_first_epoch goes on '
                 'regardless.')
         trainer.restart(self.weights, factor)
-        return f'{said} at a learning rate of {rate:g}; it begins again at {rate * LOWER:g}.'
+        return f'{said} at a learning rate of {rate:g}; it begins again at {rate * LOWER:g}'
