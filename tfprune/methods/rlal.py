@@ -141,9 +141,8 @@ class RLAL(Method):
                 rows += played
         if phase == 'alignment':
             # It sets lambda, or is for the report alone.
-            with contextlib.ExitStack() as stack:
-                if config.alignment != 'adaptive':
-                    stack.enter_context(self.problem.account.uncharged())
+            with (contextlib.nullcontext() if config.alignment == 'adaptive'
+                  else self.problem.account.uncharged()):
                 metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
         if config.alignment == 'adaptive' and 'subnetwork_accuracy' in metrics:
             with self._watch('rescoring', whole=True):

@@ -10,7 +10,7 @@ from tfprune.report.plots import plot_summary
 from tfprune.report.reading import ACCOUNT, current, finite
 from tfprune.report.rows import SHOWN, Row
 from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
-                                  quotient, written)
+                                  quotient, uncounted_sentences, written)
 
 FORMATS = ('text', 'markdown')
 _HEADER = ('method', 'model', 'dataset', 'budget', 'MACs', 'n', 'test accuracy, %',
@@ -81,9 +81,8 @@ def summary_notes(rows: Sequence[Row]) -> list[str]:
         for seed in sorted({s for s in line['seeds'] if line['seeds'].count(s) > 1}, key=str):
             runs = [run for run, s in zip(line['runs'], line['seeds']) if s == seed]
             notes.append(f'seed {seed} is counted {len(runs)} times: {listed(runs)}.')
-    uncounted = dict.fromkeys(name for row in rows for name in row.get('uncounted', ()))
-    if uncounted:
-        notes.append(f'+ MACs of {listed(uncounted)} are not counted.')
+    notes += uncounted_sentences(dict.fromkeys(
+        name for row in rows for name in row.get('uncounted', ())))
     finished = [row for row in rows if row['finished']]
     for name, title in (('commit', 'commit'), ('processor', 'hardware')):
         seen: dict[str, int] = {}

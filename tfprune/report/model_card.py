@@ -4,8 +4,8 @@ from typing import Mapping
 from tfprune.plain_text import markdown_text
 from tfprune.report.artefact_table import artefact_rows, losses
 from tfprune.report.reading import Run, all_values, as_given
-from tfprune.report.table import (budget_sentences, count, listed, mark, markdown, percent, points,
-                                  table_notes)
+from tfprune.report.table import (budget_sentences, caveats, count, listed, mark, markdown, percent,
+                                  points)
 
 
 def card_rows(run: Run) -> list[tuple[str, str]]:
@@ -50,9 +50,7 @@ def limits(run: Run) -> list[str]:
             'were not tried, nor how accuracy differs between groups of people or places.',
             'One run of one seed: the spread over seeds is not in it.',
             'Latencies are of the machine that made the export.']
-    return [*said, *losses(run.report.get('artefacts', ())),
-            *(note for note in table_notes(run.report)
-              if note.startswith(('Accuracy on', 'Lost while', '+ ')))]
+    return [*said, *losses(run.report.get('artefacts', ())), *caveats(run.report)]
 
 
 def model_card(run: Run) -> str:

@@ -182,17 +182,28 @@ def table_notes(report: Mapping[str, Any]) -> list[str]:
     else:
         notes.append(f"'before' is the model after {search} epochs, 'final' the same model after "
                      f'all {total}; {_nothing(report)} was pruned.')
+    return [*notes, *caveats(report)]
+
+
+def caveats(report: Mapping[str, Any]) -> list[str]:
+    """What the numbers leave out, and how much a difference of accuracies means."""
+    notes = []
     if report.get('missing'):
         notes.append('Lost while the run was interrupted, and not in this report: '
                      f'{"; ".join(report["missing"])}.')
-    if report.get('uncounted'):
-        notes.append(f'+ MACs of {listed(report["uncounted"])} are not counted.')
+    notes += uncounted_sentences(report.get('uncounted', ()))
     accuracy, images = report['pruned']['test_accuracy'], report.get('test_images')
     if finite(accuracy) and images:
         error = 100 * math.sqrt(accuracy * (1 - accuracy) / images)
         notes.append(f'Accuracy on {count(images)} test images: standard error of one accuracy '
                      f'{error:.2f} points.')
     return notes
+
+
+def uncounted_sentences(names: Iterable[str]) -> list[str]:
+    """What '+' behind MACs stands for: the layers that they leave out; none of none."""
+    text = listed(names)
+    return [f'+ MACs of {text} are not counted.'] if text else []
 
 
 def training_sentences(report: Mapping[str, Any]) -> list[str]:
