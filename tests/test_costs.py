@@ -4,9 +4,9 @@ import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
+from hidden_layer import Hidden
 from tfprune.costs import BYTES, CostModel, count_cost
 from tfprune.groups import trace_groups
 from tfprune.masks import widths_of
@@ -161,15 +161,6 @@ def test_what_has_no_rule_is_counted_by_running_it(name):
     assert costs.dense.params == model.count_params()
     for ours, theirs in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
-
-
-@keras.saving.register_keras_serializable('test_costs')
-class Hidden(layers.Layer):
-    """Multiplies where TensorFlow does not look."""
-
-    def call(self, inputs):
-        made = tf.py_function(lambda x: x @ tf.ones((3, 3)), [inputs], tf.float32)
-        return tf.ensure_shape(made, inputs.shape)
 
 
 def test_what_cannot_be_counted_is_said():

@@ -9,9 +9,9 @@ import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
+from hidden_layer import Hidden
 from tfprune.analysis import analyze, format_analysis
 from tfprune.budget import Budget, InfeasibleBudgetError, check_counted
 from tfprune.costs import CostModel, count_cost
@@ -100,13 +100,6 @@ def test_a_budget_that_frozen_layers_make_impossible_names_the_flag():
     with pytest.raises(InfeasibleBudgetError) as caught:
         Budget(groups, CostModel(model, groups), {'macs': 1e-3})
     assert 'frozen' not in str(caught.value)
-
-
-@register
-class Hidden(layers.Layer):
-    def call(self, inputs):
-        made = tf.py_function(lambda x: x @ tf.ones((5, 5)), [inputs], tf.float32)
-        return tf.ensure_shape(made, inputs.shape)
 
 
 def with_uncounted():
