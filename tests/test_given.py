@@ -15,7 +15,8 @@ from light_export import light_export
 from tfprune import first_epoch, given
 from tfprune.distribution import make_strategy
 from tfprune.models import compiled_optimizer, compiled_optimizer_of_file
-from tfprune.rate_test import best_recovering, largest_harmless, paired
+from tfprune.rate_test import at_least, best_recovering, largest_harmless
+from tfprune.significance import fell, paired
 from tfprune.training import Optimisation, Trainer
 
 CLASSES, TRAIN, HELD, TEST = 3, 192, 96, 96
@@ -171,7 +172,7 @@ def test_resuming_measures_and_chooses_nothing_anew(trained, tmp_path, monkeypat
 def test_fall_in_standard_errors(before, after, images_, is_lower):
     error = 3 * math.sqrt((before * (1 - before) + after * (1 - after)) / images_)
     assert (before - after > error) == is_lower
-    assert first_epoch.fell(before, after, images_) == is_lower
+    assert fell(before, after, images_) == is_lower
 
 
 def test_images_learnt_by_heart_are_no_ruin():
@@ -202,6 +203,40 @@ def test_which_rate_is_taken():
     assert largest_harmless(FakeTest(_0=80, _1=10, _0_1=20, _0_01=30), rates)[0] == 0.01
     assert best_recovering(FakeTest(_0=10, _1=20, _0_1=70, _0_01=60), rates)[0] == 0.1
     assert best_recovering(FakeTest(_0=10, _1=70, _0_1=70, _0_01=60), rates)[0] == 1.0
+
+
+@pytest.mark.parametrize('right, steps, expected', [
+    # 0.01 cannot, in 40 steps as in the test; 0.3 can, 1 is too large.
+    (dict(_0=10, _0_01=12, _0_03=20, _0_1=40, _0_3=80, _1_0=9), 40, 0.3),
+    (dict(_0=10, _0_01=10, _0_03=10, _0_1=10, _0_3=80, _1_0=81, _3_0=9), 40, 1.0),
+    (dict(_0=10, _0_01=12, _0_03=20, _0_1=40, _0_3=80, _1_0=9), 1300, 0.01),  # goes as far as 0.3
+    (dict(_0=10, _0_01=50, _0_03=80, _0_1=80), 40, 0.01),  # more than half of what 0.03 recovers
+    (dict(_0=10, _0_01=80, _0_03=80), 40, 0.01),  # as good as a larger one, which ends it
+    (dict(_0=30, _0_01=30, _0_03=29, _0_1=9), 200, 0.01)])  # none recovers
+def test_a_rate_that_has_decayed_is_raised(right, steps, expected):
+    rate, why = at_least(FakeTest(**right), 0.01, steps)
+    assert rate == pytest.approx(expected) and bool(why) == (expected != 0.01)
+    if why:
+        assert f'{expected:g} brings a copy' in why and ' from 10.00% to 8' in why
+
+
+def test_a_model_saved_after_its_rate_had_decayed_is_brought_back(trained, tmp_path, capsys):
+    def decayed():
+        model = network()
+        model.set_weights(trained.get_weights())
+        model.compile(keras.optimizers.Adam(1e-7))
+        return model
+
+    options = dict(macs=0.3, fine_tune_epochs=6)
+    found = run(decayed(), tmp_path / 'run', **options)
+    training = found['training']
+    assert training['learning_rate'] == pytest.approx(1e-7)
+    assert training['fine_tune_learning_rate'] >= 1e-5
+    assert 'as it is compiled it would be too low' in training['reasons'][1]
+    stated = run(decayed(), tmp_path / 'stated', fine_tune_learning_rate=1e-7, **options)
+    assert stated['training']['fine_tune_learning_rate'] == 1e-7
+    assert found['pruned']['test_accuracy'] > stated['pruned']['test_accuracy'] + 0.1
+    assert 'warning: The pruned model is' in capsys.readouterr().err
 
 
 def test_rates_are_tested_where_the_model_is_not_compiled(trained, tmp_path):

@@ -76,6 +76,9 @@ class Config:
                                   'test split of its own.',
                                   Range(0, 1, open_low=True, open_high=True))
     skip_unreadable: bool = _field(False, 'Leave out image files that cannot be read.')
+    augment: bool | None = _field(
+        None, 'Shift training images at random, and mirror them. Left out: yes, but for given '
+        'weights that do not know such images.')
     mirror: bool = _field(True, 'Augmentation mirrors images (never characters of known datasets); '
                           'off where a mirrored image is of another class.')
     cache_dir: str = _field('', 'Folder for files of decoded images, which later runs read '

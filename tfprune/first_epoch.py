@@ -3,14 +3,13 @@
 Weights at their minimum bear a far smaller learning rate than random ones. After the first epoch
 the accuracy on held-out images is compared with that of the model as given:
 
-    fell by more than 3 sqrt(p_0 (1 - p_0) / n + p_1 (1 - p_1) / n)
+    fell by more than 3 standard errors (tfprune.significance)
 
 on held-out images *and* on as many images that are trained on. The first alone says nothing where
 the given weights had been trained on the held-out images too: what was learnt by heart goes. Nor is
 it a rate's doing where batch-norm statistics become those of the images here: Given's floors.
 """
 import dataclasses
-import math
 import pathlib
 from typing import Callable, Mapping, Sequence
 
@@ -19,17 +18,11 @@ import tensorflow as tf
 
 from tfprune.recipe import FILE, Recipe
 from tfprune.runs import RunFolder, read_json
+from tfprune.significance import fell
 from tfprune.training import Trainer
 
-ERRORS = 3.0       # standard errors that an accuracy may fall
-LOWER = 0.1        # a rate that ruins the weights is multiplied by it
+LOWER = 0.1  # a rate that ruins the weights is multiplied by it
 _MOST_LOWERED = 3  # times
-
-
-def fell(before: float, after: float, images: int) -> bool:
-    """Whether accuracy on so many images fell by more than ERRORS standard errors."""
-    variance = (before * (1 - before) + after * (1 - after)) / images
-    return before - after > ERRORS * math.sqrt(variance)
 
 
 def lowered(run_dir: pathlib.Path) -> dict[float, str]:

@@ -3,7 +3,9 @@
 Whatever training does to it is judged against what the user had. Rates for random weights ruin
 trained ones; so, where a flag does not say otherwise,
 
-    compiled         the optimizer and the learning rate that the model was compiled with
+    compiled         the optimizer and the learning rate that the model was compiled with; after
+                     surgery a higher one where that cannot bring a copy of uniform widths back, as
+                     a rate that training has let decay
     not compiled     SGD with momentum; the rate before surgery by `largest_harmless`, that after
                      surgery by `best_recovering` on a copy of uniform widths (tfprune.rate_test)
     random weights   SGD with momentum at 0.1, after surgery 0.05; so, too, a model whose accuracy
@@ -22,9 +24,10 @@ import tensorflow as tf
 from tfprune.batch_norm import reestimate_batch_norm
 from tfprune.data import ImageData
 from tfprune.distribution import from_chief, is_chief
-from tfprune.first_epoch import ERRORS, FirstEpoch, fell
+from tfprune.first_epoch import FirstEpoch
 from tfprune.graph import unfold
 from tfprune.groups import trace_groups
+from tfprune.known_augmentation import as_chosen, known_augmentation
 from tfprune.masks import best_channels
 from tfprune.methods import check_method
 from tfprune.methods.controls import uniform_widths
@@ -33,8 +36,9 @@ from tfprune.recipe import FILE, FROM_RANDOM, Given, Recipe
 from tfprune.run_setup import (Setup, criterion_batches, criterion_scores, held_out_batches)
 from tfprune.runs import RunFolder
 from tfprune.progress import Progress
-from tfprune.rate_test import FACTORS, STEPS, RateTest, best_recovering, largest_harmless
+from tfprune.rate_test import FACTORS, STEPS, RateTest, at_least, best_recovering, largest_harmless
 from tfprune.seeding import derived_seed
+from tfprune.significance import ERRORS, fell
 from tfprune.surgery import prune_model
 from tfprune.training import Batch, Evaluator, Optimisation
 
@@ -42,10 +46,10 @@ _STATISTICS_BATCHES = 20
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
 
-def measure(model: keras.Model, data: ImageData, held_out: tf.data.Dataset, batch_size: int
+def measure(plain: keras.Model, data: ImageData, held_out: tf.data.Dataset, batch_size: int
             ) -> Given:
-    """Scores a model as it is, in float32; `batch_size` is that of training."""
-    plain = prune_model(model, trace_groups(model), {}, dtype_policy='float32')
+    """Scores a float32 model, whose batch-norm statistics are other ones thereafter; `batch_size`
+    is that of training."""
     evaluate = Evaluator(plain, tf.distribute.get_strategy())
     answer = tf.function(lambda x: plain(tf.cast(x, tf.float32), training=False))
     of_held_out = _answers(answer, held_out)
@@ -117,23 +121,41 @@ def with_recipe(setup: Setup, folder: RunFolder, strategy: tf.distribute.Strateg
             known = _measured_and_chosen(setup, progress)
             folder.write_json(FILE, known)
     known = from_chief(strategy, known)
-    return dataclasses.replace(setup, recipe=Recipe.from_json(known['training']),
-                               given=known['given'] and Given(**known['given']))
+    recipe = Recipe.from_json(known['training'])
+    return dataclasses.replace(
+        setup, recipe=recipe, given=known['given'] and Given(**known['given']),
+        data=as_chosen(setup.data, recipe.augmentation))
 
 
 def _measured_and_chosen(setup: Setup, progress: Progress) -> dict[str, Any]:
+    augmentation = ''
     if setup.has_weights:
         progress.say('scoring the model as given ...')
-        given = measure(setup.model, setup.data, held_out_batches(setup),
-                        setup.config.batch_size)
+        plain = prune_model(setup.model, trace_groups(setup.model), {}, dtype_policy='float32')
+        setup, augmentation = _known_images(setup, plain)
+        given = measure(plain, setup.data, held_out_batches(setup), setup.config.batch_size)
         setup = dataclasses.replace(setup, given=given)
         progress.say(f'as given: test accuracy {given.test_accuracy:.2%}, on held-out training '
                      f'images {given.held_out_accuracy:.2%}')
     recipe = choose_recipe(setup)
+    if augmentation:
+        recipe = dataclasses.replace(recipe, augmentation=setup.data.augmented,
+                                     reasons=(augmentation, *recipe.reasons))
     for reason in recipe.reasons:
         progress.say(f'{reason}.')
     return {'given': setup.given and dataclasses.asdict(setup.given),
             'training': recipe.to_json()}
+
+
+def _known_images(setup: Setup, plain: keras.Model) -> tuple[Setup, str]:
+    """The setup, whose training images are augmented no more than the given weights bear; with the
+    reason."""
+    config = setup.config
+    if config.augment is not None or check_method(config.method).decides_first:
+        return setup, ''
+    images = config.score_images
+    data, why = known_augmentation(plain, setup.data, sample(setup.data, images), images)
+    return dataclasses.replace(setup, data=data), why
 
 
 def choose_recipe(setup: Setup) -> Recipe:
@@ -150,6 +172,8 @@ def choose_recipe(setup: Setup) -> Recipe:
         before = after = compiled.learning_rate
         at = '' if 'learning_rate' in stated else f' at {before:g}'
         reasons.append(f'the model is compiled with {compiled.name}, which trains it on{at}')
+        if starts_trained and 'fine_tune_learning_rate' not in stated:
+            after = _not_decayed(setup, compiled, held_out, reasons)
     elif starts_trained:
         before, after = _tested(setup, compiled, held_out, reasons)
     elif compiled:
@@ -195,8 +219,6 @@ def _tested(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.
     largest = (compiled.learning_rate if compiled else 0.0) or FROM_RANDOM.learning_rate
     rates = [largest * factor for factor in FACTORS]
     before, after = config.learning_rate, config.fine_tune_learning_rate
-    groups, method = setup.groups, check_method(config.method)
-    narrows = method.prunes and method.needs_budget(method.parse(config))
     if before is None:
         before = largest
         if config.search_epochs:
@@ -204,15 +226,39 @@ def _tested(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.
             reasons.append(f'learning rate before surgery: {why}')
     if after is None:
         after = before
-        if config.fine_tune_epochs and narrows:
-            widths = setup.budget.as_dict(uniform_widths(setup.budget))
-            masks = best_channels(groups, widths, criterion_scores(setup))
+        if config.fine_tune_epochs and _narrows(setup):
+            masks = _uniform_masks(setup)
             after, why = best_recovering(_test(setup, compiled, held_out, masks), rates)
             reasons.append(f'learning rate after surgery: {why}')
         elif config.fine_tune_epochs and not config.search_epochs:
             after, why = largest_harmless(_test(setup, compiled, held_out, {}), rates)
             reasons.append(f'learning rate: {why}')
     return before, after
+
+
+def _not_decayed(setup: Setup, compiled: CompiledOptimizer, held_out: tf.data.Dataset,
+                 reasons: list[str]) -> float:
+    """The rate after surgery of an optimizer whose own may have decayed."""
+    config, rate = setup.config, compiled.learning_rate
+    if not config.fine_tune_epochs or not _narrows(setup):
+        return rate
+    steps = config.fine_tune_epochs * (setup.data.num_train // config.batch_size)
+    after, why = at_least(_test(setup, compiled, held_out, _uniform_masks(setup)), rate, steps)
+    if why:
+        reasons.append(f'learning rate after surgery: {why}; as it is compiled it would be too low '
+                       'to make up for lost channels')
+    return after
+
+
+def _narrows(setup: Setup) -> bool:
+    """Whether the method removes channels."""
+    method = check_method(setup.config.method)
+    return method.prunes and method.needs_budget(method.parse(setup.config))
+
+
+def _uniform_masks(setup: Setup) -> dict[str, np.ndarray]:
+    widths = setup.budget.as_dict(uniform_widths(setup.budget))
+    return best_channels(setup.groups, widths, criterion_scores(setup))
 
 
 def _test(setup: Setup, compiled: CompiledOptimizer | None, held_out: tf.data.Dataset,

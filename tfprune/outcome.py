@@ -23,6 +23,7 @@ from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
 from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
+from tfprune.report.table import shortfall_sentences
 from tfprune.run_setup import FineTuning, Setup
 from tfprune.runs import RunFolder, peak_process_bytes
 from tfprune.sparsity import count_zeros
@@ -117,6 +118,8 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
                   for form, path in deployed.exported.paths.items()},
     }
     folder.write_json('report.json', report)
+    for sentence in shortfall_sentences(report):
+        progress.warn(sentence)
     _present(folder)
     return report
 

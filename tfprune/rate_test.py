@@ -4,7 +4,6 @@ From the same weights STEPS steps are trained at each rate r, which rises over t
 then falls to zero by a cosine: what is left is what the rate has done, not its noise. Batch-norm
 statistics are re-estimated before images are counted.
 """
-import math
 from typing import Iterable, Sequence
 
 import keras
@@ -13,11 +12,14 @@ import tensorflow as tf
 
 from tfprune.batch_norm import reestimate_batch_norm
 from tfprune.graph import unfold
+from tfprune.significance import paired
 from tfprune.training import (Batch, NonFiniteLossError, Optimisation, Schedule, Trainer,
                               are_right)
 
 STEPS = 40
 FACTORS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # of the largest rate that is tried
+_ABOVE = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)  # of one that may be too low
+_FAR = 2.0  # standard errors by which one rate is clearly worse than another
 
 
 class RateTest:
@@ -90,10 +92,31 @@ def best_recovering(test: RateTest, rates: Sequence[float]) -> tuple[float, str]
     raise AssertionError('the best rate is as good as the best')
 
 
-def paired(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """(mean gain, its standard error) of accuracy, from the same images bool [n]."""
-    gains = after.astype(float) - before.astype(float)
-    return float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))
+def at_least(test: RateTest, rate: float, steps: int) -> tuple[float, str]:
+    """`rate`, unless a larger one recovers more than twice of what it does in so many steps; with
+    the reason, a sentence, '' where it is `rate`.
+
+    A small rate goes about as far in many steps as a larger one in few: taken for what `rate`
+    recovers is the most that any does up to rate * steps / STEPS.
+    """
+    reach = rate * max(1.0, steps / STEPS)
+    before, seen, best = test.hits(0.0), {rate: test.hits(rate)}, rate
+    for higher in (rate * factor for factor in _ABOVE):
+        recovered, error = paired(before, seen[best])
+        seen[higher] = test.hits(higher)
+        gain, gain_error = paired(seen[best], seen[higher])
+        if gain < -_FAR * gain_error:
+            break  # too large, and those above
+        if recovered > _FAR * error and gain <= gain_error:
+            break  # nothing is left to recover
+        best = max(best, higher, key=lambda each: seen[each].sum())
+    most, error = paired(before, seen[best])
+    ours = max(paired(before, hits)[0] for each, hits in seen.items() if each <= reach)
+    if most <= _FAR * error or 2 * ours >= most:
+        return rate, ''
+    return best, (f'{best:g} brings a copy, pruned to uniform widths, from {before.mean():.2%} to '
+                  f'{seen[best].mean():.2%} on held-out images in {STEPS} steps, {rate:g} to '
+                  f'{seen[rate].mean():.2%}')
 
 
 def _listed(rates: Sequence[float]) -> str:

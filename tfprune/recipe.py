@@ -38,6 +38,8 @@ class Recipe:
         weight_decay: L2 coefficient beside the model's own regularizers.
         reasons: why, in sentences.
         stated: those of these numbers that flags say.
+        augmentation: what is done to training images, `ImageData.augmented`; '' for what the
+            configuration says.
     """
     optimizer: Mapping[str, Any] | None
     learning_rate: float
@@ -45,6 +47,7 @@ class Recipe:
     weight_decay: float
     reasons: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
+    augmentation: str = ''
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

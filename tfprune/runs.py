@@ -43,7 +43,7 @@ CONTENT: dict[str, files.Shape] = {
                   'num_test?': int, 'class_names?': [str]},
     'training.json': {'given': (dict, None), 'training': {
         'learning_rate': float, 'fine_tune_learning_rate': float, 'weight_decay': float,
-        'reasons': [str], 'stated': [str]}},
+        'reasons': [str], 'stated': [str], 'augmentation?': str}, 'lowered?': {str: str}},
     'decision.json': _DECISION, 'ratios.json': {str: _DECISION},
     'metrics.jsonl': {'epoch': int}, 'episodes.jsonl': {'epoch': int},
     'rounds.jsonl': {'epoch': int, 'round': int, 'seconds': float},

@@ -123,8 +123,8 @@ def _classes(model: keras.Model) -> int:
 def _check_options(options: Mapping[str, Any]) -> None:
     """TypeError for what is no option, or none beside a model and datasets, before any counting."""
     for name in ('model', 'initial_weights', 'custom_layers', 'mixed_precision', 'dataset',
-                 'data_dir', 'image_size', 'test_fraction', 'skip_unreadable', 'mirror',
-                 'cache_dir', 'reward_images', 'before_surgery_from'):
+                 'data_dir', 'image_size', 'test_fraction', 'skip_unreadable', 'augment',
+                 'mirror', 'cache_dir', 'reward_images', 'before_surgery_from'):
         if name in options:
             raise TypeError(f'{name}: not an option beside a model and datasets of your own')
     fields = [field.name for field in dataclasses.fields(Config)]

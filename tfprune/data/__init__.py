@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tfprune.data import digits, folder, tfds_images
-from tfprune.data.array_data import ArrayImageData, Augmentation
-from tfprune.data.image_data import ImageData
+from tfprune.data.array_data import ArrayImageData
+from tfprune.data.image_data import Augmentation, ImageData
 from tfprune.data.options import DataOptions
 
 __all__ = ['DATASETS', 'ArrayImageData', 'Augmentation', 'DataOptions', 'ImageData', 'load_data']

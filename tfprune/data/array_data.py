@@ -9,20 +9,11 @@ import tensorflow as tf
 
 from tfprune.data.augment import random_shift_and_flip
 from tfprune.data.class_names import check_class_names
-from tfprune.data.image_data import ImageData
+from tfprune.data.image_data import Augmentation, ImageData
 from tfprune.data.split import reward_split
 from tfprune.data.storage import as_tensor
 
 PREFETCH_BATCHES = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Random shift up to `max_shift` pixels, mirroring if `flip`, outside `fill` (C of 0..255)."""
-
-    max_shift: int
-    flip: bool
-    fill: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +28,6 @@ class ArrayImageData(ImageData):
       train_indices: int64 array [num_train], into train_images.
       reward_indices: int64 array [num_reward], into train_images, disjoint from train_indices.
       seed: of order and augmentation; the split does not depend on it.
-      augmentation: None for plain images.
     """
 
     train_images: tf.Tensor
@@ -47,7 +37,6 @@ class ArrayImageData(ImageData):
     train_indices: np.ndarray
     reward_indices: np.ndarray
     seed: int
-    augmentation: Augmentation | None
 
     @classmethod
     def from_arrays(

@@ -9,7 +9,8 @@ Augmentation: shifts by up to one pixel; no mirroring, since a mirrored digit is
 
 import numpy as np
 
-from tfprune.data.array_data import ArrayImageData, Augmentation
+from tfprune.data.array_data import ArrayImageData
+from tfprune.data.image_data import Augmentation
 from tfprune.data.options import DataOptions
 
 NUM_TEST = 360

@@ -2,9 +2,27 @@
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Self
 
 import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """Random shift up to `max_shift` pixels, mirroring if `flip`, outside `fill` (C of 0..255)."""
+
+    max_shift: int
+    flip: bool
+    fill: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        """'shifted and mirrored'."""
+        return 'shifted and mirrored' if self.flip else 'shifted'
+
+    def weaker(self) -> 'Augmentation | None':
+        """Without mirroring; then none."""
+        return dataclasses.replace(self, flip=False) if self.flip else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +44,8 @@ class ImageData(abc.ABC):
       num_test: images seen once, at the end.
       pixel_range: the lowest and the highest pixel value of all splits; (0, 255) where they are
         held as bytes.
+      augmentation: of training images; None for plain ones, and for those of a user's dataset,
+        which are augmented there or not.
     """
 
     name: str
@@ -38,6 +58,7 @@ class ImageData(abc.ABC):
     num_reward: int
     num_test: int
     pixel_range: tuple[float, float] = dataclasses.field(default=(0.0, 255.0), kw_only=True)
+    augmentation: Augmentation | None = dataclasses.field(default=None, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
         """What tells this data from other data: sizes, class names, range of pixels."""
@@ -79,6 +100,19 @@ class ImageData(abc.ABC):
 
         For the re-estimation of batch-norm statistics. No image comes twice before all came once.
         """
+
+    @property
+    def augmented(self) -> str:
+        """What is done to training images: 'shifted and mirrored', 'not augmented'."""
+        return self.augmentation.text if self.augmentation else 'not augmented'
+
+    def with_augmentation(self, augmentation: Augmentation | None) -> Self:
+        """A copy whose training images are augmented so."""
+        return dataclasses.replace(self, augmentation=augmentation)
+
+    def weaker(self) -> Self:
+        """A copy that does less to training images: first without mirroring, then without any."""
+        return self.with_augmentation(self.augmentation and self.augmentation.weaker())
 
     def _check_released(self, score_images: int) -> None:
         if not 1 <= score_images <= self.num_reward:

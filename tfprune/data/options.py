@@ -75,9 +75,9 @@ class DataOptions:
 
     @classmethod
     def names_in(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of `values`, a run's configuration, that are options of data."""
+        """Those of `values`, a run's configuration, that are options of data and not left out."""
         names = [field.name for field in dataclasses.fields(cls)]
-        return {name: values[name] for name in names if name in values}
+        return {name: values[name] for name in names if values.get(name) is not None}
 
 
 def parse_size(text: str) -> tuple[int | None, int | None, int | None]:

@@ -7,7 +7,8 @@ normalisation.
 
 import numpy as np
 
-from tfprune.data.array_data import ArrayImageData, Augmentation
+from tfprune.data.array_data import ArrayImageData
+from tfprune.data.image_data import Augmentation
 from tfprune.data.options import DataOptions
 
 # Of ImageNet; the constants of the public CIFAR ResNet code and weights.

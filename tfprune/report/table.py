@@ -7,6 +7,7 @@ from typing import Any, Iterable, Mapping, Sequence
 from tfprune.plain_text import markdown_text
 from tfprune.report.reading import (as_given, budgets, epoch_account, finite, is_pruned,
                                     surgery_first)
+from tfprune.significance import ERRORS, fell
 
 MISSING = '–'
 LINE = 96  # characters of a line of text
@@ -191,13 +192,24 @@ def caveats(report: Mapping[str, Any]) -> list[str]:
     if report.get('missing'):
         notes.append('Lost while the run was interrupted, and not in this report: '
                      f'{"; ".join(report["missing"])}.')
-    notes += uncounted_sentences(report.get('uncounted', ()))
+    notes += [*uncounted_sentences(report.get('uncounted', ())), *shortfall_sentences(report)]
     accuracy, images = report['pruned']['test_accuracy'], report.get('test_images')
     if finite(accuracy) and images:
         error = 100 * math.sqrt(accuracy * (1 - accuracy) / images)
         notes.append(f'Accuracy on {count(images)} test images: standard error of one accuracy '
                      f'{error:.2f} points.')
     return notes
+
+
+def shortfall_sentences(report: Mapping[str, Any]) -> list[str]:
+    """That the pruned model is clearly worse than the given one, and what to try; none else."""
+    before, after = reference_accuracy(report), report['pruned']['test_accuracy']
+    images = report.get('test_images')
+    if not (finite(before) and finite(after) and images and fell(before, after, images)):
+        return []
+    return [f'The pruned model is {100 * (before - after):.2f} points below the given one, more '
+            f'than {ERRORS:g} standard errors: more epochs after surgery (--fine_tune_epochs) or a '
+            'larger budget may bring it back, where rates and augmentation suit the data.']
 
 
 def uncounted_sentences(names: Iterable[str]) -> list[str]:
