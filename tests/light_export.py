@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from tfprune import outcome
-from tfprune.deployment import Deployed
+from tfprune.deployment import Deployed, pixels_of
 from tfprune.export import ExportReport
 from tfprune.export.parity import Parity
 
@@ -31,5 +31,5 @@ def _deploy(model, data, out_dir, settings, *, dense_tflite=None, **_):
             {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1, 'accuracy': accuracy,
              'lost': 0.0, 'latency': [_TIMES]}]
     exported = ExportReport(path.parent, {'keras': path}, {'keras': path.stat().st_size},
-                            Parity(0, 'random', 0.0, ()))
+                            Parity(0, 'random', 0.0, ()), pixels_of(data))
     return Deployed(exported, rows, [_TIMES] if dense_tflite else [])

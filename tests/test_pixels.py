@@ -1,8 +1,9 @@
 """From the bytes of a picture to what a model saw in training, whatever range that has."""
 import io
+import json
 import warnings
 
-import tfprune  # noqa: F401  (before tensorflow and keras)
+import tfprune  # before tensorflow and keras
 import keras
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from flatbuffers import number_types, table
 from PIL import Image
 
 import prediction_logs
+from light_export import light_export
 from tfprune import deployment, export
 from tfprune.data.user_datasets import UserDatasets
 from tfprune.export import FORMATS, metadata, saved_model, tflite, warmup
@@ -52,8 +54,12 @@ def encoded(picture, form, **options):
 
 
 @pytest.mark.parametrize('seen, known', [
-    ((0, 1), (0, 1)), ((0.01, 0.7), (0, 1)), ((-1, 1), (-1, 1)), ((-0.99, 0.3), (-1, 1)),
-    ((0, 255), (0, 255)), ((3, 128.5), (0, 255)),
+    ((0, 1), (0, 1)), ((0.01, 0.92), (0, 1)), ((-1, 1), (-1, 1)), ((-0.99, 0.85), (-1, 1)),
+    ((0, 255), (0, 255)), ((3, 240.5), (0, 255)),
+    # what resizing leaves of rounding
+    ((-1e-6, 1.0000001), (0, 1)), ((-1.00001, 1), (-1, 1)), ((0, 255.0001), (0, 255)),
+    # too far from the ends: of another map, or dull pictures
+    ((0.2, 0.8), None), ((0.01, 0.7), None), ((-0.99, 0.3), None), ((3, 128.5), None),
     # x / 255 - 1 / 2; 4 bits; standardised; means of the channels subtracted; nothing to see
     ((-0.5, 0.5), None), ((0, 16), None), ((-2.1, 2.6), None), ((-123.7, 151.1), None),
     ((0, 0), None), ((-0.2, 255), None), ((0, 1.01), None), ((0, 65535), None)])
@@ -254,4 +260,29 @@ def test_a_users_data_from_0_to_1_to_the_end(tmp_path):
         assert source['quantization'] == pytest.approx((1 / 255, 0), rel=1e-4)
         assert source['shape_signature'].tolist() == [1, *SHAPE]
     assert found.exported.pixels.to_json()['text'] == (
-        'values 0…1; byte b of a picture is b / 255')
+        'values 0…1; byte b of a picture is taken to be b / 255')
+
+
+@pytest.mark.parametrize('stated', [(0.2, 0.8), ([0.1, 0.2, 0.2], (0.8, 0.8, 0.8))])
+def test_a_range_is_stated_to_a_run(stated, tmp_path):
+    """Pictures of 0.2 … 0.8 in all: bytes become what was stated, in the run's own files."""
+    images = (values_of('0…1') * 0.6 + 0.2).astype(np.float32)
+    model = classifier(images)
+    pairs = tf.data.Dataset.from_tensor_slices((images, model(images).numpy().argmax(-1)))
+    options = dict(model=model, train_data=pairs.batch(8), reward_data=pairs.take(8),
+                   test_data=pairs, method='uniform', macs=0.8, warmup_epochs=0, random_epochs=0,
+                   joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1, learning_rate=1e-5,
+                   fine_tune_learning_rate=1e-5, progress=False)
+    with light_export():
+        tfprune.train_and_prune(**options, pixel_range=stated, run_dir=tmp_path / 'run')
+        tfprune.train_and_prune(**options, run_dir=tmp_path / 'unstated')
+        with pytest.raises(ValueError, match=r'^pixel_range: expected all .* \(0, 0.5\); received'):
+            tfprune.train_and_prune(**options, pixel_range=(0, 0.5))
+        with pytest.raises(ValueError, match='^pixel_range: expected .* received'):
+            tfprune.train_and_prune(**options, pixel_range='ab')
+    report = json.loads((tmp_path / 'run/report.json').read_text())
+    assert np.ravel(report['input']['black']).tolist() == np.ravel(stated[0]).tolist()
+    assert np.ravel(report['input']['white']).tolist() == np.ravel(stated[1]).tolist()
+    assert not report['input']['is_taken'] and 'taken to be' not in report['input']['text']
+    unstated = json.loads((tmp_path / 'unstated/report.json').read_text())
+    assert unstated['input']['black'] is None and 'pixel_range=' in unstated['input']['text']

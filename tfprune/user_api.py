@@ -26,13 +26,15 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *,
 def train_and_prune(*, model: keras.Model, train_data: tf.data.Dataset,
                     reward_data: tf.data.Dataset, test_data: tf.data.Dataset,
                     class_names: Sequence[str] | None = ...,
+                    pixel_range: tuple[Any, Any] | None = ...,
                     run_dir: str | os.PathLike | None = ...,
                     should_stop: Callable[[], bool] = ..., progress: bool = ...,
                     **options: Any) -> keras.Model: ...
 
 
 def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, reward_data=None,
-                    test_data=None, class_names=None, should_stop=lambda: False, progress=True,
+                    test_data=None, class_names=None, pixel_range=None,
+                    should_stop=lambda: False, progress=True,
                     **options):
     """Trains, prunes and fine-tunes: a configuration in a run folder, or a user's own model.
 
@@ -47,6 +49,9 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
       train_data, reward_data, test_data: tf.data datasets of (images, labels), batched or not; see
         `UserDatasets.from_datasets`. Rewards come from reward_data, held-out training images.
       class_names: of the labels, for report and export.
+      pixel_range: (what byte 0 of a picture is in the images, what byte 255 is), two numbers or two
+        lists of one a channel, for files that take pictures; left out, it is taken from the values
+        of the datasets where these are of 0…1, -1…1 or 0…255.
       should_stop, progress: see `trainer.train_and_prune`.
       options: the other fields of Config, such as method, macs, params, epochs of each phase;
         batch_size is that of train_data if it is batched.
@@ -61,7 +66,8 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
     if config is not None:
         beside = [*(name for name, value in (
             ('model', model), ('train_data', train_data), ('reward_data', reward_data),
-            ('test_data', test_data), ('class_names', class_names)) if value is not None), *options]
+            ('test_data', test_data), ('class_names', class_names),
+            ('pixel_range', pixel_range)) if value is not None), *options]
         if not isinstance(config, Config):
             raise TypeError(f'config: expected a tfprune.Config, received {_kind(config)}')
         if beside:
@@ -79,7 +85,7 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
     classes = _classes(model)
     _check_options(options)
     data = UserDatasets.from_datasets(train_data, reward_data, test_data, num_classes=classes,
-                                      class_names=class_names)
+                                      class_names=class_names, pixel_range=pixel_range)
     ours = _config(model, data, batch_size_of(train_data), options)
     own = OwnProblem(model, data)
     if run_dir is not None:

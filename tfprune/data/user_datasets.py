@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -41,6 +42,7 @@ class UserDatasets(ImageData):
         *,
         num_classes: int,
         class_names: Sequence[str] | None = None,
+        pixel_range: tuple[Any, Any] | None = None,
     ) -> 'UserDatasets':
         """Checks and counts the datasets, in one pass over each.
 
@@ -52,6 +54,8 @@ class UserDatasets(ImageData):
           test_data: images seen once, at the end.
           num_classes: outputs of the model.
           class_names: of the labels; their numbers if there are none.
+          pixel_range: what the bytes 0 and 255 of a picture are in the images, numbers or lists of
+            one a channel.
 
         Raises:
           TypeError: an argument is no tf.data dataset of pairs of numbers.
@@ -77,8 +81,7 @@ class UserDatasets(ImageData):
             mean=(0.0,) * image_shape[-1], std=(1.0,) * image_shape[-1],
             num_train=found['train_data'].count, num_reward=found['reward_data'].count,
             num_test=found['test_data'].count, train=train, reward=reward, test=test,
-            pixel_range=(min(each.low for each in found.values()),
-                         max(each.high for each in found.values())))
+            pixel_range=_range(forms, found), byte_values=pixel_range)
 
     def with_released(self, score_images: int) -> 'UserDatasets':
         """These datasets: what the user holds out stays held out.
@@ -131,6 +134,13 @@ def _class_names(given: Sequence[str] | None, num_classes: int) -> tuple[str, ..
                          f'received {len(names)}')
     check_class_names('class_names', names)
     return tuple(map(str, names))
+
+
+def _range(forms: dict[str, Form], found: dict[str, Found]) -> tuple[float, float]:
+    """The lowest and the highest value; those of bytes where all are bytes."""
+    if all(form.dtype == tf.uint8 for form in forms.values()):
+        return 0.0, 255.0
+    return min(each.low for each in found.values()), max(each.high for each in found.values())
 
 
 def _check_order(reward: Found, num_classes: int) -> None:

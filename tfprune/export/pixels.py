@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 
 MOST = 255  # the white byte
+_USUAL = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
+# Of such a range: what resizing may leave beyond its ends, and how near to them data must come.
+_ROUNDING, _NEAR = 1e-4, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,26 +27,26 @@ class PixelRange:
     low, high: the lowest and the highest value.
     black, white: what the bytes 0 and 255 of a picture become, one number or one a channel; both
         None where that is not known.
+    is_taken: whether these are what such data usually has, not what anybody stated.
     """
     low: float
     high: float
     black: tuple[float, ...] | None = None
     white: tuple[float, ...] | None = None
+    is_taken: bool = False
 
     @classmethod
     def seen(cls, low: float, high: float) -> PixelRange:
         """The range of data whose lowest and highest value these are.
 
-        Within 0 … 1 byte b is b / 255; within -1 … 1, its lowest value at most -0.75 (else a mean
-        may have been subtracted), it is b / 127.5 - 1;
-        within 0 … 255, its highest value above 127, b itself.
+        Where both are near the ends of 0 … 1, -1 … 1 or 0 … 255, at most a tenth within and a
+        rounding beyond, byte b is taken to be b / 255, b / 127.5 - 1 or b itself.
         """
-        if 0 <= low and 0 < high <= 1:
-            return cls(low, high, (0.0,), (1.0,))
-        if -1 <= low <= -0.75 and high <= 1:
-            return cls(low, high, (-1.0,), (1.0,))
-        if 0 <= low and 127 < high <= MOST:
-            return cls(low, high, (0.0,), (255.0,))
+        for black, white in _USUAL:
+            near = _NEAR * (white - black)
+            if (cls(black, white).holds(low, high) and low <= black + near
+                    and white - near <= high):
+                return cls(low, high, (black,), (white,), is_taken=True)
         return cls(low, high)
 
     @classmethod
@@ -64,6 +67,11 @@ class PixelRange:
                 f'two numbers, or two lists of {channels}, one a channel, the second above the '
                 f'first; received {pixel_range!r:.80}')
         return cls(min(black), max(white), black, white)
+
+    def holds(self, low: float, high: float) -> bool:
+        """Whether such values are within it, but for rounding."""
+        rounding = _ROUNDING * (self.high - self.low)
+        return self.low - rounding <= low and high <= self.high + rounding
 
     @property
     def is_known(self) -> bool:
@@ -120,9 +128,9 @@ class PixelRange:
         seen = f'values {self.low:.4g}…{self.high:.4g}'
         if not self.is_known:
             return (f'{seen}; what a byte of a picture becomes in them is not known, so that no '
-                    'form takes bytes (no serve_uint8, no serve_bytes); '
-                    'export_model(pixel_range=(value of byte 0, value of byte 255)) states it')
-        return f'{seen}; byte b of a picture is {self.formula}'
+                    'form takes bytes (no serve_uint8, no serve_bytes); pixel_range=(value of byte '
+                    '0, value of byte 255) of train_and_prune and export_model states it')
+        return f'{seen}; byte b of a picture is {"taken to be " * self.is_taken}{self.formula}'
 
     @property
     def formula(self) -> str:
@@ -139,7 +147,7 @@ class PixelRange:
         return {**dataclasses.asdict(self), 'text': self.text}
 
 
-BYTES = PixelRange.seen(0.0, 255.0)
+BYTES = PixelRange.stated((0.0, 255.0), 1)
 
 
 def range_of(images: np.ndarray | None, pixel_range: Any, channels: int) -> PixelRange:
