@@ -212,10 +212,27 @@ def test_statistics_of_zeros_are_found_again():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize('kind', [lambda x: norm(Geometric, name='odd')(x),
-                                  lambda x: norm(renorm=True, name='odd')(x)])
-def test_statistics_that_are_no_averages_are_those_of_the_passes_with_a_warning(kind):
-    model, images = network(kind), batches(2)
+@pytest.mark.parametrize('starts_initial', [True, False])
+def test_renorm_averages_the_deviation(starts_initial):
+    model, images = network(lambda x: norm(renorm=True, name='odd')(x)), batches(3)
+    odd = model.get_layer('odd')
+    if starts_initial:
+        for variable in odd.non_trainable_variables:
+            fill = tf.zeros_like if 'mean' in variable.name else tf.ones_like
+            variable.assign(fill(variable))
+    before = keras.Model(model.input, odd.input)
+    found = [before(x, training=True).numpy() for x in images]
+    reestimate_batch_norm(unfold(model), lambda x: model(x, training=True), images)
+    shares = odd.momentum ** np.arange(3)[::-1]
+    shares = shares / shares.sum()
+    mean, deviation = (sum(s * each(x) for s, x in zip(shares, found)) for each in (
+        lambda x: x.mean((0, 1, 2)), lambda x: np.sqrt(x.var((0, 1, 2)) + odd.epsilon)))
+    np.testing.assert_allclose(odd.moving_mean, mean, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(odd.moving_variance, deviation ** 2 - odd.epsilon, rtol=1e-3)
+
+
+def test_statistics_that_are_no_averages_are_those_of_the_passes_with_a_warning():
+    model, images = network(lambda x: norm(Geometric, name='odd')(x)), batches(2)
     before = values(model.variables)
     with pytest.warns(UserWarning, match='batch normalisation odd: .* after 2 passes'):
         reestimate_batch_norm(unfold(model), lambda x: model(x, training=True), images)

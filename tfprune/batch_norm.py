@@ -280,12 +280,11 @@ def _call_by_batch(layer: Any, inputs: tf.Tensor, training: bool | None = None, 
 
 
 class _MovingAverage:
-    """Statistics of one layer on the way from `start`, float [2, C]: mean and variance."""
+    """Statistics of one layer on the way from `start`, float [2, C]: see `_averaged`."""
 
     def __init__(self, layer: keras.layers.BatchNormalization, kept: KeptState) -> None:
         self.layer = layer
-        self._before = np.stack([kept.value(v) for v in (layer.moving_mean, layer.moving_variance)
-                                 ]).astype(np.float64)
+        self._before = np.stack([kept.value(v) for v in _averaged(layer)]).astype(np.float64)
         # From zeros nothing is lost to rounding; but two starts must differ.
         self._start = 0.0 if self._before.any() else 1.0
         self._left = 1.0
@@ -310,18 +309,26 @@ class _MovingAverage:
     def complete(self, passes: int) -> None:
         """What is missing after so many passes is filled up."""
         left = self._left ** passes
-        mean, variance = (_statistics_of(self.layer) - left * self._start) / (1 - left)
-        self._assign(np.stack([mean, np.maximum(variance, 0)]))
+        mean, spread = (_statistics_of(self.layer) - left * self._start) / (1 - left)
+        self._assign(np.stack([mean, np.maximum(spread, 0)]))
+        if self.layer.renorm:  # as Keras derives it
+            self.layer.moving_variance.assign(
+                np.maximum(np.square(spread) - self.layer.epsilon, 0))
 
     def _is_exact(self) -> bool:
         return self.layer.moving_mean.dtype not in ('float16', 'bfloat16')
 
     def _assign(self, values: np.ndarray) -> None:
-        self.layer.moving_mean.assign(values[0])
-        self.layer.moving_variance.assign(values[1])
+        for variable, value in zip(_averaged(self.layer), values):
+            variable.assign(value)
+
+
+def _averaged(layer: keras.layers.BatchNormalization) -> tuple[Any, Any]:
+    """The variables [C] that are moving averages: mean and variance; under renorm the deviation, of
+    which the variance is made."""
+    return layer.moving_mean, layer.moving_stddev if layer.renorm else layer.moving_variance
 
 
 def _statistics_of(layer: keras.layers.BatchNormalization) -> np.ndarray:
-    """Moving mean and variance, float64 [2, C]."""
-    return np.stack([keras.ops.convert_to_numpy(v) for v in (
-        layer.moving_mean, layer.moving_variance)]).astype(np.float64)
+    """Their values, float64 [2, C]."""
+    return np.stack([keras.ops.convert_to_numpy(v) for v in _averaged(layer)]).astype(np.float64)
