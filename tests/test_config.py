@@ -4,6 +4,7 @@ import json
 import pathlib
 
 import tfprune
+import numpy as np
 import pytest
 from absl import flags as absl_flags
 
@@ -64,6 +65,17 @@ def test_types(field, value, message):
     with pytest.raises(TypeError) as caught:
         Config(**{field: value})
     assert str(caught.value) == message
+
+
+def test_numbers_of_numpy_and_paths_are_plain(tmp_path):
+    ours = Config(seed=np.uint8(3), macs=np.float64(.5), params=np.float32(.5), data_dir=tmp_path,
+                  fine_tune_epochs=np.int64(2), charge_search=np.bool_(True))
+    assert ours == Config(seed=3, macs=.5, params=.5, data_dir=str(tmp_path), fine_tune_epochs=2,
+                          charge_search=True)
+    assert json.loads(json.dumps(ours.to_json())) == ours.to_json()
+    assert type(ours.macs) is float
+    with pytest.raises(TypeError, match='macs must be float; received ndarray'):
+        Config(macs=np.array([.5]))
 
 
 def test_an_integer_is_a_float():

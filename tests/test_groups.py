@@ -4,6 +4,7 @@ import json
 
 import tfprune  # noqa: F401  (before keras)
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -136,6 +137,30 @@ class Subclassed(keras.Model):
 def test_models_that_cannot_be_traced(model, error, message):
     with pytest.raises(error, match=message):
         trace_groups(model())
+
+
+def changed_dense(change):
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(4, name='dense'),
+                              layers.Dense(2, name='odd')])
+    change(model.get_layer('odd'))
+    return model
+
+
+@pytest.mark.parametrize('change, message', [
+    (lambda layer: layer.quantize('int8'), r"'odd' is quantized \(int8\): give the model as it wa"),
+    (lambda layer: layer.enable_lora(1), r"'odd' has LoRA weights: model.save_weights\(\)")])
+def test_layers_with_other_weights_than_their_class_are_refused(change, message, tmp_path):
+    model = changed_dense(change)
+    with pytest.raises(ValueError, match=message):
+        trace_groups(model)
+    if 'LoRA' in message:  # what it says to do
+        model.get_layer('odd').lora_kernel_b.assign([[1., 2.]])
+        model.save_weights(tmp_path / 'merged.weights.h5')
+        merged = changed_dense(lambda _: None)
+        merged.load_weights(tmp_path / 'merged.weights.h5')
+        x = np.ones((1, 8))
+        np.testing.assert_allclose(merged(x), model(x), rtol=1e-5)
+        assert dict(trace_groups(merged)) == {'dense': 4}
 
 
 def test_sequential_models_are_traced():

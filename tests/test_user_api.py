@@ -95,6 +95,10 @@ def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
     ({'reward_data': dataset(8, classes=5, one_hot=True)}, ValueError, 'reward_data: expected one-'
      'hot labels of 3 classes'),
     ({'class_names': ('a', 'b')}, ValueError, 'class_names: expected 3'),
+    ({'reward_data': dataset(8, classes=1)}, ValueError, "reward_data: expected images of several "
+     "classes, received 8 of class '0' alone"),
+    ({'train_data': dataset(8, classes=1)}, ValueError, 'train_data: expected images of several'),
+    ({'model': small(1)}, ValueError, 'gives a single output; expected one a class, two for a bin'),
     ({'model': layers.Dense(3)}, TypeError, 'model: expected a Keras 3 model, received Dense'),
     ({'test_data': None}, TypeError, 'missing test_data'),
     ({'budget': 0.5}, TypeError, "Unknown option 'budget'. Available: .*macs"),
@@ -122,6 +126,7 @@ def test_bad_input_is_named(change, error, message):
     ({'config': Config(), 'run_dir': ''}, "run_dir: expected the path .* received str ''"),
     ({'config': Config(), 'run_dir': 'x', 'test_data': dataset(8)}, 'a config and test_data'),
     ({'config': Config(), 'run_dir': 'x', 'class_names': ('a', 'b')}, 'a config and class_names'),
+    ({'config': Config(), 'run_dir': 'x', 'pixel_range': (0, 1)}, 'a config and pixel_range'),
 ])
 def test_a_configuration_stands_alone(given, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,5 +1,6 @@
 """The configuration of a run: a frozen dataclass, from which the flags of scripts are made."""
 import dataclasses
+import os
 import typing
 from typing import Any, Mapping
 
@@ -225,6 +226,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
             _check_type(field, getattr(self, field.name))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
@@ -374,6 +376,14 @@ def check_range(field: dataclasses.Field, value: Any) -> None:
     within = field.metadata['within']
     if within is not None and value is not None and value not in within:
         raise ValueError(f'{field.name} must be in {within}; received {value!r}.')
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy as Python's, paths as text."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    is_number = hasattr(value, 'item') and getattr(value, 'shape', None) == ()
+    return value.item() if is_number else value
 
 
 def _check_type(field: dataclasses.Field, value: Any) -> None:

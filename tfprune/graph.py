@@ -80,7 +80,8 @@ def functional_graph(model: keras.Model) -> Any:
 
     Raises:
       TypeError: if `model` is not a Keras 3 model.
-      ValueError: if it is subclassed or not built.
+      ValueError: if it is subclassed or not built, or a layer has other weights than its class:
+        quantised ones, or those of LoRA beside them.
     """
     if not isinstance(model, keras.Model):
         kind = f'{type(model).__module__}.{type(model).__name__}'
@@ -95,6 +96,14 @@ def functional_graph(model: keras.Model) -> Any:
     if not isinstance(graph, Functional) or type(graph).call is not Functional.call:
         raise ValueError(f"model '{model.name}' ({type(model).__name__}) is a subclassed model: "
                          'expected a functional or Sequential one, whose layers can be traced')
+    for layer in model._flatten_layers():
+        mode = getattr(layer, 'quantization_mode', None)
+        if mode:
+            raise ValueError(f"layer '{layer.name}' is quantized ({mode}): give the model as it "
+                             'was before quantize(); quantised files are made at the export')
+        if getattr(layer, 'lora_enabled', False):
+            raise ValueError(f"layer '{layer.name}' has LoRA weights: model.save_weights() merges "
+                             'them; load that file into the model without LoRA')
     return graph
 
 

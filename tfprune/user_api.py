@@ -123,6 +123,9 @@ def _classes(model: keras.Model) -> int:
     if not isinstance(shape, tuple) or len(shape) != 2 or not shape[1]:
         raise ValueError(f"model '{model.name}': expected one output [None, classes], received "
                          f'{shape}')
+    if shape[1] == 1:
+        raise ValueError(f"model '{model.name}': gives a single output; expected one a class, two "
+                         'for a binary classifier, as logits or by a softmax')
     return shape[1]
 
 

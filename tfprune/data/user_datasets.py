@@ -71,6 +71,11 @@ class UserDatasets(ImageData):
                 raise ValueError(f'{name}: expected images {list(image_shape)} as in train_data, '
                                  f'received {list(form.image_shape)}')
         found = {name: look(name, data, forms[name], num_classes) for name, data in given.items()}
+        for name in ('train_data', 'reward_data'):
+            present = np.flatnonzero(found[name].by_class)
+            if len(present) == 1:
+                raise ValueError(f'{name}: expected images of several classes, received '
+                                 f'{found[name].count} of class {names[present[0]]!r} alone')
         _check_order(found['reward_data'], num_classes)
         _check_ranges(forms, found)
         name_small_classes('train_data', names, found['train_data'].by_class,
