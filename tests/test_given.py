@@ -14,6 +14,7 @@ from keras import layers
 from light_export import light_export
 from tfprune import first_epoch, given
 from tfprune.distribution import make_strategy
+from tfprune.epochs import Interrupted
 from tfprune.models import compiled_optimizer, compiled_optimizer_of_file
 from tfprune.rate_test import at_least, best_recovering, largest_harmless
 from tfprune.significance import fell, paired
@@ -148,6 +149,21 @@ def test_a_rate_that_was_asked_for_and_ruins_stops_the_run(trained, tmp_path):
     assert '--learning_rate=3' in str(caught.value) and '--nocheck_first_epoch' in str(caught.value)
     assert '\n' not in str(caught.value)
     run(trained, tmp_path / 'run', learning_rate=3.0, check_first_epoch=False)  # the same folder
+
+
+def test_a_run_that_is_stopped_while_rates_are_tested_begins_anew(trained, tmp_path):
+    calls = []
+
+    def should_stop():
+        calls.append(1)
+        return len(calls) == 30  # of 40 steps of the first rate
+
+    model = network()
+    model.set_weights(trained.get_weights())
+    with pytest.raises(Interrupted, match='before the first epoch; the same command begins'):
+        run(model, tmp_path / 'run', should_stop=should_stop)
+    assert len(calls) == 30 and not (tmp_path / 'run/training.json').exists()
+    assert run(model, tmp_path / 'run')['training']['reasons']
 
 
 def test_resuming_measures_and_chooses_nothing_anew(trained, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ From the same weights STEPS steps are trained at each rate r, which rises over t
 then falls to zero by a cosine: what is left is what the rate has done, not its noise. Batch-norm
 statistics are re-estimated before images are counted.
 """
-from typing import Iterable, Sequence
+from typing import Callable, Iterable, Sequence
 
 import keras
 import numpy as np
@@ -13,8 +13,8 @@ import tensorflow as tf
 from tfprune.batch_norm import reestimate_batch_norm
 from tfprune.graph import unfold
 from tfprune.significance import paired
-from tfprune.training import (Batch, NonFiniteLossError, Optimisation, Schedule, Trainer,
-                              are_right)
+from tfprune.training import (Batch, NonFiniteLossError, Optimisation, Schedule, StopTraining,
+                              Trainer, are_right)
 
 STEPS = 40
 FACTORS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # of the largest rate that is tried
@@ -31,13 +31,15 @@ class RateTest:
         calibration: images [B, H, W, C], as often as they are iterated over.
         scored: held-out (images, labels) batches.
         seed: sets all random streams before each rate.
+        should_stop: asked after each step; True raises StopTraining.
     """
 
     def __init__(self, model: keras.Model, optimisation: Optimisation,
                  batches: tf.data.Dataset, calibration: Iterable[tf.Tensor],
-                 scored: Iterable[Batch], seed: int):
+                 scored: Iterable[Batch], seed: int,
+                 should_stop: Callable[[], bool] = lambda: False):
         self._model, self._batches, self._scored, self._seed = model, batches, scored, seed
-        self._calibration = calibration
+        self._calibration, self._should_stop = calibration, should_stop
         self._trainer = Trainer(model, tf.distribute.get_strategy(), optimisation)
         self._start = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
         self._forward = tf.function(lambda x: model(tf.cast(x, tf.float32), training=True))
@@ -52,11 +54,15 @@ class RateTest:
         if rate:
             schedule = Schedule('cosine', rate, STEPS, STEPS // 4)
             try:
-                self._trainer.train_epoch(self._batches, schedule)
+                self._trainer.train_epoch(self._batches, schedule, on_step=self._poll)
             except NonFiniteLossError:
                 return np.zeros(sum(len(labels) for _, labels in self._scored), bool)
         reestimate_batch_norm(unfold(self._model), self._forward, self._calibration)
         return np.concatenate([self._right(*batch).numpy() for batch in self._scored])
+
+    def _poll(self, *_: object) -> None:
+        if self._should_stop():
+            raise StopTraining()
 
 
 def largest_harmless(test: RateTest, rates: Sequence[float]) -> tuple[float, str]:

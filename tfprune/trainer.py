@@ -18,7 +18,8 @@ from tfprune.criteria import score_groups
 from tfprune.data import DataOptions, ImageData
 from tfprune.deployment import Deployment, check_convertible, check_deployable
 from tfprune.distribution import (any_worker, check_compilable, from_chief, is_chief,
-                                  losing_workers, make_strategy, worker_index)
+                                  losing_workers, make_strategy, num_workers,
+                                  worker_index)
 from tfprune.epochs import Interrupted
 from tfprune.given import with_recipe
 from tfprune.groups import trace_groups
@@ -124,7 +125,8 @@ def _train_and_prune(config: Config, run_dir: pathlib.Path, own: OwnProblem | No
         folder.write_json('cost.json', {
             'dense': dataclasses.asdict(setup.cost_model.dense),
             'budgets': setup.budget.to_json(), 'uncounted': setup.cost_model.uncounted})
-        setup = with_recipe(setup, folder, strategy, shown)
+        setup = with_recipe(setup, folder, strategy, shown,
+                            should_stop if num_workers(strategy) == 1 else lambda: False)
         phases = Phases(setup, folder, strategy, lambda: any_worker(strategy, should_stop()), shown)
         model, decision = phases.run()
         if not chief:
