@@ -16,7 +16,7 @@ from tfprune.budget import Budget
 from tfprune.checkpoints import restore
 from tfprune.config import Config
 from tfprune.costs import CostModel, count_cost
-from tfprune.depth import without_blocks
+from tfprune.blocks import without_blocks
 from tfprune.epochs import Interrupted
 from tfprune.groups import trace_groups
 from tfprune.methods import Problem, make_method

@@ -11,7 +11,7 @@ import textwrap
 import tfprune
 import pytest
 
-from tfprune import runs
+from tfprune import machine
 from tfprune.config import Config
 from tfprune.files import write_text
 from tfprune.runs import RunFolder
@@ -260,7 +260,7 @@ def test_a_write_that_fails_midway_leaves_the_old_file(tmp_path, monkeypatch, ca
     def full(*_):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(runs.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError) as caught:
         write_text(path, 'new')
     assert str(caught.value) == f'cannot write {path}: No space left on device'
@@ -318,16 +318,16 @@ def test_a_configuration_is_written_under_any_locale(tmp_path):
 
 def test_no_git_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv('PATH', str(tmp_path))
-    assert runs.describe_environment()['commit'] is None
+    assert machine.describe_environment()['commit'] is None
 
 
 def test_a_commit_is_that_of_the_package_only(monkeypatch, tmp_path):
     """Installed inside another repository, it has none."""
     subprocess.run(['git', 'init', '-q', str(tmp_path)], check=True, timeout=300)
-    inside = tmp_path / 'site-packages' / 'tfprune' / 'runs.py'
-    monkeypatch.setattr(runs, '__file__', str(inside))
+    inside = tmp_path / 'site-packages' / 'tfprune' / 'machine.py'
+    monkeypatch.setattr(machine, '__file__', str(inside))
     inside.parent.mkdir(parents=True)
-    assert runs._commit() is None
+    assert machine._commit() is None
 
 
 def python(code, *arguments, **environment):

@@ -14,7 +14,7 @@ from tfprune.data import DataOptions, ImageData
 from tfprune.export import saved_model
 from tfprune.export.base import Artefact, ArtefactCost, dims, size_of
 from tfprune.export.exporter import FORMATS
-from tfprune.runs import read_json
+from tfprune.run_files import read_json
 
 EXPORT_DIR = 'export'  # in a run folder
 CONFIG_FILE = 'config.json'  # in a run folder

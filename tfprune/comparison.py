@@ -24,7 +24,8 @@ from tfprune.methods.cacp import targets
 from tfprune.models import MODELS, is_model_file
 from tfprune.progress import leave_terminal
 from tfprune.reuse import differing_before_surgery, other_ratios
-from tfprune.runs import check_free, has_begun, read_config
+from tfprune.run_files import read_config
+from tfprune.runs import check_free, has_begun
 
 _NO_METHOD = ('base',)  # flagfiles that others include
 _STOPPED = (129, 130, 143, -signal.SIGHUP, -signal.SIGINT, -signal.SIGTERM, -signal.SIGKILL)

@@ -13,7 +13,8 @@ from tfprune.data import ImageData
 from tfprune.distribution import is_chief
 from tfprune.first_epoch import FirstEpoch, note_lowered
 from tfprune.progress import Progress
-from tfprune.runs import RunFolder, peak_process_bytes
+from tfprune.machine import peak_process_bytes
+from tfprune.runs import RunFolder
 from tfprune.seeding import derived_seed, set_seed
 from tfprune.training import Evaluator, NonFiniteLossError, Schedule, StopTraining, Trainer
 

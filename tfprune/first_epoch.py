@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.recipe import FILE, Recipe
-from tfprune.runs import RunFolder, read_json
+from tfprune.run_files import read_json
+from tfprune.runs import RunFolder
 from tfprune.significance import fell
 from tfprune.training import Trainer
 

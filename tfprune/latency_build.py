@@ -24,7 +24,7 @@ from tfprune.export.operators import Step, read_steps
 from tfprune.export.tflite import convert
 from tfprune.groups import ChannelGroups, trace_groups
 from tfprune.latency_table import Form, LatencyTable, StepRow, Surface, model_digest
-from tfprune.runs import machine_name
+from tfprune.machine import machine_name
 from tfprune.surgery import prune_model
 
 COPIES, LARGE = 4, 10 ** 7  # of a step in a file, one of more multiply-adds than LARGE

@@ -29,7 +29,7 @@ from tfprune.costs import NANOSECONDS, CostModel
 from tfprune.files import read_json, write_text
 from tfprune.graph import unfold
 from tfprune.groups import ChannelGroups
-from tfprune.runs import machine_name
+from tfprune.machine import machine_name
 
 VERSION = 1
 _FORM = {'constant': int, 'counts': {str: int}}

@@ -11,7 +11,7 @@ from tfprune.config import Config
 from tfprune.costs import Cost, count_cost
 from tfprune.data import ImageData
 from tfprune.deployment import Deployment, deploy
-from tfprune.depth import without_blocks
+from tfprune.blocks import without_blocks
 from tfprune.errors import Fault
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
@@ -25,7 +25,8 @@ from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
 from tfprune.report.table import shortfall_sentences
 from tfprune.run_setup import FineTuning, Setup
-from tfprune.runs import RunFolder, peak_process_bytes
+from tfprune.machine import peak_process_bytes
+from tfprune.runs import RunFolder
 from tfprune.sparsity import count_zeros
 
 CARD_FILE = 'export/model_card.md'

@@ -13,7 +13,8 @@ from tfprune.config import AFTER_TRAINING, LIMITS, Config, differing_fields
 from tfprune.first_epoch import lowered, note_lowered
 from tfprune.methods import Decision, check_method
 from tfprune.models import load_initial_weights
-from tfprune.runs import RunFolder, changed_files, read_config, read_json, read_rows
+from tfprune.run_files import read_config, read_json, read_rows
+from tfprune.runs import RunFolder, changed_files
 
 RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
 _MAY_DIFFER = ('method', 'method_options', 'charge_search', 'pretraining_epochs', *LIMITS,

@@ -11,7 +11,7 @@ from tfprune.config import Config
 from tfprune.costs import CostModel
 from tfprune.criteria import score_groups
 from tfprune.data import ImageData
-from tfprune.depth import without_blocks
+from tfprune.blocks import without_blocks
 from tfprune.errors import Fault
 from tfprune.groups import ChannelGroups
 from tfprune.methods import Decision

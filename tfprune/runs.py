@@ -4,20 +4,14 @@ import hashlib
 import json
 import os
 import pathlib
-import platform
-import resource
 import shutil
-import subprocess
-import sys
-from importlib import metadata
 from typing import Any, Callable, Collection, Iterable, Mapping
 
-from tfprune import files
 from tfprune.config import Config, differing_fields, split_names
 from tfprune.files import naming, write_text
+from tfprune.machine import describe_environment
+from tfprune.run_files import read_config, read_json, read_rows
 
-_PACKAGES = ('tensorflow', 'keras', 'tf-agents', 'tf-keras', 'tensorflow-probability',
-             'tensorflow-datasets', 'tensorflow-model-optimization', 'numpy')
 # Fields that may name files.
 _FILES = ('model', 'initial_weights', 'custom_layers', 'latency_table')
 # What a run killed before it wrote config.json leaves behind.
@@ -28,36 +22,6 @@ OWN_FILES = {*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.jso
              'training.json', 'tensorboard', 'checkpoints', 'metrics.jsonl', 'episodes.jsonl',
              'rounds.jsonl', 'dense.keras', 'decision.json', 'zeros.npz', 'ratios.json', 'ratios',
              'export', 'report.json', 'report.html'}
-_SIDE = {'test_accuracy': (float, None), 'macs': float, 'params': float,
-         'peak_memory_bytes': float, 'tflite_bytes': (float, None), 'latency_ms': (float, None),
-         'latency_p10_ms': (float, None), 'latency_p90_ms': (float, None)}
-_DECISION = {'groups': {str: {'width': int, 'dense_width': int, 'kept': [int]}}, 'removed': [str],
-             'search_equivalents': float}
-_CONFIG = {'method': str, 'model': str, 'dataset': str, 'seed': int}
-# By name of a file: the shape of what is in it, see files.check_content.
-CONTENT: dict[str, files.Shape] = {
-    'config.json': {f'{name}?': shape for name, shape in _CONFIG.items()},
-    'environment.json': {'files?': {str: str}, 'resumed?': [dict], 'lost?': [str], 'command?': str,
-                         'packages?': {str: (str, None)}, 'cores?': (int, None)},
-    'data.json': {'name?': str, 'image_shape?': [int], 'num_train?': int, 'num_reward?': int,
-                  'num_test?': int, 'class_names?': [str]},
-    'training.json': {'given': (dict, None), 'training': {
-        'learning_rate': float, 'fine_tune_learning_rate': float, 'weight_decay': float,
-        'reasons': [str], 'stated': [str], 'augmentation?': str}, 'lowered?': {str: str}},
-    'decision.json': _DECISION, 'ratios.json': {str: _DECISION},
-    'metrics.jsonl': {'epoch': int}, 'episodes.jsonl': {'epoch': int},
-    'rounds.jsonl': {'epoch': int, 'round': int, 'seconds': float},
-    'report.json': {
-        'method': str, 'model': str, 'dataset': str, 'seed': int, 'decides_first': bool,
-        'epochs': {'search': float, 'fine_tune': float, 'total': float},
-        'dense': _SIDE, 'pruned': _SIDE, 'latency_ratio': (float, None),
-        'groups': [{'name': str, 'dense_width': int, 'width': int}], 'agent': (dict, None),
-        'seconds': {'training': (float, None), 'search': (float, None), 'total': (float, None)},
-        'test_images': int, 'files?': {str: str}, 'class_names?': [str], 'artefacts?': [dict],
-        'missing?': [str], 'given?': (dict, None), 'training?': dict,
-        'budgets?': [{'target': str, 'asked': float, 'limit': float, 'dense': float,
-                      'cost': float}]},
-}
 
 
 class RunFolder:
@@ -241,23 +205,6 @@ class WatchedFolder(RunFolder):
         pass
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """The content of a JSON file of a run; None where there is none. See files.read_json."""
-    return files.read_json(path, CONTENT.get(path.name, dict))
-
-
-def read_config(run_dir: pathlib.Path) -> Any:
-    """The config.json of a run; None where there is none."""
-    path = run_dir / 'config.json'
-    content = read_json(path)
-    return content if content is None else files.check_content(path, content, _CONFIG)
-
-
-def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Rows of a JSON-lines file of a run; see files.read_rows."""
-    return files.read_rows(path, CONTENT.get(path.name, dict))
-
-
 def check_free(path: pathlib.Path) -> None:
     """ValueError unless a folder is new, empty, or of a run that has not begun."""
     if (path / 'config.json').exists():
@@ -280,25 +227,6 @@ def _has_checkpoint(path: pathlib.Path) -> bool:
     return any((path / 'checkpoints').glob('e*'))
 
 
-def describe_environment() -> dict[str, Any]:
-    """Command, versions, hardware and, in a checkout, the commit."""
-    return {'command': ' '.join(sys.argv), 'python': platform.python_version(),
-            'packages': {name: _version(name) for name in ('tfprune', *_PACKAGES)},
-            'commit': _commit(), 'platform': platform.platform(), 'processor': processor(),
-            'cores': os.cpu_count()}
-
-
-def machine_name() -> str:
-    """Processor and cores, by which measurements of one kind of machine are told from others."""
-    return f'{processor() or platform.machine()}, {os.cpu_count()} cores'
-
-
-def peak_process_bytes() -> int:
-    """The most memory that this process has held so far (resident set)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == 'darwin' else peak * 1024
-
-
 def changed_files(files: Mapping[str, str], environment: Mapping[str, Any] | None) -> list[str]:
     """'--flag's of `files`, {field: sha256}, that are others in a stored environment.json."""
     stored = (environment or {}).get('files', {})
@@ -318,33 +246,3 @@ def _digests(config: Config) -> dict[str, str]:
                 digest.update(path.read_bytes())
             digests[name] = digest.hexdigest()
     return digests
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    checkout = pathlib.Path(__file__).parent.parent
-    # Installed, the package may lie inside a repository that is not its own.
-    if not (checkout / '.git').exists():
-        return None
-    try:
-        done = subprocess.run(['git', 'describe', '--always', '--dirty', '--abbrev=12'],
-                              cwd=checkout, capture_output=True, text=True, check=False)
-    except OSError:  # no git
-        return None
-    return done.stdout.strip() or None
-
-
-def processor() -> str:
-    """Name of the processor; '' where the system does not tell."""
-    try:
-        lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor()

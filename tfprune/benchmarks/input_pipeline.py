@@ -18,7 +18,7 @@ from tfprune.benchmarks.turns import cores, machine, quartiles
 from tfprune.data import ImageData, load_data
 from tfprune.data.photographs import photographs
 from tfprune.data.options import DataOptions
-from tfprune.runs import peak_process_bytes
+from tfprune.machine import peak_process_bytes
 
 OPTIONS = ('cifar10_dir', 'image_folder', 'image_size', 'models', 'batch_size', 'pipeline_rounds',
            'threads')

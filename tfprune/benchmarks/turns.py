@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.runs import processor
+from tfprune.machine import processor
 
 PAUSE = 0.01  # seconds before a turn: threads that wait by spinning have gone to sleep
 

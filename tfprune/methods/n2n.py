@@ -40,7 +40,8 @@ from tfprune.agents.reinforce import Reinforce, make_autoregressive, make_bidire
 from tfprune.budget import InfeasibleBudgetError
 from tfprune.config import split_names
 from tfprune.criteria import Batch
-from tfprune.depth import Block, JointRemovalError, removable_blocks, without_blocks
+from tfprune.blocks import without_blocks
+from tfprune.depth import Block, JointRemovalError, removable_blocks
 from tfprune.environment import PruningEnv, finite_reward
 from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Decision, EpochResult, Method, Problem

@@ -7,7 +7,7 @@ from typing import Any, Mapping, Sequence, TypeGuard
 
 from tfprune.config import TARGETS
 from tfprune.files import check_content
-from tfprune.runs import read_json, read_rows
+from tfprune.run_files import read_json, read_rows
 
 Row = Mapping[str, Any]
 ACCOUNT = ('pretraining', 'search', 'search_equivalents', 'fine_tune', 'total')
