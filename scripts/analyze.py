@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 from absl import flags
 
-from tfprune.analysis import analyze, format_analysis
 from tfprune.config import split_names
+from tfprune.costs.analysis import analyze, format_analysis
 from tfprune.files import write_text
-from tfprune.groups import trace_groups
 from tfprune.models import MODELS, run_custom_layers, untrained_model
 from tfprune.report.drawing import draw_groups
+from tfprune.structure.groups import trace_groups
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', None, 'A .keras file, or one of: '

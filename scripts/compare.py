@@ -4,7 +4,8 @@ python scripts/compare.py --flagfile=flags/compare_digits.flags
 python scripts/compare.py --flagfile=flags/compare_digits.flags --methods=uniform,rlal --seeds=0
 python scripts/compare.py --flagfile=flags/compare_cifar10_resnet20.flags \
   --initial_weights=WEIGHTS --data_dir=DIR
-python scripts/compare.py --rows=flags/compare_digits.jsonl --format=markdown --html=compare.html
+python scripts/compare.py --rows=flags/results/compare_digits.jsonl --format=markdown \
+  --html=compare.html
 
 A flag of scripts/train.py that is given here is given to every run, and wins over the flagfiles of
 the methods. The same command goes on after a stop and skips what is finished; what fails stops no
@@ -59,7 +60,7 @@ def main(_: Sequence[str]) -> int:
         present(report.read_rows_file(ROWS.value))
         return 0
     # Not above: the methods bring TensorFlow, and rows need none.
-    from tfprune.comparison import Comparison, Grid, plan
+    from tfprune.runs.comparison import Comparison, Grid, plan
     out = pathlib.Path(_given('out', OUT.value))
     cells = plan(Grid(METHODS.value, METHOD_FLAGFILES.value, [int(seed) for seed in SEEDS.value],
                       BUDGETS.value, out, _passed_on()), command_line.read_config)

@@ -12,11 +12,11 @@ from tfprune import command_line  # first: prepares TensorFlow's environment, an
 import tqdm
 from absl import flags
 
-from tfprune import artefacts
 from tfprune.data import load_data
 from tfprune.export import FORMATS
 from tfprune.files import write_text
 from tfprune.models import run_custom_layers
+from tfprune.runs import artefacts
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('path', None, 'Run folder (every form in its export/ is measured), .keras, '

@@ -16,14 +16,14 @@ from absl import flags
 
 from tfprune.config import Config
 from tfprune.data import DATASETS, DataOptions, load_data
-from tfprune.deployment import Deployment, check_deployable, deploy
 from tfprune.export.tflite import convert
 from tfprune.files import write_text
 from tfprune.models import as_classifier, run_custom_layers
 from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
 from tfprune.report.artefact_table import format_artefacts
-from tfprune.training import StopTraining, make_deterministic
+from tfprune.runs.deployment import Deployment, check_deployable, deploy
+from tfprune.training.step import StopTraining, make_deterministic
 
 FLAGS = flags.FLAGS
 _FIELDS = ('custom_layers', 'dataset', 'seed', 'batch_size', 'momentum', 'weight_decay',

@@ -21,15 +21,15 @@ import tensorflow as tf
 from absl import flags
 
 from tfprune.config import Config
-from tfprune.criteria import CRITERIA
 from tfprune.data import DATASETS
-from tfprune.distribution import WorkerLostError
-from tfprune.epochs import Interrupted
 from tfprune.methods import METHODS
 from tfprune.models import MODELS
+from tfprune.pruning.importance import CRITERIA
 from tfprune.report import format_table
 from tfprune.report.artefact_table import format_artefacts
-from tfprune.trainer import train_and_prune
+from tfprune.runs.epochs import Interrupted
+from tfprune.runs.trainer import train_and_prune
+from tfprune.training.distribution import WorkerLostError
 
 command_line.define_config_flags(values={
     'method': METHODS, 'model': MODELS, 'dataset': DATASETS, 'criterion': CRITERIA})

@@ -18,10 +18,10 @@ import numpy as np
 
 from made_up_runs import make_run
 from tfprune.config import Config
-from tfprune.groups import trace_groups
-from tfprune.latency_build import add_model
-from tfprune.latency_table import LatencyTable
+from tfprune.latency.build import add_model
+from tfprune.latency.table import LatencyTable
 from tfprune.report.rows import run_row, write_rows_file
+from tfprune.structure.groups import trace_groups
 
 BASE = ('--dataset=digits --model=resnet8 --method=uniform --macs=0.5 --warmup_epochs=1 '
         '--random_epochs=0 --joint_epochs=0 --alignment_epochs=0 --fine_tune_epochs=1 '

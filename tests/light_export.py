@@ -4,10 +4,10 @@ import pathlib
 
 import pytest
 
-from tfprune import outcome
-from tfprune.deployment import Deployed, pixels_of
 from tfprune.export import ExportReport
 from tfprune.export.parity import Parity
+from tfprune.runs import outcome
+from tfprune.runs.deployment import Deployed, pixels_of
 
 _TIMES = {'threads': 1, 'median_ms': 1.0, 'p10_ms': 1.0, 'p90_ms': 1.0, 'ratio': None}
 

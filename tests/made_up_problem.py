@@ -6,8 +6,8 @@ import numpy as np
 
 from tfprune.benchmarks.known_optimum import AdditiveAccuracy, Knapsack, resnet
 from tfprune.config import Config
-from tfprune.masks import widths_of
 from tfprune.methods import Problem
+from tfprune.pruning.masks import widths_of
 
 
 @functools.cache

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 import serving_server
-from tfprune import artefacts
 from tfprune.data import load_data
+from tfprune.runs import artefacts
 
 
 def base64_png(image):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from absl import flags as absl_flags
 
-from tfprune.config import (CHOICES, TARGETS, Config, Range, check_limit, differing_fields,
-                            kind)
+from tfprune.config import CHOICES, TARGETS, Config, Range, check_limit, differing_fields, kind
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

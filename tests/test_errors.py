@@ -15,9 +15,9 @@ from tfprune import files
 from tfprune.command_line import read_config
 from tfprune.config import Config
 from tfprune.errors import PACKAGE, is_users, near, one_line
-from tfprune.groups import trace_groups
 from tfprune.progress import hush_retracing
 from tfprune.report.table import percent
+from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain
 
 
@@ -160,7 +160,7 @@ FAULT = '''
 import sys
 sys.argv = ['report.py', *{arguments}]
 from tfprune import command_line
-from tfprune.groups import trace_groups
+from tfprune.structure.groups import trace_groups
 def main(_):
     raise {error}
 command_line.start('report.py', main)

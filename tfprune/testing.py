@@ -12,12 +12,12 @@ import keras
 import numpy as np
 from keras import layers
 
-from tfprune.costs import CostModel
-from tfprune.gates import insert_gates
-from tfprune.graph import unfold
-from tfprune.groups import ChannelGroups, trace_groups
-from tfprune.masks import widths_of
-from tfprune.surgery import prune_model
+from tfprune.costs.model import CostModel
+from tfprune.pruning.gates import insert_gates
+from tfprune.pruning.masks import widths_of
+from tfprune.pruning.surgery import prune_model
+from tfprune.structure.graph import unfold
+from tfprune.structure.groups import ChannelGroups, trace_groups
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,13 +16,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.analysis import analyze
-from tfprune.budget import Budget, InfeasibleBudgetError
-from tfprune.costs import CostModel
-from tfprune.groups import ChannelGroups, trace_groups
-from tfprune.masks import Masks, select_channels
+from tfprune.costs.analysis import analyze
+from tfprune.costs.budget import Budget, InfeasibleBudgetError
+from tfprune.costs.model import CostModel
 from tfprune.methods.controls import uniform_widths
-from tfprune.surgery import prune_model
+from tfprune.pruning.masks import Masks, select_channels
+from tfprune.pruning.surgery import prune_model
+from tfprune.structure.groups import ChannelGroups, trace_groups
 from tfprune.testing import check_promises, randomise
 
 OPTIONS: tuple[str, ...] = ()

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.artefacts import find_artefacts
 from tfprune.export.flatbuffer import smallest_file
 from tfprune.export.latency import latencies_in_turns, prepare, timed
 from tfprune.export.operators import Step, read_steps
 from tfprune.export.tflite import convert
 from tfprune.models.model_files import read_keras_file
+from tfprune.runs.artefacts import find_artefacts
 
 OPTIONS = ('artefacts', 'artefact_threads', 'rounds', 'repetitions', 'profile', 'memory')
 COPIES, PASSES = 4, 5

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.costs import CostModel
-from tfprune.groups import trace_groups
+from tfprune.costs.model import CostModel
 from tfprune.models import build_model
+from tfprune.structure.groups import trace_groups
 
 OPTIONS: tuple[str, ...] = ()
 BATCHES = (1, 16, 256, 4096)

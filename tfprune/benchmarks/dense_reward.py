@@ -13,10 +13,10 @@ import numpy as np
 
 from tfprune.benchmarks.known_optimum import AdditiveAccuracy, resnet
 from tfprune.config import Config
-from tfprune.masks import widths_of
 from tfprune.methods.base import Problem
 from tfprune.methods.purl import PuRL
-from tfprune.seeding import set_seed
+from tfprune.pruning.masks import widths_of
+from tfprune.training.seeding import set_seed
 
 OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds', 'search_first_seed')
 REWARDS = ('dense', 'terminal')

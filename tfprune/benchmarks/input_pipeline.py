@@ -16,8 +16,8 @@ import tensorflow as tf
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.turns import cores, machine, quartiles
 from tfprune.data import ImageData, load_data
-from tfprune.data.photographs import photographs
 from tfprune.data.options import DataOptions
+from tfprune.data.photographs import photographs
 from tfprune.machine import peak_process_bytes
 
 OPTIONS = ('cifar10_dir', 'image_folder', 'image_size', 'models', 'batch_size', 'pipeline_rounds',

@@ -11,10 +11,10 @@ import dataclasses
 
 import numpy as np
 
-from tfprune.budget import Budget
-from tfprune.costs import CostModel
-from tfprune.groups import ChannelGroups, trace_groups
+from tfprune.costs.budget import Budget
+from tfprune.costs.model import CostModel
 from tfprune.models import build_model
+from tfprune.structure.groups import ChannelGroups, trace_groups
 
 DRIFTS = ('static', 'moving', 'oscillating')
 

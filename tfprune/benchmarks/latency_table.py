@@ -11,15 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.costs import CostModel
+from tfprune.costs.model import CostModel
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.tflite import convert
-from tfprune.groups import trace_groups
-from tfprune.latency_build import build
-from tfprune.latency_phone import import_profiles, write_probes
-from tfprune.latency_table import LatencyTable
+from tfprune.latency.build import build
+from tfprune.latency.phone import import_profiles, write_probes
+from tfprune.latency.table import LatencyTable
 from tfprune.models import untrained_model
-from tfprune.surgery import prune_model
+from tfprune.pruning.surgery import prune_model
+from tfprune.structure.groups import trace_groups
 
 OPTIONS = ('model', 'image_size', 'num_classes', 'table', 'checks', 'artefact_threads',
            'probe_files', 'profiles', 'device')

@@ -17,15 +17,15 @@ import keras
 import numpy as np
 from scipy import stats
 
-from tfprune.agents import play, random_policy
 from tfprune.benchmarks.known_optimum import DRIFTS, AdditiveAccuracy, Knapsack, resnet
 from tfprune.config import Config
-from tfprune.environment import PruningEnv
-from tfprune.masks import widths_of
 from tfprune.methods.base import Problem
 from tfprune.methods.controls import uniform_widths
 from tfprune.methods.rlal import RLAL
-from tfprune.surrogate import predict
+from tfprune.pruning.masks import widths_of
+from tfprune.search.agents import play, random_policy
+from tfprune.search.environment import PruningEnv
+from tfprune.search.surrogate import predict
 
 OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds', 'search_first_seed')
 _PLAIN = dict(context_size=0, context_updates=0)

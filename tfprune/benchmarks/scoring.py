@@ -14,23 +14,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.agents import play, random_policy
-from tfprune.batch_norm import use_fused_batch_norm
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.memory import resident
 from tfprune.benchmarks.training_step import build
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
-from tfprune.budget import Budget
-from tfprune.costs import CostModel
-from tfprune.distribution import make_strategy
-from tfprune.environment import PruningEnv
-from tfprune.gates import insert_gates
-from tfprune.groups import ChannelGroups, trace_groups
-from tfprune.masks import Masks, open_masks, select_channels
+from tfprune.costs.budget import Budget
+from tfprune.costs.model import CostModel
 from tfprune.methods.controls import uniform_widths
-from tfprune.scoring import Network, SubnetworkScorer
-from tfprune.subnetwork import Subnetwork
-from tfprune.training import Evaluator
+from tfprune.pruning.gates import insert_gates
+from tfprune.pruning.masks import Masks, open_masks, select_channels
+from tfprune.search.agents import play, random_policy
+from tfprune.search.environment import PruningEnv
+from tfprune.search.scoring import Network, SubnetworkScorer
+from tfprune.search.subnetwork import Subnetwork
+from tfprune.structure.groups import ChannelGroups, trace_groups
+from tfprune.training.batch_norm import use_fused_batch_norm
+from tfprune.training.distribution import make_strategy
+from tfprune.training.step import Evaluator
 
 OPTIONS = ('models', 'score_images', 'score_batch_size', 'subnetworks', 'score_rounds', 'sliced',
            'memory_subnetworks', 'memory_images', 'threads')

@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from tfprune.benchmarks.turns import cores, machine
 from tfprune.config import Config
-from tfprune.epochs import Interrupted
 from tfprune.report.reading import read_rows
-from tfprune.trainer import train_and_prune
+from tfprune.runs.epochs import Interrupted
+from tfprune.runs.trainer import train_and_prune
 
 OPTIONS = ('search_runs', 'search_model', 'search_dataset', 'search_episodes', 'cifar10_dir',
            'threads')

@@ -5,7 +5,7 @@ Contestants:
   joint         tfprune's step with the alignment penalty, half of each group's channels masked
   tfprune       tfprune's step without penalty
   plain         a hand-written step of the same Keras 3 model, batch normalisation fused by
-                tfprune.batch_norm: what `joint` is compared with
+                tfprune.training.batch_norm: what `joint` is compared with
   keras         the same as Keras 3 has it
   tf_keras      the same network and step in tf_keras (Keras 2), whose batch normalisation is fused
   torch         the same network in PyTorch, channels last, in a process of its own that sleeps
@@ -26,14 +26,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.alignment import AlignmentPenalty
-from tfprune.batch_norm import use_fused_batch_norm
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
-from tfprune.distribution import make_strategy
-from tfprune.groups import trace_groups
-from tfprune.keras2 import to_keras2
+from tfprune.export.keras2 import to_keras2
 from tfprune.models import build_model
-from tfprune.training import Optimisation, Trainer
+from tfprune.search.alignment import AlignmentPenalty
+from tfprune.structure.groups import trace_groups
+from tfprune.training.batch_norm import use_fused_batch_norm
+from tfprune.training.distribution import make_strategy
+from tfprune.training.step import Optimisation, Trainer
 
 OPTIONS = ('models', 'dtypes', 'batch_size', 'step_rounds', 'torch_python', 'determinism',
            'threads')

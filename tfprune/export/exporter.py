@@ -26,7 +26,7 @@ from tfprune.export.parity import Parity, measure_parity
 from tfprune.export.pixels import BYTES, PixelRange, range_of
 from tfprune.models.outputs import outputs_probabilities
 from tfprune.plain_text import labels
-from tfprune.training import StopTraining
+from tfprune.training.step import StopTraining
 
 # To add a format: a module with a FORMAT, and a line here.
 FORMATS: dict[str, Format] = {

@@ -8,11 +8,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.costs import CostModel
+from tfprune.costs.model import CostModel
 from tfprune.export.base import (Artefact, ArtefactCost, Format, WriteContext, image_shape_of,
                                  num_classes_of)
-from tfprune.groups import trace_groups
 from tfprune.models.model_files import read_keras_file
+from tfprune.structure.groups import trace_groups
 
 
 def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None:

@@ -1,4 +1,4 @@
-"""Costs recounted from the operators of an exported file, independent of tfprune.costs.
+"""Costs recounted from the operators of an exported file, independent of tfprune.costs.model.
 
 Convention: one multiply-add is one, batch 1, and only operators that multiply by weights or
 multiply two tensors as matrices are counted. With output sizes o, kernel k, channels c:
@@ -19,9 +19,9 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.python.framework import convert_to_constants
 
+from tfprune.costs.multiply_adds import GRAPH_MACS, einsum_macs
 from tfprune.export.base import ArtefactCost
 from tfprune.export.interpreter import open_interpreter
-from tfprune.multiply_adds import GRAPH_MACS, einsum_macs
 
 Shape = Sequence[int]
 

@@ -25,8 +25,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.export.base import image_shape_of, num_classes_of, one_line
+from tfprune.export.keras2 import to_keras2
 from tfprune.export.pixels import BYTES, PixelRange
-from tfprune.keras2 import to_keras2
 
 # Layers that TFMOT rounds by itself, on their own or together with a neighbour.
 _KNOWN = frozenset((

@@ -29,8 +29,8 @@ from tfprune.export.pixels import BYTES, PixelRange
 from tfprune.export.quantisable import prepare
 from tfprune.export.tflite import open_file, run_converter, write_content
 from tfprune.models import as_logits, outputs_probabilities
-from tfprune.seeding import derived_seed
-from tfprune.training import NonFiniteLossError, Schedule, StopTraining, cross_entropy
+from tfprune.training.seeding import derived_seed
+from tfprune.training.step import NonFiniteLossError, Schedule, StopTraining, cross_entropy
 
 _RANGE_DECAY = 0.999  # of TFMOT's moving averages
 _RANGE = re.compile(r'quant_(.*)/(pre_activation|post_activation|output)_(min|max):0$')

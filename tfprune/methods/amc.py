@@ -13,12 +13,12 @@ and is rewarded at the end of the episode, every step with the same (sections 3.
                          (accuracy-guaranteed): the ratio is what the search finds
 
 The first episodes act at random; then the actor's actions carry truncated normal noise, of standard
-deviation 0.5 * 0.95^n in its n-th episode (tfprune.agents.ddpg has the agent and its constants).
+deviation 0.5 * 0.95^n in its n-th episode (search.agents.ddpg has the agent and its constants).
 The decision is the episode of the highest reward: the weights are frozen, so that a maximum over
 episodes favours none for its time.
 
 Deviations: 1. Channels are those that a group writes, not those that a layer reads, and a group may
-span layers; its features are those of its first. 2. The bound is exact (tfprune.budget); AMC's adds
+span layers; its features are those of its first. 2. The bound is exact (costs.budget); AMC's adds
 up costs as if widths did not multiply. It may take a group below the keep ratio of 0.2, which AMC
 prefers to its budget. 3. The best episode is filled to the budget. 4. No least-squares
 reconstruction of the weights: a sub-network is scored with batch-norm statistics of its own.
@@ -39,17 +39,17 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfprune.agents import DDPG, asked_for, mean_and_error, play, random_policy
-from tfprune.budget import Budget
-from tfprune.costs import CostModel
-from tfprune.environment import PruningEnv
-from tfprune.groups import ChannelGroups
+from tfprune.costs.budget import Budget
+from tfprune.costs.model import CostModel
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
 from tfprune.methods.options import Options, count, number, one_of, rate, refuse
 from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
-from tfprune.seeding import derived_seed
+from tfprune.search.agents import DDPG, asked_for, mean_and_error, play, random_policy
+from tfprune.search.environment import PruningEnv
+from tfprune.structure.groups import ChannelGroups
+from tfprune.training.seeding import derived_seed
 
 FLOOR = 0.2
 

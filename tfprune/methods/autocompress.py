@@ -15,7 +15,7 @@ other epochs before surgery are divided among the rounds, each with its search a
 before. Where weights are given and there are no such epochs, one search on them decides; a round of
 the harness is then a temperature.
 
-Deviations: 1. The training core is group lasso towards the fixed v (tfprune.alignment), where the
+Deviations: 1. The training core is group lasso towards the fixed v (search.alignment), where the
 paper has ADMM, whose target moves with its duals; no purification. 2. Filters only, no columns.
 3. Progressive rounds remove nothing before the last: what one leaves out is held near zero.
 4. A search needs an epoch before it: the first epoch on weights that are given is plain. 5. The
@@ -32,14 +32,14 @@ from typing import Any, Mapping
 import numpy as np
 import tensorflow as tf
 
-from tfprune.alignment import AlignmentPenalty
-from tfprune.budget import Budget
-from tfprune.masks import nearest_width
+from tfprune.costs.budget import Budget
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import smallest_fitting, uniform_widths
 from tfprune.methods.options import Options, count, number, refuse
 from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
+from tfprune.pruning.masks import nearest_width
+from tfprune.search.alignment import AlignmentPenalty
 
 _LEAST_RATE = 0.01  # what is 0 could not be scaled
 _MOST_TEMPERATURES = 10_000

@@ -12,15 +12,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.account import EpochAccount
-from tfprune.budget import Budget
 from tfprune.config import Config
-from tfprune.costs import CostModel
-from tfprune.criteria import Batch, score_groups
-from tfprune.groups import ChannelGroups
-from tfprune.masks import Masks, best_channels, widths_of
+from tfprune.costs.budget import Budget
+from tfprune.costs.model import CostModel
 from tfprune.methods.options import NoOptions, parse_options
-from tfprune.sparsity import Zeros
+from tfprune.pruning.importance import Batch, score_groups
+from tfprune.pruning.masks import Masks, best_channels, widths_of
+from tfprune.pruning.sparsity import Zeros
+from tfprune.structure.groups import ChannelGroups
+from tfprune.training.account import EpochAccount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Decision:
         removed: blocks that disappear; the masks are then of the groups of what is left.
         search_equivalents: what the search has cost, in epochs; see EpochAccount.
         zeros: single weights that become zero and stay it, {path of a kernel: bool of its shape,
-            True = zero}; beside to_json in a file of its own, see tfprune.sparsity.
+            True = zero}; beside to_json in a file of its own, see tfprune.pruning.sparsity.
     """
     masks: Masks
     removed: tuple[str, ...] = ()

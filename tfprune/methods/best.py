@@ -4,7 +4,7 @@ from typing import Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfprune.budget import Budget
+from tfprune.costs.budget import Budget
 
 
 class BestEpisode(tf.Module):

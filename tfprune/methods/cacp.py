@@ -28,11 +28,11 @@ import numpy as np
 import tensorflow as tf
 from tf_agents.trajectories import trajectory
 
-from tfprune.agents import DDPG
-from tfprune.budget import Budget
+from tfprune.costs.budget import Budget
 from tfprune.methods.amc import AMC, AmcEnv, SearchOptions
 from tfprune.methods.base import Decision
 from tfprune.methods.options import count, refuse
+from tfprune.search.agents import DDPG
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Callable
 
 import numpy as np
 
-from tfprune.budget import Budget
-from tfprune.criteria import score_groups
-from tfprune.masks import nearest_width
+from tfprune.costs.budget import Budget
 from tfprune.methods.base import Decision, Method
+from tfprune.pruning.importance import score_groups
+from tfprune.pruning.masks import nearest_width
 
 
 def smallest_fitting(widths_at: Callable[[float], np.ndarray], budget: Budget, low: float,

@@ -20,13 +20,13 @@ import dataclasses
 
 import numpy as np
 
-from tfprune.agents import ConstrainedPPO, play
-from tfprune.environment import PruningEnv
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.best import BestEpisode, within
 from tfprune.methods.options import Options, count, number, rate
 from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
+from tfprune.search.agents import ConstrainedPPO, play
+from tfprune.search.environment import PruningEnv
 
 
 @dataclasses.dataclass(frozen=True)

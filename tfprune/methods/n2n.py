@@ -1,26 +1,26 @@
 """N2N learning: network to network compression via policy gradient reinforcement learning.
 Ashok, Rhinehart, Beainy, Kitani, ICLR 2018, arXiv 1709.06030.
 
-A teacher, the dense model, is compressed in two stages by REINFORCE (tfprune.agents.reinforce):
+A teacher, the dense model, is compressed in two stages by REINFORCE (search.agents.reinforce):
 
     removal      a_l ~ pi(. | s_1..s_L)           keep or remove each removable block, bidirectional
     shrinkage    a_g ~ pi(. | s_1..s_g, a_<g)     a factor of .25 .5 .6 .7 .8 .9 1 for each group
     R = C (2 - C) acc / acc_teacher,  C = 1 - cost / cost_teacher;  R = -1 for what cannot be
 
-A student is built (tfprune.depth, tfprune.surgery) with the teacher's weights of the moment and
+A student is built (pruning.depth, pruning.surgery) with the teacher's weights of the moment and
 scored after a short training on the teacher's logits by mean squared error. Rewards are known by
 architecture: none is trained twice. The best student of the first stage is shrunk in the second.
 After surgery the decision is fine-tuned towards labels and the teacher's logits.
 
 Deviations: 1. cost is what the budget limits (of several limits that which is least compressed),
 where the paper has parameters. 2. The budget is exact: a removal that leaves less than it allows is
-invalid; shrinkage is bounded by it (tfprune.budget), so that C is nearly one number in the second
+invalid; shrinkage is bounded by it (costs.budget), so that C is nearly one number in the second
 stage, and accuracy decides. 3. What removes nothing has R = 0 as in the paper, so that any valid
 removal is better; without one all blocks stay. 4. Students train for --method_options=student_steps
 steps with Adam, not for epochs; the paper's five students an iteration are one round. 5. Removable
 are residual blocks with an identity shortcut, not single layers; channels are those of groups, by
 the configured criterion. 6. Students run on one replica. 7. In fine-tuning the squared
-error is relative to the variance of the teacher's logits where that is above 1 (tfprune.training):
+error is relative to the variance of the teacher's logits where that is above 1 (training.step):
 plain, it multiplies a learning rate meant for labels by the tens.
 """
 import dataclasses
@@ -34,21 +34,21 @@ from tf_agents.environments import py_environment
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 
-from tfprune.agents import mean_and_error, play
-from tfprune.agents.base import specs
-from tfprune.agents.reinforce import Reinforce, make_autoregressive, make_bidirectional
-from tfprune.budget import InfeasibleBudgetError
 from tfprune.config import split_names
-from tfprune.criteria import Batch
-from tfprune.blocks import without_blocks
-from tfprune.depth import Block, JointRemovalError, removable_blocks
-from tfprune.environment import PruningEnv, finite_reward
-from tfprune.masks import Masks, best_channels
+from tfprune.costs.budget import InfeasibleBudgetError
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
 from tfprune.methods.options import Options, count, number, rate, refuse
-from tfprune.students import StudentTrainer
-from tfprune.surgery import prune_model
+from tfprune.pruning.depth import Block, JointRemovalError, removable_blocks
+from tfprune.pruning.importance import Batch
+from tfprune.pruning.masks import Masks, best_channels
+from tfprune.pruning.surgery import prune_model
+from tfprune.search.agents import mean_and_error, play
+from tfprune.search.agents.base import specs
+from tfprune.search.agents.reinforce import Reinforce, make_autoregressive, make_bidirectional
+from tfprune.search.blocks import without_blocks
+from tfprune.search.environment import PruningEnv, finite_reward
+from tfprune.training.distillation import StudentTrainer
 
 FACTORS = (.25, .5, .6, .7, .8, .9, 1.)
 INVALID = -1.0

@@ -41,16 +41,16 @@ import tensorflow as tf
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 
-from tfprune.agents import DQN, carried_out, play
-from tfprune.criteria import score_groups
-from tfprune.distribution import num_workers
-from tfprune.environment import EpisodicEnv, finite_reward
-from tfprune.masks import best_channels, nearest_width, open_masks
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.best import BestEpisode, within
 from tfprune.methods.options import Options, count, number, one_of, rate
 from tfprune.methods.stopwatch import Stopwatch
-from tfprune.sparsity import kernels_of
+from tfprune.pruning.importance import score_groups
+from tfprune.pruning.masks import best_channels, nearest_width, open_masks
+from tfprune.pruning.sparsity import kernels_of
+from tfprune.search.agents import DQN, carried_out, play
+from tfprune.search.environment import EpisodicEnv, finite_reward
+from tfprune.training.distribution import num_workers
 
 ALPHAS = np.arange(23) / 10
 

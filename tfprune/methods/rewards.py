@@ -3,10 +3,10 @@ from typing import Mapping
 
 import numpy as np
 
-from tfprune.environment import finite_reward
-from tfprune.masks import Masks, best_channels
 from tfprune.methods.base import Problem
 from tfprune.methods.stopwatch import Stopwatch
+from tfprune.pruning.masks import Masks, best_channels
+from tfprune.search.environment import finite_reward
 
 
 class TodaysRewards:

@@ -4,7 +4,7 @@ and alignment. Ganjdanesh, Gao, Huang, CVPR 2024, arXiv 2403.19490.
     repeat for each epoch t:
         train the weights:  min_W  CE(W) + lambda * sum_g ||(1 - v_g) * W_g||_2
         episodes:           a_g ~ pi(. | s_g, z_t),  reward = accuracy of the sub-network
-        update pi (PPO), and embeddings, RNN, decoder of z (tfprune.context)
+        update pi (PPO), and embeddings, RNN, decoder of z (tfprune.search.context)
         v <- the best sub-network known, re-scored on today's weights
     then surgery and fine-tuning.
 
@@ -30,19 +30,19 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfprune.agents import (Policy, carried_out, make_agent, mean_and_error, play,
-                            random_policy)
-from tfprune.alignment import AlignmentPenalty, StrengthController
 from tfprune.config import Config
-from tfprune.context import ContextNetwork, ContextTrainer, EpisodeHistory
-from tfprune.environment import PruningEnv
-from tfprune.masks import Masks, open_masks
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
 from tfprune.methods.controls import uniform_widths
 from tfprune.methods.rewards import TodaysRewards
 from tfprune.methods.stopwatch import Stopwatch
-from tfprune.seeding import derived_seed
-from tfprune.surrogate import best_unscored
+from tfprune.pruning.masks import Masks, open_masks
+from tfprune.search.agents import (Policy, carried_out, make_agent, mean_and_error, play,
+                                   random_policy)
+from tfprune.search.alignment import AlignmentPenalty, StrengthController
+from tfprune.search.context import ContextNetwork, ContextTrainer, EpisodeHistory
+from tfprune.search.environment import PruningEnv
+from tfprune.search.surrogate import best_unscored
+from tfprune.training.seeding import derived_seed
 
 
 class RLAL(Method):

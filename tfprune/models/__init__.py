@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfprune.data.options import parse_size
-from tfprune.graph import functional_graph
 from tfprune.models import mobilenet, resnet, resnet_cifar, vgg
 from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
                                      compiled_optimizer_of_file, make_optimizer)
@@ -22,6 +21,7 @@ from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import (as_classifier, at_image_shape, is_path, load_model_file,
                                         read_keras_file, run_custom_layers)
 from tfprune.models.outputs import as_logits, outputs_probabilities
+from tfprune.structure.graph import functional_graph
 
 __all__ = ['MODELS', 'CompiledOptimizer', 'as_classifier', 'as_logits', 'build_model',
            'compiled_optimizer', 'compiled_optimizer_of_file', 'is_model_file',

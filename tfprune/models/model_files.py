@@ -16,8 +16,9 @@ import numpy as np
 
 from tfprune.config import split_names
 from tfprune.errors import one_line
-from tfprune.graph import functional_graph
 from tfprune.models.outputs import last_activation
+from tfprune.structure.graph import functional_graph
+from tfprune.structure.keras_internals import layers_within, maker
 
 SUFFIX = '.keras'
 _HDF5 = ('.h5', '.hdf5')
@@ -62,7 +63,7 @@ def load_model_file(
     model = read_keras_file(path)
     model = as_classifier(
         model, source=f"model '{path}'", image_shape=image_shape, num_classes=num_classes)
-    policies = {layer.dtype_policy.name for layer in model._flatten_layers(include_self=False)}
+    policies = {layer.dtype_policy.name for layer in layers_within(model, itself=False)}
     if dtype_policy != 'float32' and dtype_policy not in policies:
         raise ValueError(
             f"model '{path}': its layers have their own dtype policy, {', '.join(sorted(policies))}"
@@ -122,7 +123,7 @@ def as_classifier(
         raise ValueError(f'{source}: {error}') from None
     for kind, tensors in (('input', model.inputs), ('output', model.outputs)):
         if len(tensors) != 1:
-            names = ', '.join(tensor._keras_history.operation.name for tensor in tensors)
+            names = ', '.join(maker(tensor).name for tensor in tensors)
             raise ValueError(f'{source}: expected one {kind}, received {len(tensors)}: {names}')
     taken, given = model.inputs[0].shape, model.outputs[0].shape
     if len(taken) != 4 or taken[0] is not None or taken[3] is None:
@@ -151,7 +152,7 @@ def as_classifier(
 
 def _check_precision(model: keras.Model, source: str) -> None:
     """ValueError, in one line, for numbers that plain SGD does not train with."""
-    for layer in model._flatten_layers():
+    for layer in layers_within(model):
         if isinstance(layer, keras.Model):
             continue
         kinds = {keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights}

@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.structure.keras_internals import inputs_of_call, origin
+
 # Operations behind which the activation may lie, since they change no value of an output [B, K].
 _PASSING = ('flatten', 'reshape', 'squeeze', 'identity', 'cast', 'activation')
 _SMALLEST = float(np.finfo(np.float32).tiny)
@@ -19,15 +21,14 @@ def last_activation(model: keras.Model) -> str:
     """
     tensor = model.outputs[0]
     while True:
-        # Keras has no public name for what made a tensor.
-        operation, node, index = tensor._keras_history
+        operation, node, index = origin(tensor)
         if isinstance(operation, keras.Model) and getattr(operation, 'outputs', None):
             tensor = operation.outputs[index]
             continue
         kind = type(operation).__name__.lower()
         activation = getattr(operation, 'activation', None)
         name = kind if activation is None else getattr(activation, '__name__', 'unknown')
-        inputs = operation._inbound_nodes[node].input_tensors
+        inputs = inputs_of_call(operation, node)
         if kind not in _PASSING or name not in (*_PASSING, 'linear') or not inputs:
             return name
         tensor = inputs[0]

@@ -14,8 +14,7 @@ from tfprune.report.page import figure, page, section, table
 from tfprune.report.plots import plot_summary
 from tfprune.report.reading import finite
 from tfprune.report.rows import Row
-from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
-                                  written)
+from tfprune.report.table import MISSING, align, count, duration, listed, markdown, percent, written
 
 Line = Mapping[str, Any]
 CONTROLS = ('uniform', 'random')  # what a method has to beat

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from tfprune.groups import ChannelGroups
-from tfprune.layout import Layout
+from tfprune.structure.groups import ChannelGroups
+from tfprune.structure.layout import Layout
 
 UNPRUNABLE = '#d9d9d9'
 _ROW, _LANE, _BOX = 0.28, 0.9, 0.20  # inches

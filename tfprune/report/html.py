@@ -11,9 +11,8 @@ from tfprune.report.page import escape, figure, link, page, section, table, tile
 from tfprune.report.reading import Run, all_values, read_run
 from tfprune.report.table import (MISSING, account_sentence, agent_sentences, budget_sentences,
                                   columns, count, duration, headline, latency_sentences, listed,
-                                  mark, milliseconds, percent, points, quotient,
-                                  reference_accuracy, sparsity_sentences, table_notes, table_rows,
-                                  training_sentences)
+                                  mark, milliseconds, percent, points, quotient, reference_accuracy,
+                                  sparsity_sentences, table_notes, table_rows, training_sentences)
 
 
 def write_html(run_dir: str | os.PathLike[str]) -> None:

@@ -1,0 +1,90 @@
+"""Analysis: shares that sum to the whole, reasons, the smallest budget; table, JSON, picture."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import tfprune  # noqa: F401  (before keras)
+import keras
+import pytest
+from keras import layers
+from PIL import Image
+
+from tfprune.costs.analysis import analyze, format_analysis
+from tfprune.costs.model import CostModel
+from tfprune.report.drawing import draw_groups
+from tfprune.structure.groups import trace_groups
+from tfprune.testing import TOYS, plain, residual
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize('name', TOYS)
+def test_the_shares_sum_to_the_whole(name):
+    model = TOYS[name].build()
+    groups = trace_groups(model)
+    found = analyze(model, groups)
+    assert {row.name: row.width for row in found.groups if row.reason is None} == dict(groups)
+    assert sum(row.macs for row in found.groups) == pytest.approx(found.dense.macs, abs=5)
+    assert sum(row.params for row in found.groups) == pytest.approx(found.dense.params, abs=5)
+    assert found.dense == CostModel(model, groups).dense
+
+
+def test_by_hand():
+    # image 6x6x3 - conv1 5 - conv2 7 /2 - flatten 63 - hidden 11 - logits 2
+    model = plain()
+    found = analyze(model, trace_groups(model), min_keep_ratio=0.4)
+    rows = {row.name: row for row in found.groups}
+    assert rows['conv1'].macs == 36 * 9 * 3 * 5 and rows['logits'].macs == 11 * 2
+    assert [rows[name].least_width for name in ('conv1', 'conv2', 'hidden')] == [2, 3, 5]
+    # conv1 at 2 of 5: its own 36·9·3 and conv2's 9·9·7 for each channel that goes.
+    assert rows['conv1'].macs_saved == 3 * (36 * 9 * 3 + 9 * 9 * 7)
+    assert found.least.macs == 36 * 9 * 3 * 2 + 81 * 2 * 3 + 9 * 3 * 5 + 5 * 2
+    assert found.prunable_macs == found.dense.macs
+    assert "it feeds the model's output" in rows['logits'].reason
+
+
+def test_a_layer_between_frozen_channels_is_not_prunable():
+    image = keras.Input((4, 4, 3), name='image')
+    x = layers.Lambda(lambda t: t, name='odd')(layers.Conv2D(5, 1, name='a')(image))
+    x = layers.Conv2D(7, 1, name='b')(x)
+    model = keras.Model(image, layers.Dense(2, name='logits')(layers.Flatten()(x)), name='mine')
+    found = analyze(model, trace_groups(model))
+    # a reads the image and writes what the Lambda touches; b and logits share b's channels.
+    assert found.prunable_macs == found.dense.macs - 16 * 3 * 5
+    assert found.uncounted == ()  # it multiplies no matrices
+    text = format_analysis(found)
+    assert "group 'a' is not prunable: it touches layer 'odd' (Lambda), which has no rule" in text
+    assert 'Not counted: nothing' in text and 'mine, input 4×4×3: ' in text
+    assert json.loads(json.dumps(found.to_json()))['prunable_macs_share'] == pytest.approx(
+        found.prunable_macs / found.dense.macs)
+
+
+@pytest.mark.parametrize('suffix', ['png', 'svg'])
+def test_the_picture_shows_every_call(tmp_path, suffix):
+    groups = trace_groups(residual())
+    path = tmp_path / f'groups.{suffix}'
+    draw_groups(groups, path, title='residual')
+    if suffix == 'png':
+        with Image.open(path) as image:
+            assert len(image.convert('RGB').getcolors(2 ** 24)) > len(groups)  # one each, and grey
+    else:
+        assert path.read_text().count('s2_conv2') >= 1
+
+
+def test_script_on_a_file_of_images_of_any_size(tmp_path):
+    image = keras.Input((None, None, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, name='conv')(image))
+    keras.Model(image, layers.Dense(4)(x), name='mine').save(tmp_path / 'mine.keras')
+    done = subprocess.run(
+        [sys.executable, ROOT / 'scripts' / 'analyze.py', f'--model={tmp_path}/mine.keras',
+         '--image_size=10x12', f'--json={tmp_path}/groups.json', '--min_keep_ratio=0.5'],
+        capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / 'groups.json').read_text())
+    assert content['dense']['macs'] == 8 * 10 * 27 * 6 + 6 * 4
+    row, = (row for row in content['groups'] if row['reason'] is None)
+    assert (row['name'], row['least_width']) == ('mine/conv', 3)
+    assert done.stdout.startswith('mine, input 10×12×3: ')
+    assert 'Smallest reachable budget' in done.stdout

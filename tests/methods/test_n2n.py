@@ -1,0 +1,241 @@
+"""N2N: its reward, its cache, its two stages, and a run that removes a block."""
+import contextlib
+import dataclasses
+import functools
+import json
+
+import tfprune  # noqa: F401  (before keras)
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfprune.config import Config
+from tfprune.costs.budget import Budget
+from tfprune.costs.model import CostModel, count_cost
+from tfprune.methods import Problem, make_method
+from tfprune.methods.n2n import FACTORS, INVALID, RewardCache, ShrinkageEnv, reward
+from tfprune.models import build_model
+from tfprune.runs import trainer
+from tfprune.runs.checkpoints import restore
+from tfprune.runs.epochs import Interrupted
+from tfprune.runs.trainer import train_and_prune
+from tfprune.search.blocks import without_blocks
+from tfprune.structure.groups import trace_groups
+from tfprune.testing import recount
+from tfprune.training.account import EpochAccount
+from tfprune.training.step import Optimisation, Trainer
+
+OPTIONS = 'removal_rounds=2, shrinkage_rounds=2, rollouts=4, student_steps=2, units=8'
+BLOCK = 'stage1_block1_add'  # of resnet8 the only block without a padded shortcut
+CONVS = ('stage1_block1_conv1', 'stage1_block1_conv2')
+RUN = dict(model='resnet8', dataset='digits', method='n2n', macs=0.5,
+           method_options='removal_rounds=1, shrinkage_rounds=1, rollouts=4, student_steps=2',
+           warmup_epochs=1, random_epochs=0, joint_epochs=0, alignment_epochs=0,
+           fine_tune_epochs=2, batch_size=256, reward_images=100, score_images=100,
+           score_batch_size=100, calibration_batches=1, lr_warmup_epochs=0.0)
+
+
+def batch(seed, size=8):
+    rng = np.random.default_rng(seed)
+    return (tf.constant(rng.integers(0, 256, (size, 8, 8, 1)), tf.uint8),
+            tf.constant(rng.integers(0, 10, size), tf.int64))
+
+
+@functools.cache
+def resnet8():
+    keras.utils.set_random_seed(0)
+    return build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0,), std=(1,))
+
+
+def problem_of(limits, options=OPTIONS, **config):
+    """Noise to be learnt from; nothing but the students trains."""
+    config = Config(**RUN | dict(macs=0.0, method_options=options) | limits | config)
+    groups = trace_groups(resnet8()).without_residual()
+    cost_model = CostModel(resnet8(), groups)
+    return Problem(config, resnet8(), groups, cost_model, Budget(groups, cost_model, limits),
+                   lambda masks: 0.5, (), contextlib.nullcontext,
+                   EpochAccount(1000, cost_model.dense.macs), [batch(0, 50)],
+                   lambda round_: [batch(1 + round_ * 7 + i) for i in range(3)])
+
+
+def play_rounds(method, first=0):
+    for round_ in range(first, method.rounds()):
+        keras.utils.set_random_seed(round_)
+        yield method.search(round_)
+
+
+def test_reward_by_hand():
+    assert reward(0.9, 0.9, 0.5) == pytest.approx(0.75)
+    assert reward(0.6, 0.8, 0.3) == pytest.approx(0.7 * 1.3 * 0.75)
+    assert reward(1.0, 1.0, 1.0) == 0
+
+
+def test_cache_knows_architectures():
+    cache, removed = RewardCache(3), np.array([True, False])
+    key = cache.key(removed, [3, 4])
+    assert cache.get(key) is None
+    cache.put(key, 0.25, 0.5)
+    cache.put(cache.key(~removed, [3, 4]), 0.75, 0.9)
+    assert cache.get(cache.key(removed.copy(), np.array([3, 4]))) == (0.25, 0.5)
+    assert cache.get(cache.key(~removed, (3, 4))) == (0.75, 0.9)
+    assert cache.get(cache.key(removed, [4, 3])) is None
+
+
+@pytest.mark.slow
+def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
+    """One block: two architectures in the first stage, however often they are drawn."""
+    keras.utils.set_random_seed(0)
+    problem = problem_of({'macs': 0.5})
+    method = make_method(problem)
+    prefix, results = str(tmp_path / 'state'), []
+    for round_, result in enumerate(play_rounds(method)):
+        results.append(result)
+        if round_ == 2:  # in the second stage
+            tf.train.Checkpoint(method=method, account=problem.account).write(prefix)
+    decision = method.decide()
+
+    rows = [row for result in results for row in result.episodes]
+    assert [row['stage'] for row in rows] == ['removal'] * 8 + ['shrinkage'] * 8
+    removals = {tuple(row['removed']): row for row in rows[:8]}
+    assert removals.keys() == {(), (BLOCK,)}
+    assert sum(result.metrics['architectures'] for result in results[:2]) == 2
+    assert removals[()]['reward'] == 0  # nothing gained
+    left = without_blocks(problem, [BLOCK])
+    share = left.cost_model.dense.macs / problem.cost_model.dense.macs
+    assert removals[(BLOCK,)]['reward'] == pytest.approx(
+        reward(removals[(BLOCK,)]['accuracy'], 0.5, share))
+
+    assert decision.removed == (BLOCK,)
+    best = max(rows[8:], key=lambda row: row['reward'])
+    assert decision.widths == best['widths']
+    macs, limit = left.cost_model(decision.widths).macs, int(0.5 * problem.cost_model.dense.macs)
+    assert 0.97 * limit < macs <= limit
+    # Teacher's logits, students' steps and scores, at the least; and 2 epochs of distillation.
+    assert problem.account.epochs > 2 / 3 + results[-1].metrics['architectures'] * 16 * .5 / 1000
+
+    keras.utils.set_random_seed(77)
+    problem = problem_of({'macs': 0.5})
+    fresh = make_method(problem)
+    restore(tf.train.Checkpoint(method=fresh, account=problem.account), prefix)
+    assert [dataclasses.asdict(result) for result in play_rounds(fresh, 3)] == [
+        dataclasses.asdict(result) for result in results[3:]]
+    assert fresh.decide().to_json() == decision.to_json()
+
+
+def test_removing_more_than_the_budget_asks_for_is_invalid():
+    keras.utils.set_random_seed(0)
+    method = make_method(problem_of({'macs': 0.9}, 'removal_rounds=2, shrinkage_rounds=0'))
+    rows = [row for result in play_rounds(method) for row in result.episodes]
+    assert {(tuple(row['removed']), row['reward']) for row in rows} == {
+        ((), 0.0), ((BLOCK,), INVALID)}
+    decision = method.decide()
+    assert decision.removed == () and set(decision.widths) == set(method.problem.groups)
+
+
+def test_frozen_blocks_stay_and_latency_is_refused(monkeypatch):
+    method = make_method(problem_of({'macs': 0.5}, frozen=CONVS[0]))
+    assert method.remover is None and method.rounds() == 2
+    problem = problem_of({'macs': 0.5})
+    monkeypatch.setattr(problem.budget, 'targets', ('latency_ms',))
+    with pytest.raises(ValueError, match='limit macs, params or peak_memory_bytes instead'):
+        make_method(problem)
+    with pytest.raises(ValueError, match=r'method_options: rollouts must be in \[1, 1000\]'):
+        make_method(problem_of({'macs': 0.5}, 'rollouts=0'))
+
+
+def test_factors_are_rates_within_the_budget():
+    problem, got = problem_of({'macs': 0.5}), []
+    env = ShrinkageEnv(problem.groups, problem.cost_model,
+                       lambda widths: got.append(widths) or 1.0, budget=problem.budget)
+    first, *_ = problem.budget.names
+    for factor, width in ((0.5, 8), (0.7, 11)):
+        env.reset()
+        env.step(np.int32(FACTORS.index(factor)))
+        assert env.widths[first] == width  # of 16
+    env.reset()
+    while not env.current_time_step().is_last():
+        env.step(np.int32(FACTORS.index(1.0)))
+    assert problem.budget.fits(list(got[0].values()))
+
+
+def linear(kernel):
+    """Logits [B, 3] of images of four pixels, by a kernel that broadcasts to [4, 3]."""
+    model = keras.Sequential([keras.Input((2, 2, 1)), keras.layers.Flatten(),
+                              keras.layers.Dense(3, use_bias=False)])
+    model.set_weights([np.broadcast_to(kernel, (4, 3))])
+    return model
+
+
+def test_teacher_pulls_by_the_mean_squared_error_of_its_logits():
+    student, teacher = linear(0.0), linear(0.5)
+    images = np.ones((4, 2, 2, 1), np.uint8)
+    data = tf.data.Dataset.from_tensors((images, np.zeros(4, np.int64)))
+    trainer = Trainer(student, tf.distribute.get_strategy(), Optimisation(
+        momentum=0.0, weight_decay=0.0, global_batch_size=4), teacher=teacher)
+    means = trainer.train_epoch(data, lambda step: 0.1)
+    # Logits 0 against 4 · 0.5, all images alike: a squared error of 4.
+    assert means['penalty'] == pytest.approx(4)
+    assert means['loss'] == pytest.approx(4 + np.log(3))
+    np.testing.assert_array_equal(teacher.get_weights()[0], np.full((4, 3), 0.5))
+    # d/dw of the penalty, 1/3 · 2 · (0 - 2), and of the cross-entropy, p - 1[k = 0].
+    expected = -0.1 * (np.array([1 / 3 - 1, 1 / 3, 1 / 3]) - 4 / 3)
+    np.testing.assert_allclose(student.get_weights()[0], np.tile(expected, (4, 1)), rtol=1e-5)
+
+
+def test_the_teachers_pull_does_not_grow_with_its_logits():
+    def penalty(scale):
+        data = tf.data.Dataset.from_tensors((np.ones((4, 2, 2, 1), np.uint8), np.zeros(4, int)))
+        return Trainer(linear(0.0), tf.distribute.get_strategy(), Optimisation(
+            weight_decay=0.0, global_batch_size=4), teacher=linear(scale * np.array([-1, 0, 2.5]))
+        ).train_epoch(data, lambda step: 0.1)['penalty']
+
+    logits = 4 * np.array([-1, 0, 2.5])
+    expected = np.mean(logits ** 2) / logits.var()
+    assert [penalty(1), penalty(10)] == pytest.approx([expected, expected])
+    assert penalty(0.1) == pytest.approx(np.mean((0.1 * logits) ** 2))  # a variance below 1
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    return train_and_prune(Config(**RUN), tmp_path_factory.mktemp('n2n') / 'run', progress=False)
+
+
+def test_a_run_that_removes_a_block_ends_in_a_plain_smaller_model(whole):
+    report = whole.report
+    assert report['removed_blocks'] == [BLOCK]
+    assert not {BLOCK, *CONVS} & {layer.name for layer in whole.model.layers}
+    cost = count_cost(whole.model)
+    assert (cost.macs, cost.params) == recount(whole.model) == (
+        report['pruned']['macs'], report['pruned']['params'])
+    budget, = report['budgets']
+    assert budget['cost'] == cost.macs <= budget['limit'] < budget['dense']
+    widths = {row['name']: row['width'] for row in report['groups']}
+    assert widths == {name: 0 if name in CONVS else whole.model.get_layer(name).filters
+                      for name in widths}
+    assert widths[CONVS[0]] == 0
+    loaded = keras.models.load_model(whole.run_dir / 'export' / 'pruned.keras')
+    images = batch(0)[0]
+    np.testing.assert_allclose(loaded(images), whole.model(images), rtol=1e-4, atol=1e-4)
+    metrics = [json.loads(line) for line in open(whole.run_dir / 'metrics.jsonl')]
+    assert metrics[0]['penalty'] == 0 < metrics[1]['penalty']  # the teacher's
+    # A third of an epoch for each epoch of distillation.
+    rounds = [json.loads(line) for line in open(whole.run_dir / 'rounds.jsonl')]
+    assert report['epochs']['search_equivalents'] == pytest.approx(
+        rounds[-1]['search_equivalents'] + 2 / 3)
+
+
+@pytest.mark.slow
+def test_a_run_stopped_after_surgery_ends_as_if_it_had_not_been(whole, tmp_path, monkeypatch):
+    run_dir = tmp_path / 'run'
+
+    def in_fine_tuning():
+        path = run_dir / 'metrics.jsonl'
+        return path.exists() and len(path.read_text().splitlines()) == 2
+
+    with pytest.raises(Interrupted):
+        train_and_prune(Config(**RUN), run_dir, progress=False, should_stop=in_fine_tuning)
+    monkeypatch.setattr(trainer, 'finish', lambda *_: {})
+    result = train_and_prune(Config(**RUN), run_dir, progress=False)
+    for one, other in zip(whole.model.get_weights(), result.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)

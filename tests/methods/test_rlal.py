@@ -1,0 +1,45 @@
+"""RLAL between its epochs: what sets lambda, what is said of the sub-network it follows."""
+import dataclasses
+
+import pytest
+
+from made_up_problem import made_up_problem
+from tfprune.methods.rlal import RLAL
+from tfprune.pruning.masks import widths_of
+
+SHORT = dict(method='rlal', warmup_epochs=0, random_epochs=1, joint_epochs=2, alignment_epochs=1,
+             alignment='adaptive', episodes_per_epoch=2, random_reference_episodes=0,
+             comparison_episodes=0, context_size=4, context_updates=1, agent_updates=1)
+
+
+def rlal(score):
+    problem = made_up_problem('', **SHORT)
+    return RLAL(dataclasses.replace(problem, score=score))
+
+
+@pytest.mark.parametrize('full, factor', [(0.9, 1.5), (0.51, 1 / 1.5)])
+def test_adaptive_lambda_follows_the_gap_of_two_scores(full, factor):
+    """Not of an accuracy by moving statistics and one by those of the batch."""
+    method = rlal(lambda masks: full if all(mask.all() for mask in masks.values()) else 0.5)
+    strengths, found = [], []
+    for epoch in range(4):
+        found.append(method.after_epoch(epoch).metrics)
+        strengths.append(float(method.alignment.strength.numpy()))
+    start = method.problem.config.alignment_strength
+    # Nothing follows the last epoch before surgery.
+    assert strengths == pytest.approx([start, start * factor, start * factor ** 2, 0.0])
+    assert [row['scored_full_accuracy'] for row in found] == [full] * 4
+    assert [row['subnetwork_accuracy'] for row in found] == [0.5] * 4
+
+
+def test_the_accuracy_that_is_said_is_of_the_widths_that_are_followed():
+    """An episode may leave some of the budget, which is filled."""
+    def score(masks):
+        return 1 / (1 + sum(widths_of(masks).values()))  # the fewer the better: filling shows
+
+    method = rlal(score)
+    for epoch in range(3):
+        found = method.after_epoch(epoch).metrics['subnetwork_accuracy']
+        widths = method.best_widths.numpy()
+        assert found == score(method.problem.select(method.problem.budget.as_dict(widths)))
+        assert list(widths) == list(method.problem.budget.fill(widths))

@@ -1,0 +1,232 @@
+"""Files for phones and servers at the end of a run: all measured, what they lose is said."""
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import tfprune  # noqa: F401  (before keras)
+import keras
+import numpy as np
+import pytest
+
+from made_up_runs import Page, html_of, make_run
+from tfprune.config import Config
+from tfprune.data import load_data
+from tfprune.export import FORMATS
+from tfprune.export.tflite import convert
+from tfprune.report import model_card
+from tfprune.report.artefact_table import artefact_rows, losses
+from tfprune.report.reading import read_run
+from tfprune.runs import trainer
+from tfprune.runs.deployment import Deployment, check_convertible, deploy, representative_images
+from tfprune.runs.epochs import Interrupted
+from tfprune.training.step import StopTraining
+
+L = keras.layers
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIG = Config(dataset='digits', method='uniform', macs=0.5, warmup_epochs=3,
+                random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
+                batch_size=128, reward_images=100, score_images=100, score_batch_size=100,
+                calibration_batches=1, lr_warmup_epochs=0.0, quantize='int8_qat, int8, int8',
+                quantize_epochs=1, representative_images=50)
+ROWS = [{'form': 'keras', 'file': 'pruned.keras', 'bytes': 2000, 'accuracy': 0.95, 'lost': 0.0},
+        {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1234, 'accuracy': 0.95, 'lost': 0.0,
+         'latency': [{'threads': 1, 'median_ms': 0.5, 'ratio': 0.5},
+                     {'threads': 2, 'median_ms': 0.25, 'ratio': None}]},
+        {'form': 'tflite_int8', 'file': 'model_int8.tflite', 'bytes': 400, 'accuracy': 0.919,
+         'lost': 0.031, 'latency': [{'threads': 1, 'median_ms': 0.125, 'ratio': 0.125},
+                                    {'threads': 2, 'median_ms': 0.1, 'ratio': 0.2}]}]
+DENSE_LATENCY = [{'threads': 1, 'median_ms': 1.0}, {'threads': 2, 'median_ms': 0.5}]
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    """CONFIG on a small network of convolutions, a depthwise one among them."""
+    image = keras.Input((8, 8, 1))
+    x = L.Conv2D(24, 3, padding='same', use_bias=False)(L.Rescaling(1 / 16)(image))
+    x = L.DepthwiseConv2D(3, strides=2, padding='same', use_bias=False)(x)
+    x = L.ReLU(6)(L.BatchNormalization()(x))
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(64, 3, padding='same', use_bias=False)(x)))
+    path = tmp_path_factory.mktemp('model') / 'small.keras'
+    keras.Model(image, L.Dense(10)(L.GlobalAveragePooling2D()(x))).save(path)
+    return dataclasses.replace(CONFIG, model=str(path))
+
+
+@pytest.fixture(scope='module')
+def result(config, tmp_path_factory):
+    return trainer.train_and_prune(config, tmp_path_factory.mktemp('run') / 'run', progress=False)
+
+
+def test_every_file_is_measured(result):
+    rows = {row['form']: row for row in result.report['artefacts']}
+    assert list(rows) == ['keras', 'saved_model', 'tflite', 'tflite_int8_qat', 'tflite_int8']
+    data = load_data('digits', reward_images=100)
+    (images, labels), = data.test_batches(data.num_test).as_numpy_iterator()
+    for form, row in rows.items():
+        path = result.run_dir / 'export' / row['file']
+        assert result.report['files'][form] == f'export/{row["file"]}'
+        hits = FORMATS[form].open(path)(images).argmax(-1) == labels
+        assert row['accuracy'] == hits.mean()
+        assert row['lost'] == rows['keras']['accuracy'] - row['accuracy']
+        if form.startswith('tflite'):
+            assert row['bytes'] == path.stat().st_size
+            assert [seen['threads'] for seen in row['latency']] == [1, 2, 4]
+            assert all(0 < seen['p10_ms'] <= seen['median_ms'] <= seen['p90_ms']
+                       and seen['ratio'] > 0 for seen in row['latency'])
+    assert rows['tflite']['accuracy'] == rows['keras']['accuracy']
+    assert rows['tflite_int8']['bytes'] < rows['tflite']['bytes'] / 2
+    assert result.report['pruned']['latency_ms'] == rows['tflite']['latency'][0]['median_ms']
+    assert len(result.report['dense_latency']) == 3
+    text = (result.run_dir / 'export/model_card.md').read_text()
+    assert 'model_int8_qat.tflite' in text and 'images 8×8×1' in text
+
+
+@pytest.mark.slow
+def test_stopped_in_quantisation_aware_fine_tuning_it_is_done_anew(
+        config, result, tmp_path, monkeypatch):
+    begun = []
+    real = trainer.finish
+
+    def finish(*args):
+        begun.append(True)
+        return real(*args)
+
+    monkeypatch.setattr(trainer, 'finish', finish)
+    with pytest.raises(Interrupted, match='before the end of the export'):
+        trainer.train_and_prune(config, tmp_path / 'run', progress=False,
+                                should_stop=lambda: bool(begun))
+    assert not (tmp_path / 'run/report.json').exists()
+    monkeypatch.undo()
+    again = trainer.train_and_prune(config, tmp_path / 'run', progress=False)
+    images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1))
+    # The bytes hold names of tensors, which count what the process built before.
+    answers = [FORMATS['tflite_int8_qat'].open(run.run_dir / 'export/model_int8_qat.tflite')(images)
+               for run in (again, result)]
+    np.testing.assert_array_equal(*answers)
+
+
+def test_a_layer_without_int8_form_is_named_before_training(tmp_path):
+    image = keras.Input((8, 8, 1))
+    x = L.Conv2D(6, 3)(image)
+    x = L.GlobalAveragePooling2D()(L.PReLU(name='bent')(x))
+    keras.Model(image, L.Dense(10)(x)).save(tmp_path / 'mine.keras')
+    config = dataclasses.replace(CONFIG, model=str(tmp_path / 'mine.keras'))
+    with pytest.raises(ValueError, match="layer 'bent'"):
+        trainer.train_and_prune(config, tmp_path / 'run', progress=False)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_what_would_stop_the_export_is_said_before_training(tmp_path):
+    image = keras.Input((8, 8, 1))
+    x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3)(image))
+    model = keras.Model(image, L.Dense(10)(keras.ops.erfinv(x)))
+    own = trainer.OwnProblem(model, load_data('digits', reward_images=100))
+    with pytest.raises(ValueError, match='TFLite has no operator for: Erfinv'):
+        trainer.train_and_prune(dataclasses.replace(CONFIG, quantize=''), tmp_path / 'run',
+                                own=own, progress=False)
+    model = keras.Model(image, L.Dense(10)(x))
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full/thesis.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match='is no export'):
+        deploy(model, own.data, tmp_path / 'full', Deployment(('int8_qat',)), overwrite=True)
+    with pytest.raises(PermissionError, match='cannot write the export'):
+        deploy(model, own.data, tmp_path / 'full/thesis.txt/out', Deployment(('int8_qat',)))
+
+
+def test_a_model_of_mixed_precision_converts_as_it_is_exported():
+    """TFLite has no convolution of bfloat16; what is exported is float32."""
+    image = keras.Input((8, 8, 1))
+    half = keras.DTypePolicy('mixed_bfloat16')
+    x = L.BatchNormalization(dtype=half)(L.Conv2D(6, 3, dtype=half)(image))
+    x = L.GlobalAveragePooling2D(dtype=half)(x)
+    model = keras.Model(image, L.Dense(10, dtype=half)(x))
+    with pytest.raises(ValueError, match='TFLite has no operator for: .*Conv2D'):
+        convert(model)
+    check_convertible(model)
+
+
+def test_representative_images_are_of_the_training_set():
+    data = load_data('digits', reward_images=100)
+    images = representative_images(data, 50)
+    assert images.shape == (50, 8, 8, 1) and images.dtype == np.uint8
+    test = {image.tobytes() for batch, _ in data.test_batches(100) for image in batch.numpy()}
+    assert not test & {image.tobytes() for image in images}
+    assert len(representative_images(data, 10 ** 6)) == data.num_train
+
+
+def test_the_table_of_files():
+    header, dense, plain, lite, int8 = artefact_rows(ROWS, DENSE_LATENCY)
+    assert header == ('file', 'bytes', 'test accuracy', '1 thread, ms', '2 threads, ms')
+    assert dense[3:] == ('1', '0.5') and plain[3:] == ('–', '–')
+    assert lite == ('model.tflite', '1,234', '95.00%', '0.5 (50%)', '0.25')
+    assert int8[3:] == ('0.125 (12%)', '0.1 (20%)')
+
+
+def test_what_a_file_loses_is_said_with_what_to_do():
+    assert losses(ROWS) == ['model_int8.tflite loses 3.1 points of accuracy against the Keras '
+                            'model; fine-tune under rounding: --quantize=int8_qat.']
+    assert not losses([{**ROWS[2], 'lost': 0.01}])
+
+
+def test_report_and_card(tmp_path):
+    run = make_run(tmp_path / 'run', artefacts=ROWS, dense_latency=DENSE_LATENCY,
+                   class_names=['cat', 'dog<2>'])
+    text = html_of(run)
+    assert 'href="export/model_int8.tflite"' in text and 'loses 3.1 points' in text
+    assert 'Model card' in Page(text).headings and 'dog&lt;2&gt;' in text
+    card = model_card(read_run(run))
+    assert card.startswith('# resnet8 on digits, pruned by rlal\n')
+    assert 'one of 2 classes: cat, dog&lt;2&gt;' in card and 'loses 3.1 points' in card
+    assert '| model.tflite | 1,234 | 95.00% | 0.5 (50%) | 0.25 |' in card
+    assert 'standard error of one accuracy' in card
+
+
+def test_asked_to_stop_nothing_more_is_written_or_tested(config, tmp_path):
+    """Asked before each of three files, each of three tests, each of three numbers of threads."""
+    model, data = keras.models.load_model(config.model), load_data('digits', reward_images=100)
+    for asked in (1, 7):
+        times = iter(range(10))
+        with pytest.raises(StopTraining):
+            deploy(model, data, tmp_path / 'out', Deployment(), overwrite=True,
+                   should_stop=lambda: next(times) == asked)
+        assert next(times) == asked + 1
+        assert (tmp_path / 'out/parity.json').exists() == (asked > 3)
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_script_and_leaves_nothing(result, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, ROOT / 'scripts/export.py', f'--out={tmp_path}/out', '--dataset=digits',
+         f'--model={result.run_dir}/dense.keras', '--quantize=int8,float16,dynamic'],
+        stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / '.out.partial').exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(100) == 128 + signal.SIGTERM
+    assert process.stderr.read().splitlines()[-1].startswith('stopped before the end')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_script_refuses_an_empty_out(tmp_path):
+    command = [sys.executable, ROOT / 'scripts/export.py', '--out=', f'--model={tmp_path}/x.keras']
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith('export.py: error: --out')
+
+
+def test_script_exports_any_model(tmp_path, result):
+    command = [sys.executable, ROOT / 'scripts/export.py', f'--out={tmp_path}/out',
+               f'--model={result.run_dir}/dense.keras', '--dataset=digits', '--quantize=dynamic',
+               '--reward_images=100', f'--json={tmp_path}/rows.json']
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / 'rows.json').read_text())['artefacts']
+    assert [row['form'] for row in rows] == ['keras', 'saved_model', 'tflite', 'tflite_dynamic']
+    assert all((tmp_path / 'out' / row['file']).exists() for row in rows)
+    assert rows[0]['accuracy'] == result.report['dense']['test_accuracy']
+    assert 'model_dynamic.tflite' in done.stdout
+    assert keras.models.load_model(tmp_path / 'out/pruned.keras').count_params() > 0

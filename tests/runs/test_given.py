@@ -1,0 +1,405 @@
+"""A model that comes with weights: measured first, trained on as its owner would, never ruined."""
+import dataclasses
+import json
+import math
+import zipfile
+
+import tfprune  # noqa: F401  (before keras)
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from light_export import light_export
+from tfprune.models import compiled_optimizer, compiled_optimizer_of_file
+from tfprune.runs import first_epoch, given
+from tfprune.runs.epochs import Interrupted
+from tfprune.significance import fell, paired
+from tfprune.training.distribution import make_strategy
+from tfprune.training.rate_test import at_least, best_recovering, largest_harmless
+from tfprune.training.step import Optimisation, Trainer
+
+CLASSES, TRAIN, HELD, TEST = 3, 192, 96, 96
+SHORT = dict(method='uniform', macs=0.6, warmup_epochs=1, random_epochs=0, joint_epochs=0,
+             alignment_epochs=0, fine_tune_epochs=1, progress=False)
+
+
+def images(count, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, count)
+    pixels = rng.normal(0, 1.5, (count, 6, 6, 3)) + labels[:, None, None, None]
+    return tf.data.Dataset.from_tensor_slices(
+        (pixels.astype('float32'), labels.astype('int32'))).batch(16)
+
+
+def network(seed=0, **options):
+    keras.utils.set_random_seed(seed)
+    image = keras.Input((6, 6, 3))
+    x = layers.Conv2D(8, 3, activation='relu', name='a', **options)(image)
+    x = layers.Conv2D(8, 3, activation='relu', name='b')(x)
+    return keras.Model(image, layers.Dense(CLASSES, name='logits')(
+        layers.GlobalAveragePooling2D()(x)))
+
+
+def fitted(optimizer='adam', epochs=12):
+    model = network()
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(images(TRAIN, 0), epochs=epochs, verbose=0)
+    return model
+
+
+def run(model, folder, **options):
+    with light_export():
+        tfprune.train_and_prune(model=model, train_data=images(TRAIN, 0),
+                                reward_data=images(HELD, 1), test_data=images(TEST, 2),
+                                run_dir=folder, **{**SHORT, **options})
+    return json.loads((folder / 'report.json').read_text())
+
+
+def accuracy(model, data):
+    hits = [np.argmax(model.predict_on_batch(x), -1) == y for x, y in data.as_numpy_iterator()]
+    return float(np.concatenate(hits).mean())
+
+
+@pytest.fixture(scope='module')
+def trained():
+    return fitted()
+
+
+def test_the_given_model_is_measured_first_and_trained_by_its_own_optimizer(trained, tmp_path):
+    found = run(trained, tmp_path / 'run')
+    assert found['given']['test_accuracy'] == pytest.approx(accuracy(trained, images(TEST, 2)))
+    assert found['given']['held_out_accuracy'] == pytest.approx(
+        accuracy(trained, images(HELD, 1)))
+    assert found['given']['is_trained'] and found['given']['images'] == HELD
+    training = found['training']
+    assert training['optimizer']['class_name'] == 'Adam'
+    assert training['learning_rate'] == training['fine_tune_learning_rate'] == pytest.approx(1e-3)
+    assert training['weight_decay'] == 0
+    assert found['pruned']['test_accuracy'] > 0.8 * found['given']['test_accuracy']
+
+
+def test_random_weights_have_nothing_given_and_the_rates_of_random_weights(tmp_path):
+    found = run(network(), tmp_path / 'run')
+    assert not found['given']['is_trained']
+    assert found['training']['learning_rate'] == 0.1
+    assert found['training']['fine_tune_learning_rate'] == 0.05
+    assert found['training']['optimizer'] is None
+
+
+def test_flags_come_before_what_the_model_says(trained, tmp_path):
+    found = run(trained, tmp_path / 'run', learning_rate=0.002, weight_decay=1e-5,
+                optimizer='sgd', fine_tune_learning_rate=0.001)['training']
+    assert found['optimizer'] is None and found['reasons'] == []
+    assert [found[name] for name in ('learning_rate', 'fine_tune_learning_rate', 'weight_decay')
+            ] == [0.002, 0.001, 1e-5]
+
+
+def test_a_rate_that_ruins_is_lowered_and_said(trained, tmp_path, capsys):
+    model = keras.models.clone_model(trained)
+    model.set_weights(trained.get_weights())
+    model.compile(keras.optimizers.Adam(3.0))
+    found = run(model, tmp_path / 'run')
+    first = json.loads((tmp_path / 'run/metrics.jsonl').read_text().splitlines()[0])
+    assert first['learning_rate'] <= 0.31  # of a peak of 3
+    assert first['reward_accuracy'] > found['given']['held_out_accuracy'] - 0.15
+    assert 'begins again at 0.3' in capsys.readouterr().err
+    assert found['training']['reasons'][-1].endswith('begins again at 0.3')
+    after = json.loads((tmp_path / 'run/metrics.jsonl').read_text().splitlines()[1])
+    assert after['learning_rate'] <= 0.31  # the same optimizer's
+
+
+def test_a_run_killed_while_its_first_epoch_begins_again_ends_as_if_it_had_not(
+        trained, tmp_path, monkeypatch):
+    class Died(BaseException):
+        pass
+
+    def model():
+        copy = network()
+        copy.set_weights(trained.get_weights())
+        copy.compile(keras.optimizers.Adam(3.0))
+        return copy
+
+    def weights(folder):
+        return keras.models.load_model(folder / 'export/pruned.keras').get_weights()
+
+    restart, calls = Trainer.restart, []
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        def die(self, *arguments):
+            calls.append(1)
+            restart(self, *arguments)
+            patch.setattr('tfprune.runs.epochs.EpochLoop._train_from', fail)
+
+        def fail(*_):
+            raise Died
+
+        patch.setattr(Trainer, 'restart', die)
+        run(model(), tmp_path / 'run')
+    assert calls and not list((tmp_path / 'run/checkpoints').glob('e*'))
+    once, again = run(model(), tmp_path / 'whole'), run(model(), tmp_path / 'run')
+    assert once['training'] == again['training']
+    for one, other in zip(weights(tmp_path / 'whole'), weights(tmp_path / 'run'), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_rate_that_was_asked_for_and_ruins_stops_the_run(trained, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        run(trained, tmp_path / 'run', learning_rate=3.0)
+    assert '--learning_rate=3' in str(caught.value) and '--nocheck_first_epoch' in str(caught.value)
+    assert '\n' not in str(caught.value)
+    run(trained, tmp_path / 'run', learning_rate=3.0, check_first_epoch=False)  # the same folder
+
+
+def test_a_run_that_is_stopped_while_rates_are_tested_begins_anew(trained, tmp_path):
+    calls = []
+
+    def should_stop():
+        calls.append(1)
+        return len(calls) == 30  # of 40 steps of the first rate
+
+    model = network()
+    model.set_weights(trained.get_weights())
+    with pytest.raises(Interrupted, match='before the first epoch; the same command begins'):
+        run(model, tmp_path / 'run', should_stop=should_stop)
+    assert len(calls) == 30 and not (tmp_path / 'run/training.json').exists()
+    assert run(model, tmp_path / 'run')['training']['reasons']
+
+
+def test_resuming_measures_and_chooses_nothing_anew(trained, tmp_path, monkeypatch):
+    class Stop(BaseException):
+        pass
+
+    def fail(*_, **__):
+        raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr('tfprune.runs.phases.Phases._prune', fail)
+        run(trained, tmp_path / 'run')
+    monkeypatch.setattr('tfprune.runs.given.measure', fail)
+    monkeypatch.setattr('tfprune.runs.given.choose_recipe', fail)
+    assert run(trained, tmp_path / 'run')['given']['is_trained']
+
+
+@pytest.mark.parametrize('before, after, images_, is_lower', [
+    (0.9, 0.9, 100, False), (0.9, 0.85, 100, False),  # 0.05 of 3 sqrt((.09 + .1275) / 100) = .14
+    (0.9, 0.7, 100, True), (0.9, 0.85, 10_000, True), (1.0, 0.99, 100, False),
+    (0.5, 0.9, 100, False)])
+def test_fall_in_standard_errors(before, after, images_, is_lower):
+    error = 3 * math.sqrt((before * (1 - before) + after * (1 - after)) / images_)
+    assert (before - after > error) == is_lower
+    assert fell(before, after, images_) == is_lower
+
+
+def test_images_learnt_by_heart_are_no_ruin():
+    judged = first_epoch.FirstEpoch(held_out=0.99, trained_on=0.99, sample=tf.data.Dataset.range(1),
+                                    images=1000, weights=[], may_lower=True)
+    assert not judged.is_ruined(0.8, lambda _: 0.985)
+    assert judged.is_ruined(0.8, lambda _: 0.8)
+    assert not judged.is_ruined(0.985, lambda _: 0.8)
+
+
+class FakeTest:
+    """Hits of 100 images by rate."""
+
+    def __init__(self, **right):
+        self._right = {float(rate.strip('_').replace('_', '.')): n for rate, n in right.items()}
+
+    def hits(self, rate):
+        return np.arange(100) < self._right[rate]
+
+
+def test_which_rate_is_taken():
+    rates = (1.0, 0.1, 0.01)
+    harmless = FakeTest(_0=80, _1=10, _0_1=79, _0_01=80)
+    # One image of a hundred less: gain -0.01, its error sqrt(.01 * .99) / 10 = 0.00995.
+    assert paired(harmless.hits(0.0), harmless.hits(0.1)) == pytest.approx((-0.01, 0.00995), 1e-3)
+    assert largest_harmless(harmless, rates)[0] == 0.01
+    assert largest_harmless(FakeTest(_0=80, _1=10, _0_1=80, _0_01=80), rates)[0] == 0.1
+    assert largest_harmless(FakeTest(_0=80, _1=10, _0_1=20, _0_01=30), rates)[0] == 0.01
+    assert best_recovering(FakeTest(_0=10, _1=20, _0_1=70, _0_01=60), rates)[0] == 0.1
+    assert best_recovering(FakeTest(_0=10, _1=70, _0_1=70, _0_01=60), rates)[0] == 1.0
+
+
+@pytest.mark.parametrize('right, steps, expected', [
+    # 0.01 cannot, in 40 steps as in the test; 0.3 can, 1 is too large.
+    (dict(_0=10, _0_01=12, _0_03=20, _0_1=40, _0_3=80, _1_0=9), 40, 0.3),
+    (dict(_0=10, _0_01=10, _0_03=10, _0_1=10, _0_3=80, _1_0=81, _3_0=9), 40, 1.0),
+    (dict(_0=10, _0_01=12, _0_03=20, _0_1=40, _0_3=80, _1_0=9), 1300, 0.01),  # goes as far as 0.3
+    (dict(_0=10, _0_01=50, _0_03=80, _0_1=80), 40, 0.01),  # more than half of what 0.03 recovers
+    (dict(_0=10, _0_01=80, _0_03=80), 40, 0.01),  # as good as a larger one, which ends it
+    (dict(_0=30, _0_01=30, _0_03=29, _0_1=9), 200, 0.01)])  # none recovers
+def test_a_rate_that_has_decayed_is_raised(right, steps, expected):
+    rate, why = at_least(FakeTest(**right), 0.01, steps)
+    assert rate == pytest.approx(expected) and bool(why) == (expected != 0.01)
+    if why:
+        assert f'{expected:g} brings a copy' in why and ' from 10.00% to 8' in why
+
+
+def test_a_model_saved_after_its_rate_had_decayed_is_brought_back(trained, tmp_path, capsys):
+    def decayed():
+        model = network()
+        model.set_weights(trained.get_weights())
+        model.compile(keras.optimizers.Adam(1e-7))
+        return model
+
+    options = dict(macs=0.3, fine_tune_epochs=6)
+    found = run(decayed(), tmp_path / 'run', **options)
+    training = found['training']
+    assert training['learning_rate'] == pytest.approx(1e-7)
+    assert training['fine_tune_learning_rate'] >= 1e-5
+    assert 'as it is compiled it would be too low' in training['reasons'][1]
+    stated = run(decayed(), tmp_path / 'stated', fine_tune_learning_rate=1e-7, **options)
+    assert stated['training']['fine_tune_learning_rate'] == 1e-7
+    assert found['pruned']['test_accuracy'] > stated['pruned']['test_accuracy'] + 0.1
+    assert 'warning: The pruned model is' in capsys.readouterr().err
+
+
+def test_rates_are_tested_where_the_model_is_not_compiled(trained, tmp_path):
+    model = network()
+    model.set_weights(trained.get_weights())
+    found = run(model, tmp_path / 'run')
+    before, after, *_ = found['training']['reasons']
+    assert 'before surgery' in before and 'after surgery' in after
+    assert found['training']['learning_rate'] <= 0.1 and found['training']['optimizer'] is None
+    assert found['pruned']['test_accuracy'] > 0.8 * found['given']['test_accuracy']
+
+
+@pytest.mark.parametrize('optimizer, rate, scheduled', [
+    (lambda: keras.optimizers.AdamW(2e-4, clipnorm=1.0), 2e-4, False),
+    (lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10)), 0.1, True),
+    (lambda: keras.optimizers.SGD(keras.optimizers.schedules.PiecewiseConstantDecay(
+        [1], [.1, .2])), 0.0, True)])
+def test_compiled_optimizer_in_memory_and_in_a_file(optimizer, rate, scheduled, tmp_path):
+    model = network()
+    model.compile(optimizer(), 'mse')
+    model.save(tmp_path / 'model.keras')
+    found = compiled_optimizer(model)
+    assert found == compiled_optimizer_of_file(tmp_path / 'model.keras')
+    assert found.learning_rate == pytest.approx(rate) and found.scheduled == scheduled
+    made = Optimisation(optimizer=found.config).make_optimizer()
+    assert type(made) is type(model.optimizer) and made.clipnorm == model.optimizer.clipnorm
+
+
+def test_models_that_are_not_compiled_have_no_optimizer(tmp_path):
+    network().save(tmp_path / 'model.keras')
+    assert compiled_optimizer(network()) is None
+    assert compiled_optimizer_of_file(tmp_path / 'model.keras') is None
+
+
+def test_an_optimizer_that_is_not_known_is_named(tmp_path):
+    model, path = network(), tmp_path / 'model.keras'
+    model.compile('adam', 'mse')
+    model.save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts['config.json'])
+    config['compile_config']['optimizer'] |= {'class_name': 'Mine', 'module': 'my.package',
+                                              'registered_name': 'mine>Mine'}
+    parts['config.json'] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, 'w') as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match="optimizer 'Mine'"):
+        compiled_optimizer_of_file(path)
+
+
+def steps_of_fit(model, optimizer, data, steps):
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for x, y in data.take(steps):
+        model.train_on_batch(x, y)
+    return model.get_weights()
+
+
+@pytest.mark.parametrize('options', [
+    dict(kernel_regularizer=keras.regularizers.L2(0.3), activity_regularizer='l1'),
+    dict(kernel_constraint=keras.constraints.MaxNorm(0.2))])
+@pytest.mark.parametrize('optimizer', [
+    lambda: keras.optimizers.SGD(0.05, momentum=0.9), lambda: keras.optimizers.Adam(0.01)])
+def test_a_step_is_that_of_fit(options, optimizer):
+    data = images(48, 0)
+    expected = steps_of_fit(network(**options), optimizer(), data, 3)
+    plain = steps_of_fit(network(), optimizer(), data, 3)
+    model = network(**options)
+    config = keras.optimizers.serialize(optimizer())
+    rate = config['config']['learning_rate']
+    trainer = Trainer(model, tf.distribute.get_strategy(), Optimisation(
+        weight_decay=0.0, global_batch_size=16, optimizer=config))
+    trainer.train_epoch(data, lambda step: rate)
+    for ours, theirs in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    assert max(np.abs(a - b).max() for a, b in zip(plain, expected)) > 1e-2
+
+
+def test_moving_averages_of_weights_are_taken_at_the_end():
+    optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
+    model = network()
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(images(64, 0), verbose=0, shuffle=False)
+    ours = network()
+    trainer = Trainer(ours, tf.distribute.get_strategy(), Optimisation(
+        weight_decay=0.0, global_batch_size=16, optimizer=keras.optimizers.serialize(
+            keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))))
+    trainer.train_epoch(images(64, 0), lambda step: 0.1)
+    trainer.finish()
+    for one, other in zip(ours.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_restarting_a_trainer_is_beginning_anew():
+    def trainer_of(model):
+        return Trainer(model, tf.distribute.get_strategy(), Optimisation(
+            global_batch_size=16, optimizer=keras.optimizers.serialize(
+                keras.optimizers.Adam(0.01))))
+
+    fresh, used = trainer_of(network()), trainer_of(network())
+    start = [v.numpy() for v in used.model.variables]
+    used.train_epoch(images(48, 3), lambda step: 0.5)
+    used.restart(start, 0.1)
+    used.train_epoch(images(48, 0), lambda step: 0.1)  # a tenth of it
+    fresh.train_epoch(images(48, 0), lambda step: 0.1 * 0.1)
+    for one, other in zip(used.model.get_weights(), fresh.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_recipes_survive_their_file():
+    recipe = tfprune.runs.recipe.FROM_RANDOM
+    changed = dataclasses.replace(recipe, reasons=('because',), stated=('weight_decay',))
+    for each in (recipe, changed):
+        assert type(each).from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+def test_knowing_labels_is_more_than_the_commonest_class():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [80, 20])
+    good = labels ^ (rng.uniform(size=100) < 0.1)     # right for nine of ten
+    for answers, known in ((good, True), (np.zeros(100, int), False),
+                           (rng.permutation(labels), False)):
+        outputs = np.eye(2)[answers]
+        assert given.knows_labels(outputs, labels) == known
+    with pytest.raises(ValueError, match='NaN'):
+        given.knows_labels(outputs * np.nan, labels)
+
+
+def test_averages_without_a_step_are_no_weights():
+    strategy = make_strategy(1)
+    with strategy.scope():
+        model = network()
+    trainer = Trainer(model, strategy, Optimisation(
+        optimizer=keras.optimizers.serialize(keras.optimizers.SGD(0.1, use_ema=True))))
+    before = model.get_weights()
+    trainer.finish()
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_compiled_with_averages_of_its_weights_runs_and_what_is_not_followed_is_named(
+        trained, tmp_path):
+    model = network()
+    model.set_weights(trained.get_weights())
+    model.compile(keras.optimizers.Adam(1e-3, use_ema=True))
+    found = run(model, tmp_path / 'run')
+    assert found['pruned']['test_accuracy'] > 0.7 * found['given']['test_accuracy']
+    model.compile(keras.optimizers.Adam(1e-3, gradient_accumulation_steps=2))
+    with pytest.raises(ValueError, match='gradient_accumulation_steps.*--optimizer=sgd'):
+        run(model, tmp_path / 'other')

@@ -1,0 +1,52 @@
+"""What a layer without a rule multiplies, found by running it."""
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfprune.costs.multiply_adds import macs_by_running
+from tfprune.structure.graph import Shape, Step
+from tfprune.structure.layer_state import KeptState
+
+# Operation -> shapes of its inputs -> what was found: a model is costed more than once.
+_FOUND: weakref.WeakKeyDictionary[Any, dict[Any, int | None]] = weakref.WeakKeyDictionary()
+
+
+def macs_of_call(step: Step, shapes: Sequence[Shape]) -> int | None:
+    """Multiply-adds at batch 1 of one call, in inference, on zeros; the layer stays as it is.
+
+    None where they cannot be counted: a size is not fixed, the layer does not run on zeros, or an
+    operator hides what it multiplies.
+    """
+    found = _FOUND.setdefault(step.operation, {})
+    if tuple(shapes) not in found:
+        found[tuple(shapes)] = _count(step, shapes)
+    return found[tuple(shapes)]
+
+
+def _count(step: Step, shapes: Sequence[Shape]) -> int | None:
+    if any(None in shape[1:] for shape in shapes):
+        return None
+    batch = next((shape[0] for shape in shapes if shape and shape[0]), 1)
+    kept = KeptState([step.operation])
+
+    def run() -> Any:
+        feed = {id(tensor): tf.zeros([shape[0] or batch, *shape[1:]] if shape else [], tensor.dtype)
+                for tensor, shape in zip(step.tensors, shapes)}
+        return called(step, feed)
+
+    try:
+        macs = macs_by_running(run)
+    finally:
+        kept.restore()
+    return None if macs is None else macs // batch
+
+
+def called(step: Step, feed: dict[int, Any]) -> list[Any]:
+    """The outputs of one call in inference; `feed` maps the ids of its symbolic tensors."""
+    args, kwargs = step.arguments.fill_in(feed)
+    if 'training' in getattr(step.operation, '_call_context_args', ()):
+        kwargs['training'] = False
+    return keras.tree.flatten(step.operation(*args, **kwargs))

@@ -1,0 +1,199 @@
+"""Criteria: a score per channel of a group; the channels of highest score are kept.
+
+Adding one is a function and a line in `CRITERIA`. Scores are compared within a group only. A
+criterion gives None for a group that lacks what it looks at; l1 then ranks that group.
+"""
+
+import dataclasses
+import functools
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.models.outputs import as_logits
+from tfprune.structure.groups import ChannelGroups
+
+# (images [B, …], integer labels [B]), as tensors or arrays
+Batch = tuple[Any, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """What a criterion may look at.
+
+    Attributes:
+      batches: training data, finite; None where there is none.
+    """
+    model: keras.Model
+    groups: ChannelGroups
+    seed: int
+    batches: Iterable[Batch] | None
+
+    @functools.cached_property
+    def first_order(self) -> dict[tuple[str, str], np.ndarray]:
+        """W ⊙ ∂L/∂W of every kernel (layer, weight), summed but for its input axis: [N, C_in].
+
+        L is the mean cross-entropy of each of the N batches, with the model as it predicts. Of the
+        input channel c this is ∂L/∂z_c for a gate z_c = 1 in front of the layer.
+
+        Raises:
+          ValueError: for no data, labels that are no integers [B], several outputs.
+        """
+        slots = [slot for slot in self.groups.layout.weights if slot.is_kernel]
+        kernels = [slot.variable(self.model).value for slot in slots]
+        rows = []
+        for images, labels in self.batches or ():
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch(kernels)  # those of frozen layers too
+                loss = _cross_entropy(self.model, images, labels)
+            gradients = tape.gradient(loss, kernels, unconnected_gradients='zero')
+            rows.append([
+                tf.reduce_sum(kernel * gradient, [a for a in range(len(slot.shape))
+                                                  if a != slot.in_axis]).numpy()
+                for slot, kernel, gradient in zip(slots, kernels, gradients)])
+        if not rows:
+            raise ValueError("criterion 'taylor' needs data: batches of (images, integer labels "
+                             '[B]); received none')
+        return {(slot.layer, slot.weight): np.array(column, np.float64)
+                for slot, column in zip(slots, zip(*rows))}
+
+
+# (evidence, group name) -> score [C_g], or None where the group has nothing to look at
+Criterion = Callable[[Evidence, str], np.ndarray | None]
+
+
+def _filters(evidence: Evidence, name: str,
+             reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns Σ over producers of reduce(filters [F, weights per filter]), by channel [C_g]."""
+    score = np.zeros(evidence.groups[name])
+    for part in evidence.groups.layout.slices(name):
+        if part.side == 'out' and part.slot.is_kernel:
+            filters = np.moveaxis(_values(part.slot.variable(evidence.model)), part.axis, 0)
+            np.add.at(score, part.index, reduce(filters.reshape(len(filters), -1))[part.positions])
+    return score
+
+
+def _values(variable: keras.Variable) -> np.ndarray:
+    return keras.ops.convert_to_numpy(variable).astype(np.float64)
+
+
+def _cross_entropy(model: keras.Model, images: Any, labels: Any) -> tf.Tensor:
+    """Mean cross-entropy of a batch, of logits or of a final softmax."""
+    if len(model.outputs) != 1:
+        raise ValueError("criterion 'taylor' needs a model with one output; "
+                         f"'{model.name}' has {len(model.outputs)}")
+    labels = tf.convert_to_tensor(labels)
+    if len(labels.shape) != 1 or not labels.dtype.is_integer:
+        raise ValueError("criterion 'taylor' needs integer labels [B]; received "
+                         f'{labels.dtype.name} {tuple(labels.shape)}')
+    outputs = model(tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), images),
+                    training=False)
+    return tf.reduce_mean(keras.losses.sparse_categorical_crossentropy(
+        labels, as_logits(model, outputs), from_logits=True))
+
+
+def l1(evidence: Evidence, name: str) -> np.ndarray:
+    """Σ over producers of Σ|W| of the filter (Li et al. 2017, arXiv 1608.08710)."""
+    return _filters(evidence, name, lambda filters: np.abs(filters).sum(1))
+
+
+def l2(evidence: Evidence, name: str) -> np.ndarray:
+    """Σ over producers of ‖W‖₂ of the filter."""
+    return _filters(evidence, name, lambda filters: np.sqrt(np.square(filters).sum(1)))
+
+
+def bn_scale(evidence: Evidence, name: str) -> np.ndarray | None:
+    """Σ over the group's batch normalisations of |γ| (Liu et al. 2017, arXiv 1708.06519)."""
+    parts = [part for part in evidence.groups.layout.slices(name) if part.slot.weight == 'gamma']
+    score = np.zeros(evidence.groups[name])
+    for part in parts:
+        gamma = np.abs(_values(part.slot.variable(evidence.model)))
+        np.add.at(score, part.index, gamma[part.positions])
+    return score if parts else None
+
+
+def geometric_median(evidence: Evidence, name: str) -> np.ndarray:
+    """Σ over producers of Σ_j ‖W − W_j‖₂, j over all filters of the layer: what is near the
+    others can be replaced by them (FPGM, He et al. 2019, arXiv 1811.00250)."""
+    return _filters(evidence, name, _distances_to_all)
+
+
+def _distances_to_all(filters: np.ndarray) -> np.ndarray:
+    """[F, n] -> Σ_j ‖x_i − x_j‖₂ [F], without the differences [F, F, n]."""
+    # ‖x‖² + ‖y‖² − 2x·y of near points is a difference of large numbers; from the mean, smaller.
+    centred = filters - filters.mean(0)
+    squares = np.square(centred).sum(1)
+    gram = centred @ centred.T
+    distances = np.maximum(squares[:, None] + squares - 2 * gram, 0)
+    np.fill_diagonal(distances, 0)
+    return np.sqrt(distances).sum(1)
+
+
+def taylor(evidence: Evidence, name: str) -> np.ndarray | None:
+    """(∂L/∂z)², mean over batches, of a gate z = 1 on the channel at all of its consumers: the
+    square of the first-order change of the loss when the channel goes. Needs data.
+
+    Molchanov et al. 2019, arXiv 1906.10771, 'Taylor FO' with gates, the best of the paper. Not the
+    filter's own Σ W ∂L/∂W: batch normalisation makes the loss indifferent to a filter's scale.
+    """
+    parts = [part for part in evidence.groups.layout.slices(name)
+             if part.side == 'in' and part.slot.is_kernel]
+    if not parts:
+        return None
+    terms = [evidence.first_order[part.slot.layer, part.slot.weight] for part in parts]
+    gates = np.zeros((evidence.groups[name], len(terms[0])))
+    for part, term in zip(parts, terms):
+        np.add.at(gates, part.index, term.T[part.positions])
+    return np.square(gates).mean(1)
+
+
+def random(evidence: Evidence, name: str) -> np.ndarray:
+    """Uniform in [0, 1), a stream per group: another group's absence changes nothing."""
+    stream = [evidence.seed, zlib.crc32(name.encode())]
+    return np.random.default_rng(stream).random(evidence.groups[name])
+
+
+CRITERIA: dict[str, Criterion] = {
+    'l1': l1,
+    'l2': l2,
+    'bn_scale': bn_scale,
+    'geometric_median': geometric_median,
+    'taylor': taylor,
+    'random': random,
+}
+
+
+def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 'l1',
+                 seed: int = 0, data: Iterable[Batch] | None = None,
+                 names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Returns the scores, float64 [C_g], of the prunable groups (or of `names` among them).
+
+    A group that lacks what the criterion looks at is scored by l1, with a warning.
+
+    Args:
+      criterion: a name in CRITERIA.
+      seed: for 'random'.
+      data: for 'taylor', batches of (images, integer labels [B]) of training images, finite.
+
+    Raises:
+      ValueError: for an unknown criterion, one that no group has anything for, or missing data.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"Unknown criterion '{criterion}'. Available: "
+                         f"{', '.join(sorted(CRITERIA))}")
+    evidence, score = Evidence(model, groups, seed, data), CRITERIA[criterion]
+    scores = {name: score(evidence, name) for name in (groups if names is None else names)}
+    lacking = [name for name, value in scores.items() if value is None]
+    if lacking:
+        if all(score(evidence, name) is None for name in groups):
+            raise ValueError(f"criterion '{criterion}' has nothing to look at in any group of "
+                             f"'{model.name}'")
+        warnings.warn(f"criterion '{criterion}' has nothing to look at in {', '.join(lacking)}: "
+                      'ranked by l1')
+    return {name: l1(evidence, name) if value is None else value
+            for name, value in scores.items()}

@@ -1,0 +1,151 @@
+"""`tfprune.train_and_prune`: a configuration and a run folder, or one's own model and datasets."""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
+
+import keras
+import tensorflow as tf
+
+from tfprune.config import Config
+from tfprune.data.user_datasets import NAME, UserDatasets, batch_size_of
+from tfprune.errors import near
+from tfprune.models.model_files import check_weights
+from tfprune.runs import trainer
+from tfprune.runs.trainer import OwnProblem, RunResult
+
+
+@overload
+def train_and_prune(config: Config, run_dir: str | os.PathLike, *,
+                    should_stop: Callable[[], bool] = ..., progress: bool = ...) -> RunResult: ...
+
+
+@overload
+def train_and_prune(*, model: keras.Model, train_data: tf.data.Dataset,
+                    reward_data: tf.data.Dataset, test_data: tf.data.Dataset,
+                    class_names: Sequence[str] | None = ...,
+                    pixel_range: tuple[Any, Any] | None = ...,
+                    run_dir: str | os.PathLike | None = ...,
+                    should_stop: Callable[[], bool] = ..., progress: bool = ...,
+                    **options: Any) -> keras.Model: ...
+
+
+def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, reward_data=None,
+                    test_data=None, class_names=None, pixel_range=None,
+                    should_stop=lambda: False, progress=True,
+                    **options):
+    """Trains, prunes and fine-tunes: a configuration in a run folder, or a user's own model.
+
+        result = train_and_prune(Config(…), 'runs/x')                       -> RunResult
+        pruned = train_and_prune(model=…, train_data=…, reward_data=…, test_data=…, macs=0.5)
+
+    Args:
+      config, run_dir: see `trainer.train_and_prune`. With a model of one's own the folder may be
+        left out: the run is then not kept.
+      model: a functional or Sequential Keras 3 classifier, images [B, H, W, C] as the datasets give
+        them to logits or a softmax [B, K]. It stays as it is.
+      train_data, reward_data, test_data: tf.data datasets of (images, labels), batched or not; see
+        `UserDatasets.from_datasets`. Rewards come from reward_data, held-out training images.
+      class_names: of the labels, for report and export.
+      pixel_range: (what byte 0 of a picture is in the images, what byte 255 is), two numbers or two
+        lists of one a channel, for files that take pictures; left out, it is taken from the values
+        of the datasets where these are of 0…1, -1…1 or 0…255.
+      should_stop, progress: see `trainer.train_and_prune`.
+      options: the other fields of Config, such as method, macs, params, epochs of each phase;
+        batch_size is that of train_data if it is batched.
+
+    Returns:
+      A RunResult; or, of a model of one's own, the pruned and fine-tuned plain Keras model.
+
+    Raises:
+      TypeError, ValueError: name the argument, what was expected, what was received.
+    """
+    _check_arguments(run_dir, should_stop, progress)
+    if config is not None:
+        beside = [*(name for name, value in (
+            ('model', model), ('train_data', train_data), ('reward_data', reward_data),
+            ('test_data', test_data), ('class_names', class_names),
+            ('pixel_range', pixel_range)) if value is not None), *options]
+        if not isinstance(config, Config):
+            raise TypeError(f'config: expected a tfprune.Config, received {_kind(config)}')
+        if beside:
+            raise TypeError('train_and_prune takes a config, or a model, datasets and options: '
+                            f'received a config and {", ".join(beside)}')
+        if run_dir is None:
+            raise TypeError('run_dir: expected the path of a folder beside a config, received None')
+        return trainer.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
+    given = {'model': model, 'train_data': train_data, 'reward_data': reward_data,
+             'test_data': test_data}
+    missing = [name for name, value in given.items() if value is None]
+    if missing:
+        raise TypeError(f'train_and_prune needs a config and a run_dir, or a model and datasets: '
+                        f'missing {", ".join(missing)}')
+    classes = _classes(model)
+    _check_options(options)
+    data = UserDatasets.from_datasets(train_data, reward_data, test_data, num_classes=classes,
+                                      class_names=class_names, pixel_range=pixel_range)
+    ours = _config(model, data, batch_size_of(train_data), options)
+    own = OwnProblem(model, data)
+    if run_dir is not None:
+        return trainer.train_and_prune(ours, run_dir, own=own, should_stop=should_stop,
+                                       progress=progress).model
+    with tempfile.TemporaryDirectory() as folder:
+        return trainer.train_and_prune(ours, folder, own=own, should_stop=should_stop,
+                                       progress=progress).model
+
+
+def _check_arguments(run_dir: Any, should_stop: Any, progress: Any) -> None:
+    if run_dir is not None and not (isinstance(run_dir, (str, os.PathLike)) and str(run_dir)):
+        raise TypeError(f'run_dir: expected the path of a folder, received {_kind(run_dir)}')
+    if not callable(should_stop):
+        raise TypeError('should_stop: expected a function without arguments, received '
+                        f'{_kind(should_stop)}')
+    if not isinstance(progress, bool):
+        raise TypeError(f'progress: expected True or False, received {_kind(progress)}')
+
+
+def _kind(value: Any) -> str:
+    """'int 5'."""
+    text = repr(value)
+    return f'{type(value).__name__} {text if len(text) < 60 else text[:57] + "..."}'
+
+
+def _classes(model: keras.Model) -> int:
+    if not isinstance(model, keras.Model):
+        raise TypeError(f'model: expected a Keras 3 model, received {_kind(model)}')
+    try:
+        check_weights(model)
+    except ValueError as error:
+        raise ValueError(f"model '{model.name}': {error}") from None
+    shape = getattr(model, 'output_shape', None)
+    if not isinstance(shape, tuple) or len(shape) != 2 or not shape[1]:
+        raise ValueError(f"model '{model.name}': expected one output [None, classes], received "
+                         f'{shape}')
+    if shape[1] == 1:
+        raise ValueError(f"model '{model.name}': gives a single output; expected one a class, two "
+                         'for a binary classifier, as logits or by a softmax')
+    return shape[1]
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """TypeError for what is no option, or none beside a model and datasets, before any counting."""
+    for name in ('model', 'initial_weights', 'custom_layers', 'mixed_precision', 'dataset',
+                 'data_dir', 'image_size', 'test_fraction', 'skip_unreadable', 'augment',
+                 'mirror', 'cache_dir', 'reward_images', 'before_surgery_from'):
+        if name in options:
+            raise TypeError(f'{name}: not an option beside a model and datasets of your own')
+    fields = [field.name for field in dataclasses.fields(Config)]
+    for name in options:
+        if name not in fields:
+            raise TypeError(f'Unknown option {name!r}.{near(name, fields)} Available: '
+                            f'{", ".join(sorted(fields))}')
+
+
+def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,
+            options: dict[str, Any]) -> Config:
+    """The configuration, with sizes that fit the data where none are given."""
+    sizes = {'batch_size': min(batch_size or 128, data.num_train),
+             'reward_images': data.num_reward}
+    return Config(**{**sizes, **options, 'model': model.name, 'dataset': NAME})

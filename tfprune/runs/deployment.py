@@ -1,0 +1,203 @@
+"""From a trained model to files that are measured: accuracy on test images, latency by threads."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.config import QUANTISATIONS, Config
+from tfprune.data import ImageData
+from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
+from tfprune.export.exporter import check_calibration, check_class_names, check_out_dir
+from tfprune.export.latency import latencies_in_turns
+from tfprune.export.pixels import PixelRange
+from tfprune.export.quantisable import quantisable
+from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
+from tfprune.export.tflite import convert
+from tfprune.progress import Progress
+from tfprune.pruning.surgery import prune_model
+from tfprune.report.artefact_table import losses
+from tfprune.runs.artefacts import count_correct
+from tfprune.structure.groups import trace_groups
+from tfprune.training.step import StopTraining
+
+BASE_FORMS = ('keras', 'saved_model', 'tflite')
+THREADS = (1, 2, 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """Which files are written and how.
+
+    Attributes:
+      quantisations: keys of QUANTISATIONS.
+      tflite: options of the TFLite files.
+      representative_images: training images that full-integer files are calibrated on.
+      batch_size: of quantisation-aware fine-tuning.
+      quantisation_aware: how it trains.
+    """
+    quantisations: tuple[str, ...] = ()
+    tflite: TFLiteOptions = TFLiteOptions()
+    representative_images: int = 300
+    batch_size: int = 128
+    quantisation_aware: QuantisationAware = QuantisationAware()
+
+    @classmethod
+    def of(cls, config: Config) -> Deployment:
+        """What a configuration asks for."""
+        return cls(
+            config.quantisations, TFLiteOptions(
+                config.tflite_io, config.tflite_softmax, config.tflite_batch),
+            config.representative_images, config.batch_size,
+            QuantisationAware(
+                epochs=config.quantize_epochs, learning_rate=config.quantize_learning_rate,
+                momentum=config.momentum, weight_decay=config.weight_decay or 0.0,
+                label_smoothing=config.label_smoothing, seed=config.seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployed:
+    """What was written and measured.
+
+    Attributes:
+      exported: the files and their parity.
+      rows: one a file: form, file, bytes, accuracy, lost (accuracy of the Keras model less its
+        own) and, of TFLite files, latency: [{threads, median_ms, p10_ms, p90_ms, ratio}], the
+        ratio being to the dense float32 file, None without one.
+      dense_latency: the same of the dense float32 file, without ratio; [] without one.
+    """
+    exported: ExportReport
+    rows: list[dict[str, Any]]
+    dense_latency: list[dict[str, Any]]
+
+
+def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
+           settings: Deployment, *, dense_tflite: bytes | None = None,
+           should_stop: Callable[[], bool] = lambda: False,
+           progress: Progress | None = None, overwrite: bool = False) -> Deployed:
+    """Writes and measures all forms of a float32 model.
+
+    Args:
+      dense_tflite: the float32 file that latencies are compared with, in turns.
+      should_stop: asked in quantisation-aware fine-tuning and before each file that is written or
+        tested; True raises StopTraining. An export that is written as a whole stays.
+
+    Raises what `export_model` and `quantise_aware` raise; nothing is left behind then.
+    """
+    progress = progress or Progress(False)
+    check_out_dir(out_dir, overwrite=overwrite)  # before hours of fine-tuning
+    quantised = None
+    if 'int8_qat' in settings.quantisations:
+        quantised = fine_tune_quantised(model, data, settings, should_stop, progress)
+    progress.say('exporting ...')
+    exported = export_model(
+        model, out_dir, formats=(*BASE_FORMS, *(QUANTISATIONS[q] for q in settings.quantisations)),
+        representative_data=representative_images(data, settings.representative_images),
+        pixel_range=pixels_of(data), class_names=data.class_names,
+        tflite_options=settings.tflite, quantised=quantised, overwrite=overwrite,
+        should_stop=should_stop)
+    progress.say('testing ...')
+    rows = accuracies(exported, data, should_stop)
+    dense_latency = add_latencies(rows, exported, dense_tflite, should_stop)
+    for line in losses(rows):
+        progress.warn(line)
+    return Deployed(exported, rows, dense_latency)
+
+
+def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) -> None:
+    """ValueError, in one line, for what would stop the export after all training."""
+    check_class_names(data.class_names, data.num_classes)
+    pixels = pixels_of(data)
+    if 'int8_qat' in settings.quantisations:
+        quantisable(model)  # names a layer that has no int8 form
+    for name in ('int8', 'int8_qat'):
+        if name in settings.quantisations:
+            check_calibration(QUANTISATIONS[name], representative_images(data, 32),
+                              pixels, settings.tflite)
+
+
+def check_convertible(model: keras.Model) -> None:
+    """ValueError naming what TFLite lacks of a model, in float32 as it is exported."""
+    convert(prune_model(model, trace_groups(model), {}, dtype_policy='float32'))
+
+
+def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deployment,
+                        should_stop: Callable[[], bool], progress: Progress) -> Any:
+    """The tf_keras model of `model` fine-tuned under the rounding of int8."""
+    progress.say('quantisation-aware fine-tuning ...')
+
+    def on_epoch(epoch: int, means: Mapping[str, float]) -> None:
+        progress.say(f'quantisation-aware epoch {epoch + 1}: loss {means["loss"]:.4g}, accuracy '
+                     f'{means["accuracy"]:.4g}')
+
+    batch_size = min(settings.batch_size, data.num_train)
+    return quantise_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
+                          settings.quantisation_aware, pixels=pixels_of(data),
+                          should_stop=should_stop, on_epoch=on_epoch)
+
+
+def pixels_of(data: ImageData) -> PixelRange:
+    """What a byte of a picture is in the images: as the user states it, else as their values tell.
+
+    ValueError where values are beyond those that were stated.
+    """
+    if data.byte_values is None:
+        return PixelRange.seen(*data.pixel_range)
+    pixels = PixelRange.stated(data.byte_values, data.image_shape[-1])
+    if not pixels.holds(*data.pixel_range):
+        raise ValueError(f'pixel_range: expected all values of the images within '
+                         f'{data.byte_values}; received {data.pixel_range}')
+    return pixels
+
+
+def representative_images(data: ImageData, count: int) -> np.ndarray:
+    """`count` training images [N, H, W, C] as they come, not augmented; fewer if there are fewer.
+    """
+    size, count = min(32, data.num_train), min(count, data.num_train)
+    batches = -(-count // size)
+    found = [images.numpy() for images, _ in data.calibration_batches(size, batches)]
+    return np.concatenate(found)[:count]
+
+
+def accuracies(exported: ExportReport, data: ImageData,
+               should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
+    """A row a file: form, file, bytes, accuracy on all test images, what it loses."""
+    rows: list[dict[str, Any]] = []
+    for form, path in exported.paths.items():
+        if should_stop():
+            raise StopTraining()
+        correct = count_correct(FORMATS[form].open(path), data)
+        rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),
+                     'bytes': exported.bytes[form], 'accuracy': correct / data.num_test})
+    reference = next(row['accuracy'] for row in rows if row['form'] == 'keras')
+    for row in rows:
+        row['lost'] = reference - row['accuracy']
+    return rows
+
+
+def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None,
+                  should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
+    """Times the TFLite files, and `dense` first, in turns; returns the latencies of `dense`."""
+    lite = [row for row in rows if row['form'].startswith('tflite')]
+    models: list[Any] = [*([dense] if dense else []),
+                         *(exported.paths[row['form']] for row in lite)]
+    dense_latency = []
+    for row in lite:
+        row['latency'] = []
+    for threads in THREADS:
+        if should_stop():
+            raise StopTraining()
+        stats, ratios = latencies_in_turns(models, threads=threads)
+        seen = [{'threads': threads, 'median_ms': found.median, 'p10_ms': found.p10,
+                 'p90_ms': found.p90} for found in stats]
+        if dense:
+            dense_latency.append(seen.pop(0))
+            ratios = ratios[1:]
+        for row, latency, ratio in zip(lite, seen, ratios):
+            row['latency'].append({**latency, 'ratio': ratio if dense else None})
+    return dense_latency

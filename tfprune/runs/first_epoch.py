@@ -1,0 +1,94 @@
+"""The first epoch of weights that were given: it must not ruin them.
+
+Weights at their minimum bear a far smaller learning rate than random ones. After the first epoch
+the accuracy on held-out images is compared with that of the model as given:
+
+    fell by more than 3 standard errors (tfprune.significance)
+
+on held-out images *and* on as many images that are trained on. The first alone says nothing where
+the given weights had been trained on the held-out images too: what was learnt by heart goes. Nor is
+it a rate's doing where batch-norm statistics become those of the images here: Given's floors.
+"""
+import dataclasses
+import pathlib
+from typing import Callable, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tfprune.run_files import read_json
+from tfprune.runs.folder import RunFolder
+from tfprune.runs.recipe import FILE, Recipe
+from tfprune.significance import fell
+from tfprune.training.step import Trainer
+
+LOWER = 0.1  # a rate that ruins the weights is multiplied by it
+_MOST_LOWERED = 3  # times
+
+
+def lowered(run_dir: pathlib.Path) -> dict[float, str]:
+    """Each factor of the recipe's rate to which a run has lowered it -> what was said."""
+    rows = (read_json(run_dir / FILE) or {}).get('lowered', {})
+    return {float(factor): said for factor, said in rows.items()}
+
+
+def note_lowered(folder: RunFolder, rows: Mapping[float, str]) -> None:
+    """Keeps in the run's folder that the rate was lowered: rows of `lowered`, beside those there
+    are."""
+    if rows:
+        known = {**lowered(folder.path), **rows}
+        folder.write_json(FILE, folder.read_json(FILE) | {
+            'lowered': {repr(factor): said for factor, said in known.items()}})
+
+
+def fine_tune_rate(run_dir: pathlib.Path, recipe: Recipe) -> float:
+    """The recipe's rate after surgery; lowered too, where it is the very one that was too high."""
+    is_same = (recipe.fine_tune_learning_rate == recipe.learning_rate
+               and 'fine_tune_learning_rate' not in recipe.stated)
+    return recipe.fine_tune_learning_rate * (min(lowered(run_dir), default=1.0) if is_same else 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstEpoch:
+    """What the first epoch is judged by.
+
+    Attributes:
+        held_out: accuracy of the given weights on the held-out images, `Given.held_out_floor`.
+        trained_on: their accuracy on `sample`, `Given.trained_on_floor`.
+        sample: images that are trained on, not augmented.
+        images: number of images behind each of the two.
+        weights: the given values of the model's variables.
+        may_lower: whether the rate was left to us; else a ruined model stops the run.
+    """
+    held_out: float
+    trained_on: float
+    sample: tf.data.Dataset
+    images: int
+    weights: Sequence[np.ndarray]
+    may_lower: bool
+
+    def is_ruined(self, held_out: float, evaluate: Callable[[tf.data.Dataset], float]) -> bool:
+        """Whether the epoch lowered both accuracies; `held_out` is that after it."""
+        return (fell(self.held_out, held_out, self.images)
+                and fell(self.trained_on, evaluate(self.sample), self.images))
+
+    def begin_again(self, trainer: Trainer, held_out: float, rate: float) -> str:
+        """Takes the given weights back and lowers the rate; says so.
+
+        Raises:
+            ValueError: the rate was asked for, or has been lowered often enough; says what to do.
+        """
+        said = (f'the first epoch lowered accuracy on held-out images from {self.held_out:.2%} to '
+                f'{held_out:.2%}')
+        factor = float(trainer.rate_factor) * LOWER
+        if not self.may_lower:
+            raise ValueError(
+                f'{said} at --learning_rate={rate:g}: give a lower one, or none, so that it is '
+                'chosen for the given weights; --nocheck_first_epoch goes on regardless.')
+        if factor < LOWER ** (_MOST_LOWERED + 0.5):
+            raise ValueError(
+                f'{said}, also at a learning rate of {rate:g}: is the data what the model was '
+                'trained on (range of pixels, order of classes)? --nocheck_first_epoch goes on '
+                'regardless.')
+        trainer.restart(self.weights, factor)
+        return f'{said} at a learning rate of {rate:g}; it begins again at {rate * LOWER:g}'

@@ -1,0 +1,58 @@
+"""Whether given weights know the training images as they are augmented here.
+
+Weights that were trained without augmentation answer augmented images somewhat worse, and gain by
+it. But where a mirrored or shifted picture is another thing to them (characters, small pictures),
+training begins by unlearning:
+
+    a_1 - c < KEPT (a_0 - c),   a_0 accuracy on plain images, a_1 on augmented ones,
+                                c the share of the commonest class
+
+takes mirroring away; and if that is not enough, all of it.
+"""
+import math
+
+import keras
+import tensorflow as tf
+
+from tfprune.data import ImageData
+from tfprune.significance import fell
+from tfprune.training.step import Evaluator
+
+KEPT = 2 / 3  # of what weights know, on images as they are augmented
+_EPOCH = 2 ** 19  # of augmentation; no run has so many
+
+
+def known_augmentation(model: keras.Model, data: ImageData, plain: tf.data.Dataset, images: int
+                       ) -> tuple[ImageData, str]:
+    """`data`, its augmentation weakened until the model knows the images; with the reason, ''
+    where it is as it was.
+
+    Args:
+        model: with its weights; float32.
+        plain: (images, labels) batches of training images that are not augmented.
+        images: number of augmented images that are looked at, at least.
+    """
+    evaluate = Evaluator(model, tf.distribute.get_strategy())
+    known, chance = evaluate(plain), _commonest(plain)
+    size = min(250, data.num_train)
+    said = ''
+    while data.augmentation is not None:
+        seen = evaluate(data.train_batches(_EPOCH, size).take(math.ceil(images / size)))
+        if not fell(known, seen, images) or seen - chance >= KEPT * (known - chance):
+            break
+        said = said or (f'the given model answers {known:.2%} of training images right, '
+                        f'{seen:.2%} of them {data.augmented}')
+        data = data.weaker()
+    return data, said and f'{said}: here they are {data.augmented} (--augment asks for all of it)'
+
+
+def as_chosen(data: ImageData, augmented: str) -> ImageData:
+    """`data` with the augmentation that was chosen before, in words; '' for its own."""
+    while augmented and data.augmentation is not None and data.augmented != augmented:
+        data = data.weaker()
+    return data
+
+
+def _commonest(batches: tf.data.Dataset) -> float:
+    labels = tf.concat([labels for _, labels in batches], 0)
+    return float(tf.reduce_max(tf.math.bincount(labels)) / len(labels))

@@ -1,0 +1,57 @@
+"""What an unfinished run had written that is no longer in its folder, when it is resumed."""
+from collections.abc import Iterable
+
+from tfprune.methods import check_method
+from tfprune.methods.base import Method
+from tfprune.runs.checkpoints import Position
+from tfprune.runs.folder import RunFolder
+from tfprune.runs.problem import Setup
+from tfprune.runs.reuse import RATIOS_FILE
+
+
+def lost_parts(setup: Setup, folder: RunFolder, position: Position, after_surgery: bool
+               ) -> list[str]:
+    """What is missing of the files of a run that stands at `position`, a phrase a file.
+
+    metrics.jsonl has a row an epoch that is done, rounds.jsonl a row a round; rows that say how
+    episodes went have episodes in episodes.jsonl; after surgery there are dense.keras, where the
+    dense model had weights, and the decisions of a method with several ratios.
+    """
+    config, method = setup.config, check_method(setup.config.method)
+    metrics, rounds = (folder.read_rows(name) for name in ('metrics.jsonl', 'rounds.jsonl'))
+    lost = [_rows('metrics.jsonl', 'epoch', position.epoch, (row['epoch'] for row in metrics))]
+    done = position.round
+    if after_surgery and not config.before_surgery_from and method.rounds is not Method.rounds:
+        done = max([1, *(row['round'] + 1 for row in rounds)])  # how many it had is not known
+    lost.append(_rows('rounds.jsonl', 'round', done, (row['round'] for row in rounds)))
+    if not config.before_surgery_from:
+        played = {('round', row['round']) if 'round' in row else ('epoch', row['epoch'])
+                  for row in folder.read_rows('episodes.jsonl')}
+        told = {(kind, row[kind]) for kind, rows in (('epoch', metrics), ('round', rounds))
+                for row in rows if 'reward_max' in row}
+        for kind in ('epoch', 'round'):
+            expected = {number for of, number in told if of == kind}
+            lost.append(_rows('episodes.jsonl', kind, max(expected, default=-1) + 1, [
+                number for number in range(max(expected, default=-1) + 1)
+                if number not in expected or (kind, number) in played]))
+    if after_surgery:
+        trained = config.search_epochs or setup.has_weights
+        names = ['dense.keras'] if trained and not method.decides_first else []
+        names += [RATIOS_FILE] if method.conditional and not config.before_surgery_from else []
+        lost += [name for name in names if not (folder.path / name).exists()]
+    return [phrase for phrase in lost if phrase]
+
+
+def _rows(name: str, kind: str, count: int, found: Iterable[int]) -> str:
+    """'NAME: epochs 1, 2 of 4', counted from 1; '' where none is missing."""
+    gone = sorted(set(range(count)) - set(found))
+    if not gone:
+        return ''
+    spans: list[list[int]] = []
+    for number in gone:
+        if spans and spans[-1][-1] == number - 1:
+            spans[-1][1:] = [number]
+        else:
+            spans.append([number])
+    text = ', '.join('–'.join(str(end + 1) for end in span) for span in spans)
+    return f'{name}: {kind}{"s" * (len(gone) > 1)} {text} of {count}'

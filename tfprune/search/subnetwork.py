@@ -1,0 +1,194 @@
+"""A sub-network that costs what it costs: the dense weights sliced to the kept channels.
+
+Nothing is masked, and nothing is traced anew: which channels are kept is in variables, and the
+number of channels is unknown to the graph. What a layer does with fewer channels its rule knows
+(`LayerRule.narrow`, `any_width`). Where it does not, the layer alone runs on all channels, closed
+ones being zero: that is right for a layer that sums over channels, as behind a gate, and for one
+that treats each by itself.
+
+Batch normalisation normalises by the statistics of the batch itself: they belong to the
+sub-network, and no second pass over the images is needed to estimate them. A layer that a training
+pass does not update, as it is frozen or kept in inference mode, goes on by its moving statistics.
+"""
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.costs.running import called
+from tfprune.pruning.masks import check_masks, open_masks
+from tfprune.structure.graph import Graph, Step, Untracked, flat_inputs, functional_graph, unfold
+from tfprune.structure.groups import ChannelGroups, check_traced
+from tfprune.structure.keras_internals import is_plain_batch_norm, layers_within
+from tfprune.structure.layer_rules import RULES
+from tfprune.structure.layout import LayerNode, WeightSlot
+from tfprune.training.batch_norm import (affine, batch_norm_layers, normalise, normalise_by_batch,
+                                         normalising_by_batch, statistics, updated_layers)
+
+
+class _Kept(tf.Module):
+    """Which positions of an axis are kept: their indices, and for each position where it went."""
+
+    def __init__(self, tensor: int, size: int, repeat: int) -> None:
+        """Of `tensor` of the layout and its like, `size` channels `repeat` times in a row."""
+        super().__init__()
+        self.tensor, self.size, self.repeat = tensor, size, repeat
+        self.indices, self.places = (tf.Variable(
+            tf.zeros([0], tf.int32), shape=[None], trainable=False) for _ in range(2))
+
+    def set(self, kept: np.ndarray) -> None:
+        kept = np.repeat(kept, self.repeat)
+        self.indices.assign(np.flatnonzero(kept).astype(np.int32))
+        self.places.assign(np.where(kept, np.cumsum(kept) - 1, kept.sum()).astype(np.int32))
+
+    def narrow(self, dense: tf.Tensor, axis: int = -1) -> tf.Tensor:
+        """What is kept of a tensor of all positions."""
+        return tf.gather(dense, self.indices, axis=axis)
+
+    def widen(self, narrow: tf.Tensor) -> tf.Tensor:
+        """The last axis with zeros where positions are not kept."""
+        padded = tf.pad(narrow, [[0, 0]] * (len(narrow.shape) - 1) + [[0, 1]])
+        wide = tf.gather(padded, self.places, axis=-1)
+        return tf.ensure_shape(wide, [*wide.shape[:-1], self.size * self.repeat])
+
+
+class Subnetwork(tf.Module):
+    """The sub-network of a model that masks select; it reads the model's weights of the moment.
+
+    Create it under the scope of the strategy under which it runs.
+
+    Args:
+        model: the dense model.
+        groups: its channel groups.
+
+    Raises:
+        ValueError: if `groups` was traced on another model.
+    """
+
+    def __init__(self, model: keras.Model, groups: ChannelGroups) -> None:
+        super().__init__()
+        graph, layout = unfold(model), groups.layout
+        check_traced(model, graph, groups)
+        self._model, self._graph, self._groups = Untracked(model), Untracked(graph), groups
+        self._by_batch = Untracked(_normalised_by_batch(model, graph))
+        self._prunable = [layout.names.index(name) for name in groups]
+        self._kept: dict[tuple[bytes, bytes, int], _Kept] = {}
+        self._slots: dict[str, list[WeightSlot]] = {}
+        for slot in layout.weights:
+            self._slots.setdefault(slot.layer, []).append(slot)
+            for _, _, tensor, repeat in slot.axes():
+                self._kept_of(tensor, repeat)
+        for tensor in range(len(layout.tensors)):
+            self._kept_of(tensor)
+        self.kept = list(self._kept.values())
+        self.set_masks(open_masks(groups))
+
+    def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
+        """Selects the channels, {group name: bool [C_g]}; a missing group stays whole.
+
+        Raises:
+            ValueError, TypeError: for unknown groups or masks of another shape or type.
+        """
+        by_tensor = self._groups.layout.kept(check_masks(self._groups, masks))
+        for kept in self.kept:
+            kept.set(by_tensor[kept.tensor])
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Outputs of images [B, H, W, C]; for use in a tf.function."""
+        graph, model = self._graph.value, self._model.value
+        values: dict[int, Any] = dict(zip(graph.inputs, flat_inputs(model, images)))
+        for step, node in zip(graph.steps, self._groups.layout.nodes):
+            if step.outputs[0] in values:
+                continue
+            if step.is_entry:
+                values[step.outputs[0]] = values[step.inputs[0]]
+            else:
+                values.update(zip(step.outputs, self._run(step, node, values)))
+        return keras.tree.pack_sequence_as(functional_graph(model).output,
+                                           [values[value] for value in graph.outputs])
+
+    def _kept_of(self, tensor: int | None, repeat: int = 1) -> _Kept | None:
+        """The kept positions of a tensor; None where all always are."""
+        if tensor is None:
+            return None
+        where = self._groups.layout.tensors[tensor].positions
+        if not np.isin(where.group, self._prunable).any():
+            return None
+        key = (where.group.tobytes(), where.index.tobytes(), repeat)
+        if key not in self._kept:
+            self._kept[key] = _Kept(tensor, where.group.size, repeat)
+        return self._kept[key]
+
+    def _run(self, step: Step, node: LayerNode, values: Mapping[int, Any]) -> list[Any]:
+        layer, rule = step.operation, RULES.get(type(step.operation))
+        feed = [values[value] for value in step.inputs]
+        narrowed = [self._kept_of(value) for value in (*step.inputs, *step.outputs)]
+        if isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer):
+            return [self._normalised(layer, feed[0], step.path)]
+        if any(narrowed) and rule is not None and node.refused is None:
+            if rule.any_width:
+                return self._call(step, feed)
+            if step.path in self._slots and len(feed) == 1:
+                inputs = tf.cast(feed[0], layer.compute_dtype)
+                outputs = rule.narrow(layer, inputs, self._weights(step.path, layer))
+                if outputs is not None:
+                    return [outputs]
+        wide = [kept.widen(x) if kept is not None else x for kept, x in zip(narrowed, feed)]
+        outputs = self._call(step, wide)
+        return [kept.narrow(x) if kept is not None else x
+                for kept, x in zip(narrowed[len(feed):], outputs)]
+
+    def _call(self, step: Step, feed: Sequence[Any]) -> list[Any]:
+        with normalising_by_batch(self._by_batch.value.get(id(step.operation), ())):
+            return called(step, dict(zip(map(id, step.tensors), feed)))
+
+    def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
+        """The kept part of each weight of a layer, in its compute dtype."""
+        found = {}
+        for slot in self._slots[path]:
+            value = tf.cast(tf.convert_to_tensor(getattr(layer, slot.weight)), layer.compute_dtype)
+            for _, axis, tensor, repeat in slot.axes():
+                kept = self._kept_of(tensor, repeat)
+                value = value if kept is None else kept.narrow(value, axis)
+            found[slot.weight] = value
+        return found
+
+    def _normalised(self, layer: keras.layers.BatchNormalization, inputs: tf.Tensor, path: str
+                    ) -> tf.Tensor:
+        slots = self._slots.get(path)  # none of a layer on another axis, which stays whole
+        kept = self._kept_of(slots[0].out_tensor) if slots else None
+        gamma, beta, mean, variance = [
+            weight if kept is None else kept.narrow(weight)
+            for weight in (*affine(layer), *statistics(layer))]
+        axes = list(range(len(inputs.shape)))
+        axes[layer.axis], axes[-1] = axes[-1], axes[layer.axis]
+        moved = axes != sorted(axes)
+        inputs = tf.cast(inputs, layer.compute_dtype)
+        inputs = tf.transpose(inputs, axes) if moved else inputs
+        if id(layer) in self._by_batch.value:
+            outputs, _, _ = normalise_by_batch(inputs, gamma, beta, layer.epsilon)
+        else:
+            outputs = normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
+        return tf.transpose(outputs, axes) if moved else outputs
+
+
+def _normalised_by_batch(model: keras.Model, graph: Graph
+                         ) -> dict[int, list[keras.layers.BatchNormalization]]:
+    """The batch normalisations that a training pass updates, in every layer of the graph that is
+    or has one; by the id of that layer."""
+    layers = [layer for layer in graph.layers.values() if isinstance(layer, keras.layers.Layer)]
+    alone = {id(layer) for layer in layers if type(layer) is keras.layers.BatchNormalization}
+    found = batch_norm_layers(model)
+    if all(id(layer) in alone for layer in found) and not any(
+            'training' in step.arguments.kwargs for step in graph.steps):
+        return {id(layer): [layer] for layer in found if layer.trainable}
+    # Who calls the others, and how, shows in a pass.
+    zeros = keras.tree.map_structure(
+        lambda x: tf.zeros([x.shape[0] or 2, *(size or 32 for size in x.shape[1:])], x.dtype),
+        functional_graph(model).input)
+    updated = set(map(id, updated_layers(graph, lambda: model(zeros, training=True))))
+    inner = {id(layer): [each for each in layers_within(layer) if id(each) in updated]
+             for layer in layers}
+    return {layer: normalisations for layer, normalisations in inner.items() if normalisations}

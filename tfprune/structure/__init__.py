@@ -1,0 +1,11 @@
+"""What a Keras model is made of: its graph, its layers' rules, its channel groups.
+
+    graph          the calls of a model in order, nested models unfolded
+    layer_rules    one class a layer: how channels flow through it, its weights, its costs
+    groups         which channels are removed together: `trace_groups`
+    layout         the traced model in integers: what stands at each channel of each tensor
+    layer_state    what layers keep beside the weights that train
+
+Imports nothing of the package but its top modules. To add a layer: a `LayerRule` in the file of its
+family in `layer_rules`, and a line in that file's RULES.
+"""

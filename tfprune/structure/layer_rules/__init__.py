@@ -1,0 +1,48 @@
+"""One rule per layer class: all that tfprune knows about a layer.
+
+Grouping, gates, surgery, cost, criteria and alignment ask the rule and know nothing of layers, so
+they cannot disagree. A new layer type is one `LayerRule` subclass in the file of its family and one
+line in that file's `RULES`.
+
+A rule is found by the exact class: a subclass may override `call`, so it has no rule until it gets
+its own line. A layer without a rule, or one that its rule refuses, freezes the groups it touches.
+"""
+
+import keras
+
+from tfprune.structure.layer_rules import (activations, kernels, merging, normalization, operations,
+                                           shapes)
+from tfprune.structure.layer_rules.base import (Call, Labels, LayerRule, MacTerm, Shape, Tracer,
+                                                WeightAxes)
+
+__all__ = ['RULES', 'Call', 'Labels', 'LayerRule', 'MacTerm', 'Shape', 'Tracer', 'WeightAxes',
+           'find_rule']
+
+RULES: dict[type[keras.Operation], LayerRule] = {
+    **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
+    **operations.RULES}
+
+
+def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
+    """Returns the rule of the layer that is called, or None and the reason why there is none.
+
+    Raises:
+      ValueError: for a layer on channels-first images.
+    """
+    layer = call.layer
+    rule = RULES.get(type(layer))
+    if (getattr(layer, 'data_format', None) == 'channels_first'
+            and not (rule and rule.takes_channels_first)):
+        raise ValueError(f"layer '{layer.name}' ({call.kind}) has data_format='channels_first', "
+                         "where 'channels_last' is expected of the whole model")
+    if rule is None:
+        return None, f"touches layer '{layer.name}' ({call.kind}), which has no rule"
+    reason = rule.refuse(call)
+    if reason is None and len(call.output_shapes) != 1:
+        reason = f'has {len(call.output_shapes)} outputs, where one is expected'
+    if (reason is None and not rule.static_weights
+            and len(rule.weight_axes(layer)) != len(getattr(layer, 'weights', ()))):
+        reason = 'has weights that its rule does not know'
+    if reason is not None:
+        return None, f"touches layer '{layer.name}' ({call.kind}), which {reason}"
+    return rule, None

@@ -1,0 +1,68 @@
+"""Layers with several inputs: sums couple channels, concatenation joins them."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfprune.structure.keras_internals import CustomScaleLayer
+from tfprune.structure.layer_rules.base import Call, Labels, LayerRule, Tracer, reaches_channels
+
+
+class Elementwise(LayerRule):
+    """An operation on tensors of equal channels, or of one channel that is broadcast to all.
+
+    Without `is_sum` the coupling is that of a factor to what it scales (squeeze-excite), not that
+    of a residual stream.
+    """
+    any_width = True
+
+    def __init__(self, *, is_sum: bool) -> None:
+        self._is_sum = is_sum
+
+    def refuse(self, call: Call) -> str | None:
+        widths = {shape[-1] for shape in call.input_shapes if len(shape) > 1}
+        if len(widths - {1}) > 1 or min(len(shape) for shape in call.input_shapes) < 2:
+            return f'broadcasts the channels of inputs of shapes {list(call.input_shapes)}'
+        for value in call.arguments:
+            shape = np.shape(value)
+            if shape and shape[-1] != 1:
+                return f'combines channels with a constant of shape {tuple(shape)}'
+        return None
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        widest = max(inputs, key=len)
+        for other in inputs:
+            if len(other) < len(widest):
+                tracer.freeze(other, f"layer '{call.layer.name}' ({call.kind}) broadcasts it to "
+                                     'all channels')
+            elif self._is_sum:
+                tracer.sum(widest, other)
+            else:
+                tracer.union(widest, other)
+        return widest
+
+
+class Concatenate(LayerRule):
+    """Along the channels it joins, along another axis it couples."""
+    any_width = True
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        if reaches_channels(call.layer.axis, len(call.input_shapes[0])):
+            return np.concatenate(inputs)
+        for other in inputs[1:]:
+            tracer.sum(inputs[0], other)
+        return inputs[0]
+
+
+RULES: dict[type[keras.Operation], LayerRule] = {
+    layers.Add: Elementwise(is_sum=True),
+    layers.Subtract: Elementwise(is_sum=True),
+    layers.Average: Elementwise(is_sum=True),
+    layers.Maximum: Elementwise(is_sum=True),
+    layers.Minimum: Elementwise(is_sum=True),
+    layers.Multiply: Elementwise(is_sum=False),
+    layers.Concatenate: Concatenate(),
+    CustomScaleLayer: Elementwise(is_sum=True),
+}

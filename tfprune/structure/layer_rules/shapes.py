@@ -1,0 +1,151 @@
+"""Layers that move, drop, repeat or pool positions, and those that only train differently."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from tfprune.structure.keras_internals import StochasticDepth
+from tfprune.structure.layer_rules.base import Call, Channelwise, InPlace, Labels, LayerRule, Tracer
+
+
+class Input(InPlace):
+    """The model's input is frozen; that of a nested model is what it is called on."""
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        if inputs:
+            return inputs[0]
+        shape = call.output_shapes[0]
+        labels = tracer.fresh((shape[-1] or 0) if len(shape) > 1 else 0)
+        tracer.freeze(labels, "it is the model's input")
+        return labels
+
+    def ties_calls(self, layer: Any) -> bool:
+        return True  # a nested model that is called twice
+
+
+class _ZeroPadding2D(LayerRule):
+    """Pads height and width, or the channels: 'channels_first' on [B, H, W, C] pads axes 2 and 3.
+
+    The zeros of a padded axis 3 are channels of their own, which an Add then couples with those
+    of a convolution; on a shortcut that is how a ResNet's stages come to share channels.
+    """
+    takes_channels_first = True
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        if not self._pads_channels(call.layer):
+            return inputs[0]
+        left, right = call.layer.padding[1]
+        return np.concatenate([tracer.fresh(left), inputs[0], tracer.fresh(right)])
+
+    def ties_calls(self, layer: Any) -> bool:
+        return self._pads_channels(layer)
+
+    def edit_config(self, layer: Any, config: dict[str, Any],
+                    kept_in: Sequence[np.ndarray], kept_out: np.ndarray) -> dict[str, Any]:
+        if not self._pads_channels(layer):
+            return config
+        left, right = layer.padding[1]
+        kept = int(kept_out[:left].sum()), int(kept_out[kept_out.size - right:].sum())
+        return {**config, 'padding': (layer.padding[0], kept)}
+
+    @staticmethod
+    def _pads_channels(layer: Any) -> bool:
+        return layer.data_format == 'channels_first'
+
+
+class Reshape(InPlace):
+    """[…, C] -> […, m · C]: row-major, so that the channels of m positions follow one another.
+
+    `target` is the config's name of the new shape, if its last entry fixes the width; Flatten is
+    the case of m = all positions.
+    """
+
+    def __init__(self, target: str | None = None) -> None:
+        self._target = target
+
+    def refuse(self, call: Call) -> str | None:
+        before, after = call.input_shapes[0], call.output_shapes[0]
+        if not before[-1] or not after[-1] or len(after) < 2:
+            return f'reshapes {before} to {after}, whose channels are not fixed'
+        if after[-1] % before[-1]:
+            return f'reshapes {before} to {after}, which takes the channels apart'
+        return None
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        return np.tile(inputs[0], (call.output_shapes[0][-1] or 0) // len(inputs[0]))
+
+    def ties_calls(self, layer: Any) -> bool:
+        return self._target is not None
+
+    def edit_config(self, layer: Any, config: dict[str, Any],
+                    kept_in: Sequence[np.ndarray], kept_out: np.ndarray) -> dict[str, Any]:
+        if self._target is None or config[self._target][-1] == -1:
+            return config
+        return {**config, self._target: (*config[self._target][:-1], int(kept_out.sum()))}
+
+
+class _Permute(LayerRule):
+
+    def refuse(self, call: Call) -> str | None:
+        dims = tuple(call.layer.dims)
+        return None if dims[-1] == len(dims) else f'moves the channels (dims={dims})'
+
+
+class _Dropout(Channelwise):
+
+    def refuse(self, call: Call) -> str | None:
+        noise_shape = getattr(call.layer, 'noise_shape', None)
+        if noise_shape is not None and noise_shape[-1] not in (None, 1):
+            return f'has noise_shape={tuple(noise_shape)}, which fixes the number of channels'
+        return None
+
+
+class _Augmentation(LayerRule):
+    """Works on images, whose colours it may mix."""
+
+    def refuse(self, call: Call) -> str | None:
+        if call.input_shapes[0][-1] != call.output_shapes[0][-1]:
+            return 'changes the number of channels'
+        return None
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        tracer.freeze(inputs[0], f"layer '{call.layer.name}' ({call.kind}) may mix its channels")
+        return inputs[0]
+
+
+class _Positions(LayerRule):
+    """Moves, drops or pools positions, each channel by itself."""
+    any_width = True
+
+
+_POSITIONS = [
+    f'{name}{rank}D' for rank in (1, 2, 3)
+    for name in ('MaxPooling', 'AveragePooling', 'GlobalMaxPooling', 'GlobalAveragePooling',
+                 'AdaptiveMaxPooling', 'AdaptiveAveragePooling', 'ZeroPadding', 'Cropping',
+                 'UpSampling')]
+_AUGMENTATIONS = [name for name in dir(layers) if name.startswith('Random')] + [
+    'AugMix', 'AutoContrast', 'CutMix', 'Equalization', 'MixUp', 'RandAugment', 'Solarization']
+
+RULES: dict[type[keras.Operation], LayerRule] = {
+    **{getattr(layers, name): _Augmentation() for name in _AUGMENTATIONS},
+    **{getattr(layers, name): _Positions() for name in _POSITIONS},
+    layers.ZeroPadding2D: _ZeroPadding2D(),
+    layers.Resizing: LayerRule(),
+    layers.CenterCrop: LayerRule(),
+    layers.RepeatVector: LayerRule(),
+    layers.Permute: _Permute(),
+    layers.Flatten: Reshape(),
+    layers.Reshape: Reshape('target_shape'),
+    layers.Identity: Channelwise(),
+    layers.ActivityRegularization: InPlace(),
+    layers.Dropout: _Dropout(),
+    layers.AlphaDropout: _Dropout(),
+    **{getattr(layers, f'SpatialDropout{rank}D'): Channelwise() for rank in (1, 2, 3)},
+    layers.GaussianDropout: Channelwise(),
+    layers.GaussianNoise: Channelwise(),
+    StochasticDepth: Channelwise(),
+    layers.InputLayer: Input(),
+}

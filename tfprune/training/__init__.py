@@ -1,0 +1,12 @@
+"""How weights are trained: steps, batch normalization, replicas, the account of epochs.
+
+    step           a training step and an epoch under tf.distribute: `Trainer`, `Evaluator`
+    batch_norm     batch normalization: found, fused, synchronized, its statistics re-estimated
+    distribution   replicas of one process, or several worker processes
+    distillation   small models trained on the logits of the dense one
+    rate_test      a learning rate for weights that were given
+    account        what a search costs, in epochs of training
+    seeding        the seeds of all random streams
+
+Imports `pruning` and what that imports.
+"""

@@ -1,0 +1,129 @@
+"""A learning rate for weights that were given: a short test on a copy, at several rates.
+
+From the same weights STEPS steps are trained at each rate r, which rises over the first quarter and
+then falls to zero by a cosine: what is left is what the rate has done, not its noise. Batch-norm
+statistics are re-estimated before images are counted.
+"""
+from typing import Callable, Iterable, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.significance import paired
+from tfprune.structure.graph import unfold
+from tfprune.training.batch_norm import reestimate_batch_norm
+from tfprune.training.step import (Batch, NonFiniteLossError, Optimisation, Schedule, StopTraining,
+                                   Trainer, are_right)
+
+STEPS = 40
+FACTORS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # of the largest rate that is tried
+_ABOVE = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)  # of one that may be too low
+_FAR = 2.0  # standard errors by which one rate is clearly worse than another
+
+
+class RateTest:
+    """What a model's copy scores after a few steps at a rate.
+
+    Args:
+        model: it is trained here, from its weights of now for each rate.
+        batches: STEPS batches (images, labels) to train on.
+        calibration: images [B, H, W, C], as often as they are iterated over.
+        scored: held-out (images, labels) batches.
+        seed: sets all random streams before each rate.
+        should_stop: asked after each step; True raises StopTraining.
+    """
+
+    def __init__(self, model: keras.Model, optimisation: Optimisation,
+                 batches: tf.data.Dataset, calibration: Iterable[tf.Tensor],
+                 scored: Iterable[Batch], seed: int,
+                 should_stop: Callable[[], bool] = lambda: False):
+        self._model, self._batches, self._scored, self._seed = model, batches, scored, seed
+        self._calibration, self._should_stop = calibration, should_stop
+        self._trainer = Trainer(model, tf.distribute.get_strategy(), optimisation)
+        self._start = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
+        self._forward = tf.function(lambda x: model(tf.cast(x, tf.float32), training=True))
+        self._right = tf.function(lambda x, y: are_right(
+            model(tf.cast(x, tf.float32), training=False), y))
+
+    def hits(self, rate: float) -> np.ndarray:
+        """Which of the held-out images are right after the steps, bool [n]; none where the loss
+        became NaN. Rate 0 trains nothing."""
+        keras.utils.set_random_seed(self._seed)
+        self._trainer.restart(self._start, 1.0)
+        if rate:
+            schedule = Schedule('cosine', rate, STEPS, STEPS // 4)
+            try:
+                self._trainer.train_epoch(self._batches, schedule, on_step=self._poll)
+            except NonFiniteLossError:
+                return np.zeros(sum(len(labels) for _, labels in self._scored), bool)
+        reestimate_batch_norm(unfold(self._model), self._forward, self._calibration)
+        return np.concatenate([self._right(*batch).numpy() for batch in self._scored])
+
+    def _poll(self, *_: object) -> None:
+        if self._should_stop():
+            raise StopTraining()
+
+
+def largest_harmless(test: RateTest, rates: Sequence[float]) -> tuple[float, str]:
+    """The largest of falling `rates` that does not lower accuracy on the held-out images, by more
+    than a standard error of the paired difference; with the reason, a sentence."""
+    before = test.hits(0.0)
+    for rate in rates:
+        after = test.hits(rate)
+        gain, error = paired(before, after)
+        if gain >= -error:
+            return rate, (f'{rate:g} is the largest of {_listed(rates)} that leaves accuracy on '
+                          f'held-out images as it was after {STEPS} steps on a copy '
+                          f'({before.mean():.2%}, then {after.mean():.2%})')
+    return rates[-1], (f'{rates[-1]:g} is the smallest that was tried; all of {_listed(rates)} '
+                       f'lower accuracy on held-out images in {STEPS} steps on a copy '
+                       f'({before.mean():.2%}, then {after.mean():.2%})')
+
+
+def best_recovering(test: RateTest, rates: Sequence[float]) -> tuple[float, str]:
+    """The largest of falling `rates` that recovers as much as the best, within a standard error of
+    the paired difference; with the reason, a sentence."""
+    before, after = test.hits(0.0), [test.hits(rate) for rate in rates]
+    best = max(after, key=lambda hits: hits.sum())
+    if best.sum() <= before.sum():
+        return rates[-1], (f'{rates[-1]:g} is the smallest of {_listed(rates)}, none of which '
+                           f'brought a copy, pruned to uniform widths, back in {STEPS} steps')
+    for rate, hits in zip(rates, after):
+        gain, error = paired(best, hits)
+        if gain >= -error:
+            return rate, (f'{rate:g} is the largest of {_listed(rates)} that recovers as much as '
+                          f'any in {STEPS} steps on a copy, pruned to uniform widths '
+                          f'({before.mean():.2%} to {hits.mean():.2%} on held-out images)')
+    raise AssertionError('the best rate is as good as the best')
+
+
+def at_least(test: RateTest, rate: float, steps: int) -> tuple[float, str]:
+    """`rate`, unless a larger one recovers more than twice of what it does in so many steps; with
+    the reason, a sentence, '' where it is `rate`.
+
+    A small rate goes about as far in many steps as a larger one in few: taken for what `rate`
+    recovers is the most that any does up to rate * steps / STEPS.
+    """
+    reach = rate * max(1.0, steps / STEPS)
+    before, seen, best = test.hits(0.0), {rate: test.hits(rate)}, rate
+    for higher in (rate * factor for factor in _ABOVE):
+        recovered, error = paired(before, seen[best])
+        seen[higher] = test.hits(higher)
+        gain, gain_error = paired(seen[best], seen[higher])
+        if gain < -_FAR * gain_error:
+            break  # too large, and those above
+        if recovered > _FAR * error and gain <= gain_error:
+            break  # nothing is left to recover
+        best = max(best, higher, key=lambda each: seen[each].sum())
+    most, error = paired(before, seen[best])
+    ours = max(paired(before, hits)[0] for each, hits in seen.items() if each <= reach)
+    if most <= _FAR * error or 2 * ours >= most:
+        return rate, ''
+    return best, (f'{best:g} brings a copy, pruned to uniform widths, from {before.mean():.2%} to '
+                  f'{seen[best].mean():.2%} on held-out images in {STEPS} steps, {rate:g} to '
+                  f'{seen[rate].mean():.2%}')
+
+
+def _listed(rates: Sequence[float]) -> str:
+    return ', '.join(f'{rate:g}' for rate in rates)

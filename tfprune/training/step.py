@@ -1,0 +1,321 @@
+"""Training and evaluation of a Keras 3 model under tf.distribute.
+
+One step is the same code for one replica and for several; losses of several equal those of one up
+to float error, because batch normalisation is then synchronised and every sum is over the global
+batch.
+"""
+import contextlib
+import dataclasses
+import math
+from typing import Any, Callable, Mapping, Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import config as tf_config  # has no public name for 'off'
+
+from tfprune.models import as_logits, make_optimizer
+from tfprune.pruning.sparsity import kernels_of
+from tfprune.structure.graph import Untracked
+from tfprune.training.batch_norm import synchronise_batch_norm, use_fused_batch_norm
+from tfprune.training.distribution import DistributedBatches
+
+Batch = tuple[tf.Tensor, tf.Tensor]
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss became NaN or infinite; the message names the term and the step."""
+
+
+class StopTraining(Exception):
+    """Raised by a step callback: save what is there and leave."""
+
+
+def make_deterministic(on: bool = True) -> None:
+    """Makes runs reproducible bit for bit on a CPU; must come before the first operation.
+
+    Off for XLA, which would refuse the gradient of max pooling.
+    """
+    if not on:
+        tf_config.disable_op_determinism()
+    elif not tf.config.list_physical_devices('GPU'):
+        tf.config.experimental.enable_op_determinism()
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Learning rate as a function of the step.
+
+    kind 'cosine' falls from `peak` to 0; 'step' divides by 10 at 1/2 and 3/4 of the steps. Both
+    after `warmup_steps` of linear rise.
+    """
+    kind: str
+    peak: float
+    steps: int
+    warmup_steps: int = 0
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of step 0 <= step < steps."""
+        if step < self.warmup_steps:
+            return self.peak * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        if self.kind == 'cosine':
+            return self.peak * 0.5 * (1 + math.cos(math.pi * done))
+        if self.kind == 'step':
+            return self.peak * (1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
+        raise ValueError(f'Unknown schedule {self.kind!r}. Available: cosine, step')
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimisation:
+    """What a training step needs beside the model: see the flags of the same names.
+
+    optimizer: the configuration of a Keras optimizer, as `keras.optimizers.serialize` gives it;
+        None for SGD with `momentum`.
+    """
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    label_smoothing: float = 0.0
+    global_batch_size: int = 128
+    jit_compile: bool = False
+    optimizer: Mapping[str, Any] | None = None
+
+    def make_optimizer(self) -> keras.optimizers.Optimizer:
+        """A new optimizer; its learning rate is assigned before each step."""
+        if self.optimizer is None:
+            return keras.optimizers.SGD(0.0, momentum=self.momentum)
+        return make_optimizer(self.optimizer)
+
+
+class Trainer(tf.Module):
+    """Steps of an optimizer on one model; all of its state is in variables.
+
+    loss = cross-entropy + sum(model.losses) + weight_decay / 2 * sum |kernel|^2 + penalty()
+           + 1/B sum_b (1/K sum_k (logits_bk - teacher's logits_bk)^2) / max(1, v_b), if there
+             is a teacher; v_b is the variance of its logits_b over the K classes
+
+    model.losses are those of regularisers and of add_loss, as in `fit`; the optimizer applies the
+    constraints of weights. The loss that is returned and logged has no term of weight decay.
+
+    Args:
+        model: pixels [B, H, W, C] -> logits or softmax [B, K], created under `strategy`.
+        penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
+        teacher: a model with the same inputs and outputs, created under `strategy`, whose weights
+            stay; its part of the loss counts as penalty.
+        constrain: called across replicas after each step, to assign weights.
+
+    Raises:
+        ValueError: the model was not created under `strategy`.
+    """
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
+                 optimisation: Optimisation,
+                 penalty: Callable[[], tf.Tensor | None] | None = None,
+                 teacher: keras.Model | None = None,
+                 constrain: Callable[[], None] | None = None):
+        super().__init__()
+        self.model, self.strategy = model, strategy
+        self._teacher = None if teacher is None else Untracked(teacher)  # in no checkpoint
+        self._settings, self._penalty, self._constrain = optimisation, penalty, constrain
+        # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
+        self._gradients = _compiled(self._uncompiled_gradients, optimisation.jit_compile)
+        self._kernels = kernels_of(model)
+        synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
+        use_fused_batch_norm(model)
+        if teacher is not None:
+            use_fused_batch_norm(teacher)
+        with strategy.scope():
+            self.optimizer = optimisation.make_optimizer()
+            try:
+                self.optimizer.build(model.trainable_variables)
+            except ValueError:
+                raise ValueError(f"model '{model.name}' must be created under the strategy's "
+                                 'scope().') from None
+        # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
+        self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
+        self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
+        # The schedule's rate is multiplied by it: see tfprune.runs.first_epoch.
+        self.rate_factor = tf.Variable(1.0, trainable=False, dtype=tf.float64)
+        # Dropout's streams: Keras keeps them where a checkpoint of the model does not look.
+        self.seeds = [v for v in model.variables if v.path.endswith('seed_generator_state')]
+
+    def train_epoch(self, batches: tf.data.Dataset, learning_rate: Callable[[int], float],
+                    *, on_step: Callable[[int, dict[str, float]], None] | None = None
+                    ) -> dict[str, float]:
+        """Trains on what is left of the epoch's batches after `steps_done`.
+
+        Args:
+            batches: the epoch's (uint8 images [B, H, W, C], int labels [B]).
+            learning_rate: step within the epoch -> rate.
+            on_step: called with (steps done, running means) after each; may raise StopTraining.
+
+        Returns:
+            Means over the epoch: loss, cross_entropy, penalty, accuracy.
+
+        Raises:
+            NonFiniteLossError: a term of the loss or, after the last step, a weight is NaN or
+                infinite.
+            ValueError: there are no batches.
+        """
+        first, factor = int(self.steps_done), float(self.rate_factor)
+        if first == 0:
+            self.sums.assign(tf.zeros(3, tf.float64))
+        left = DistributedBatches(batches.skip(first), self.strategy)
+        with contextlib.closing(left) as iterator:
+            for step, (images, labels) in enumerate(iterator, start=first):
+                self.optimizer.learning_rate.assign(learning_rate(step) * factor)
+                sums = self._train_step(images, labels)
+                self.steps_done.assign(step + 1)
+                means = self._means(sums.numpy(), step + 1)
+                if on_step:
+                    on_step(step + 1, means)
+        # From the variables: a run stopped after the last step resumes with no batch left.
+        steps = int(self.steps_done)
+        if not steps:
+            raise ValueError('the training data hold no whole batch.')
+        for variable in self.model.variables:
+            if not np.isfinite(keras.ops.convert_to_numpy(variable)).all():
+                raise NonFiniteLossError(f'{variable.path} is not finite after step {steps} of '
+                                         'this epoch.')
+        self.steps_done.assign(0)
+        return self._means(self.sums.numpy(), steps)
+
+    def finish(self) -> None:
+        """After the last step: the weights become their moving averages where the optimizer keeps
+        such (use_ema)."""
+        # The averages begin at zero: without a step there is none.
+        if self.optimizer.use_ema and int(keras.ops.convert_to_numpy(self.optimizer.iterations)):
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
+
+    def restart(self, weights: Sequence[np.ndarray], factor: float) -> None:
+        """Back to a first step: the model's variables, a new optimizer's state, a rate factor."""
+        for variable, value in zip(self.model.variables, weights, strict=True):
+            variable.assign(value)
+        with self.strategy.scope():
+            fresh = self._settings.make_optimizer()
+            fresh.build(self.model.trainable_variables)
+        for variable, value in zip(self.optimizer.variables, fresh.variables, strict=True):
+            variable.assign(value)
+        self.steps_done.assign(0)
+        self.rate_factor.assign(factor)
+
+    def _means(self, sums: np.ndarray, steps: int) -> dict[str, float]:
+        count = self._settings.global_batch_size * steps
+        cross_entropy, penalty, correct = sums[0] / count, sums[1] / steps, sums[2] / count
+        for name, value in (('cross-entropy', cross_entropy), ('penalty', penalty)):
+            if not math.isfinite(value):
+                raise NonFiniteLossError(f'{name} is {value} at step {steps} of this epoch.')
+        return {'loss': float(cross_entropy + penalty), 'cross_entropy': float(cross_entropy),
+                'penalty': float(penalty), 'accuracy': float(correct)}
+
+    @tf.function
+    def _train_step(self, images, labels) -> tf.Tensor:
+        per_replica = self.strategy.run(self._replica_step, (images, labels))
+        if self._constrain:
+            self._constrain()
+        total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
+        self.sums.assign_add(total)
+        return self.sums.value()
+
+    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        gradients, sums = self._gradients(images, labels)
+        self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
+        return sums
+
+    def _uncompiled_gradients(self, images: tf.Tensor, labels: tf.Tensor
+                              ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        settings, replicas = self._settings, self.strategy.num_replicas_in_sync
+        with tf.GradientTape() as tape:
+            outputs = self.model(tf.cast(images, tf.float32), training=True)
+            logits = as_logits(self.model, outputs)
+            summed = tf.reduce_sum(cross_entropy(labels, logits, settings.label_smoothing))
+            penalty = self._penalty() if self._penalty else None
+            penalty = tf.constant(0.0) if penalty is None else penalty
+            if self.model.losses:
+                penalty += tf.add_n([tf.reduce_sum(tf.cast(value, tf.float32))
+                                     for value in self.model.losses])
+            if self._teacher is not None:
+                penalty += replicas * self._distillation(self._teacher.value, images, logits)
+            loss = (summed / settings.global_batch_size
+                    + (self._decay() + penalty) / replicas)
+        gradients = tape.gradient(loss, self.model.trainable_variables)
+        correct = tf.reduce_sum(tf.cast(tf.equal(
+            tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64))
+        return gradients, tf.stack([
+            tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas, correct])
+
+    def _decay(self) -> tf.Tensor | float:
+        if not self._settings.weight_decay or not self._kernels:
+            return 0.0
+        return self._settings.weight_decay * tf.add_n([
+            tf.nn.l2_loss(tf.convert_to_tensor(kernel)) for kernel in self._kernels])
+
+    def _distillation(self, teacher: keras.Model, images: tf.Tensor, logits: tf.Tensor
+                      ) -> tf.Tensor:
+        """The replica's part of the mean squared error of the global batch, relative to the
+        variance of the teacher's logits: their scale, which grows with every epoch that it has
+        trained, would multiply the learning rate."""
+        outputs = teacher(tf.cast(images, tf.float32), training=False)
+        targets = tf.cast(tf.stop_gradient(as_logits(teacher, outputs)), tf.float32)
+        scale = tf.maximum(1.0, tf.math.reduce_variance(targets, axis=1))
+        return tf.reduce_sum(squared_error(logits, targets) / scale) / (
+            self._settings.global_batch_size)
+
+
+class Evaluator:
+    """Top-1 accuracy of a model, traced once."""
+
+    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *,
+                 jit_compile: bool = False):
+        self.model, self.strategy = model, strategy
+        self._count = _compiled(lambda x, y: count_correct(model, x, y), jit_compile)
+
+    def __call__(self, batches: tf.data.Dataset) -> float:
+        """Accuracy in [0, 1] over all (images [B, H, W, C], labels [B])."""
+        correct, total = 0, 0
+        with contextlib.closing(DistributedBatches(batches, self.strategy)) as iterator:
+            for images, labels in iterator:
+                hits, count = self._step(images, labels).numpy()
+                correct, total = correct + int(hits), total + int(count)
+        if not total:
+            raise ValueError('there are no images to evaluate on.')
+        return correct / total
+
+    @tf.function(reduce_retracing=True)
+    def _step(self, images, labels) -> tf.Tensor:
+        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(
+            self._count, (images, labels)), axis=None)
+
+
+def _compiled(function: Callable, jit_compile: bool) -> Callable:
+    return tf.function(function, jit_compile=True) if jit_compile else function
+
+
+def count_correct(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """int32 [2]: (correct, all) of a batch."""
+    logits = model(tf.cast(images, tf.float32), training=False)
+    return tf.stack([tf.reduce_sum(tf.cast(are_right(logits, labels), tf.int32)),
+                     tf.size(labels)])
+
+
+def are_right(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """bool [B]: whether the largest of logits [B, K] is at labels [B]. NaN is never right, though
+    argmax takes it for class 0."""
+    found = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
+    return tf.logical_and(found, tf.logical_not(tf.reduce_any(tf.math.is_nan(logits), axis=1)))
+
+
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
+    """Cross-entropy [B] of int labels [B]; smoothing s moves s of the mass to all K classes."""
+    logits = tf.cast(logits, tf.float32)
+    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if smoothing:
+        uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
+        loss = (1 - smoothing) * loss + smoothing * uniform
+    return loss
+
+
+def squared_error(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """Mean squared error [B] over the classes of logits and targets [B, K], in float32."""
+    return tf.reduce_mean(tf.square(
+        tf.cast(logits, tf.float32) - tf.cast(targets, tf.float32)), axis=1)
