@@ -5,6 +5,7 @@ python scripts/export.py --model=runs/x/dense.keras --dataset=cifar10 --data_dir
 
 The flags of data, quantisation and training are those of train.py.
 """
+import dataclasses
 import json
 import pathlib
 import sys
@@ -23,13 +24,16 @@ from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
 from tfprune.report.artefact_table import format_artefacts
 from tfprune.runs.deployment import Deployment, check_deployable, deploy
+from tfprune.runs.given import sample
+from tfprune.runs.known_augmentation import known_augmentation
 from tfprune.training.step import StopTraining, make_deterministic
 
 FLAGS = flags.FLAGS
 _FIELDS = ('custom_layers', 'dataset', 'seed', 'batch_size', 'momentum', 'weight_decay',
            'label_smoothing', 'quantize', 'quantize_epochs', 'quantize_learning_rate',
            'representative_images', 'tflite_io', 'tflite_softmax', 'tflite_batch',
-           *DataOptions.names_in(Config().to_json()))
+           *(field.name for field in dataclasses.fields(DataOptions)
+             if field.name in Config().to_json()))
 flags.DEFINE_string('model', None, 'A .keras file.', required=True)
 command_line.define_folder('out', 'Directory of the export; an earlier export is replaced.')
 flags.DEFINE_string('dense', None, 'A .keras file whose float32 TFLite file latencies are compared '
@@ -55,6 +59,11 @@ def main(_: Sequence[str]) -> int:
     dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
     settings = Deployment.of(config)
     check_deployable(model, data, settings)
+    if config.augment is None and 'int8_qat' in settings.quantisations:
+        images = min(1_000, data.num_train)
+        data, why = known_augmentation(model, data, sample(data, images), images)
+        if why:
+            print(f'{why}.')
     try:
         found = deploy(model, data, FLAGS.out, settings, dense_tflite=convert(dense),
                        should_stop=lambda: bool(stop), progress=Progress(), overwrite=True)

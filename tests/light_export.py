@@ -7,7 +7,7 @@ import pytest
 from tfprune.export import ExportReport
 from tfprune.export.parity import Parity
 from tfprune.runs import outcome
-from tfprune.runs.deployment import Deployed, pixels_of
+from tfprune.runs.deployment import Deployed
 
 _TIMES = {'threads': 1, 'median_ms': 1.0, 'p10_ms': 1.0, 'p90_ms': 1.0, 'ratio': None}
 
@@ -31,5 +31,5 @@ def _deploy(model, data, out_dir, settings, *, dense_tflite=None, **_):
             {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1, 'accuracy': accuracy,
              'lost': 0.0, 'latency': [_TIMES]}]
     exported = ExportReport(path.parent, {'keras': path}, {'keras': path.stat().st_size},
-                            Parity(0, 'random', 0.0, ()), pixels_of(data))
+                            Parity(0, 'random', 0.0, ()), data.pixels)
     return Deployed(exported, rows, [_TIMES] if dense_tflite else [])

@@ -73,6 +73,7 @@ def test_numbers_of_numpy_and_paths_are_plain(tmp_path):
                           charge_search=True)
     assert json.loads(json.dumps(ours.to_json())) == ours.to_json()
     assert type(ours.macs) is float
+    assert Config(frozen=('a', 'b')) == Config(frozen='a,b')
     with pytest.raises(TypeError, match='macs must be float; received ndarray'):
         Config(macs=np.array([.5]))
 

@@ -379,7 +379,9 @@ def check_range(field: dataclasses.Field, value: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers of NumPy as Python's, paths as text."""
+    """Numbers of NumPy as Python's, paths as text, lists of names as the comma-separated one."""
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return ','.join(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     is_number = hasattr(value, 'item') and getattr(value, 'shape', None) == ()

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfprune.data import user_checks
+from tfprune.data.pixels import BYTES
 from tfprune.data.user_datasets import UserDatasets
 
 K = 3
@@ -168,7 +169,7 @@ def test_the_range_of_pixels_is_that_of_all_splits():
     assert data.to_json()['pixel_range'] == [-3.0, 3.0]
     whole = (PIXELS * 100 + 120).astype(np.uint8)
     data = read(**{f'{name}_data': pairs(whole) for name in ('train', 'reward', 'test')})
-    assert data.pixel_range == (0.0, 255.0)  # whatever values the bytes have
+    assert data.pixel_range == (20.0, 220.0) and data.pixels == BYTES
 
 
 def test_pixels_of_another_scale_are_said(caplog):

@@ -17,7 +17,7 @@ from tfprune import export
 from tfprune.data.user_datasets import UserDatasets
 from tfprune.export import FORMATS, metadata, saved_model, tflite, warmup
 from tfprune.export.interpreter import open_interpreter
-from tfprune.export.pixels import BYTES, PixelRange, range_of
+from tfprune.data.pixels import BYTES, PixelRange, range_of
 from tfprune.runs import deployment
 from test_tflite_forms import metadata_of
 
@@ -223,7 +223,6 @@ def test_integer_files_that_cannot_take_bytes_are_refused_before_training(quanti
     images = values_of('0…1') * 3
     pairs = tf.data.Dataset.from_tensor_slices((images, np.arange(40) % 4))
     data = UserDatasets.from_datasets(pairs, pairs.take(8), pairs, num_classes=4)
-    object.__setattr__(data, 'pixel_range', (0.0, 3.0))
     model = classifier(images)
     for io_type in ('float32', 'int8'):
         deployment.check_deployable(model, data, deployment.Deployment(
@@ -248,7 +247,6 @@ def test_a_users_data_from_0_to_1_to_the_end(tmp_path):
     labels = model(images).numpy().argmax(-1)
     pairs = tf.data.Dataset.from_tensor_slices((images, labels))
     data = UserDatasets.from_datasets(pairs.batch(8), pairs.take(8), pairs, num_classes=4)
-    object.__setattr__(data, 'pixel_range', (0.0, 1.0))  # whether or not it was looked for
     found = deployment.deploy(model, data, tmp_path / 'export', deployment.Deployment(
         ('int8', 'int8_qat'), quantisation_aware=deployment.QuantisationAware(
             epochs=1, learning_rate=1e-4)))
@@ -264,26 +262,73 @@ def test_a_users_data_from_0_to_1_to_the_end(tmp_path):
         'values 0…1; byte b of a picture is taken to be b / 255')
 
 
-@pytest.mark.parametrize('stated', [(0.2, 0.8), ([0.1, 0.2, 0.2], (0.8, 0.8, 0.8))])
-def test_a_range_is_stated_to_a_run(stated, tmp_path):
-    """Pictures of 0.2 … 0.8 in all: bytes become what was stated, in the run's own files."""
-    images = (values_of('0…1') * 0.6 + 0.2).astype(np.float32)
+def dull(low=0.2, high=0.8):
+    """(model, images float32, labels) of pictures whose bytes are low … high."""
+    images = (values_of('0…1') * (high - low) + low).astype(np.float32)
     model = classifier(images)
-    pairs = tf.data.Dataset.from_tensor_slices((images, model(images).numpy().argmax(-1)))
-    options = dict(model=model, train_data=pairs.batch(8), reward_data=pairs.take(8),
-                   test_data=pairs, method='uniform', macs=0.8, warmup_epochs=0, random_epochs=0,
-                   joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1, learning_rate=1e-5,
-                   fine_tune_learning_rate=1e-5, progress=False)
-    with light_export():
-        tfprune.train_and_prune(**options, pixel_range=stated, run_dir=tmp_path / 'run')
-        tfprune.train_and_prune(**options, run_dir=tmp_path / 'unstated')
-        with pytest.raises(ValueError, match=r'^pixel_range: expected all .* \(0, 0.5\); received'):
-            tfprune.train_and_prune(**options, pixel_range=(0, 0.5))
-        with pytest.raises(ValueError, match='^pixel_range: expected .* received'):
-            tfprune.train_and_prune(**options, pixel_range='ab')
-    report = json.loads((tmp_path / 'run/report.json').read_text())
-    assert np.ravel(report['input']['black']).tolist() == np.ravel(stated[0]).tolist()
-    assert np.ravel(report['input']['white']).tolist() == np.ravel(stated[1]).tolist()
-    assert not report['input']['is_taken'] and 'taken to be' not in report['input']['text']
-    unstated = json.loads((tmp_path / 'unstated/report.json').read_text())
-    assert unstated['input']['black'] is None and 'pixel_range=' in unstated['input']['text']
+    return model, images, model(images).numpy().argmax(-1)
+
+
+def test_what_is_stated_of_a_users_data_is_what_its_files_take(tmp_path):
+    model, images, labels = dull()
+    pairs = tf.data.Dataset.from_tensor_slices((images, labels))
+    data = UserDatasets.from_datasets(pairs.batch(8), pairs.take(8), pairs, num_classes=4,
+                                      pixel_range=(0.2, 0.8))
+    with pytest.raises(ValueError, match='0.2…0.8, 0 not among them: choose float32 or int8$'):
+        deployment.check_deployable(model, data, deployment.Deployment(('int8',)))
+    found = deployment.deploy(model, data, tmp_path / 'export', deployment.Deployment(
+        ('int8', 'int8_qat'), export.TFLiteOptions(io='int8'),
+        quantisation_aware=deployment.QuantisationAware(epochs=1, learning_rate=1e-4)))
+    assert found.exported.pixels == PixelRange.stated((0.2, 0.8), 3)
+    served = tf.saved_model.load(str(found.exported.paths['saved_model']))
+    answers = served.signatures['serve_uint8'](images=tf.constant(PICTURES))
+    np.testing.assert_allclose(next(iter(answers.values())), model(images), atol=1e-3)
+
+
+@pytest.mark.parametrize('pixels, pixel_range, expected', [
+    ((PICTURES // 16).astype(np.uint8), (0, 16), PixelRange.stated((0, 16), 3)),
+    ((PICTURES // 16).astype(np.uint8), None, PixelRange(0, 15)),   # bytes, but of what?
+    ((PICTURES // 128).astype(np.uint8), None, PixelRange.seen(0, 1)),
+    (PICTURES, None, BYTES), (PICTURES.astype(np.float32), None, PixelRange.seen(0, 255))])
+def test_bytes_of_a_users_data_that_are_all_dark_are_judged_by_their_values(
+        pixels, pixel_range, expected):
+    pairs = tf.data.Dataset.from_tensor_slices((pixels, np.arange(40) % 4))
+    data = UserDatasets.from_datasets(pairs, pairs, pairs, num_classes=4, pixel_range=pixel_range)
+    assert data.pixels == expected
+
+
+def test_augmentation_may_leave_a_stated_range():
+    def read(pixel_range):
+        pairs = tf.data.Dataset.from_tensor_slices((values_of('0…1'), np.arange(40) % 4))
+        brighter = pairs.map(lambda x, y: (x + 0.2, y))
+        return UserDatasets.from_datasets(brighter, pairs, pairs, num_classes=4,
+                                          pixel_range=pixel_range)
+
+    assert read((0, 1)).pixels.ends == (0, 1)
+    with pytest.raises(ValueError, match=r'^pixel_range: expected .* 0 … 0.2; received .* 0 … 1.2'):
+        read((0, 0.2))
+    with pytest.raises(ValueError, match='^pixel_range: expected .* received'):
+        read('ab')
+
+
+def test_a_run_says_what_was_stated_and_holds_to_it(tmp_path):
+    model, images, labels = dull()
+    pairs = tf.data.Dataset.from_tensor_slices((images, labels))
+
+    def run(name, **stated):
+        with light_export():
+            tfprune.train_and_prune(
+                model=model, train_data=pairs.batch(8), reward_data=pairs.take(8), test_data=pairs,
+                method='uniform', macs=0.8, warmup_epochs=0, random_epochs=0, joint_epochs=0,
+                alignment_epochs=0, fine_tune_epochs=1, learning_rate=1e-5,
+                fine_tune_learning_rate=1e-5, progress=False, run_dir=tmp_path / name, **stated)
+        return json.loads((tmp_path / name / 'report.json').read_text())['input']
+
+    said = run('stated', pixel_range=(0.2, 0.8))
+    assert (said['black'], said['white'], said['is_taken']) == ([0.2], [0.8], False)
+    unstated = run('unstated')
+    assert unstated['black'] is None and 'pixel_range=' in unstated['text']
+    for name, stated in (('stated', {}), ('unstated', {'pixel_range': (0.2, 0.8)})):
+        (tmp_path / name / 'report.json').unlink()
+        with pytest.raises(ValueError, match='began with another data.json: bytes'):
+            run(name, **stated)

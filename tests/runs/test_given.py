@@ -228,12 +228,29 @@ def test_which_rate_is_taken():
     (dict(_0=10, _0_01=12, _0_03=20, _0_1=40, _0_3=80, _1_0=9), 1300, 0.01),  # goes as far as 0.3
     (dict(_0=10, _0_01=50, _0_03=80, _0_1=80), 40, 0.01),  # more than half of what 0.03 recovers
     (dict(_0=10, _0_01=80, _0_03=80), 40, 0.01),  # as good as a larger one, which ends it
-    (dict(_0=30, _0_01=30, _0_03=29, _0_1=9), 200, 0.01)])  # none recovers
+    # A fall before anything has been recovered is chance.
+    (dict(_0=20, _0_01=20, _0_03=12, _0_1=40, _0_3=90, _1_0=80), 40, 0.3),
+])
 def test_a_rate_that_has_decayed_is_raised(right, steps, expected):
     rate, why = at_least(FakeTest(**right), 0.01, steps)
     assert rate == pytest.approx(expected) and bool(why) == (expected != 0.01)
-    if why:
+    if why and right['_0'] == 10:
         assert f'{expected:g} brings a copy' in why and ' from 10.00% to 8' in why
+
+
+def test_a_rate_is_not_raised_for_what_may_be_chance():
+    # 14 more of 100 than by 0.01, and more than twice as many recovered, but others are lost.
+    class Test:
+        def hits(self, rate):
+            right = {0.0: set(range(40)), 0.01: set(range(50))}
+            return np.isin(np.arange(100), list(right.get(rate, set(range(20, 84)))))
+
+    assert paired(Test().hits(0.01), Test().hits(0.03))[0] == pytest.approx(0.14)
+    assert at_least(Test(), 0.01, 40) == (0.01, '')
+
+def test_a_rate_that_nothing_recovers_with_is_kept_and_said():
+    rate, why = at_least(FakeTest(_0=30, _0_01=30, _0_03=29, _0_1=9, _0_3=8), 0.01, 200)
+    assert rate == 0.01 and 'neither it nor a larger one' in why and '30.00%' in why
 
 
 def test_a_model_saved_after_its_rate_had_decayed_is_brought_back(trained, tmp_path, capsys):

@@ -60,7 +60,7 @@ def test_weights_that_do_not_know_mirrored_images_see_none(trained, data):
     chosen, why = known_augmentation(keras.models.load_model(trained), data,
                                      data.calibration_batches(100, 5), 500)
     assert data.augmented == 'shifted and mirrored'
-    assert chosen.augmented in ('shifted', 'not augmented') and chosen.augmented in why
+    assert chosen.augmented == 'not augmented' and 'not augmented' in why
     assert as_chosen(data, chosen.augmented).augmentation == chosen.augmentation
     assert as_chosen(data, '') is data
 
@@ -83,7 +83,7 @@ def test_a_run_respects_what_the_weights_know(trained, digits, tmp_path):
             train_and_prune(Config(**options, **more), tmp_path / name, progress=False)
             reports[name] = json.loads((tmp_path / name / 'report.json').read_text())
     left, asked, none = (reports[name]['training'] for name in ('left', 'asked', 'none'))
-    assert left['augmentation'] in ('shifted', 'not augmented')
+    assert left['augmentation'] == 'not augmented'
     assert '--augment' in left['reasons'][0]
     assert asked['augmentation'] == none['augmentation'] == ''
     scores = {name: report['pruned']['test_accuracy'] for name, report in reports.items()}

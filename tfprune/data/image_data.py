@@ -4,8 +4,9 @@ import abc
 import dataclasses
 from typing import Any, Self
 
-import numpy as np
 import tensorflow as tf
+
+from tfprune.data.pixels import BYTES, PixelRange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +44,8 @@ class ImageData(abc.ABC):
       num_train: images that are trained on (without the reward split).
       num_reward: training images held out for rewards.
       num_test: images seen once, at the end.
-      pixel_range: the lowest and the highest pixel value of all splits; (0, 255) where they are
-        held as bytes.
-      byte_values: what the bytes 0 and 255 of a picture are in the images, numbers or lists of one
-        a channel, where the user has stated it.
+      pixel_range: the lowest and the highest pixel value of all splits; (0, 255) of pictures.
+      pixels: what a byte of a picture is in the images.
       augmentation: of training images; None for plain ones, and for those of a user's dataset,
         which are augmented there or not.
     """
@@ -61,7 +60,7 @@ class ImageData(abc.ABC):
     num_reward: int
     num_test: int
     pixel_range: tuple[float, float] = dataclasses.field(default=(0.0, 255.0), kw_only=True)
-    byte_values: tuple[Any, Any] | None = dataclasses.field(default=None, kw_only=True)
+    pixels: PixelRange = dataclasses.field(default=BYTES, kw_only=True)
     augmentation: Augmentation | None = dataclasses.field(default=None, kw_only=True)
 
     def to_json(self) -> dict[str, Any]:
@@ -69,9 +68,7 @@ class ImageData(abc.ABC):
         return {'name': self.name, 'image_shape': list(self.image_shape),
                 'num_train': self.num_train, 'num_reward': self.num_reward,
                 'num_test': self.num_test, 'class_names': list(self.class_names),
-                'pixel_range': list(self.pixel_range),
-                **({} if self.byte_values is None else {
-                    'byte_values': np.asarray(self.byte_values).tolist()})}
+                'pixel_range': list(self.pixel_range)}
 
     @abc.abstractmethod
     def with_released(self, score_images: int) -> 'ImageData':

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfprune.data.class_names import check_class_names
 from tfprune.data.image_data import ImageData
+from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.data.split import name_small_classes
 from tfprune.data.user_checks import Form, Found, look
 
@@ -66,6 +67,7 @@ class UserDatasets(ImageData):
         given = {'train_data': train_data, 'reward_data': reward_data, 'test_data': test_data}
         forms = {name: Form.of(name, data, num_classes) for name, data in given.items()}
         image_shape = forms['train_data'].image_shape
+        stated = None if pixel_range is None else PixelRange.stated(pixel_range, image_shape[-1])
         for name, form in forms.items():
             if form.image_shape != image_shape:
                 raise ValueError(f'{name}: expected images {list(image_shape)} as in train_data, '
@@ -86,7 +88,13 @@ class UserDatasets(ImageData):
             mean=(0.0,) * image_shape[-1], std=(1.0,) * image_shape[-1],
             num_train=found['train_data'].count, num_reward=found['reward_data'].count,
             num_test=found['test_data'].count, train=train, reward=reward, test=test,
-            pixel_range=_range(forms, found), byte_values=pixel_range)
+            pixel_range=(min(each.low for each in found.values()),
+                         max(each.high for each in found.values())),
+            pixels=_pixels(stated, forms, found))
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), 'bytes': None if self.pixels.is_taken or not (
+            self.pixels.is_known) else [self.pixels.black, self.pixels.white]}
 
     def with_released(self, score_images: int) -> 'UserDatasets':
         """These datasets: what the user holds out stays held out.
@@ -141,11 +149,24 @@ def _class_names(given: Sequence[str] | None, num_classes: int) -> tuple[str, ..
     return tuple(map(str, names))
 
 
-def _range(forms: dict[str, Form], found: dict[str, Found]) -> tuple[float, float]:
-    """The lowest and the highest value; those of bytes where all are bytes."""
-    if all(form.dtype == tf.uint8 for form in forms.values()):
-        return 0.0, 255.0
-    return min(each.low for each in found.values()), max(each.high for each in found.values())
+def _pixels(stated: PixelRange | None, forms: dict[str, Form], found: dict[str, Found]
+            ) -> PixelRange:
+    """What a byte of a picture is: as it is stated; else bytes that are not all dark are bytes;
+    else as the values tell.
+
+    ValueError where values are none of the stated range: augmentation and resizing may leave it by
+    less than its width.
+    """
+    low = min(each.low for each in found.values())
+    high = max(each.high for each in found.values())
+    if stated is not None:
+        if not stated.holds(low, high, beyond=1.0):
+            raise ValueError(f'pixel_range: expected images of about {stated.low:g} … '
+                             f'{stated.high:g}; received values of {low:g} … {high:g}')
+        return stated
+    if high > 127 and all(form.dtype == tf.uint8 for form in forms.values()):
+        return BYTES
+    return PixelRange.seen(low, high)
 
 
 def _check_order(reward: Found, num_classes: int) -> None:

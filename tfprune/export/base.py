@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tfprune.config import CHOICES
-from tfprune.export.pixels import BYTES, PixelRange
+from tfprune.data.pixels import BYTES, PixelRange
 
 IO_TYPES = CHOICES['tflite_io']
 

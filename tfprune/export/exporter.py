@@ -23,7 +23,7 @@ from tfprune.export.base import (Artefact, Format, TFLiteOptions, WriteContext, 
                                  image_shape_of, num_classes_of, one_line, size_of)
 from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
-from tfprune.export.pixels import BYTES, PixelRange, range_of
+from tfprune.data.pixels import BYTES, PixelRange, range_of
 from tfprune.models.outputs import outputs_probabilities
 from tfprune.plain_text import labels
 from tfprune.training.step import StopTraining
@@ -176,9 +176,15 @@ def check_calibration(name: str, data: np.ndarray | None, pixels: PixelRange,
         raise ValueError(f'format {name!r} needs representative_data: a few hundred training '
                          'images [N, H, W, C]; received None')
     if options.io == 'uint8' and not pixels.takes_bytes:
+        why = ': choose float32 or int8'
+        if not pixels.is_known:
+            why += ', or state the pixel_range (of train_and_prune or export_model)'
+        elif pixels.ends is None:
+            why = f' of another range in each channel{why}'
+        else:
+            why = f', 0 not among them{why}'
         raise ValueError(f'format {name!r}: tflite_io=uint8 takes the bytes of a picture, which '
-                         f'one scale cannot make values {pixels.low:.4g}…{pixels.high:.4g}: '
-                         'choose float32 or int8, or state the pixel_range of export_model')
+                         f'one scale cannot make values {pixels.low:.4g}…{pixels.high:.4g}{why}')
 
 
 def as_probabilities(forms: Mapping[str, Artefact]) -> dict[str, Artefact]:

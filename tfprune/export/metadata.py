@@ -26,7 +26,7 @@ import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tfprune.export.pixels import BYTES, PixelRange
+from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.plain_text import labels
 
 ENTRY = 'TFLITE_METADATA'  # the model's metadata entry whose buffer holds all this

@@ -26,7 +26,7 @@ import tensorflow as tf
 
 from tfprune.export.base import image_shape_of, num_classes_of, one_line
 from tfprune.export.keras2 import to_keras2
-from tfprune.export.pixels import BYTES, PixelRange
+from tfprune.data.pixels import BYTES, PixelRange
 
 # Layers that TFMOT rounds by itself, on their own or together with a neighbour.
 _KNOWN = frozenset((

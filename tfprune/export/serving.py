@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from tfprune.export import image_bytes, warmup
 from tfprune.export.base import image_shape_of, num_classes_of
-from tfprune.export.pixels import PixelRange
+from tfprune.data.pixels import PixelRange
 from tfprune.models.outputs import outputs_probabilities
 from tfprune.plain_text import labels
 

@@ -17,7 +17,7 @@ from tfprune.export import operator_cost, saved_model
 from tfprune.export.base import Artefact, Format, TFLiteOptions, WriteContext, dims, one_line
 from tfprune.export.interpreter import Runner
 from tfprune.export.metadata import add_metadata
-from tfprune.export.pixels import BYTES, PixelRange
+from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.models.outputs import outputs_probabilities
 
 FLOAT32, FLOAT16, DYNAMIC, INT8 = 'tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8'

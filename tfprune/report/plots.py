@@ -5,7 +5,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 from tfprune.report.canvas import BLUE, GREEN, GREY, ORANGE, WIDTH, canvas, legend_below
 from tfprune.report.reading import Row, Run, as_given, finite, is_pruned, surgery_first
@@ -93,7 +93,7 @@ def plot_strength(run: Run) -> str | None:
         axes = _epoch_axes(fig, run, 'λ', searching=True)
         _line(axes, run.metrics, 'strength', GREEN, None, drawstyle='steps-mid')
         if positive.max() > 20 * positive.min():
-            axes.set_yscale('log')
+            _logarithmic(axes)
         else:
             axes.set_ylim(0, 1.15 * positive.max())
             axes.yaxis.set_major_formatter('{x:.3g}')  # no offset above the axis
@@ -271,11 +271,17 @@ def _decimals(axes: Axes) -> int:
     return next((decimals for decimals in (0, 1) if np.allclose(ticks, ticks.round(decimals))), 2)
 
 
+def _logarithmic(axes: Axes) -> None:
+    axes.set_yscale('log')
+    axes.yaxis.set_major_formatter('{x:g}')  # 0.01; Matplotlib's own is markup
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _from_zero_or_log(axes: Axes) -> None:
     """A linear axis from 0, or a logarithmic one for values of several magnitudes."""
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
     positive = values[values > 0]
     if positive.size and positive.max() > 100 * positive.min():
-        axes.set_yscale('log')
+        _logarithmic(axes)
     else:
         axes.set_ylim(bottom=0)

@@ -202,14 +202,18 @@ def caveats(report: Mapping[str, Any]) -> list[str]:
 
 
 def shortfall_sentences(report: Mapping[str, Any]) -> list[str]:
-    """That the pruned model is clearly worse than the given one, and what to try; none else."""
+    """That the model is clearly worse than the given one, and what to try; none else, and none of a
+    model that was trained from random weights by design."""
+    if surgery_first(report):
+        return []
     before, after = reference_accuracy(report), report['pruned']['test_accuracy']
     images = report.get('test_images')
     if not (finite(before) and finite(after) and images and fell(before, after, images)):
         return []
-    return [f'The pruned model is {100 * (before - after):.2f} points below the given one, more '
-            f'than {ERRORS:g} standard errors: more epochs after surgery (--fine_tune_epochs) or a '
-            'larger budget may bring it back, where rates and augmentation suit the data.']
+    which, budget = ('pruned', ' or a larger budget') if is_pruned(report) else ('final', '')
+    return [f'The {which} model is {100 * (before - after):.2f} points below the given one, more '
+            f'than {ERRORS:g} standard errors: more epochs (--fine_tune_epochs){budget} may bring '
+            'it back, where learning rates and augmentation suit the data.']
 
 
 def uncounted_sentences(names: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """`tfprune.train_and_prune`: a configuration and a run folder, or one's own model and datasets."""
 
+import contextlib
 import dataclasses
 import os
 import tempfile
@@ -13,6 +14,7 @@ from tfprune.config import Config
 from tfprune.data.user_datasets import NAME, UserDatasets, batch_size_of
 from tfprune.errors import near
 from tfprune.models.model_files import check_weights
+from tfprune.report import format_table
 from tfprune.runs import trainer
 from tfprune.runs.trainer import OwnProblem, RunResult
 
@@ -88,12 +90,15 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
                                       class_names=class_names, pixel_range=pixel_range)
     ours = _config(model, data, batch_size_of(train_data), options)
     own = OwnProblem(model, data)
-    if run_dir is not None:
-        return trainer.train_and_prune(ours, run_dir, own=own, should_stop=should_stop,
-                                       progress=progress).model
-    with tempfile.TemporaryDirectory() as folder:
-        return trainer.train_and_prune(ours, folder, own=own, should_stop=should_stop,
-                                       progress=progress).model
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory()) if run_dir is None else run_dir
+        result = trainer.train_and_prune(ours, folder, own=own, should_stop=should_stop,
+                                         progress=progress)
+    if progress and result.report:
+        print(format_table(result.report))
+        if run_dir is not None:
+            print(f'Files: {result.run_dir / "export"}, report: {result.run_dir / "report.html"}')
+    return result.model
 
 
 def _check_arguments(run_dir: Any, should_stop: Any, progress: Any) -> None:

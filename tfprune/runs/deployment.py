@@ -15,7 +15,6 @@ from tfprune.data import ImageData
 from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
 from tfprune.export.exporter import check_calibration, check_class_names, check_out_dir
 from tfprune.export.latency import latencies_in_turns
-from tfprune.export.pixels import PixelRange
 from tfprune.export.quantisable import quantisable
 from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
 from tfprune.export.tflite import convert
@@ -98,7 +97,7 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
     exported = export_model(
         model, out_dir, formats=(*BASE_FORMS, *(QUANTISATIONS[q] for q in settings.quantisations)),
         representative_data=representative_images(data, settings.representative_images),
-        pixel_range=pixels_of(data), class_names=data.class_names,
+        pixel_range=data.pixels, class_names=data.class_names,
         tflite_options=settings.tflite, quantised=quantised, overwrite=overwrite,
         should_stop=should_stop)
     progress.say('testing ...')
@@ -112,13 +111,12 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
 def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) -> None:
     """ValueError, in one line, for what would stop the export after all training."""
     check_class_names(data.class_names, data.num_classes)
-    pixels = pixels_of(data)
     if 'int8_qat' in settings.quantisations:
         quantisable(model)  # names a layer that has no int8 form
     for name in ('int8', 'int8_qat'):
         if name in settings.quantisations:
             check_calibration(QUANTISATIONS[name], representative_images(data, 32),
-                              pixels, settings.tflite)
+                              data.pixels, settings.tflite)
 
 
 def check_convertible(model: keras.Model) -> None:
@@ -137,22 +135,8 @@ def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deploymen
 
     batch_size = min(settings.batch_size, data.num_train)
     return quantise_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
-                          settings.quantisation_aware, pixels=pixels_of(data),
+                          settings.quantisation_aware, pixels=data.pixels,
                           should_stop=should_stop, on_epoch=on_epoch)
-
-
-def pixels_of(data: ImageData) -> PixelRange:
-    """What a byte of a picture is in the images: as the user states it, else as their values tell.
-
-    ValueError where values are beyond those that were stated.
-    """
-    if data.byte_values is None:
-        return PixelRange.seen(*data.pixel_range)
-    pixels = PixelRange.stated(data.byte_values, data.image_shape[-1])
-    if not pixels.holds(*data.pixel_range):
-        raise ValueError(f'pixel_range: expected all values of the images within '
-                         f'{data.byte_values}; received {data.pixel_range}')
-    return pixels
 
 
 def representative_images(data: ImageData, count: int) -> np.ndarray:

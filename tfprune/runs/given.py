@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data import ImageData
-from tfprune.methods import check_method
 from tfprune.progress import Progress
 from tfprune.pruning.surgery import prune_model
 from tfprune.runs.epochs import Interrupted
@@ -130,8 +129,8 @@ def _measured_and_chosen(setup: Setup, progress: Progress, should_stop: Callable
         given = measure(plain, setup.data, held_out_batches(setup), setup.config.batch_size)
         setup = dataclasses.replace(setup, given=given)
         progress.say(f'as given: test accuracy {given.test_accuracy:.2%}, on held-out training '
-                     f'images {given.held_out_accuracy:.2%}')
-    recipe = choose_recipe(setup, should_stop)
+                     f'images, which it may know, {given.held_out_accuracy:.2%}')
+    recipe = choose_recipe(setup, should_stop, progress.say)
     if augmentation:
         recipe = dataclasses.replace(recipe, augmentation=setup.data.augmented,
                                      reasons=(augmentation, *recipe.reasons))
@@ -145,7 +144,7 @@ def _known_images(setup: Setup, plain: keras.Model) -> tuple[Setup, str]:
     """The setup, whose training images are augmented no more than the given weights bear; with the
     reason."""
     config = setup.config
-    if config.augment is not None or check_method(config.method).decides_first:
+    if config.augment is not None:
         return setup, ''
     images = config.score_images
     data, why = known_augmentation(plain, setup.data, sample(setup.data, images), images)

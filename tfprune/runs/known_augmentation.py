@@ -7,7 +7,8 @@ training begins by unlearning:
     a_1 - c < KEPT (a_0 - c),   a_0 accuracy on plain images, a_1 on augmented ones,
                                 c the share of the commonest class
 
-takes mirroring away; and if that is not enough, all of it.
+takes mirroring away; and if that is not enough, all of it. Weights that know little of plain images
+(a_0 - c < LITTLE) have little to lose.
 """
 import math
 
@@ -18,7 +19,8 @@ from tfprune.data import ImageData
 from tfprune.significance import fell
 from tfprune.training.step import Evaluator
 
-KEPT = 2 / 3  # of what weights know, on images as they are augmented
+KEPT = 0.6    # of what weights know, on images as they are augmented
+LITTLE = 0.25  # of the accuracy beyond the commonest class
 _EPOCH = 2 ** 19  # of augmentation; no run has so many
 
 
@@ -32,11 +34,13 @@ def known_augmentation(model: keras.Model, data: ImageData, plain: tf.data.Datas
         plain: (images, labels) batches of training images that are not augmented.
         images: number of augmented images that are looked at, at least.
     """
+    if data.augmentation is None:
+        return data, ''
     evaluate = Evaluator(model, tf.distribute.get_strategy())
     known, chance = evaluate(plain), _commonest(plain)
     size = min(250, data.num_train)
     said = ''
-    while data.augmentation is not None:
+    while data.augmentation is not None and known - chance >= LITTLE:
         seen = evaluate(data.train_batches(_EPOCH, size).take(math.ceil(images / size)))
         if not fell(known, seen, images) or seen - chance >= KEPT * (known - chance):
             break

@@ -31,23 +31,26 @@ from tfprune.training.step import Optimisation
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
 
-def choose_recipe(setup: Setup, should_stop: Callable[[], bool] = lambda: False) -> Recipe:
+def choose_recipe(setup: Setup, should_stop: Callable[[], bool] = lambda: False,
+                  say: Callable[[str], None] = lambda _: None) -> Recipe:
     """How a setup is trained; rates are tested where nothing else says them.
 
-    Raises StopTraining: should_stop() became true meanwhile.
+    Args:
+        should_stop: asked in tests; True raises StopTraining.
+        say: is told what is tested, which takes up to minutes.
     """
     config, given, compiled = setup.config, setup.given, setup.compiled
     starts_trained = (given is not None and given.is_trained
                       and not check_method(config.method).decides_first)
     reasons: list[str] = []
-    rates = _Rates(setup, should_stop, reasons)
+    rates = _Rates(setup, should_stop, say, reasons)
     stated = {name: getattr(config, name) for name in (
         'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
         if getattr(config, name) is not None}
     if compiled and not compiled.scheduled and compiled.learning_rate:
         before = after = compiled.learning_rate
-        at = '' if 'learning_rate' in stated else f' at {before:g}'
-        reasons.append(f'the model is compiled with {compiled.name}, which trains it on{at}')
+        reasons.append(f'the model is compiled with {compiled.name}, which trains it on at '
+                       f'{stated.get("learning_rate", before):g}')
         if starts_trained and 'fine_tune_learning_rate' not in stated:
             after = rates.not_decayed(compiled.learning_rate)
     elif starts_trained:
@@ -95,8 +98,9 @@ class _Rates:
         reasons: a sentence is added for each rate that is chosen.
     """
 
-    def __init__(self, setup: Setup, should_stop: Callable[[], bool], reasons: list[str]):
-        self._setup, self._should_stop, self._reasons = setup, should_stop, reasons
+    def __init__(self, setup: Setup, should_stop: Callable[[], bool], say: Callable[[str], None],
+                 reasons: list[str]):
+        self._setup, self._should_stop, self._say, self._reasons = setup, should_stop, say, reasons
         method = check_method(setup.config.method)
         self._narrows = method.prunes and method.needs_budget(method.parse(setup.config))
 
@@ -128,9 +132,11 @@ class _Rates:
             return rate
         steps = config.fine_tune_epochs * (self._setup.data.num_train // config.batch_size)
         after, why = at_least(self._test(self._uniform_masks()), rate, steps)
+        if why and after != rate:
+            why += ('; as it is compiled it would be too low to make up for lost channels (before '
+                    'surgery it is kept: --learning_rate says another)')
         if why:
-            self._reasons.append(f'learning rate after surgery: {why}; as it is compiled it would '
-                                 'be too low to make up for lost channels')
+            self._reasons.append(f'learning rate after surgery: {why}')
         return after
 
     def _uniform_masks(self) -> dict[str, np.ndarray]:
@@ -140,6 +146,8 @@ class _Rates:
 
     def _test(self, masks: Mapping[str, np.ndarray]) -> RateTest:
         setup, config, data = self._setup, self._setup.config, self._setup.data
+        self._say('testing learning rates on a copy' + ', pruned to uniform widths' * bool(masks)
+                  + ' ...')
         epochs = -(-STEPS // (data.num_train // config.batch_size))
         batches = data.train_batches(config.total_epochs, config.batch_size)
         for epoch in range(1, epochs):
@@ -150,4 +158,5 @@ class _Rates:
             Optimisation(config.momentum, 0.0, config.label_smoothing, config.batch_size,
                          optimizer=setup.compiled.config if setup.compiled else None),
             batches.take(STEPS), [images for images, _ in criterion_batches(config, data)],
-            list(held_out_batches(setup)), derived_seed(config.seed, _PLACE), self._should_stop)
+            list(held_out_batches(setup)), derived_seed(config.seed, _PLACE), self._should_stop,
+            self._say)

@@ -15,6 +15,7 @@ from tfprune.models import load_initial_weights
 from tfprune.run_files import read_config, read_json, read_rows
 from tfprune.runs.first_epoch import lowered, note_lowered
 from tfprune.runs.folder import RunFolder, changed_files
+from tfprune.runs.recipe import FILE
 
 RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
 _MAY_DIFFER = ('method', 'method_options', 'charge_search', 'pretraining_epochs', *LIMITS,
@@ -54,6 +55,12 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
     if changed:
         raise ValueError(f'before_surgery_from: {source} began with another content of '
                          f'{", ".join(changed)}.')
+    augmented = [(recipe or {'training': {}})['training'].get('augmentation', '') for recipe in (
+        folder.read_json(FILE), read_json(source / FILE))]
+    if augmented[0] != augmented[1]:
+        raise ValueError(f'before_surgery_from: {source} augmented its images otherwise '
+                         f'({augmented[1] or "as asked"}) than this run would '
+                         f'({augmented[0] or "as asked"}); say --augment or --noaugment in both.')
     load_initial_weights(model, str(source / 'dense.keras'))
     note_lowered(folder, lowered(source))  # in those epochs: so is the rate after surgery
     folder.append_rows('metrics.jsonl', [row for row in read_rows(source / 'metrics.jsonl')

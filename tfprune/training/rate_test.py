@@ -32,12 +32,15 @@ class RateTest:
         scored: held-out (images, labels) batches.
         seed: sets all random streams before each rate.
         should_stop: asked after each step; True raises StopTraining.
+        say: is told what each rate has done.
     """
 
     def __init__(self, model: keras.Model, optimisation: Optimisation,
                  batches: tf.data.Dataset, calibration: Iterable[tf.Tensor],
                  scored: Iterable[Batch], seed: int,
-                 should_stop: Callable[[], bool] = lambda: False):
+                 should_stop: Callable[[], bool] = lambda: False,
+                 say: Callable[[str], None] = lambda _: None):
+        self._say = say
         self._model, self._batches, self._scored, self._seed = model, batches, scored, seed
         self._calibration, self._should_stop = calibration, should_stop
         self._trainer = Trainer(model, tf.distribute.get_strategy(), optimisation)
@@ -58,7 +61,10 @@ class RateTest:
             except NonFiniteLossError:
                 return np.zeros(sum(len(labels) for _, labels in self._scored), bool)
         reestimate_batch_norm(unfold(self._model), self._forward, self._calibration)
-        return np.concatenate([self._right(*batch).numpy() for batch in self._scored])
+        hits = np.concatenate([self._right(*batch).numpy() for batch in self._scored])
+        done = f'learning rate {rate:g}, {STEPS} steps' if rate else 'before any step'
+        self._say(f'    {done}: {hits.mean():.2%} of held-out images')
+        return hits
 
     def _poll(self, *_: object) -> None:
         if self._should_stop():
@@ -100,25 +106,31 @@ def best_recovering(test: RateTest, rates: Sequence[float]) -> tuple[float, str]
 
 def at_least(test: RateTest, rate: float, steps: int) -> tuple[float, str]:
     """`rate`, unless a larger one recovers more than twice of what it does in so many steps; with
-    the reason, a sentence, '' where it is `rate`.
+    the reason, a sentence, '' where `rate` recovers enough.
 
     A small rate goes about as far in many steps as a larger one in few: taken for what `rate`
     recovers is the most that any does up to rate * steps / STEPS.
     """
     reach = rate * max(1.0, steps / STEPS)
     before, seen, best = test.hits(0.0), {rate: test.hits(rate)}, rate
+    falls = 0
     for higher in (rate * factor for factor in _ABOVE):
         recovered, error = paired(before, seen[best])
         seen[higher] = test.hits(higher)
         gain, gain_error = paired(seen[best], seen[higher])
-        if gain < -_FAR * gain_error:
-            break  # too large, and those above
-        if recovered > _FAR * error and gain <= gain_error:
-            break  # nothing is left to recover
+        falls = falls + 1 if gain < -_FAR * gain_error else 0
+        if falls == 2 or recovered > _FAR * error and gain <= gain_error:
+            break  # larger ones ruin it; or nothing is left to recover
         best = max(best, higher, key=lambda each: seen[each].sum())
     most, error = paired(before, seen[best])
-    ours = max(paired(before, hits)[0] for each, hits in seen.items() if each <= reach)
-    if most <= _FAR * error or 2 * ours >= most:
+    enough = max((each for each in seen if each <= reach), key=lambda each: seen[each].sum())
+    ours, _ = paired(before, seen[enough])
+    if most <= _FAR * error:
+        return rate, (f'{rate:g}, though neither it nor a larger one brought a copy, pruned to '
+                      f'uniform widths, back from {before.mean():.2%} on held-out images in '
+                      f'{STEPS} steps')
+    more, more_error = paired(seen[enough], seen[best])
+    if 2 * ours >= most or more <= _FAR * more_error:
         return rate, ''
     return best, (f'{best:g} brings a copy, pruned to uniform widths, from {before.mean():.2%} to '
                   f'{seen[best].mean():.2%} on held-out images in {STEPS} steps, {rate:g} to '

@@ -68,9 +68,9 @@ class PixelRange:
                 f'first; received {pixel_range!r:.80}')
         return cls(min(black), max(white), black, white)
 
-    def holds(self, low: float, high: float) -> bool:
-        """Whether such values are within it, but for rounding."""
-        rounding = _ROUNDING * (self.high - self.low)
+    def holds(self, low: float, high: float, beyond: float = _ROUNDING) -> bool:
+        """Whether such values are within it, but for what is beyond, a share of its width."""
+        rounding = beyond * (self.high - self.low)
         return self.low - rounding <= low and high <= self.high + rounding
 
     @property
@@ -123,9 +123,10 @@ class PixelRange:
     @property
     def text(self) -> str:
         """The range in words, for a model card."""
-        if self.is_identity:
-            return 'pixels 0…255; the model normalises them'
         seen = f'values {self.low:.4g}…{self.high:.4g}'
+        if self.is_identity:
+            taken = f', as they are taken to be from {seen}' * self.is_taken
+            return f'pixels 0…255{taken}; the model normalises them'
         if not self.is_known:
             return (f'{seen}; what a byte of a picture becomes in them is not known, so that no '
                     'form takes bytes (no serve_uint8, no serve_bytes); pixel_range=(value of byte '
