@@ -20,8 +20,8 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # All that scripts import, but for tfprune.command_line, which defines flags.
 PRELOADED = (*(f'tfprune.{name}' for name in (
-    'trainer', 'comparison', 'artefacts', 'deployment', 'analysis', 'user_api', 'report',
-    'report.drawing', 'benchmarks', 'latency_table', 'data.folder', 'export')), 'sklearn.datasets')
+    'runs.api', 'runs.comparison', 'runs.artefacts', 'costs.analysis', 'report.drawing',
+    'benchmarks', 'latency.table', 'data.folder')), 'sklearn.datasets')
 SECONDS = 60.0
 
 

@@ -20,7 +20,7 @@ from tfprune import export
 
 L = keras.layers
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]  # it may install packages
-SCRIPT = pathlib.Path(__file__).parent / 'clients' / 'classify.py'
+SCRIPT = pathlib.Path(__file__).parents[1] / 'clients' / 'classify.py'
 PACKAGES = ('mediapipe', 'ai-edge-litert')
 FORMS = ('tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8')
 

@@ -35,7 +35,7 @@ BASE = '''--model=resnet8
 STAND_IN = '''import pathlib, signal, sys, time
 flags = dict(flag.removeprefix('--').split('=', 1) for flag in sys.argv[1:])
 run, how = pathlib.Path(flags['run_dir']), flags.get('frozen', '')
-with open(run.parents[2] / 'order', 'a') as file:
+with open(run.parents[1] / 'order', 'a') as file:
     source = pathlib.Path(flags.get('before_surgery_from', '-/s0'))
     file.write(f'{run.parent.name} {source.parent.name}\\n')
 run.mkdir(exist_ok=True)

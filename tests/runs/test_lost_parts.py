@@ -12,7 +12,8 @@ from light_export import light_export
 from tfprune import report
 from tfprune.config import Config
 from tfprune.report.reading import read_run
-from tfprune.runs.folder import OWN_FILES, RunFolder, epochs, lost_parts, trainer
+from tfprune.runs import epochs, lost_parts, trainer
+from tfprune.runs.folder import OWN_FILES, RunFolder
 from tfprune.runs.phases import Phases
 
 CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
