@@ -1,9 +1,13 @@
 """Imports point down only: what a package may import stands here once."""
 import ast
+import importlib
 import pathlib
 import re
+import sys
 
 import pytest
+
+from tfprune import _moved
 
 PACKAGE = pathlib.Path(__file__).parents[1] / 'tfprune'
 # Package -> what it may import beside itself and the modules at the top; with all that these may.
@@ -85,6 +89,17 @@ def test_libraries_are_reached_through_few_modules(library):
 
 PRIVATE = re.compile(r'\bkeras\.src\b|\._(flatten_layers|keras_history|inbound_nodes|functional|'
                      r'nodes_by_depth|standardize_inputs|moments)\b')
+
+
+@pytest.mark.parametrize('old, new', _moved.MOVED.items())
+def test_old_names_are_answered_and_deprecated(old, new):
+    sys.modules.pop(old, None)
+    with pytest.warns(DeprecationWarning, match=f'{old} is {new} now'):
+        module = importlib.import_module(old)
+    name = next(name for name in vars(importlib.import_module(new)) if name[0] != '_' and name.islower())
+    assert getattr(module, name) is getattr(sys.modules[new], name)
+    with pytest.raises(ImportError):
+        importlib.import_module(f'{old}_')
 
 
 def test_private_names_of_keras_stand_in_one_file():

@@ -2,8 +2,10 @@
 import importlib
 
 from tfprune import _legacy  # noqa: F401  (first: it prepares TensorFlow's environment)
+from tfprune import _moved
 
 __version__ = '0.1.0'
+_moved.install()
 
 # Public name -> module. Resolved on first use, so that `import tfprune` stays cheap.
 _EXPORTS = {
