@@ -96,7 +96,8 @@ def test_old_names_are_answered_and_deprecated(old, new):
     sys.modules.pop(old, None)
     with pytest.warns(DeprecationWarning, match=f'{old} is {new} now'):
         module = importlib.import_module(old)
-    name = next(name for name in vars(importlib.import_module(new)) if name[0] != '_' and name.islower())
+    names = vars(importlib.import_module(new))
+    name = next(name for name in names if name[0] != '_' and name.islower())
     assert getattr(module, name) is getattr(sys.modules[new], name)
     with pytest.raises(ImportError):
         importlib.import_module(f'{old}_')

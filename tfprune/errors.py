@@ -83,6 +83,13 @@ def one_line(error: BaseException, scripts: str = '') -> str:
     return f'{place}: {kind}: {said}' if place else said
 
 
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """The first line of an error's message, cut to `limit` characters; its type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[:limit - 1] + '…'
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """" Did you mean 'a' or 'b'?", of what `name` is like, to follow a message; '' if nothing."""
     found = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.7)

@@ -130,7 +130,7 @@ def test_html_sections_and_escaping(tmp_path):
         'Before surgery and pruned', 'Accuracy', 'Episodes', 'Widths', 'Strength of the alignment',
         'Loss and learning rate', 'Parity of the exported forms', 'Files', 'Model card',
         'Environment', 'Configuration']
-    assert 'a &lt;b&gt;&amp;&quot;c&quot;' in text and '<b>&' not in text
+    assert 'a &lt;b&gt;&amp;&#34;c&#34;' in text and '<b>&' not in text
     assert 'stage1/conv&lt;1&gt;' in text and 'conv<1>' not in text
     assert '1.50 GiB at most' in text
     assert 'surgery' in text and 'fine-tuning' in text and '7 / 16' in text

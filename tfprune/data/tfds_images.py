@@ -21,6 +21,7 @@ from tfprune.data.options import DataOptions
 from tfprune.data.photographs import Split, photographs
 from tfprune.data.split import test_sizes, test_split
 from tfprune.data.storage import cache_path, check_memory, stored
+from tfprune.errors import first_line
 
 TEST = ('test', 'validation', 'val')
 # A mirrored character is another thing.
@@ -51,7 +52,7 @@ def load(name: str, options: DataOptions) -> ArrayImageData:
     except Exception as error:  # Network, proxy, disk, permissions: all end in the same advice.
         raise FileNotFoundError(
             f"{name} is not in data_dir '{where}' and cannot be downloaded "
-            f'({_one_line(error)}); on a machine with network run '
+            f'({type(error).__name__}: {first_line(error)}); on a machine with network run '
             f'"tfds build {name} --data_dir={where}" and copy the folder') from error
     with _reading(builder):
         splits = _splits(name, builder, keys[1])
@@ -83,7 +84,7 @@ def _builder(name: str, data_dir: str | None):
         similar = difflib.get_close_matches(name, tfds.list_builders(), n=3)
         raise UnknownSetError(name, similar) from error
     except (ValueError, ImportError) as error:  # No such configuration, or no name at all.
-        raise ValueError(f"dataset '{name}': {_one_line(error)}") from error
+        raise ValueError(f"dataset '{name}': {first_line(error)}") from error
 
 
 def _check_features(name: str, info) -> tuple[str, str]:
@@ -146,7 +147,7 @@ def _reading(builder) -> Iterator[None]:
     try:
         yield
     except (tf.errors.OpError, OSError) as error:
-        raise ValueError(f'{builder.name} is damaged ({_one_line(error)}); remove '
+        raise ValueError(f'{builder.name} is damaged ({first_line(error)}); remove '
                          f'{builder.data_dir} and prepare it again') from error
 
 
@@ -222,7 +223,3 @@ def _fit(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
         image = tf.image.resize(image, shape[:2], antialias=True)
         image = tf.cast(tf.round(image), tf.uint8)
     return image
-
-
-def _one_line(error: Exception) -> str:
-    return ' '.join(f'{type(error).__name__}: {error}'.split())[:200]

@@ -126,13 +126,6 @@ def dims(shape: tuple[int, ...]) -> str:
     return ', '.join(str(d) for d in shape)
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """The first line of an error's message, cut to `limit` characters; its type if it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= limit else text[:limit - 1] + '…'
-
-
 def size_of(path: pathlib.Path) -> int:
     """Bytes of a file, or of all files below a directory."""
     files = path.rglob('*') if path.is_dir() else [path]

@@ -18,12 +18,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.data.pixels import BYTES, PixelRange, range_of
+from tfprune.errors import first_line
 from tfprune.export import keras_file, quantisation_aware, saved_model, tflite
 from tfprune.export.base import (Artefact, Format, TFLiteOptions, WriteContext, dims,
-                                 image_shape_of, num_classes_of, one_line, size_of)
+                                 image_shape_of, num_classes_of, size_of)
 from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
-from tfprune.data.pixels import BYTES, PixelRange, range_of
 from tfprune.models.outputs import outputs_probabilities
 from tfprune.plain_text import labels
 from tfprune.training.step import StopTraining
@@ -122,7 +123,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
             try:
                 FORMATS[name].write(model, path, context)
             except tf.errors.OpError as error:  # how TensorFlow reports a full disk
-                raise OSError(one_line(error)) from error
+                raise OSError(first_line(error)) from error
             forms[name] = FORMATS[name].open(path)
         tolerances = {name: FORMATS[name].tolerance
                       if parity_tolerance is None or FORMATS[name].tolerance is None
@@ -323,7 +324,7 @@ def errors_naming(out_dir: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f'cannot write the export: {error.strerror or one_line(error)}'
+        reason = f'cannot write the export: {error.strerror or first_line(error)}'
         if error.errno is None:
             raise OSError(f'{reason}: {str(out_dir)!r}') from error
         raise OSError(error.errno, reason, str(out_dir)) from error  # PermissionError and so on

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfprune.export.base import one_line
+from tfprune.errors import first_line
+
 
 _MOST_INTERPRETERS = 8  # of one file: each has memory of its own
 
@@ -30,7 +31,7 @@ def open_interpreter(content: bytes, *, threads: int | None = None, name: str = 
                     resolver.AUTO if optimised else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES))
     except (ValueError, RuntimeError) as error:
         raise ValueError(
-            f'{name}: not a TFLite file, or a damaged one: {one_line(error)}') from error
+            f'{name}: not a TFLite file, or a damaged one: {first_line(error)}') from error
 
 
 class Runner:
@@ -55,7 +56,7 @@ class Runner:
             return self._run_shared(images)
         except RuntimeError as error:  # a kernel refuses, such as DIV a divisor rounded to 0
             raise ValueError(
-                f'{self._name}: TFLite cannot run it: {one_line(error)}') from error
+                f'{self._name}: TFLite cannot run it: {first_line(error)}') from error
 
     def _run(self, interpreter: tf.lite.Interpreter, images: np.ndarray, batch: int) -> np.ndarray:
         """Outputs of images, `batch` at a time."""

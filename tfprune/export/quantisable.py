@@ -24,9 +24,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.export.base import image_shape_of, num_classes_of, one_line
-from tfprune.export.keras2 import to_keras2
 from tfprune.data.pixels import BYTES, PixelRange
+from tfprune.errors import first_line
+from tfprune.export.base import image_shape_of, num_classes_of
+from tfprune.export.keras2 import to_keras2
 
 # Layers that TFMOT rounds by itself, on their own or together with a neighbour.
 _KNOWN = frozenset((
@@ -74,7 +75,7 @@ def prepare(model: keras.Model, pixels: PixelRange = BYTES) -> tuple[Any, Any]:
             quantised = quantization.quantize_apply(annotated)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"model '{model.name}' cannot be prepared for quantisation-aware "
-                             f'training: {one_line(error)}') from error
+                             f'training: {first_line(error)}') from error
     for weight in quantised.non_trainable_weights:
         end = re.search(r'quantize_layer\w*_(min|max):0$', weight.name)
         if end:

@@ -23,9 +23,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.export import serving
 from tfprune.export.base import IO_TYPES, Format, WriteContext
-from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.export.quantisable import prepare
 from tfprune.export.tflite import open_file, run_converter, write_content
 from tfprune.models import as_logits, outputs_probabilities

@@ -14,8 +14,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.errors import first_line
 from tfprune.export import operator_cost, serving, warmup
-from tfprune.export.base import Artefact, Format, WriteContext, dims, image_shape_of, one_line
+from tfprune.export.base import Artefact, Format, WriteContext, dims, image_shape_of
 
 SIGNATURE = serving.DEFAULT
 
@@ -97,7 +98,7 @@ def load_signature(path: pathlib.Path, signature: str) -> tuple[pathlib.Path, An
     try:
         loaded = tf.saved_model.load(str(directory))
     except Exception as error:  # a damaged file raises errors of tf, of protobuf, KeyError, …
-        raise ValueError(f'{directory}: cannot be loaded: {one_line(error)}') from error
+        raise ValueError(f'{directory}: cannot be loaded: {first_line(error)}') from error
     signatures = getattr(loaded, 'signatures', {})
     if signature not in signatures:
         raise ValueError(f'{directory}: expected a signature {signature!r}, found: '
@@ -145,7 +146,7 @@ def open_bytes(path: str | os.PathLike[str]) -> Callable[[Sequence[bytes]], Pred
             answer = loaded.signatures[serving.BYTES](**{serving.IMAGE_BYTES: images})
         except tf.errors.InvalidArgumentError as error:
             found = re.search(r'assertion failed: \[(.*?)\]$', error.message, re.MULTILINE)
-            raise ValueError(f'{directory}: {found[1] if found else one_line(error)}') from error
+            raise ValueError(f'{directory}: {found[1] if found else first_line(error)}') from error
         return Predictions(answer['probabilities'].numpy(),
                            np.char.decode(answer['classes'].numpy().astype(np.bytes_), 'utf-8'),
                            answer['scores'].numpy())

@@ -21,9 +21,9 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
+from tfprune.data.pixels import PixelRange
 from tfprune.export import image_bytes, warmup
 from tfprune.export.base import image_shape_of, num_classes_of
-from tfprune.data.pixels import PixelRange
 from tfprune.models.outputs import outputs_probabilities
 from tfprune.plain_text import labels
 

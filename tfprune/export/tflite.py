@@ -13,11 +13,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.data.pixels import BYTES, PixelRange
+from tfprune.errors import first_line
 from tfprune.export import operator_cost, saved_model
-from tfprune.export.base import Artefact, Format, TFLiteOptions, WriteContext, dims, one_line
+from tfprune.export.base import Artefact, Format, TFLiteOptions, WriteContext, dims
 from tfprune.export.interpreter import Runner
 from tfprune.export.metadata import add_metadata
-from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.models.outputs import outputs_probabilities
 
 FLOAT32, FLOAT16, DYNAMIC, INT8 = 'tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8'
@@ -55,7 +56,7 @@ def run_converter(converter: Any, name: str) -> bytes:
     except Exception as error:  # ConverterError is private; its text is pages of locations.
         missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
         reason = (f'TFLite has no operator for: {", ".join(missing)}' if missing
-                  else one_line(error))
+                  else first_line(error))
         raise ValueError(f'model {name!r} does not convert to TFLite: {reason}') from error
 
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from tfprune.config import split_names
-from tfprune.errors import one_line
+from tfprune.errors import first_line
 from tfprune.models.outputs import last_activation
 from tfprune.structure.graph import functional_graph
 from tfprune.structure.keras_internals import layers_within, maker
@@ -183,7 +183,7 @@ def at_image_shape(model: keras.Model, image_shape: tuple[int, int, int], source
         return keras.Model(image, output, name=model.name)
     except Exception as error:  # of whatever layer the size does not suit
         raise ValueError(f'{source}: does not take images {list(image_shape)}: '
-                         f'{" ".join(one_line(error).split())[:300]}') from error
+                         f'{first_line(error, 300)}') from error
 
 
 def _check_kind(path: pathlib.Path) -> None:

@@ -4,8 +4,10 @@ import math
 import statistics
 from typing import Any, Iterable, Mapping, Sequence
 
+from markupsafe import Markup
+
 from tfprune.config import LIMITS, is_ratio
-from tfprune.report.page import figure, page, section, table
+from tfprune.report.page import figure, joined, page, section, table
 from tfprune.report.plots import plot_summary
 from tfprune.report.reading import ACCOUNT, current, finite
 from tfprune.report.rows import SHOWN, Row
@@ -111,8 +113,8 @@ def summary_html(rows: Sequence[Row]) -> str:
         sections.append(section('Test accuracy', figure(
             plot_summary(labels, lines), 'Test accuracy after the last epoch by configuration',
             'Each run a small dot; mean and sample standard deviation beside it.')))
-    sections.append(section('', '', notes=summary_notes(rows)))
-    return page(f'{len(rows)} run{"s" * (len(rows) != 1)}', '', ''.join(sections))
+    sections.append(section('', Markup(), notes=summary_notes(rows)))
+    return page(f'{len(rows)} run{"s" * (len(rows) != 1)}', '', joined(sections))
 
 
 def mean_and_sd(values: Iterable[Any]) -> tuple[float, float]:

@@ -3,14 +3,15 @@ import itertools
 import math
 from typing import Any, Callable, Mapping, Sequence
 
-from scipy.special import stdtrit
+from markupsafe import Markup
+from scipy import stats
 
 from tfprune.config import Config
 from tfprune.plain_text import markdown_text
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
                                       summary_notes)
 from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
-from tfprune.report.page import figure, page, section, table
+from tfprune.report.page import figure, joined, page, section, table
 from tfprune.report.plots import plot_summary
 from tfprune.report.reading import finite
 from tfprune.report.rows import Row
@@ -75,8 +76,8 @@ def comparison_html(rows: Sequence[Row]) -> str:
     if len(agents) > 1:
         parts.append(section('Agents against random actions', table(agents), notes=[
             _AGENT_NOTE]))
-    parts.append(section('', '', notes=summary_notes(rows)))
-    return page(_title(rows), _lead(rows, lines), ''.join(parts), wide=True)
+    parts.append(section('', Markup(), notes=summary_notes(rows)))
+    return page(_title(rows), _lead(rows, lines), joined(parts), wide=True)
 
 
 def comparison_notes(rows: Sequence[Row]) -> list[str]:
@@ -143,7 +144,7 @@ def _image_variance(accuracy: Any, images: Any) -> float:
 
 def _quantile(pairs: int) -> float:
     """Standard errors on either side of the mean of that many, at least 2, in a 95% interval."""
-    return float(stdtrit(pairs - 1, 0.975))
+    return float(stats.t.ppf(0.975, pairs - 1))
 
 
 _AGENT_NOTE = ('Rewards of the policy and of random actions on the same weights, means over seeds; '

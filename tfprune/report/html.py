@@ -3,11 +3,13 @@ import os
 import urllib.parse
 from typing import Any, Callable
 
+from markupsafe import Markup
+
 from tfprune.files import write_text
 from tfprune.report import plots
 from tfprune.report.artefact_table import artefact_rows, latency_notes, losses
 from tfprune.report.model_card import card_rows
-from tfprune.report.page import escape, figure, link, page, section, table, tiles
+from tfprune.report.page import figure, joined, link, page, section, table, tiles
 from tfprune.report.reading import Run, all_values, read_run
 from tfprune.report.table import (MISSING, account_sentence, agent_sentences, budget_sentences,
                                   columns, count, duration, headline, latency_sentences, listed,
@@ -33,10 +35,10 @@ def render(run: Run) -> str:
     parts = (_tiles, _table, _accuracy, _episodes, _widths, _strength, _loss, _parity, _files,
              _card, _classes, _environment, _configuration)
     lead = headline(report).removeprefix(title).strip(', ')
-    return page(title, lead, ''.join(part(run) for part in parts))
+    return page(title, lead, joined([part(run) for part in parts]))
 
 
-def _tiles(run: Run) -> str:
+def _tiles(run: Run) -> Markup:
     dense, pruned = run.report['dense'], run.report['pruned']
     name, reference = columns(run.report)[0], reference_accuracy(run.report)
     facts = [('test accuracy', percent(pruned['test_accuracy']),
@@ -54,7 +56,7 @@ def _tiles(run: Run) -> str:
     return tiles(facts)
 
 
-def _table(run: Run) -> str:
+def _table(run: Run) -> Markup:
     report = run.report
     names = columns(report)
     rows = [('', *names)]
@@ -71,48 +73,48 @@ def _table(run: Run) -> str:
                           f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
 
 
-def _accuracy(run: Run) -> str:
+def _accuracy(run: Run) -> Markup:
     caption = ('Epochs count from 1. Held-out images are training images kept for rewards. Test '
                'images decide nothing: models are measured on them as given, before surgery and '
                'after the last epoch.')
     return _plot(run, 'Accuracy', plots.plot_accuracy, caption)
 
 
-def _episodes(run: Run) -> str:
+def _episodes(run: Run) -> Markup:
     caption = ('Each dot is an episode: the accuracy of one sub-network on held-out training '
                'images, weights frozen. Lines are means of an epoch. Right: policy and random '
                'actions on the same weights, squares are means with their standard errors.')
     return _plot(run, 'Episodes', plots.plot_episodes, caption, agent_sentences(run.report))
 
 
-def _widths(run: Run) -> str:
+def _widths(run: Run) -> Markup:
     return _plot(run, 'Widths', plots.plot_widths,
                  'Channels kept of each prunable group, in topological order.')
 
 
-def _strength(run: Run) -> str:
+def _strength(run: Run) -> Markup:
     return _plot(run, 'Strength of the alignment', plots.plot_strength,
                  'λ, the factor of the alignment penalty, as each epoch trained with it.')
 
 
-def _loss(run: Run) -> str:
+def _loss(run: Run) -> Markup:
     return _plot(run, 'Loss and learning rate', plots.plot_loss,
                  'Means over the steps of an epoch; the learning rate at its last step.')
 
 
 def _plot(run: Run, title: str, plot: Callable[[Run], str | None], caption: str,
-          paragraphs: list[str] | None = None) -> str:
+          paragraphs: list[str] | None = None) -> Markup:
     svg = plot(run)
     if svg is None and not paragraphs:
-        return ''
-    body = figure(svg, title, caption) if svg else ''
+        return Markup()
+    body = figure(svg, title, caption) if svg else Markup()
     return section(title, body, paragraphs=paragraphs or [])
 
 
-def _parity(run: Run) -> str:
+def _parity(run: Run) -> Markup:
     parity = run.report.get('parity')
     if not parity or not parity.get('pairs'):
-        return ''
+        return Markup()
     rows = [('forms', 'largest difference', 'allowed', 'same top-1')]
     rows += [(f'{pair["first"]} – {pair["second"]}', f'{pair["difference"]:.3g}',
               '–' if pair['limit'] is None else f'{pair["limit"]:.3g}',
@@ -123,37 +125,40 @@ def _parity(run: Run) -> str:
         f'{parity["source"]} images; the largest output is {parity["largest_output"]:.4g}.'])
 
 
-def _files(run: Run) -> str:
+def _files(run: Run) -> Markup:
     artefacts, files = run.report.get('artefacts'), run.report.get('files')
     if artefacts:
         header, *lines = artefact_rows(artefacts, run.report.get('dense_latency', ()))
         known = {row['file'] for row in artefacts}
-        body = [tuple(map(escape, header))]
+        body: list[tuple[str, ...]] = [tuple(header)]
         for first, *rest in lines:
-            shown = link(urllib.parse.quote(f'export/{first}')) if first in known else escape(first)
-            body.append((shown, *map(escape, rest)))
-        return section('Files', table(body, raw=True), paragraphs=losses(artefacts),
+            body.append((_linked(f'export/{first}') if first in known else first, *rest))
+        return section('Files', table(body), paragraphs=losses(artefacts),
                        notes=latency_notes(artefacts, run.environment.get('cores')))
     if not files:
-        return ''
-    rows = [('form', 'file'), *((form, link(urllib.parse.quote(path)))
-                                for form, path in files.items())]
-    return section('Files', table(rows, left=2, raw=True))
+        return Markup()
+    rows = [('form', 'file'), *((form, _linked(path)) for form, path in files.items())]
+    return section('Files', table(rows, left=2))
 
 
-def _card(run: Run) -> str:
+def _linked(path: str) -> Markup:
+    quoted = urllib.parse.quote(path)
+    return link(quoted, quoted)
+
+
+def _card(run: Run) -> Markup:
     return section('Model card', table(card_rows(run), left=2, header=False))
 
 
-def _classes(run: Run) -> str:
+def _classes(run: Run) -> Markup:
     names = run.report.get('class_names')
     if not names:
-        return ''
+        return Markup()
     rows = [('output', 'class'), *((str(index), name) for index, name in enumerate(names))]
     return section(f'Classes ({len(names)})', table(rows, left=2), closed=True)
 
 
-def _environment(run: Run) -> str:
+def _environment(run: Run) -> Markup:
     environment, seconds = run.environment, run.report['seconds']
     packages = environment.get('packages') or {}
     cores = environment.get('cores')
@@ -175,6 +180,8 @@ def _memory(peak: int | None) -> str | None:
     return None if peak is None else f'{peak / 2 ** 30:.2f} GiB at most (resident, process)'
 
 
-def _configuration(run: Run) -> str:
+def _configuration(run: Run) -> Markup:
     rows: list[tuple[str, Any]] = [(f'--{name}', str(value)) for name, value in run.config.items()]
-    return section('Configuration', table(rows, left=2, header=False), closed=True) if rows else ''
+    if not rows:
+        return Markup()
+    return section('Configuration', table(rows, left=2, header=False), closed=True)

@@ -4,6 +4,8 @@ import math
 import textwrap
 from typing import Any, Iterable, Mapping, Sequence
 
+import tabulate
+
 from tfprune.plain_text import markdown_text
 from tfprune.report.reading import (as_given, budgets, epoch_account, finite, is_pruned,
                                     surgery_first)
@@ -11,6 +13,9 @@ from tfprune.significance import ERRORS, fell
 
 MISSING = '–'
 LINE = 96  # characters of a line of text
+_ROW = tabulate.DataRow('', '   ', '')
+_RULED = tabulate.TableFormat(None, tabulate.Line('', '─', '───', ''), None, None, _ROW, _ROW, 0,
+                              None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,21 +273,23 @@ def reward_difference(agent: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def align(rows: Sequence[Sequence[str]], *, rule: bool = False, left: int = 1) -> list[str]:
-    """Lines of columns: the first `left` flush left, the others flush right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
-    lines = ['   '.join(cell.ljust(width) if i < left else cell.rjust(width)
-                        for i, (cell, width) in enumerate(zip(row, widths))).rstrip()
-             for row in rows]
-    if rule:
-        lines.insert(1, '─' * (sum(widths) + 3 * (len(widths) - 1)))
-    return lines
+    """Lines of columns: the first `left` flush left, the others flush right; the first row is the
+    header where there is a rule below it."""
+    lines = tabulate.tabulate(rows[1:], rows[0], _RULED, disable_numparse=True,
+                              colalign=_sides(rows, left))
+    found = [line.rstrip() for line in lines.splitlines()]
+    return found if rule else [found[0], *found[2:]]
 
 
 def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Lines of a markdown table; the first row is its header."""
     cells = [[markdown_text(cell) for cell in row] for row in rows]
-    rule = [':--' if i < left else '--:' for i in range(len(cells[0]))]
-    return ['| ' + ' | '.join(row) + ' |' for row in (cells[0], rule, *cells[1:])]
+    return tabulate.tabulate(cells[1:], cells[0], 'pipe', disable_numparse=True,
+                             colalign=_sides(rows, left)).splitlines()
+
+
+def _sides(rows: Sequence[Sequence[str]], left: int) -> list[str]:
+    return ['left' if i < left else 'right' for i in range(len(rows[0]))]
 
 
 def written(note: str, style: str) -> str:
