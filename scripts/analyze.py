@@ -28,7 +28,7 @@ command_line.define_config_flags(['custom_layers', 'prune_residual_groups', 'fro
                                   'prune_frozen', 'unknown_layers', 'width_multiple',
                                   'min_keep_ratio'])
 command_line.define_output('json', 'Also writes the analysis to this file.')
-command_line.define_output('picture', 'Also draws the network, coloured by group: .png, .svg, '
+command_line.define_output('picture', 'Also draws the network, colored by group: .png, .svg, '
                            '.pdf.')
 
 

@@ -3,8 +3,8 @@ r"""Measures tfprune itself and its files; each row is printed and written as so
 python scripts/benchmark.py --suite=applications --out=applications.jsonl
 python scripts/benchmark.py --suite=applications --only=MobileNetV2,VGG16
 python scripts/benchmark.py --suite=cost_model --threads=1
-python scripts/benchmark.py --suite=artefacts --artefacts=dense.tflite,pruned.tflite
-python scripts/benchmark.py --suite=artefacts --artefacts=runs/quickstart
+python scripts/benchmark.py --suite=artifacts --artifacts=dense.tflite,pruned.tflite
+python scripts/benchmark.py --suite=artifacts --artifacts=runs/quickstart
 python scripts/benchmark.py --suite=latency_table --model=resnet20 --table=resnet20.json
 python scripts/benchmark.py --suite=training_step --models=resnet20 --dtypes=float32
 python scripts/benchmark.py --suite=scoring --models=resnet20
@@ -31,17 +31,17 @@ flags.DEFINE_enum('suite', None, sorted(SUITES), 'What to measure.', required=Tr
 flags.DEFINE_list('only', [], 'Some of its rows, by name; none for all.')
 command_line.define_output('out', 'Appends the rows to this file, one JSON object a line.')
 command_line.define_threads("Threads within an operation; 0 is TensorFlow's default.")
-flags.DEFINE_list('artefacts', [], 'Suite artefacts: .tflite or .keras files, run or export '
+flags.DEFINE_list('artifacts', [], 'Suite artifacts: .tflite or .keras files, run or export '
                   'folders; ratios refer to the first.')
-command_line.define_numbers('artefact_threads', ['1', '2', '4'], 'Suites artefacts and '
+command_line.define_numbers('artifact_threads', ['1', '2', '4'], 'Suites artifacts and '
                             'latency_table (the first): threads of the TFLite interpreter.',
                             Range(1, THREADS.high))
-flags.DEFINE_integer('rounds', 20, 'Suite artefacts: turns of each file.',
+flags.DEFINE_integer('rounds', 20, 'Suite artifacts: turns of each file.',
                      lower_bound=1, upper_bound=_MOST)
-flags.DEFINE_integer('repetitions', 10, 'Suite artefacts: inferences a turn.',
+flags.DEFINE_integer('repetitions', 10, 'Suite artifacts: inferences a turn.',
                      lower_bound=1, upper_bound=_MOST)
-flags.DEFINE_bool('profile', True, 'Suite artefacts: whether to time the operators, one by one.')
-flags.DEFINE_bool('memory', True, 'Suite artefacts: whether to run each file in a process of its '
+flags.DEFINE_bool('profile', True, 'Suite artifacts: whether to time the operators, one by one.')
+flags.DEFINE_bool('memory', True, 'Suite artifacts: whether to run each file in a process of its '
                   'own for its peak memory.')
 flags.DEFINE_string('model', '', 'Suite latency_table: a .keras file, or one of: '
                     f'{", ".join(sorted(MODELS))}.')

@@ -16,7 +16,7 @@ from tfprune.data import load_data
 from tfprune.export import FORMATS
 from tfprune.files import write_text
 from tfprune.models import run_custom_layers
-from tfprune.runs import artefacts
+from tfprune.runs import artifacts
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('path', None, 'Run folder (every form in its export/ is measured), .keras, '
@@ -30,27 +30,27 @@ command_line.define_output('json', 'Also writes the measurements to this file.')
 
 
 def main(_: Sequence[str]) -> None:
-    """Measures every artefact at --path and prints a table."""
+    """Measures every artifact at --path and prints a table."""
     run_custom_layers(FLAGS.custom_layers)
-    found = artefacts.find_artefacts(FLAGS.path)
-    dataset, options = artefacts.data_source(
+    found = artifacts.find_artifacts(FLAGS.path)
+    dataset, options = artifacts.data_source(
         FLAGS.path, FLAGS.dataset, data_dir=FLAGS.data_dir, image_size=FLAGS.image_size)
     opened = [FORMATS[form].open(path) for form, path in found.items()]
     # The test split does not depend on the reward split, which may not be empty.
     data = load_data(dataset, **{**options, 'reward_images': 1, 'augment': False})
-    artefacts.check_classes(FLAGS.path, dataset, data)
-    for artefact in opened:
-        artefacts.check_fits(artefact, data)
+    artifacts.check_classes(FLAGS.path, dataset, data)
+    for artifact in opened:
+        artifacts.check_fits(artifact, data)
     rows = []
-    for artefact in opened:
-        with tqdm.tqdm(total=data.num_test, desc=artefact.form, unit='img', leave=False,
+    for artifact in opened:
+        with tqdm.tqdm(total=data.num_test, desc=artifact.form, unit='img', leave=False,
                        disable=None) as bar:  # None: no bar unless on a terminal
-            rows.append(artefacts.measure(
-                artefact, data, batch_size=FLAGS.batch_size, on_batch=bar.update))
+            rows.append(artifacts.measure(
+                artifact, data, batch_size=FLAGS.batch_size, on_batch=bar.update))
     print(f'{FLAGS.path}, test images of {dataset}')
-    print(artefacts.format_table(rows))
+    print(artifacts.format_table(rows))
     if FLAGS.json:
-        result = {'dataset': dataset, 'artefacts': [row.to_json() for row in rows]}
+        result = {'dataset': dataset, 'artifacts': [row.to_json() for row in rows]}
         write_text(pathlib.Path(FLAGS.json), json.dumps(result, indent=2) + '\n')
 
 

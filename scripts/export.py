@@ -3,7 +3,7 @@ r"""Exports a Keras model as it is: every file measured on the test images, its 
 python scripts/export.py --model=runs/x/dense.keras --dataset=cifar10 --data_dir=… \
   --quantize=float16,dynamic,int8,int8_qat --out=exported
 
-The flags of data, quantisation and training are those of train.py.
+The flags of data, quantization and training are those of train.py.
 """
 import dataclasses
 import json
@@ -22,7 +22,7 @@ from tfprune.files import write_text
 from tfprune.models import as_classifier, run_custom_layers
 from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
-from tfprune.report.artefact_table import format_artefacts
+from tfprune.report.artifact_table import format_artifacts
 from tfprune.runs.deployment import Deployment, check_deployable, deploy
 from tfprune.runs.given import sample
 from tfprune.runs.known_augmentation import known_augmentation
@@ -59,7 +59,7 @@ def main(_: Sequence[str]) -> int:
     dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
     settings = Deployment.of(config)
     check_deployable(model, data, settings)
-    if config.augment is None and 'int8_qat' in settings.quantisations:
+    if config.augment is None and 'int8_qat' in settings.quantizations:
         images = min(1_000, data.num_train)
         data, why = known_augmentation(model, data, sample(data, images), images)
         if why:
@@ -70,10 +70,10 @@ def main(_: Sequence[str]) -> int:
     except StopTraining:
         print('stopped before the end; the same command begins anew.', file=sys.stderr)
         return 128 + stop[0]
-    print(format_artefacts(found.rows, found.dense_latency))
+    print(format_artifacts(found.rows, found.dense_latency))
     if FLAGS.json:
         write_text(pathlib.Path(FLAGS.json), json.dumps(
-            {'model': FLAGS.model, 'dataset': config.dataset, 'artefacts': found.rows,
+            {'model': FLAGS.model, 'dataset': config.dataset, 'artifacts': found.rows,
              'dense_latency': found.dense_latency}, indent=1) + '\n')
     return 0
 

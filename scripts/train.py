@@ -26,7 +26,7 @@ from tfprune.methods import METHODS
 from tfprune.models import MODELS
 from tfprune.pruning.importance import CRITERIA
 from tfprune.report import format_table
-from tfprune.report.artefact_table import format_artefacts
+from tfprune.report.artifact_table import format_artifacts
 from tfprune.runs.epochs import Interrupted
 from tfprune.runs.trainer import train_and_prune
 from tfprune.training.distribution import WorkerLostError
@@ -62,8 +62,8 @@ def main(_: Sequence[str]) -> int:
         print('done; worker 0 exports and reports.')
         return 0
     print(format_table(result.report))
-    if config.quantisations:
-        table = format_artefacts(result.report['artefacts'], result.report['dense_latency'])
+    if config.quantizations:
+        table = format_artifacts(result.report['artifacts'], result.report['dense_latency'])
         print(f'\n{table}\n')
     print(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
     return 0

@@ -1,4 +1,4 @@
-"""A classifier of digits in colour that is right: nested, depthwise, trained in seconds."""
+"""A classifier of digits in color that is right: nested, depthwise, trained in seconds."""
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight',
 NUM_TEST = 200
 
 
-def digits_in_colour():
+def digits_in_color():
     """(train images, labels, test images, labels): uint8 [N, 8, 8, 3], a random tint each."""
     source = load_digits()
     tint = np.random.default_rng(0).uniform(0.5, 1, (len(source.images), 1, 1, 3))

@@ -5,7 +5,7 @@ from keras import layers, ops
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 
-from tfprune.testing import randomise
+from tfprune.testing import randomize
 
 WIDTH = 6
 
@@ -154,4 +154,4 @@ def model_of(name):
     keras.utils.set_random_seed(0)
     if isinstance(function, layers.Layer):
         function = type(function).from_config(function.get_config())
-    return randomise(around(function, rank))
+    return randomize(around(function, rank))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # All that scripts import, but for tfprune.command_line, which defines flags.
 PRELOADED = (*(f'tfprune.{name}' for name in (
-    'runs.api', 'runs.comparison', 'runs.artefacts', 'costs.analysis', 'report.drawing',
+    'runs.api', 'runs.comparison', 'runs.artifacts', 'costs.analysis', 'report.drawing',
     'benchmarks', 'latency.table', 'data.folder')), 'sklearn.datasets')
 SECONDS = 60.0
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import serving_server
 from tfprune.data import load_data
-from tfprune.runs import artefacts
+from tfprune.runs import artifacts
 
 
 def base64_png(image):
@@ -56,8 +56,8 @@ def main():
     parser.add_argument('run_dir', type=pathlib.Path)
     parser.add_argument('--images', type=int, default=200)
     options = parser.parse_args()
-    export_dir = (options.run_dir / artefacts.EXPORT_DIR).resolve()
-    dataset, given = artefacts.data_source(options.run_dir)
+    export_dir = (options.run_dir / artifacts.EXPORT_DIR).resolve()
+    dataset, given = artifacts.data_source(options.run_dir)
     data = load_data(dataset, **{**given, 'reward_images': 1, 'augment': False})
     batches = data.test_batches(options.images).as_numpy_iterator()
     images = next(batches)[0].astype(np.uint8)[:options.images]

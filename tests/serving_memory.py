@@ -19,18 +19,18 @@ if __name__ == '__main__':
     sys.modules.update(tfprune=None, keras=None, tf_keras=None)
 
 
-def png(width, height, *, colour=0, depth=8):
-    """A black PNG; colour: 0 grey, 2 RGB, 3 palette, 4 grey with alpha, 6 RGBA."""
+def png(width, height, *, color=0, depth=8):
+    """A black PNG; color: 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGBA."""
     def chunk(name, data):
         return (len(data).to_bytes(4, 'big') + name + data
                 + zlib.crc32(name + data).to_bytes(4, 'big'))
 
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[color]
     packer = zlib.compressobj(1)
     row = bytes(1 + width * channels * depth // 8)
     data = b''.join(packer.compress(row) for _ in range(height)) + packer.flush()
-    header = width.to_bytes(4, 'big') + height.to_bytes(4, 'big') + bytes([depth, colour, 0, 0, 0])
-    palette = chunk(b'PLTE', bytes(3)) if colour == 3 else b''
+    header = width.to_bytes(4, 'big') + height.to_bytes(4, 'big') + bytes([depth, color, 0, 0, 0])
+    palette = chunk(b'PLTE', bytes(3)) if color == 3 else b''
     return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + palette + chunk(b'IDAT', data)
             + chunk(b'IEND', b''))
 

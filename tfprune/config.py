@@ -15,7 +15,7 @@ AFTER_TRAINING = ('quantize', 'quantize_epochs', 'quantize_learning_rate',
 # Where data lie, and where equal epochs were trained, is no part of what was run.
 NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
 # --quantize -> key of export.FORMATS.
-QUANTISATIONS = {name: f'tflite_{name}' for name in ('float16', 'dynamic', 'int8', 'int8_qat')}
+QUANTIZATIONS = {name: f'tflite_{name}' for name in ('float16', 'dynamic', 'int8', 'int8_qat')}
 CHOICES: dict[str, tuple[str, ...]] = {
     'unknown_layers': ('freeze', 'raise'),
     'optimizer': ('compiled', 'sgd'),
@@ -66,12 +66,12 @@ class Config:
     # What is pruned, with what data, by which method, to which budget.
     model: str = _field(
         'resnet20', 'The dense model: the path of a .keras file that takes pixels 0..255, so that '
-        'it normalises them itself, and gives logits or a softmax; or a name.')
+        'it normalizes them itself, and gives logits or a softmax; or a name.')
     dataset: str = _field('cifar10', 'The images, or the name of any other image classification '
                           'set of tensorflow-datasets.')
     data_dir: str = _field('', 'Where the dataset lies: the folder of class folders for '
                            "--dataset=folder, else '' is tensorflow-datasets' default.")
-    image_size: str = _field('', "Images are resized to this: N, HxW or HxWxC, C 1 (grey) or 3; '' "
+    image_size: str = _field('', "Images are resized to this: N, HxW or HxWxC, C 1 (gray) or 3; '' "
                              'keeps the size that all of them have.')
     test_fraction: float = _field(0.2, 'Share of the images to test on, where the dataset has no '
                                   'test split of its own.',
@@ -210,10 +210,10 @@ class Config:
     quantize: str = _field(
         '', 'Comma-separated numbers of further TFLite files: float16 and dynamic (int8 weights), '
         'int8 (throughout), int8_qat (int8 after fine-tuning under rounding); none.')
-    quantize_epochs: int = _field(3, 'Epochs of quantisation-aware fine-tuning (int8_qat).',
+    quantize_epochs: int = _field(3, 'Epochs of quantization-aware fine-tuning (int8_qat).',
                                   Range(1, 99_999))
     quantize_learning_rate: float = _field(
-        0.001, 'Peak learning rate of quantisation-aware fine-tuning.', RATE)
+        0.001, 'Peak learning rate of quantization-aware fine-tuning.', RATE)
     representative_images: int = _field(
         300, 'Training images on which the ranges of int8 files are measured.', IMAGES)
     tflite_io: str = _field(
@@ -238,9 +238,9 @@ class Config:
                           f'given, the file of operator times, for --{name}')
         for field in dataclasses.fields(self):
             check_range(field, getattr(self, field.name))
-        for name in self.quantisations:
-            self._require('quantize', name in QUANTISATIONS,
-                          f'a list of {", ".join(QUANTISATIONS)}, or none')
+        for name in self.quantizations:
+            self._require('quantize', name in QUANTIZATIONS,
+                          f'a list of {", ".join(QUANTIZATIONS)}, or none')
         self._require('batch_size', self.batch_size % self.replicas == 0,
                       f'a multiple of --replicas={self.replicas}')
         if self.reward_images:
@@ -261,7 +261,7 @@ class Config:
         return {name: getattr(self, name) for name in LIMITS if getattr(self, name)}
 
     @property
-    def quantisations(self) -> tuple[str, ...]:
+    def quantizations(self) -> tuple[str, ...]:
         """What --quantize lists."""
         return tuple(name for name in dict.fromkeys(split_names(self.quantize)) if name != 'none')
 
@@ -285,7 +285,7 @@ class Config:
         images = self.score_images or min(1000, reward_images) // batch * batch
         if not self.score_batch_size:
             even = next(size for size in range(batch, 0, -1) if images % size == 0)
-            # A batch is normalised by its own statistics: none of a few images.
+            # A batch is normalized by its own statistics: none of a few images.
             batch, images = (even, images) if 4 * even > batch else (batch, images // batch * batch)
         return dataclasses.replace(self, reward_images=reward_images, score_images=images or batch,
                                    score_batch_size=batch)

@@ -29,7 +29,7 @@ CONTENT: dict[str, files.Shape] = {
         'dense': _SIDE, 'pruned': _SIDE, 'latency_ratio': (float, None),
         'groups': [{'name': str, 'dense_width': int, 'width': int}], 'agent': (dict, None),
         'seconds': {'training': (float, None), 'search': (float, None), 'total': (float, None)},
-        'test_images': int, 'files?': {str: str}, 'class_names?': [str], 'artefacts?': [dict],
+        'test_images': int, 'files?': {str: str}, 'class_names?': [str], 'artifacts?': [dict],
         'missing?': [str], 'given?': (dict, None), 'training?': dict,
         'budgets?': [{'target': str, 'asked': float, 'limit': float, 'dense': float,
                       'cost': float}]},

@@ -37,7 +37,7 @@ def plain() -> keras.Model:
         image 6x6x3 - conv1 5 - bn - relu - conv2 7 /2 (+b) - flatten 63 - hidden 11 - logits 2
     """
     image = keras.Input((6, 6, 3), name='image')
-    x = layers.Rescaling(scale=[.1, .2, .3], offset=[.4, .5, .6], name='normalise')(image)
+    x = layers.Rescaling(scale=[.1, .2, .3], offset=[.4, .5, .6], name='normalize')(image)
     x = layers.Conv2D(5, 3, padding='same', use_bias=False, name='conv1')(x)
     x = layers.BatchNormalization(name='bn1')(x)
     x = layers.ReLU(name='relu1')(x)
@@ -119,10 +119,10 @@ TOYS: dict[str, Toy] = {
 }
 
 
-def randomise(model: keras.Model, seed: int = 0) -> keras.Model:
-    """Fills every weight, batch-normalisation statistics included, with noise; returns `model`.
+def randomize(model: keras.Model, seed: int = 0) -> keras.Model:
+    """Fills every weight, batch-normalization statistics included, with noise; returns `model`.
 
-    Fresh statistics (mean 0, beta 0) would hide that normalisation revives a zeroed channel.
+    Fresh statistics (mean 0, beta 0) would hide that normalization revives a zeroed channel.
     """
     rng = np.random.default_rng(seed)
     for weight in model.weights:
@@ -135,6 +135,9 @@ def randomise(model: keras.Model, seed: int = 0) -> keras.Model:
             value = rng.normal(size=shape)
         weight.assign(value)
     return model
+
+
+randomise = randomize  # as scripts outside of the package call it
 
 
 def random_masks(groups: ChannelGroups, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -193,7 +196,7 @@ def check_promises(model: keras.Model, masks: Mapping[str, np.ndarray] | None = 
                    ) -> Promises:
     """Returns how well gates, surgery and costs agree on `model` under `masks` (default: random).
 
-    Weights should be noise (`randomise`); `inputs` are drawn if none are given.
+    Weights should be noise (`randomize`); `inputs` are drawn if none are given.
     """
     rng = np.random.default_rng(seed)
     groups = trace_groups(model) if groups is None else groups

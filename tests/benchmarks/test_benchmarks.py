@@ -1,4 +1,4 @@
-"""The benchmark of artefacts on two tiny files; the latency table from the command line."""
+"""The benchmark of artifacts on two tiny files; the latency table from the command line."""
 import json
 import pathlib
 import shutil
@@ -9,7 +9,7 @@ import tfprune  # noqa: F401  (before keras)
 import keras
 import pytest
 
-from tfprune.benchmarks import SUITES, artefacts, latency_table
+from tfprune.benchmarks import SUITES, artifacts, latency_table
 from tfprune.export.tflite import convert
 
 L = keras.layers
@@ -32,13 +32,13 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def measured(files):
-    rows = list(artefacts.rows(artefacts=files, artefact_threads=['1', '2'], rounds=5,
+    rows = list(artifacts.rows(artifacts=files, artifact_threads=['1', '2'], rounds=5,
                                repetitions=5, memory=False))
     return json.loads(json.dumps(rows))
 
 
 def test_a_row_a_file_and_number_of_threads(measured):
-    assert [(row['artefact'], row['threads']) for row in measured] == [
+    assert [(row['artifact'], row['threads']) for row in measured] == [
         ('dense.tflite', 1), ('pruned.tflite', 1), ('dense.tflite', 2), ('pruned.tflite', 2)]
     for row in measured:
         assert row['p10_ms'] <= row['median_ms'] <= row['p90_ms'] and row['inferences'] == 25
@@ -57,17 +57,17 @@ def test_operators_one_by_one(measured):
 
 
 def test_the_table_names_files_and_operators(measured):
-    text = artefacts.format_table(measured)
+    text = artifacts.format_table(measured)
     assert '| pruned.tflite | 2' in text and 'pruned.tflite / dense.tflite' in text
     assert '| CONV_2D 3x3 22x22>20x20 |' in text and '| the whole file |' in text
 
 
 def test_memory_of_a_process_of_its_own(files):
-    row, = artefacts.rows(['dense.tflite'], artefacts=files, artefact_threads=[1], rounds=1,
+    row, = artifacts.rows(['dense.tflite'], artifacts=files, artifact_threads=[1], rounds=1,
                           repetitions=1, profile=False)
     # At least its largest activation, 22 · 22 · 48 float32; not what TensorFlow itself takes.
     assert 22 * 22 * 48 * 4 <= row['peak_bytes'] < 60e6
-    assert f"{row['peak_bytes'] / 2 ** 20:.1f} MiB" in artefacts.format_table([row])
+    assert f"{row['peak_bytes'] / 2 ** 20:.1f} MiB" in artifacts.format_table([row])
 
 
 def test_folders_give_their_files(tmp_path, files):
@@ -75,36 +75,36 @@ def test_folders_give_their_files(tmp_path, files):
     export.mkdir(parents=True)
     (export / 'model.tflite').write_bytes(pathlib.Path(files[1]).read_bytes())
     small(8).save(tmp_path / 'run' / 'dense.keras')
-    rows = list(artefacts.rows(artefacts=[str(tmp_path / 'run')], artefact_threads=[1], rounds=1,
+    rows = list(artifacts.rows(artifacts=[str(tmp_path / 'run')], artifact_threads=[1], rounds=1,
                                repetitions=1, profile=False, memory=False))
-    assert [row['artefact'] for row in rows] == ['dense', 'model.tflite']
+    assert [row['artifact'] for row in rows] == ['dense', 'model.tflite']
     twins = [tmp_path / name / 'export' for name in 'ab']
     for folder in twins:
         shutil.copytree(export, folder)
-    rows = list(artefacts.rows(artefacts=list(map(str, twins)), artefact_threads=[1], rounds=1,
+    rows = list(artifacts.rows(artifacts=list(map(str, twins)), artifact_threads=[1], rounds=1,
                                repetitions=1, profile=False, memory=False))
-    assert [row['artefact'] for row in rows] == [
+    assert [row['artifact'] for row in rows] == [
         'export/model.tflite', f'{tmp_path}/b/export/model.tflite']
 
 
 @pytest.mark.parametrize('given, error, message', [
-    ({}, ValueError, 'artefacts: expected .tflite files or run folders, received none'),
-    ({'artefacts': ['nowhere.tflite']}, FileNotFoundError, 'nowhere.tflite: no such file'),
-    ({'artefacts': ['README.md']}, ValueError, 'README.md: unknown kind of file'),
-    ({'only': ['x']}, ValueError, "Unknown artefact 'x'. Available: dense.tflite, pruned.tflite"),
-    ({'artefact_threads': ['0'], 'memory': False, 'profile': False}, ValueError,
+    ({}, ValueError, 'artifacts: expected .tflite files or run folders, received none'),
+    ({'artifacts': ['nowhere.tflite']}, FileNotFoundError, 'nowhere.tflite: no such file'),
+    ({'artifacts': ['README.md']}, ValueError, 'README.md: unknown kind of file'),
+    ({'only': ['x']}, ValueError, "Unknown artifact 'x'. Available: dense.tflite, pruned.tflite"),
+    ({'artifact_threads': ['0'], 'memory': False, 'profile': False}, ValueError,
      'threads: expected at least 1')])
-def test_bad_artefacts(files, given, error, message):
+def test_bad_artifacts(files, given, error, message):
     if message[0] in 'Ut':
-        given = {'artefacts': files, **given}
+        given = {'artifacts': files, **given}
     with pytest.raises(error, match=message):
-        list(artefacts.rows(**given))
+        list(artifacts.rows(**given))
 
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / 'x.tflite').write_bytes(b'nothing')
     with pytest.raises(ValueError, match='x.tflite: not a TFLite file'):
-        list(artefacts.rows(artefacts=[str(tmp_path / 'x.tflite')]))
+        list(artifacts.rows(artifacts=[str(tmp_path / 'x.tflite')]))
 
 
 @pytest.mark.parametrize('given, message', [
@@ -127,9 +127,9 @@ def test_the_command_line(files, tmp_path):
     script = pathlib.Path(__file__).parents[2] / 'scripts' / 'benchmark.py'
     out = tmp_path / 'rows.jsonl'
     done = subprocess.run(
-        [sys.executable, str(script), '--suite=artefacts', f'--artefacts={",".join(files)}',
-         '--artefact_threads=1', '--rounds=2', '--repetitions=2', '--nomemory', '--noprofile',
+        [sys.executable, str(script), '--suite=artifacts', f'--artifacts={",".join(files)}',
+         '--artifact_threads=1', '--rounds=2', '--repetitions=2', '--nomemory', '--noprofile',
          f'--out={out}'], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith('| artefact | threads | median, ms |')
+    assert done.stdout.startswith('| artifact | threads | median, ms |')
     assert [json.loads(line)['threads'] for line in out.read_text().splitlines()] == [1, 1]

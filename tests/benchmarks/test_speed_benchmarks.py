@@ -19,7 +19,7 @@ from tfprune.methods.stopwatch import Stopwatch
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Optimisation, Trainer
+from tfprune.training.step import Optimization, Trainer
 
 
 def test_turns_alternate():
@@ -70,7 +70,7 @@ def test_the_contestants_take_the_same_step():
     ours = training_step.build('resnet8', 'float32', strategy)
     by_hand = training_step.build('resnet8', 'float32')
     twin = to_keras2(by_hand)
-    trainer = Trainer(ours, strategy, Optimisation(global_batch_size=8))
+    trainer = Trainer(ours, strategy, Optimization(global_batch_size=8))
     trainer.optimizer.learning_rate.assign(0.1)
     steps = [trainer._train_step]
     for model, library in ((by_hand, keras), (twin, tf_keras)):

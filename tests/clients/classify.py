@@ -32,7 +32,7 @@ def mediapipe_answers(path, images):
 
 
 def litert_answers(path, images):
-    """LiteRT's interpreter, an image at a time; integers are quantised as the tensors say."""
+    """LiteRT's interpreter, an image at a time; integers are quantized as the tensors say."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(path)
@@ -51,7 +51,7 @@ def litert_answers(path, images):
 
 
 def to_tensor(pixels, detail):
-    """Raw pixels in the type and quantisation of an input tensor."""
+    """Raw pixels in the type and quantization of an input tensor."""
     scale, zero_point = detail['quantization']
     if not scale:
         return pixels.astype(detail['dtype'])

@@ -68,7 +68,7 @@ def test_the_picture_shows_every_call(tmp_path, suffix):
     draw_groups(groups, path, title='residual')
     if suffix == 'png':
         with Image.open(path) as image:
-            assert len(image.convert('RGB').getcolors(2 ** 24)) > len(groups)  # one each, and grey
+            assert len(image.convert('RGB').getcolors(2 ** 24)) > len(groups)  # one each, and gray
     else:
         assert path.read_text().count('s2_conv2') >= 1
 

@@ -53,7 +53,7 @@ def test_one_layer_as_a_sum():
 
 
 def test_peak_memory_by_hand():
-    # plain: image (in place: normalised) 6·6·3, then conv1 6·6·5 beside it, then conv2 3·3·7.
+    # plain: image (in place: normalized) 6·6·3, then conv1 6·6·5 beside it, then conv2 3·3·7.
     costs = cost_model(plain())
     assert costs.dense.peak_memory_bytes == BYTES * (36 * 3 + 36 * 5)
     assert costs({'conv1': 1}).peak_memory_bytes == BYTES * (36 * 3 + 36)

@@ -100,7 +100,7 @@ def test_every_beginning_of_the_reward_split_is_as_balanced_as_the_whole(sizes):
         counts = np.cumsum(np.eye(classes)[found], axis=0)
         expected = np.arange(1, len(found) + 1)[:, None] * share
         assert np.abs(counts - expected).max() < 3
-        # In no order of classes: neighbours are of one class no more often than by chance.
+        # In no order of classes: neighbors are of one class no more often than by chance.
         assert np.mean(found[1:] == found[:-1]) < (share ** 2).sum() + 0.02
 
 
@@ -236,10 +236,10 @@ def test_random_offsets_reach_every_value_evenly():
     images = np.broadcast_to(np.stack([y, x], -1), (6000, height, width, 2))
     out = random_shift_and_flip(
         tf.constant(images), [1, 2], max_shift=2, flip=True, fill=tf.constant([255, 255], tf.uint8))
-    centre = out.numpy()[:, 4, 3:5].astype(int)
-    flips = centre[:, 0, 1] > centre[:, 1, 1]
-    rows = centre[:, 1, 0] - 4
-    cols = centre[:, 1, 1] - 4
+    center = out.numpy()[:, 4, 3:5].astype(int)
+    flips = center[:, 0, 1] > center[:, 1, 1]
+    rows = center[:, 1, 0] - 4
+    cols = center[:, 1, 1] - 4
     assert set(rows) == set(cols) == {-2, -1, 0, 1, 2}
     for offsets in (rows, cols):
         np.testing.assert_allclose(np.bincount(offsets + 2) / 6000, 0.2, atol=0.03)

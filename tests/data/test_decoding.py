@@ -14,9 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 from tfprune.data.decoding import decode, decode_all
 
 
-def stripes(*colours, height=8):
-    """uint8 [height, 8 per colour, C], one vertical stripe a colour."""
-    return np.repeat(np.array([colours], np.uint8), 8, axis=1).repeat(height, axis=0)
+def stripes(*colors, height=8):
+    """uint8 [height, 8 per color, C], one vertical stripe a color."""
+    return np.repeat(np.array([colors], np.uint8), 8, axis=1).repeat(height, axis=0)
 
 
 RED, GREEN, BLUE, GREY = (255, 0, 0), (0, 255, 0), (0, 0, 255), (60, 60, 60)
@@ -33,8 +33,8 @@ def test_formats(tmp_path, suffix, tolerance, mode):
         suffix, {'quality': 98, 'subsampling': 0} if tolerance else {}))
     expected = np.asarray(image.convert('RGB')).astype(int)
     np.testing.assert_allclose(decode(str(path), None, None, 3), expected, atol=tolerance)
-    grey = np.asarray(image.convert('L')).astype(int)[..., None]
-    np.testing.assert_allclose(decode(str(path), None, None, 1), grey, atol=tolerance)
+    gray = np.asarray(image.convert('L')).astype(int)[..., None]
+    np.testing.assert_allclose(decode(str(path), None, None, 1), gray, atol=tolerance)
 
 
 def mode_cases():
@@ -51,7 +51,7 @@ def mode_cases():
                                 stripes((255, 255, 255), GREEN, BLUE, GREY)),
         'alpha': ('x.png', alpha, {}, holed),
         'alpha, WebP': ('x.webp', alpha, {'lossless': True}, holed),
-        'grey and alpha': ('x.png', Image.merge('LA', (
+        'gray and alpha': ('x.png', Image.merge('LA', (
             Image.fromarray(stripes(10, 20)), Image.fromarray(stripes(255, 0)))), {},
             stripes((10, 10, 10), (255, 255, 255))),
         '1 bit': ('x.png', Image.fromarray(stripes(0, 255)).convert('1'), {},
@@ -170,7 +170,7 @@ def test_tiff(tmp_path, compression, mode):
                                   np.asarray(image.convert('RGB')))
 
 
-def test_sixteen_bits_of_grey_in_tiff(tmp_path):
+def test_sixteen_bits_of_gray_in_tiff(tmp_path):
     deep = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
     for order in '<>':
         Image.fromarray(deep.astype(f'{order}u2')).save(tmp_path / 'x.tif')

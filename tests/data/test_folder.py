@@ -98,7 +98,7 @@ def test_test_split_is_test_then_val_then_validation(split, caplog):
     write(split / 'val', first=90, a=1, b=1)
     assert numbers(load(split).test_images) == [90, 91]
     (split / 'test').mkdir()
-    (split / 'test/unlabelled.png').write_bytes(b'')
+    (split / 'test/unlabeled.png').write_bytes(b'')
     assert numbers(load(split).test_images) == [90, 91]
     assert 'test images are those of val; validation and test not used' in caplog.text
     write(split / 'test', first=80, a=1, b=1)
@@ -141,7 +141,7 @@ def test_image_size(split, size, shape):
 
 
 def test_augmentation_scales_with_the_images(split):
-    """An eighth of the shorter side; what is shifted in is the mean colour."""
+    """An eighth of the shorter side; what is shifted in is the mean color."""
     data = load(split, image_size='16x40')
     assert (data.augmentation.max_shift, data.augmentation.flip) == (2, True)
     assert data.augmentation.fill == (124, 116, 104)

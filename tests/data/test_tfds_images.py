@@ -29,9 +29,9 @@ def folder(tmp_path_factory):
     """Sets as tensorflow-datasets stores them."""
     folder = tmp_path_factory.mktemp('tensorflow_datasets')
     label = F.ClassLabel(names=['even', 'odd'])
-    grey = {'image': F.Image(shape=(6, 4, 1)), 'label': label}
-    make(folder, 'alone', grey, train=rows(0, [(6, 4)] * 30, channels=1))
-    make(folder, 'twofold', grey, train=rows(0, [(6, 4)] * 6, channels=1),
+    gray = {'image': F.Image(shape=(6, 4, 1)), 'label': label}
+    make(folder, 'alone', gray, train=rows(0, [(6, 4)] * 30, channels=1))
+    make(folder, 'twofold', gray, train=rows(0, [(6, 4)] * 6, channels=1),
          test=rows(100, [(6, 4)] * 4, channels=1))
     varied = {'image': F.Image(), 'label': label, 'mask': F.Image()}
     make(folder, 'varied', varied,
@@ -39,11 +39,11 @@ def folder(tmp_path_factory):
              'train': rows(0, [(5 + i, 9 - i) for i in range(6)]),
              'test': rows(50, [(4, 4)], label=lambda _: -1),
              'validation': rows(100, [(7, 3 + i) for i in range(4)])}.items()})
-    make(folder, 'unlabelled', grey,
+    make(folder, 'unlabeled', gray,
          train=rows(0, [(6, 4)] * 5, channels=1,
                     label=lambda number: -1 if number == 4 else number % 2),
          test=rows(50, [(6, 4)] * 3, channels=1))
-    make(folder, 'tested', grey, test=rows(0, [(6, 4)] * 5, channels=1))
+    make(folder, 'tested', gray, test=rows(0, [(6, 4)] * 5, channels=1))
     make(folder, 'pairs', {'one': F.Image(), 'other': F.Image(), 'label': label},
          train=[{'one': np.zeros((2, 2, 3), np.uint8), 'other': np.zeros((2, 2, 3), np.uint8),
                  'label': 0}])
@@ -86,8 +86,8 @@ def test_a_set_without_a_test_split_is_split_by_fraction(folder):
 
 def test_no_class_loses_its_last_images_to_a_test_split(folder, tmp_path):
     """24 images of one class, 3 of another, in a file that ends with the rare ones."""
-    grey = {'image': F.Image(shape=(6, 4, 1)), 'label': F.ClassLabel(names=['common', 'rare'])}
-    make(tmp_path, 'uneven', grey, train=rows(0, [(6, 4)] * 27, channels=1,
+    gray = {'image': F.Image(shape=(6, 4, 1)), 'label': F.ClassLabel(names=['common', 'rare'])}
+    make(tmp_path, 'uneven', gray, train=rows(0, [(6, 4)] * 27, channels=1,
                                               label=lambda number: int(number >= 24)))
     for seed in range(4):
         data = load(tmp_path, 'uneven', split_seed=seed, reward_images=3)
@@ -106,7 +106,7 @@ def test_images_of_several_sizes_are_resized(folder):
     assert numbers(data.test_images, data.test_labels) == [100, 101, 102, 103]
 
 
-def test_colour_and_grey(folder):
+def test_color_and_gray(folder):
     assert load(folder, 'alone', image_size='6x4x3').image_shape == (6, 4, 3)
     data = load(folder, 'varied', image_size='8x8x1')
     assert data.image_shape == (8, 8, 1)
@@ -140,7 +140,7 @@ def test_files_of_decoded_images(folder, tmp_path):
     ('coco', "'coco' is not one of image classification"),
     ('ag_news_subset', "'ag_news_subset' is not one of image classification"),
     ('deep', r"'deep': expected uint8 images .*, received uint16 \(2, 2, 1\), 2 classes"),
-    ('unlabelled', 'unlabelled, train split: expected labels in 0 … 1, received -1 … 1'),
+    ('unlabeled', 'unlabeled, train split: expected labels in 0 … 1, received -1 … 1'),
     ('tested', "'tested' has no split 'train', only test"),
     ('imagenette/900px', "dataset 'imagenette/900px': .*900px"),
     ('mnits', r"Unknown dataset 'mnits'. Available: cifar10, cifar100, digits, folder, or any "
@@ -165,8 +165,8 @@ def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path, monkeypatch):
 
 
 def test_damaged_files_are_one_line(folder, tmp_path):
-    grey = {'image': F.Image(shape=(6, 4, 1)), 'label': F.ClassLabel(num_classes=2)}
-    make(tmp_path, 'hurt', grey, train=rows(0, [(6, 4)] * 9, channels=1))
+    gray = {'image': F.Image(shape=(6, 4, 1)), 'label': F.ClassLabel(num_classes=2)}
+    make(tmp_path, 'hurt', gray, train=rows(0, [(6, 4)] * 9, channels=1))
     record, = tmp_path.glob('hurt/1.0.0/*tfrecord*')
     content = bytearray(record.read_bytes())
     content[-30] ^= 1

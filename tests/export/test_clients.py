@@ -44,7 +44,7 @@ def client_python(folder):
 
 @pytest.fixture(scope='module')
 def digits():
-    train, train_labels, test, labels = digit_classifier.digits_in_colour()
+    train, train_labels, test, labels = digit_classifier.digits_in_color()
     return digit_classifier.trained_classifier(train, train_labels), train[:300], test, labels
 
 
@@ -85,9 +85,9 @@ def test_clients_name_the_class_that_keras_names(digits, paths, ask, form):
         assert np.mean(np.array(answers[client]['top1']) == expected) >= needed, client
     seen = answers['mediapipe']
     assert seen['names'] == [digit_classifier.NAMES[index] for index in seen['top1']]
-    artefact = export.FORMATS[form].open(paths[form])(images).max(axis=-1)
+    artifact = export.FORMATS[form].open(paths[form])(images).max(axis=-1)
     for client in ('mediapipe', 'litert'):
-        np.testing.assert_allclose(answers[client]['scores'], artefact, rtol=0.02, atol=0.2)
+        np.testing.assert_allclose(answers[client]['scores'], artifact, rtol=0.02, atol=0.2)
 
 
 @pytest.mark.parametrize('io', ['float32', 'int8'])
@@ -115,8 +115,8 @@ def test_a_softmax_makes_the_scores_probabilities(digits, ask, tmp_path):
                 answers[client]['scores'], 1 / weights.sum(axis=-1), atol=tolerance)
 
 
-def test_mediapipe_takes_colour_alone(ask, tmp_path):
-    """Grey models run under LiteRT; should MediaPipe take them one day, the docs are to say so."""
+def test_mediapipe_takes_color_alone(ask, tmp_path):
+    """Gray models run under LiteRT; should MediaPipe take them one day, the docs are to say so."""
     inputs = keras.Input((8, 8, 1))
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Flatten()(inputs)))
     path = export.export_model(model, tmp_path / 'export', formats=['tflite']).paths['tflite']
@@ -179,7 +179,7 @@ def test_litert_js_answers_as_keras_does(digits, paths, in_browser, tmp_path):
         outputs = np.array(answer['outputs'])
         assert np.mean(outputs.argmax(-1) == expected.argmax(-1)) >= 0.97, form
         if form != 'tflite_int8':
-            artefact = export.FORMATS[form].open(paths[form])(images)
-            np.testing.assert_allclose(outputs, artefact, rtol=0.02, atol=0.2)
+            artifact = export.FORMATS[form].open(paths[form])(images)
+            np.testing.assert_allclose(outputs, artifact, rtol=0.02, atol=0.2)
     np.testing.assert_allclose(floats['outputs'], expected, atol=1e-2)
     assert '-1, 8, 8, 3' in refused['error']

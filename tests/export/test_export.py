@@ -26,7 +26,7 @@ def small_cnn(channels=5, image_shape=IMAGE_SHAPE):
     """Convolution, batch norm with statistics of its own, residual sum, dense 'logits'."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input(image_shape)
-    x = L.Rescaling(1 / 255, offset=-0.5, name='normalise')(inputs)
+    x = L.Rescaling(1 / 255, offset=-0.5, name='normalize')(inputs)
     x = L.Conv2D(channels, 3, strides=2, padding='same', use_bias=False, name='conv1')(x)
     x = L.ReLU()(L.BatchNormalization(name='norm1')(x))
     y = L.Conv2D(channels, 3, padding='same', use_bias=False, name='conv2')(x)
@@ -159,7 +159,7 @@ def test_tflite_of_any_batch_has_one_and_resizes(model):
 
 
 def test_tflite_folds_batch_norm_and_keeps_no_variables(report):
-    lite = interpreter.open_interpreter(report.paths['tflite'].read_bytes(), optimised=False)
+    lite = interpreter.open_interpreter(report.paths['tflite'].read_bytes(), optimized=False)
     kinds = {op['op_name'] for op in lite._get_ops_details()}
     assert not kinds & {'VAR_HANDLE', 'READ_VARIABLE', 'RSQRT', 'SUB', 'DIV'}
 
@@ -374,9 +374,9 @@ def test_costs_recounted_from_files_are_the_sums(tmp_path):
     report = export.export_model(
         mixed_cnn(), tmp_path / 'export', formats=['saved_model', 'tflite'])
     opened = {name: export.FORMATS[name].open(path).cost() for name, path in report.paths.items()}
-    assert opened['saved_model'] == export.ArtefactCost(MIXED_MACS, MIXED_PARAMS)
+    assert opened['saved_model'] == export.ArtifactCost(MIXED_MACS, MIXED_PARAMS)
     zero_bias = 5
-    assert opened['tflite'] == export.ArtefactCost(MIXED_MACS, MIXED_PARAMS + zero_bias)
+    assert opened['tflite'] == export.ArtifactCost(MIXED_MACS, MIXED_PARAMS + zero_bias)
     assert export.tflite_cost(report.paths['tflite'].read_bytes()) == opened['tflite']
 
 

@@ -58,11 +58,11 @@ def modes():
     alpha.putalpha(Image.fromarray(RNG.integers(0, 256, (24, 17)).astype(np.uint8)))
     cmyk = Image.fromarray(RNG.integers(0, 256, (24, 17, 4)).astype(np.uint8), 'CMYK')
     return {
-        'RGB': encode(NOISE), 'grey': encode(NOISE.convert('L')), '16 bits': encode(deep),
+        'RGB': encode(NOISE), 'gray': encode(NOISE.convert('L')), '16 bits': encode(deep),
         '1 bit': encode(NOISE.convert('1')), 'palette': encode(palette), 'RGBA': encode(alpha),
-        'grey and alpha': encode(alpha.convert('LA')),
+        'gray and alpha': encode(alpha.convert('LA')),
         'transparent palette': encode(palette, transparency=3),
-        'JPEG': encode(NOISE, 'JPEG'), 'grey JPEG': encode(NOISE.convert('L'), 'JPEG'),
+        'JPEG': encode(NOISE, 'JPEG'), 'gray JPEG': encode(NOISE.convert('L'), 'JPEG'),
         'progressive': encode(NOISE, 'JPEG', progressive=True), 'CMYK': encode(cmyk, 'JPEG')}
 
 
@@ -75,7 +75,7 @@ def test_pixels_are_those_of_folder_data_in_every_mode(decoders, tmp_path):
                                        atol=int(name == 'CMYK'), err_msg=f'{name} {shape}')
 
 
-def test_every_colour_under_every_alpha_is_rounded_as_pillow_does(tmp_path):
+def test_every_color_under_every_alpha_is_rounded_as_pillow_does(tmp_path):
     pairs = np.stack(np.meshgrid(np.arange(256), np.arange(256)), -1).astype(np.uint8)
     encoded = encode(Image.fromarray(pairs, 'LA'))
     (tmp_path / 'x.png').write_bytes(encoded)

@@ -8,7 +8,7 @@ from layer_families import FAMILIES, around
 
 from tfprune.export.keras2 import to_keras2
 from tfprune.models import build_model
-from tfprune.testing import TOYS, max_relative_difference, randomise
+from tfprune.testing import TOYS, max_relative_difference, randomize
 
 LACKING = {  # of FAMILIES -> class that the message names
     'layer_scale': 'LayerScale', 'adaptive_pool': 'AdaptiveAveragePooling2D',
@@ -26,7 +26,7 @@ def family(name):
     function, rank, _ = FAMILIES[name]
     if isinstance(function, layers.Layer):
         function = type(function).from_config(function.get_config())
-    return randomise(around(function, rank))
+    return randomize(around(function, rank))
 
 
 def difference(model, rebuilt):
@@ -38,7 +38,7 @@ def difference(model, rebuilt):
 
 @pytest.mark.parametrize('name', TOYS)
 def test_toys_give_the_same(name):
-    model = randomise(TOYS[name].build())
+    model = randomize(TOYS[name].build())
     rebuilt = to_keras2(model)
     assert difference(model, rebuilt) <= 1e-5
     assert [layer.name for layer in rebuilt.layers] == [layer.name for layer in model.layers]
@@ -48,7 +48,7 @@ def test_toys_give_the_same(name):
 @pytest.mark.parametrize('name, size', [('resnet8', 16), ('mobilenet_v2', 32),
                                         ('vgg16_bn_cifar', 32)])
 def test_zoo_gives_the_same(name, size):
-    model = randomise(build_model(name, image_shape=(size, size, 3), **NORM))
+    model = randomize(build_model(name, image_shape=(size, size, 3), **NORM))
     assert difference(model, to_keras2(model)) <= 1e-5
 
 
@@ -67,7 +67,7 @@ def test_what_has_no_counterpart_is_named(name):
 @pytest.mark.parametrize('activation', ['relu6', 'leaky_relu', 'silu', 'gelu', 'mish', 'softsign'])
 @pytest.mark.parametrize('as_product', [False, True])
 def test_activations_give_the_same(activation, as_product):
-    model = randomise(keras.Sequential([
+    model = randomize(keras.Sequential([
         keras.Input((5, 5, 3)), layers.Conv2D(4, 3, activation=activation),
         layers.Activation(activation)]))
     rebuilt = to_keras2(model, swish_as_product=as_product)
@@ -84,9 +84,9 @@ def test_activation_of_another_meaning_is_refused():
 
 
 def test_normalization_that_was_adapted():
-    normalise = layers.Normalization()
-    normalise.adapt(np.random.default_rng(0).normal(5, 3, (20, 4, 4, 3)).astype(np.float32))
-    model = keras.Sequential([keras.Input((4, 4, 3)), normalise])
+    normalize = layers.Normalization()
+    normalize.adapt(np.random.default_rng(0).normal(5, 3, (20, 4, 4, 3)).astype(np.float32))
+    model = keras.Sequential([keras.Input((4, 4, 3)), normalize])
     assert difference(model, to_keras2(model)) <= 1e-5
 
 

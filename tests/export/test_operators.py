@@ -10,7 +10,7 @@ from tfprune.export.interpreter import open_interpreter
 from tfprune.export.operator_cost import tflite_cost
 from tfprune.export.operators import read_steps
 from tfprune.export.tflite import convert
-from tfprune.testing import randomise
+from tfprune.testing import randomize
 
 L = keras.layers
 
@@ -24,7 +24,7 @@ def chain():
     x = L.DepthwiseConv2D(3, depth_multiplier=2, name='depthwise')(x)
     x = L.Conv2D(11, 1, activation='tanh', name='last')(x)
     x = L.GlobalAveragePooling2D(name='mean')(x)
-    return randomise(keras.Model(inputs, L.Dense(2, name='logits')(x), name='chain'))
+    return randomize(keras.Model(inputs, L.Dense(2, name='logits')(x), name='chain'))
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +124,7 @@ def test_what_cannot_be_resized_says_so():
 
 
 @pytest.mark.parametrize('kind', ['float16', 'dynamic', 'int8'])
-def test_quantised_files(model, kind):
+def test_quantized_files(model, kind):
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == 'float16':

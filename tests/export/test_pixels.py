@@ -61,7 +61,7 @@ def encoded(picture, form, **options):
     ((-1e-6, 1.0000001), (0, 1)), ((-1.00001, 1), (-1, 1)), ((0, 255.0001), (0, 255)),
     # too far from the ends: of another map, or dull pictures
     ((0.2, 0.8), None), ((0.01, 0.7), None), ((-0.99, 0.3), None), ((3, 128.5), None),
-    # x / 255 - 1 / 2; 4 bits; standardised; means of the channels subtracted; nothing to see
+    # x / 255 - 1 / 2; 4 bits; standardized; means of the channels subtracted; nothing to see
     ((-0.5, 0.5), None), ((0, 16), None), ((-2.1, 2.6), None), ((-123.7, 151.1), None),
     ((0, 0), None), ((-0.2, 255), None), ((0, 1.01), None), ((0, 65535), None)])
 def test_a_range_is_known_where_it_is_one_of_the_usual(seen, known):
@@ -218,17 +218,17 @@ def test_without_a_known_map_no_form_takes_bytes(tmp_path):
     assert not (tmp_path / 'other').exists()
 
 
-@pytest.mark.parametrize('quantisation', ['int8', 'int8_qat'])
-def test_integer_files_that_cannot_take_bytes_are_refused_before_training(quantisation):
+@pytest.mark.parametrize('quantization', ['int8', 'int8_qat'])
+def test_integer_files_that_cannot_take_bytes_are_refused_before_training(quantization):
     images = values_of('0…1') * 3
     pairs = tf.data.Dataset.from_tensor_slices((images, np.arange(40) % 4))
     data = UserDatasets.from_datasets(pairs, pairs.take(8), pairs, num_classes=4)
     model = classifier(images)
     for io_type in ('float32', 'int8'):
         deployment.check_deployable(model, data, deployment.Deployment(
-            (quantisation,), export.TFLiteOptions(io=io_type)))
+            (quantization,), export.TFLiteOptions(io=io_type)))
     with pytest.raises(ValueError, match='tflite_io=uint8 takes the bytes of a picture'):
-        deployment.check_deployable(model, data, deployment.Deployment((quantisation,)))
+        deployment.check_deployable(model, data, deployment.Deployment((quantization,)))
 
 
 def test_ranges_of_integers_are_those_of_the_data_not_of_the_few_that_calibrate():
@@ -248,7 +248,7 @@ def test_a_users_data_from_0_to_1_to_the_end(tmp_path):
     pairs = tf.data.Dataset.from_tensor_slices((images, labels))
     data = UserDatasets.from_datasets(pairs.batch(8), pairs.take(8), pairs, num_classes=4)
     found = deployment.deploy(model, data, tmp_path / 'export', deployment.Deployment(
-        ('int8', 'int8_qat'), quantisation_aware=deployment.QuantisationAware(
+        ('int8', 'int8_qat'), quantization_aware=deployment.QuantizationAware(
             epochs=1, learning_rate=1e-4)))
     accuracies = {row['form']: row['accuracy'] for row in found.rows}
     assert accuracies['keras'] == accuracies['saved_model'] == accuracies['tflite'] == 1
@@ -278,7 +278,7 @@ def test_what_is_stated_of_a_users_data_is_what_its_files_take(tmp_path):
         deployment.check_deployable(model, data, deployment.Deployment(('int8',)))
     found = deployment.deploy(model, data, tmp_path / 'export', deployment.Deployment(
         ('int8', 'int8_qat'), export.TFLiteOptions(io='int8'),
-        quantisation_aware=deployment.QuantisationAware(epochs=1, learning_rate=1e-4)))
+        quantization_aware=deployment.QuantizationAware(epochs=1, learning_rate=1e-4)))
     assert found.exported.pixels == PixelRange.stated((0.2, 0.8), 3)
     served = tf.saved_model.load(str(found.exported.paths['saved_model']))
     answers = served.signatures['serve_uint8'](images=tf.constant(PICTURES))

@@ -38,7 +38,7 @@ class Served:
 
 def decided(model, images):
     """Random weights; logits of mean 0 and deviation 2, so that the images are of every class."""
-    testing.randomise(model)
+    testing.randomize(model)
     outputs = model(images.astype(np.float32), training=False).numpy()
     scale = 2 / outputs.std(axis=0)
     last = model.layers[-1]
@@ -233,7 +233,7 @@ def test_opened_by_serve_bytes(served):
                                  'image_bytes[1]: no JPEG or PNG image, 1 bytes')
 
 
-def grey_with_softmax():
+def gray_with_softmax():
     """A model of digits, one channel, 12 classes of which it names 5, that ends in a softmax."""
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(inputs))
@@ -241,7 +241,7 @@ def grey_with_softmax():
 
 
 def test_a_model_of_one_channel_that_ends_in_a_softmax(tmp_path):
-    model = grey_with_softmax()
+    model = gray_with_softmax()
     report = export.export_model(model, tmp_path / 'export', formats=['saved_model'])
     answer = saved_model.open_bytes(report.paths['saved_model'])(
         [encoded(image[..., :1]) for image in IMAGES])

@@ -50,7 +50,7 @@ def test_a_picture_at_a_time_whatever_the_number_of_requests(tmp_path, monkeypat
     """48 MB each, eight of them at a time: together they take a third of a GB."""
     monkeypatch.setattr(image_bytes, 'LARGE_BYTES', 64 * MIB)
     monkeypatch.setattr(image_bytes, 'SMALL_BYTES', MIB)
-    picture = serving_memory.png(4000, 3000, colour=6)
+    picture = serving_memory.png(4000, 3000, color=6)
     above, sent, error = taken(saved_model(tmp_path), tmp_path, [picture], 8)
     assert not error
     assert 40 < above < 64 + 8 * (1 + 8) + 3 * sent
@@ -58,9 +58,9 @@ def test_a_picture_at_a_time_whatever_the_number_of_requests(tmp_path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name, picture, count', [
-    ('grey', lambda: serving_memory.png(9000, 9000), 8),
-    ('16 bits', lambda: serving_memory.png(9000, 9000, colour=6, depth=16), 2),
-    ('narrow', lambda: serving_memory.png(3, 65535, colour=6), 64),
+    ('gray', lambda: serving_memory.png(9000, 9000), 8),
+    ('16 bits', lambda: serving_memory.png(9000, 9000, color=6, depth=16), 2),
+    ('narrow', lambda: serving_memory.png(3, 65535, color=6), 64),
     ('progressive', lambda: jpeg(8000, 8000, progressive=True), 3),
     ('photographs', lambda: jpeg(4000, 3000), 40),
     ('small', lambda: serving_memory.png(1, 1), 5000)])
@@ -73,16 +73,16 @@ def test_the_stated_limit_holds_under_load(name, picture, count, tmp_path):
     assert not error and above < limit
 
 
-@pytest.mark.parametrize('colour, channels', [(0, 1), (2, 3), (3, 4), (4, 2), (6, 4)])
+@pytest.mark.parametrize('color, channels', [(0, 1), (2, 3), (3, 4), (4, 2), (6, 4)])
 @pytest.mark.parametrize('depth', [8, 16])
-def test_what_a_png_takes_is_told_by_its_header(colour, channels, depth):
+def test_what_a_png_takes_is_told_by_its_header(color, channels, depth):
     """Its pixels as they are decoded, and its rows shortened to 32 pixels of 3 times 2 bytes."""
-    if (colour, depth) == (3, 16):
+    if (color, depth) == (3, 16):
         pytest.skip('a palette has 8 bits')
-    encoded = serving_memory.png(50, 40, colour=colour, depth=depth)
+    encoded = serving_memory.png(50, 40, color=color, depth=depth)
     reason, facts = image_bytes.inspect(tf.constant(encoded), SHAPE)
     assert reason == b'' and tf.io.decode_png(encoded).shape == (
-        40, 50, 3 if colour == 3 else channels)  # a palette may be transparent
+        40, 50, 3 if color == 3 else channels)  # a palette may be transparent
     assert facts.numpy().tolist() == [1, 40 * 50 * channels + 2 * 2 * 40 * 32 * 3]
 
 

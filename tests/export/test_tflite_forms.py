@@ -16,7 +16,7 @@ from tfprune import export, testing
 from tfprune.export import interpreter, metadata, operator_cost, tflite
 from tfprune.export.parity import measure_parity
 from tfprune.models import build_model
-from tfprune.runs import artefacts
+from tfprune.runs import artifacts
 
 L = keras.layers
 FORMS = ('tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8')
@@ -28,7 +28,7 @@ def random_images(shape, count=40):
 
 @pytest.fixture(scope='module')
 def digits():
-    train, labels, test, test_labels = digit_classifier.digits_in_colour()
+    train, labels, test, test_labels = digit_classifier.digits_in_color()
     return digit_classifier.trained_classifier(train, labels), train[:300], test, test_labels
 
 
@@ -40,7 +40,7 @@ def report(digits, tmp_path_factory):
 
 @pytest.fixture
 def toy_model():
-    return testing.randomise(testing.plain())
+    return testing.randomize(testing.plain())
 
 
 def test_parity_has_limits_for_floats_and_agreement_for_all(report):
@@ -72,8 +72,8 @@ def test_a_lone_file_is_known_by_its_content(digits, report, tmp_path):
     for form, path in report.paths.items():
         copy = tmp_path / 'model.tflite'
         copy.write_bytes(path.read_bytes())
-        assert artefacts.open_artefact(copy).form == form
-    assert set(artefacts.find_artefacts(report.out_dir)) == set(FORMS)
+        assert artifacts.open_artifact(copy).form == form
+    assert set(artifacts.find_artifacts(report.out_dir)) == set(FORMS)
 
 
 @pytest.mark.parametrize('batch', [1, 0])
@@ -85,10 +85,10 @@ def test_files_of_one_image_and_of_any_number_answer_alike(digits, report, tmp_p
     for form, path in paths.items():
         source, = interpreter.open_interpreter(path.read_bytes()).get_input_details()
         assert source['shape_signature'].tolist() == [batch or -1, 8, 8, 3]
-        artefact = export.FORMATS[form].open(path)
+        artifact = export.FORMATS[form].open(path)
         expected = export.FORMATS[form].open(report.paths[form])(images)
-        one_by_one = np.concatenate([artefact(image[np.newaxis]) for image in images])
-        for outputs in (artefact(images), one_by_one):
+        one_by_one = np.concatenate([artifact(image[np.newaxis]) for image in images])
+        for outputs in (artifact(images), one_by_one):
             np.testing.assert_allclose(outputs, expected, atol=1e-4, err_msg=form)
 
 
@@ -115,15 +115,15 @@ def test_costs_are_those_of_the_float_model(digits, report):
     (functools.partial(build_model, 'resnet8', image_shape=(8, 8, 1), num_classes=10, mean=[0.5],
                        std=[0.5]), ('tflite', 'tflite_int8'))])
 def test_costs_of_other_models(build, forms, tmp_path):
-    model = testing.randomise(build())
+    model = testing.randomize(build())
     check_costs(model, export.export_model(
         model, tmp_path / 'export', formats=forms,
         representative_data=random_images(model.input_shape[1:])))
 
 
-@pytest.mark.parametrize('io_type, quantisation', [
+@pytest.mark.parametrize('io_type, quantization', [
     ('uint8', (1.0, 0)), ('int8', (1.0, -128)), ('float32', (0.0, 0))])
-def test_integer_input_is_the_pixels_as_they_are(toy_model, io_type, quantisation):
+def test_integer_input_is_the_pixels_as_they_are(toy_model, io_type, quantization):
     """Also where the representative images are neither black nor white."""
     images = random_images((6, 6, 3)) // 2 + 60
     content = tflite.convert(toy_model, 'tflite_int8', images=images,
@@ -131,7 +131,7 @@ def test_integer_input_is_the_pixels_as_they_are(toy_model, io_type, quantisatio
     lite = interpreter.open_interpreter(content)
     source, sink = lite.get_input_details()[0], lite.get_output_details()[0]
     assert np.dtype(source['dtype']).name == np.dtype(sink['dtype']).name == io_type
-    assert source['quantization'] == pytest.approx(quantisation)
+    assert source['quantization'] == pytest.approx(quantization)
     assert source['shape_signature'].tolist() == [1, 6, 6, 3]
 
 
@@ -198,7 +198,7 @@ def test_the_same_model_gives_the_same_bytes(toy_model):
     assert b'a\nwild b\n' in first
 
 
-def test_quantised_forms_may_differ_but_must_answer():
+def test_quantized_forms_may_differ_but_must_answer():
     images = np.zeros((4, 1, 1, 1))
     answers = {'a': [2.0, 1.0], 'b': [1.0, 2.0]}
     forms = {name: (lambda x, row=row: np.tile(row, (len(x), 1))) for name, row in answers.items()}
@@ -271,7 +271,7 @@ def test_other_bad_input(toy_model, tmp_path):
     assert '\n' not in str(caught.value)
 
 
-def test_nan_in_a_quantised_file_is_an_error(toy_model, tmp_path, monkeypatch):
+def test_nan_in_a_quantized_file_is_an_error(toy_model, tmp_path, monkeypatch):
     opened = export.FORMATS['tflite_dynamic'].open
 
     def open_broken(path):

@@ -79,7 +79,7 @@ def test_monotone_by_hand():
 
 
 def test_no_wider_network_looks_faster():
-    """Noise on every point, all widths against all neighbours, in exact numbers."""
+    """Noise on every point, all widths against all neighbors, in exact numbers."""
     model, groups, table = table_of_plain()
     rng = np.random.default_rng(0)
     for found in table.surfaces.values():

@@ -24,7 +24,7 @@ from tfprune.search.blocks import without_blocks
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import recount
 from tfprune.training.account import EpochAccount
-from tfprune.training.step import Optimisation, Trainer
+from tfprune.training.step import Optimization, Trainer
 
 OPTIONS = 'removal_rounds=2, shrinkage_rounds=2, rollouts=4, student_steps=2, units=8'
 BLOCK = 'stage1_block1_add'  # of resnet8 the only block without a padded shortcut
@@ -171,7 +171,7 @@ def test_teacher_pulls_by_the_mean_squared_error_of_its_logits():
     student, teacher = linear(0.0), linear(0.5)
     images = np.ones((4, 2, 2, 1), np.uint8)
     data = tf.data.Dataset.from_tensors((images, np.zeros(4, np.int64)))
-    trainer = Trainer(student, tf.distribute.get_strategy(), Optimisation(
+    trainer = Trainer(student, tf.distribute.get_strategy(), Optimization(
         momentum=0.0, weight_decay=0.0, global_batch_size=4), teacher=teacher)
     means = trainer.train_epoch(data, lambda step: 0.1)
     # Logits 0 against 4 · 0.5, all images alike: a squared error of 4.
@@ -186,7 +186,7 @@ def test_teacher_pulls_by_the_mean_squared_error_of_its_logits():
 def test_the_teachers_pull_does_not_grow_with_its_logits():
     def penalty(scale):
         data = tf.data.Dataset.from_tensors((np.ones((4, 2, 2, 1), np.uint8), np.zeros(4, int)))
-        return Trainer(linear(0.0), tf.distribute.get_strategy(), Optimisation(
+        return Trainer(linear(0.0), tf.distribute.get_strategy(), Optimization(
             weight_decay=0.0, global_batch_size=4), teacher=linear(scale * np.array([-1, 0, 2.5]))
         ).train_epoch(data, lambda step: 0.1)['penalty']
 

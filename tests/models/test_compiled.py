@@ -15,7 +15,7 @@ from tfprune.models import build_model
 from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
 from tfprune.training.distribution import check_compilable, make_strategy
-from tfprune.training.step import Evaluator, Optimisation, Trainer, make_deterministic
+from tfprune.training.step import Evaluator, Optimization, Trainer, make_deterministic
 
 BATCH = 64
 
@@ -30,7 +30,7 @@ def train(digits, jit_compile):
                             mean=digits.mean, std=digits.std)
         groups = trace_groups(model).without_residual()
         penalty = AlignmentPenalty(model, groups, strength=1e-3)
-    trainer = Trainer(model, strategy, Optimisation(
+    trainer = Trainer(model, strategy, Optimization(
         global_batch_size=BATCH, label_smoothing=.1, jit_compile=jit_compile), penalty)
     losses, penalties = [], []
 

@@ -143,7 +143,7 @@ def cifar10():
     return load_data('cifar10', data_dir=str(folder), reward_images=5000)
 
 
-# Published accuracies of these weights: model, import, normalisation and data all have to be right.
+# Published accuracies of these weights: model, import, normalization and data all have to be right.
 @pytest.mark.parametrize('name, correct', [
     ('resnet20', 9173),
     pytest.param('resnet56', 9339, marks=pytest.mark.slow),

@@ -14,7 +14,7 @@ from tfprune.models import (as_classifier, build_model, is_model_file, load_init
                             run_custom_layers)
 from tfprune.runs.trainer import train_and_prune
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import check_promises, randomise
+from tfprune.testing import check_promises, randomize
 
 DATA = dict(image_shape=(8, 8, 3), num_classes=4, mean=(0., 0., 0.), std=(1., 1., 1.))
 
@@ -49,7 +49,7 @@ def refusal(path, error=ValueError, **changes):
 
 
 def test_a_file_is_loaded_as_it_is(tmp_path):
-    model = randomise(classifier())
+    model = randomize(classifier())
     model.compile('adam', 'mse')
     loaded = build_model(saved(model, tmp_path), **DATA)
     np.testing.assert_array_equal(loaded(images()), model(images()))
@@ -145,7 +145,7 @@ def test_a_custom_class_loads_only_when_it_is_registered(tmp_path, monkeypatch):
     module.Halve = Halve
     monkeypatch.setitem(sys.modules, 'someones_layers', module)
     monkeypatch.setattr(Halve, '__module__', 'someones_layers')
-    model = randomise(classifier(middle=[Halve(name='half')]))
+    model = randomize(classifier(middle=[Halve(name='half')]))
     path = saved(model, tmp_path)
     message = refusal(path)
     assert "Could not locate class 'Halve'" in message and 'register_keras_serializable' in message
@@ -172,7 +172,7 @@ def test_a_file_of_custom_layers_is_run_on_request(tmp_path):
     (tmp_path / 'own.py').write_text(OWN_LAYERS)
     run_custom_layers(f'{tmp_path}/own.py, ')
     third = keras.saving.get_registered_object('own_layers>Third')
-    model = randomise(classifier(middle=[third(name='third')]))
+    model = randomize(classifier(middle=[third(name='third')]))
     path = saved(model, tmp_path)
     loaded = build_model(path, **DATA)
     assert dict(trace_groups(loaded)) == {'conv': 5}  # by the rule in the file
@@ -186,7 +186,7 @@ def test_a_file_of_custom_layers_is_run_on_request(tmp_path):
 
 def test_a_model_of_any_size_becomes_one_of_the_data(tmp_path):
     for name, shape in (('any', (None, None, 3)), ('any_width', (8, None, 3))):
-        model = randomise(classifier(shape, middle=[layers.MaxPooling2D()]))
+        model = randomize(classifier(shape, middle=[layers.MaxPooling2D()]))
         loaded = build_model(saved(model, tmp_path, f'{name}.keras'), **DATA)
         assert loaded.input_shape == (None, 8, 8, 3) and loaded.name == 'mine'
         np.testing.assert_array_equal(loaded(images()), model(images()))
@@ -305,7 +305,7 @@ def test_dtype_policy_is_the_files_own(tmp_path):
 @pytest.mark.parametrize('suffix', ['.keras', '.weights.h5'])
 def test_initial_weights_for_a_model_with_a_model_in_it(tmp_path, suffix):
     def nested(seed):
-        inner = randomise(classifier(name='inner'), seed)
+        inner = randomize(classifier(name='inner'), seed)
         image = keras.Input((8, 8, 3))
         return keras.Model(image, layers.Dense(4, name='head')(inner(image)))
 
@@ -324,7 +324,7 @@ def test_initial_weights_for_a_model_with_a_model_in_it(tmp_path, suffix):
 
 def test_a_run_prunes_the_users_model_and_knows_its_file(tmp_path):
     """No training before surgery: the weights of the file decide, and are the report's dense."""
-    path = saved(randomise(classifier((8, 8, 1), 10, 'softmax')), tmp_path)
+    path = saved(randomize(classifier((8, 8, 1), 10, 'softmax')), tmp_path)
     config = Config(
         model=path, dataset='digits', method='uniform', macs=0.5, warmup_epochs=0, random_epochs=0,
         joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1, lr_warmup_epochs=0.0,
@@ -340,7 +340,7 @@ def test_a_run_prunes_the_users_model_and_knows_its_file(tmp_path):
                                   keras.models.load_model(path).get_layer('conv').kernel)
     again = train_and_prune(config, tmp_path / 'run', progress=False).report
     assert again['pruned'] == result.report['pruned']
-    saved(randomise(classifier((8, 8, 1), 10, 'softmax'), seed=1), tmp_path)
+    saved(randomize(classifier((8, 8, 1), 10, 'softmax'), seed=1), tmp_path)
     with pytest.raises(ValueError, match='run began with another content of --model. Choose'):
         train_and_prune(config, tmp_path / 'run', progress=False)
 

@@ -61,9 +61,9 @@ def test_only_stock_layers_and_the_file_needs_no_tfprune(tmp_path):
     np.testing.assert_array_equal(model(images), loaded(images))
 
 
-def test_normalise_is_the_first_layer():
+def test_normalize_is_the_first_layer():
     model = build_model('resnet8', **CIFAR)
-    assert model.layers[1].name == 'normalise'
+    assert model.layers[1].name == 'normalize'
     images = np.full((1, 32, 32, 3), 51.0, 'float32')  # 51 / 255 = 0.2
     expected = [(0.2 - 0.485) / 0.229, (0.2 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
     np.testing.assert_allclose(model.layers[1](images)[0, 5, 7], expected, rtol=1e-5)
@@ -109,7 +109,7 @@ def test_initial_weights_are_a_function_of_the_seed():
 def test_mixed_bfloat16_keeps_the_ends_in_float32():
     model = build_model('resnet8', **GREY, dtype_policy='mixed_bfloat16')
     wide = {layer.name for layer in model.layers if layer.compute_dtype == 'float32'}
-    assert wide == {'image', 'normalise', 'logits'}
+    assert wide == {'image', 'normalize', 'logits'}
     assert {str(v.dtype) for v in model.trainable_variables} == {'float32'}
     logits = model(np.full((2, 8, 8, 1), 99.0, 'float32'))
     plain = build_model('resnet8', **GREY)(np.full((2, 8, 8, 1), 99.0, 'float32'))

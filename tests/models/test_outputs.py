@@ -9,7 +9,7 @@ from keras import layers
 
 from tfprune.models.outputs import as_logits, last_activation, outputs_probabilities
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Optimisation, Trainer
+from tfprune.training.step import Optimization, Trainer
 
 
 def flat():
@@ -118,7 +118,7 @@ def test_a_model_that_ends_in_a_softmax_trains_as_the_same_without():
         with strategy.scope():
             x = flat()
             model = keras.Model(x, build(x))
-        trainer = Trainer(model, strategy, Optimisation(label_smoothing=.1, global_batch_size=8))
+        trainer = Trainer(model, strategy, Optimization(label_smoothing=.1, global_batch_size=8))
         trained.append((trainer.train_epoch(data, lambda _: .5), model.get_weights()))
     (plain, expected), (soft, received) = trained
     assert soft == pytest.approx(plain, rel=1e-5)

@@ -11,14 +11,14 @@ from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import widths_of
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import max_relative_difference, random_masks, randomise, recount
+from tfprune.testing import max_relative_difference, random_masks, randomize, recount
 
 
 @pytest.mark.parametrize('name, draws, residual', [
     ('resnet20', 10, False), ('resnet20', 10, True), ('resnet56', 3, True),
     pytest.param('resnet56', 3, False, marks=pytest.mark.slow)])
 def test_gated_equals_pruned_and_predicted_equals_recount(name, draws, residual):
-    model = randomise(build_model(name, image_shape=(32, 32, 3), num_classes=10,
+    model = randomize(build_model(name, image_shape=(32, 32, 3), num_classes=10,
                                   mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))
     groups = trace_groups(model)
     groups = groups if residual else groups.without_residual()

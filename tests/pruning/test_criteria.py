@@ -10,7 +10,7 @@ from keras import layers
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.importance import CRITERIA, _distances_to_all, score_groups
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import TOYS, plain, randomise, residual
+from tfprune.testing import TOYS, plain, randomize, residual
 
 
 def naive(model, groups, name, norm):
@@ -30,7 +30,7 @@ def naive(model, groups, name, norm):
 @pytest.mark.parametrize('criterion, norm', [
     ('l1', lambda w: np.abs(w).sum()), ('l2', lambda w: np.sqrt((w ** 2).sum()))])
 def test_norms_sum_over_all_producers_of_a_group(criterion, norm):
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     scores = score_groups(model, groups, criterion=criterion)
     assert list(scores) == list(groups)
@@ -63,8 +63,8 @@ def test_bn_scale_sums_absolute_gammas():
     assert scores['stem'].tolist() == [0, 11, 22, 33, 44]
 
 
-def test_where_there_is_no_batch_normalisation_l1_ranks():
-    model = randomise(plain())  # bn1 stands behind conv1 only
+def test_where_there_is_no_batch_normalization_l1_ranks():
+    model = randomize(plain())  # bn1 stands behind conv1 only
     groups = trace_groups(model)
     with pytest.warns(UserWarning, match="'bn_scale' has nothing to look at in conv2, hidden: ran"):
         scores = score_groups(model, groups, criterion='bn_scale')
@@ -94,7 +94,7 @@ def test_an_unknown_criterion_is_answered_with_the_right_ones():
 def test_every_criterion_scores_every_channel(criterion):
     image = keras.Input((4, 4, 3))
     x = layers.BatchNormalization()(layers.Conv2D(5, 1, name='conv')(image))
-    model = randomise(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
+    model = randomize(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
     scores = score_groups(model, trace_groups(model), criterion=criterion, seed=3,
                           data=batches(model, 2))
     assert scores['conv'].shape == (5,) and (scores['conv'] > 0).all()
@@ -118,7 +118,7 @@ def test_distances_of_a_product_equal_those_of_differences(offset, rtol):
 
 
 def test_geometric_median_is_of_all_filters_of_each_producer():
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     scores = score_groups(model, groups, criterion='geometric_median')
     for name in ('stem', 's2_conv2'):  # the stream: four producers, and three
@@ -175,7 +175,7 @@ def test_taylor_by_hand(activation):
 @pytest.mark.parametrize('name', TOYS)
 def test_taylor_is_the_gradient_of_gates(name):
     """∂L/∂mask of the gates that close a channel for surgery, by autodiff, squared."""
-    model = randomise(TOYS[name].build())
+    model = randomize(TOYS[name].build())
     groups = trace_groups(model)
     data = batches(model, 3)
     scores = score_groups(model, groups, criterion='taylor', data=data)
@@ -208,7 +208,7 @@ def test_taylor_changes_nothing_and_reads_the_data_once():
             self.read += 1
             return super().__iter__()
 
-    model = randomise(residual())
+    model = randomize(residual())
     groups, data = trace_groups(model), Counted(batches(model, 2))
     before = model.get_weights()
     first = score_groups(model, groups, criterion='taylor', data=data)

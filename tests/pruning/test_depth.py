@@ -12,7 +12,7 @@ from tfprune.costs.model import count_cost
 from tfprune.models import build_model
 from tfprune.pruning.depth import removable_blocks, remove_blocks
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import (TOYS, check_promises, max_relative_difference, plain, randomise,
+from tfprune.testing import (TOYS, check_promises, max_relative_difference, plain, randomize,
                              recount, residual)
 
 
@@ -22,12 +22,12 @@ def images(model, count=3):
 
 
 def resnet(depth):
-    return randomise(build_model(f'resnet{depth}', image_shape=(8, 8, 3), num_classes=10,
+    return randomize(build_model(f'resnet{depth}', image_shape=(8, 8, 3), num_classes=10,
                                  mean=(0, 0, 0), std=(1, 1, 1)))
 
 
 def zeroed(model, *norms):
-    """A copy whose batch normalisations of these names give zeros."""
+    """A copy whose batch normalizations of these names give zeros."""
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     for name in norms:
@@ -56,7 +56,7 @@ def test_blocks_of_the_toys_are_those_without_padding():
 
 
 def test_toy_without_a_block_by_hand():
-    model = randomise(residual())
+    model = randomize(residual())
     config, weights = model.get_config(), model.get_weights()
     reduced = remove_blocks(model, ['s1_add'])
     expected = zeroed(model, 's1_conv2_bn')(images(model))
@@ -107,7 +107,7 @@ def test_all_blocks_at_once_are_all_blocks_one_by_one():
 
 @pytest.mark.slow
 def test_mobilenet_v2_of_keras_saved_and_loaded_elsewhere(tmp_path):
-    model = randomise(keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=5))
+    model = randomize(keras.applications.MobileNetV2((32, 32, 3), weights=None, classes=5))
     blocks = removable_blocks(model)
     assert list(blocks) == [f'block_{b}_add' for b in (2, 4, 5, 7, 8, 9, 11, 12, 14, 15)]
     assert blocks['block_2_add'].layers[0] == 'block_2_expand'
@@ -141,7 +141,7 @@ def test_blocks_of_users():
     x = layers.Add(name='broadcast')([layers.GlobalAveragePooling2D(
         keepdims=True, name='mean')(x), conv(x, 'i')])
     x = layers.Concatenate(name='concat')([x, used])
-    model = randomise(keras.Model(image, layers.Dense(2, name='logits')(x)))
+    model = randomize(keras.Model(image, layers.Dense(2, name='logits')(x)))
     blocks = removable_blocks(model)
     first, *named = blocks
     assert named == ['three', 'se', 'inner', 'outer']
@@ -164,7 +164,7 @@ def test_blocks_in_nested_models():
     image = keras.Input((32, 32, 3), name='image')
     x = base(image)
     x = layers.Add(name='top_add')([x, branch(x)])
-    model = randomise(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
+    model = randomize(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
     blocks = removable_blocks(model)
     assert list(blocks)[-1] == 'top_add' and blocks['top_add'].layers == ('branch/c', 'top_add')
     assert list(blocks)[0] == f'{base.name}/block_2_add'
@@ -187,7 +187,7 @@ def test_shared_layers():
     x = conv(image)
     x = add([x, layers.Conv2D(5, 1, name='a')(conv(layers.ReLU(name='relu')(x)))])
     x = add([x, layers.Conv2D(5, 1, name='b')(x)])
-    model = randomise(keras.Model(image, layers.Dense(2, name='logits')(x)))
+    model = randomize(keras.Model(image, layers.Dense(2, name='logits')(x)))
     assert removable_blocks(model)['add'].layers == ('relu', 'a', 'add', 'b')
     reduced = remove_blocks(model, 'add')
     assert [layer.name for layer in reduced.layers] == ['image', 'conv', 'logits']

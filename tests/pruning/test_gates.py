@@ -10,7 +10,7 @@ from keras import layers
 from tfprune.pruning.gates import ChannelGate, insert_gates
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import TOYS, max_relative_difference, plain, random_masks, randomise, residual
+from tfprune.testing import TOYS, max_relative_difference, plain, random_masks, randomize, residual
 
 
 def images(model, count=3, seed=0):
@@ -20,7 +20,7 @@ def images(model, count=3, seed=0):
 
 @pytest.mark.parametrize('name', TOYS)
 def test_gated_equals_pruned(name):
-    model = randomise(TOYS[name].build())
+    model = randomize(TOYS[name].build())
     groups = trace_groups(model)
     gated = insert_gates(model, groups)
     rng = np.random.default_rng(1)
@@ -40,8 +40,8 @@ def test_gated_equals_pruned(name):
 
 
 def test_a_gate_behind_the_convolution_would_fail():
-    """The test above can fail: filters zeroed before their normalisation are not pruned."""
-    model = randomise(residual())
+    """The test above can fail: filters zeroed before their normalization are not pruned."""
+    model = randomize(residual())
     groups = trace_groups(model)
     masks = {'s1_conv1': np.arange(7) % 2 == 0}
     pruned = prune_model(model, groups, masks)
@@ -51,7 +51,7 @@ def test_a_gate_behind_the_convolution_would_fail():
 
 
 def test_open_gates_change_nothing_and_set_masks_reopens():
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     gated = insert_gates(model, groups)
     x = images(model)
@@ -84,7 +84,7 @@ def test_a_gate_is_shared_by_the_consumers_of_a_tensor():
 
 
 def test_set_masks_never_retraces():
-    model = randomise(plain())
+    model = randomize(plain())
     groups = trace_groups(model)
     gated = insert_gates(model, groups)
     traces = []
@@ -104,7 +104,7 @@ def test_set_masks_never_retraces():
 
 
 def test_layers_are_shared_and_masks_are_not_trained():
-    model = randomise(plain())
+    model = randomize(plain())
     gated = insert_gates(model, trace_groups(model))
     assert [id(v) for v in gated.model.trainable_variables] == [
         id(v) for v in model.trainable_variables]
@@ -117,7 +117,7 @@ def test_layers_are_shared_and_masks_are_not_trained():
 
 
 def test_the_dense_model_still_predicts_saves_clones_and_traces(tmp_path):
-    model = randomise(residual())
+    model = randomize(residual())
     x = images(model)
     before = model.predict(x, verbose=0)
     config = model.get_config()
@@ -145,7 +145,7 @@ def test_a_sequential_model_and_mixed_precision():
             layers.Flatten(), layers.Dense(2, dtype='float32', name='logits')])
     finally:
         keras.config.set_dtype_policy('float32')
-    randomise(model)
+    randomize(model)
     groups = trace_groups(model)
     gated = insert_gates(model, groups)
     gate, = gated.gates.values()
@@ -161,7 +161,7 @@ def test_several_inputs_and_outputs_keep_their_structure():
     a, b = keras.Input((4, 4, 3), name='a'), keras.Input((4, 4, 2), name='b')
     x = layers.Add()([layers.Conv2D(5, 1, name='conv_a')(a), layers.Conv2D(5, 1, name='conv_b')(b)])
     y = layers.Conv2D(7, 1, activation='swish', name='middle')(x)
-    model = randomise(keras.Model({'a': a, 'b': b}, {
+    model = randomize(keras.Model({'a': a, 'b': b}, {
         'first': layers.Conv2D(2, 1, name='first')(y),
         'second': layers.Dense(3, name='second')(layers.GlobalAveragePooling2D()(y))}))
     groups = trace_groups(model)

@@ -12,7 +12,7 @@ from keras import layers
 from tfprune.pruning.masks import open_masks, widths_of
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import (check_promises, max_relative_difference, random_masks, randomise,
+from tfprune.testing import (check_promises, max_relative_difference, random_masks, randomize,
                              recount)
 
 SIZE = 6
@@ -77,7 +77,7 @@ def models(draw):
     outputs = [layers.Dense(3)(x)]
     if draw(st.booleans()):
         outputs.append(layers.Dense(2, activation='softmax')(x))
-    return randomise(keras.Model(image, outputs), seed=draw(st.integers(0, 99)))
+    return randomize(keras.Model(image, outputs), seed=draw(st.integers(0, 99)))
 
 
 def on_models(count):

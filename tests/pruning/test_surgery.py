@@ -12,7 +12,7 @@ from keras import layers
 from tfprune.pruning.masks import open_masks
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import TOYS, max_relative_difference, plain, random_masks, randomise, residual
+from tfprune.testing import TOYS, max_relative_difference, plain, random_masks, randomize, residual
 
 
 def images(model, count=3, seed=0):
@@ -29,7 +29,7 @@ def assert_same(a, b):
 
 @pytest.mark.parametrize('name', TOYS)
 def test_pruning_nothing_is_the_identity(name):
-    model = randomise(TOYS[name].build())
+    model = randomize(TOYS[name].build())
     groups = trace_groups(model)
     pruned = prune_model(model, groups, open_masks(groups))
     assert_same(model, pruned)
@@ -39,7 +39,7 @@ def test_pruning_nothing_is_the_identity(name):
 
 @pytest.mark.parametrize('name', TOYS)
 def test_pruning_twice_equals_pruning_once(name):
-    model = randomise(TOYS[name].build())
+    model = randomize(TOYS[name].build())
     groups = trace_groups(model)
     rng = np.random.default_rng(5)
     first = random_masks(groups, rng)
@@ -54,7 +54,7 @@ def test_pruning_twice_equals_pruning_once(name):
 
 
 def test_the_dense_model_is_unchanged():
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     config, weights = model.get_config(), model.get_weights()
     pruned = prune_model(model, groups, random_masks(groups, np.random.default_rng(0)))
@@ -67,7 +67,7 @@ def test_the_dense_model_is_unchanged():
 
 
 def test_names_and_signature_survive():
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     pruned = prune_model(model, groups, random_masks(groups, np.random.default_rng(0)))
     assert [layer.name for layer in pruned.layers] == [layer.name for layer in model.layers]
@@ -79,7 +79,7 @@ def test_names_and_signature_survive():
 
 
 def test_the_padding_keeps_its_zeros_on_their_side():
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     # s2_pad is 2 | stem 5 | 4, its zeros are s2_conv2[0:2] and [2:6].
     pruned = prune_model(model, groups, {
@@ -92,7 +92,7 @@ def test_the_padding_keeps_its_zeros_on_their_side():
 
 
 def test_weights_by_hand():
-    model = randomise(plain())
+    model = randomize(plain())
     groups = trace_groups(model)
     conv1, conv2 = np.arange(5) % 2 == 0, np.arange(7) > 3
     pruned = prune_model(model, groups, {'conv1': conv1, 'conv2': conv2})
@@ -109,7 +109,7 @@ def test_weights_by_hand():
 
 
 def test_the_file_loads_and_equals_where_tfprune_is_not_imported(tmp_path):
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     pruned = prune_model(model, groups, random_masks(groups, np.random.default_rng(2)))
     x = images(model)
@@ -126,13 +126,13 @@ def test_a_mixed_precision_model_exports_as_float32():
     keras.config.set_dtype_policy('mixed_bfloat16')
     try:
         image = keras.Input((4, 4, 3), name='image')
-        x = layers.Rescaling(1 / 255, dtype='float32', name='normalise')(image)
+        x = layers.Rescaling(1 / 255, dtype='float32', name='normalize')(image)
         x = layers.Conv2D(5, 3, name='conv')(x)
         x = layers.GlobalAveragePooling2D()(layers.BatchNormalization(name='bn')(x))
         model = keras.Model(image, layers.Dense(2, dtype='float32', name='logits')(x))
     finally:
         keras.config.set_dtype_policy('float32')
-    randomise(model)
+    randomize(model)
     groups = trace_groups(model)
     pruned = prune_model(model, groups, {}, dtype_policy='float32')
     assert {layer.compute_dtype for layer in pruned.layers} == {'float32'}
@@ -148,7 +148,7 @@ def test_layers_without_a_rule_are_copied_whole():
     x = layers.Lambda(lambda t: t * 2, name='double')(x)
     x = layers.LayerNormalization(name='norm')(layers.Conv2D(7, 1, name='b')(x)) + 1.
     x = layers.Conv2D(11, 1, name='c')(x)
-    model = randomise(keras.Model(image, layers.Dense(2, name='logits')(x)))
+    model = randomize(keras.Model(image, layers.Dense(2, name='logits')(x)))
     groups = trace_groups(model)
     assert dict(groups) == {'c': 11}
     pruned = prune_model(model, groups, {'c': np.arange(11) < 5})

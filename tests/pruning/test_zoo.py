@@ -14,7 +14,7 @@ from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import select_channels
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import max_relative_difference, randomise, recount
+from tfprune.testing import max_relative_difference, randomize, recount
 
 RGB = dict(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
@@ -194,7 +194,7 @@ def test_half_of_the_macs_is_in_reach_without_the_residual_groups(name):
     *(pytest.param(name, marks=pytest.mark.slow) for name in ('resnet18_cifar',
                                                               'mobilenet_v1_cifar'))])
 def test_pruned_to_half_equals_gated_and_costs_what_was_predicted(name):
-    model = randomise(build_model(name, image_shape=(32, 32, 3), num_classes=3, **RGB))
+    model = randomize(build_model(name, image_shape=(32, 32, 3), num_classes=3, **RGB))
     groups = trace_groups(model)
     cost_model = CostModel(model, groups)
     budget = Budget(groups, cost_model, {'macs': 0.5})
@@ -253,7 +253,7 @@ def test_mixed_bfloat16_keeps_the_ends_in_float32(name):
     model = build_model(name, image_shape=(32, 32, 3), num_classes=2, dtype_policy='mixed_bfloat16',
                         **RGB)
     wide = {layer.name for layer in model.layers if layer.compute_dtype == 'float32'}
-    assert wide == {'image', 'normalise', 'logits'}
+    assert wide == {'image', 'normalize', 'logits'}
 
 
 @pytest.mark.parametrize('name, size, message', [

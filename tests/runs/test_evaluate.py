@@ -1,4 +1,4 @@
-"""Artefacts opened and measured from their files alone; scripts/evaluate.py."""
+"""Artifacts opened and measured from their files alone; scripts/evaluate.py."""
 import json
 import pathlib
 import shutil
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfprune import export
 from tfprune.data import load_data
-from tfprune.runs import artefacts
+from tfprune.runs import artifacts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 L = keras.layers
@@ -55,11 +55,11 @@ def test_every_form_has_the_accuracy_of_the_model(data, model, run_dir):
     correct = sum(int((np.argmax(model(images), -1) == labels).sum())
                   for images, labels in data.test_batches(100).as_numpy_iterator())
     assert 0 < correct < data.num_test
-    found = artefacts.find_artefacts(run_dir)
+    found = artifacts.find_artifacts(run_dir)
     assert list(found) == ['keras', 'saved_model', 'tflite']
     for form, path in found.items():
         seen = []
-        row = artefacts.measure(artefacts.open_artefact(path), data, batch_size=97,
+        row = artifacts.measure(artifacts.open_artifact(path), data, batch_size=97,
                                 on_batch=seen.append)
         assert (row.form, row.correct, row.images) == (form, correct, data.num_test)
         assert row.accuracy == correct / data.num_test and sum(seen) == data.num_test
@@ -70,7 +70,7 @@ def test_script_measures_every_form_of_a_run_folder(run_dir, tmp_path):
     result = script(f'--path={run_dir}', f'--json={tmp_path / "rows.json"}')
     assert result.returncode == 0, result.stderr
     assert 'Traceback' not in result.stderr
-    rows = json.loads((tmp_path / 'rows.json').read_text())['artefacts']
+    rows = json.loads((tmp_path / 'rows.json').read_text())['artifacts']
     assert [row['form'] for row in rows] == ['keras', 'saved_model', 'tflite']
     assert len({row['correct'] for row in rows}) == 1
     for row in rows:
@@ -89,53 +89,53 @@ def test_script_answers_bad_input_in_one_line():
 
 def test_a_missing_path_is_named():
     with pytest.raises(FileNotFoundError, match='no/such.keras: no such file or directory'):
-        artefacts.open_artefact('no/such.keras')
+        artifacts.open_artifact('no/such.keras')
 
 
 def test_a_directory_of_several_forms_needs_a_choice(run_dir):
     with pytest.raises(ValueError, match='choose one: keras, saved_model, tflite'):
-        artefacts.open_artefact(run_dir)
+        artifacts.open_artifact(run_dir)
     with pytest.raises(ValueError, match="no form 'onnx'. Available: keras, saved_model, tflite"):
-        artefacts.open_artefact(run_dir / 'export', 'onnx')
-    assert artefacts.open_artefact(run_dir, 'tflite').form == 'tflite'
+        artifacts.open_artifact(run_dir / 'export', 'onnx')
+    assert artifacts.open_artifact(run_dir, 'tflite').form == 'tflite'
 
 
 def test_the_highest_version_of_a_saved_model_is_opened(run_dir, tmp_path):
     for version in ('9', '10'):
         shutil.copytree(run_dir / 'export/saved_model/1', tmp_path / version)
     (tmp_path / '9' / 'saved_model.pb').write_bytes(b'damaged')
-    assert artefacts.open_artefact(tmp_path).num_classes == 10
+    assert artifacts.open_artifact(tmp_path).num_classes == 10
     (tmp_path / '10' / 'saved_model.pb').write_bytes(b'damaged')
     with pytest.raises(ValueError, match='10: cannot be loaded'):
-        artefacts.open_artefact(tmp_path)
+        artifacts.open_artifact(tmp_path)
 
 
 def test_data_source_prefers_what_is_given(tmp_path):
     (tmp_path / 'config.json').write_text('{"dataset": "cifar10", "data_dir": "/d", "seed": 3, '
                                           '"image_size": "8", "method": "rlal"}')
     ours = {'data_dir': '/d', 'seed': 3, 'image_size': '8'}
-    assert artefacts.data_source(tmp_path) == ('cifar10', ours)
-    assert artefacts.data_source(tmp_path, 'cifar10', data_dir='/e', image_size=None) == (
+    assert artifacts.data_source(tmp_path) == ('cifar10', ours)
+    assert artifacts.data_source(tmp_path, 'cifar10', data_dir='/e', image_size=None) == (
         'cifar10', {**ours, 'data_dir': '/e'})
-    assert artefacts.data_source(tmp_path, 'digits', data_dir=None) == ('digits', {})
+    assert artifacts.data_source(tmp_path, 'digits', data_dir=None) == ('digits', {})
     with pytest.raises(ValueError, match='dataset: needed'):
-        artefacts.data_source(tmp_path / 'model.keras')
+        artifacts.data_source(tmp_path / 'model.keras')
     (tmp_path / 'config.json').write_text('{"dataset"')
     with pytest.raises(ValueError, match='config.json is damaged: not JSON'):
-        artefacts.data_source(tmp_path)
+        artifacts.data_source(tmp_path)
 
 
 def test_other_class_names_are_refused(data, tmp_path):
-    artefacts.check_classes(tmp_path, 'digits', data)  # Nothing is known of what was learnt.
+    artifacts.check_classes(tmp_path, 'digits', data)  # Nothing is known of what was learnt.
     (tmp_path / 'data.json').write_text(json.dumps(
         {'name': 'digits', 'class_names': ['0', '1', 'x', *'3456789']}))
-    artefacts.check_classes(tmp_path, 'other', data)
+    artifacts.check_classes(tmp_path, 'other', data)
     with pytest.raises(ValueError, match="knows 10 classes, the data 10, .* are 'x' and '2'"):
-        artefacts.check_classes(tmp_path, 'digits', data)
+        artifacts.check_classes(tmp_path, 'digits', data)
 
 
 def write_bad(folder, run_dir, kind):
-    """A damaged or foreign artefact."""
+    """A damaged or foreign artifact."""
     good = run_dir / 'export'
     if kind == 'unknown suffix':
         (folder / 'model.h5').write_bytes(b'x')
@@ -168,10 +168,10 @@ def write_bad(folder, run_dir, kind):
     'unknown suffix', 'junk pruned.keras', 'empty pruned.keras', 'half pruned.keras',
     'damaged weights.keras', 'lambda.keras', 'junk model.tflite', 'empty model.tflite',
     'half model.tflite', 'no signature', 'missing weights', 'empty directory'])
-def test_bad_artefacts_are_one_line_errors_naming_the_path(kind, run_dir, tmp_path):
+def test_bad_artifacts_are_one_line_errors_naming_the_path(kind, run_dir, tmp_path):
     path = write_bad(tmp_path, run_dir, kind)
     with pytest.raises(ValueError) as caught:
-        artefacts.open_artefact(path)
+        artifacts.open_artifact(path)
     message = str(caught.value)
     assert str(path) in message and '\n' not in message and len(message) < 500
 
@@ -183,7 +183,7 @@ def test_what_is_no_classifier_of_images_is_named_by_its_file(tmp_path):
                                 ('vectors', keras.Model(vector, L.Dense(2)(vector)), 'one image')):
         model.save(tmp_path / f'{name}.keras')
         with pytest.raises(ValueError, match=f'^{tmp_path}/{name}.keras: .*expected {reason}'):
-            artefacts.open_artefact(tmp_path / f'{name}.keras')
+            artifacts.open_artifact(tmp_path / f'{name}.keras')
 
 
 def test_images_and_classes_must_fit(data, tmp_path):
@@ -191,10 +191,10 @@ def test_images_and_classes_must_fit(data, tmp_path):
         model = keras.Sequential(
             [keras.Input(image_shape), L.GlobalAveragePooling2D(), L.Dense(classes)])
         model.save(tmp_path / name)
-        return artefacts.open_artefact(tmp_path / name)
+        return artifacts.open_artifact(tmp_path / name)
     with pytest.raises(ValueError, match=r'takes images \[9, 8, 1\], those of digits are \[8, 8'):
-        artefacts.measure(exported('a.keras', (9, 8, 1), 10), data)
+        artifacts.measure(exported('a.keras', (9, 8, 1), 10), data)
     with pytest.raises(ValueError, match='knows 11 classes, digits has 10'):
-        artefacts.measure(exported('b.keras', (8, 8, 1), 11), data)
+        artifacts.measure(exported('b.keras', (8, 8, 1), 11), data)
     with pytest.raises(ValueError, match=r'expected images \[N, 8, 8, 1\], received \[2, 8, 8\]'):
         exported('c.keras', (8, 8, 1), 10)(np.zeros((2, 8, 8)))

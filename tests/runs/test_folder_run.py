@@ -11,7 +11,7 @@ from PIL import Image
 
 from tfprune.config import Config
 from tfprune.data import load_data
-from tfprune.runs import artefacts
+from tfprune.runs import artifacts
 from tfprune.runs.trainer import train_and_prune
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -54,10 +54,10 @@ def test_class_names_are_kept_to_the_end(run):
 def test_evaluation_loads_the_same_test_images(run):
     _, _, run_dir = run
     report = json.loads((run_dir / 'report.json').read_text())
-    dataset, options = artefacts.data_source(run_dir)
+    dataset, options = artifacts.data_source(run_dir)
     data = load_data(dataset, **{**options, 'reward_images': 1, 'augment': False})
-    artefacts.check_classes(run_dir, dataset, data)
-    row = artefacts.measure(artefacts.open_artefact(run_dir, 'keras'), data)
+    artifacts.check_classes(run_dir, dataset, data)
+    row = artifacts.measure(artifacts.open_artifact(run_dir, 'keras'), data)
     assert (row.accuracy, row.images) == (report['pruned']['test_accuracy'], 18)
 
 

@@ -18,7 +18,7 @@ from tfprune.runs.epochs import Interrupted
 from tfprune.significance import fell, paired
 from tfprune.training.distribution import make_strategy
 from tfprune.training.rate_test import at_least, best_recovering, largest_harmless
-from tfprune.training.step import Optimisation, Trainer
+from tfprune.training.step import Optimization, Trainer
 
 CLASSES, TRAIN, HELD, TEST = 3, 192, 96, 96
 SHORT = dict(method='uniform', macs=0.6, warmup_epochs=1, random_epochs=0, joint_epochs=0,
@@ -294,7 +294,7 @@ def test_compiled_optimizer_in_memory_and_in_a_file(optimizer, rate, scheduled, 
     found = compiled_optimizer(model)
     assert found == compiled_optimizer_of_file(tmp_path / 'model.keras')
     assert found.learning_rate == pytest.approx(rate) and found.scheduled == scheduled
-    made = Optimisation(optimizer=found.config).make_optimizer()
+    made = Optimization(optimizer=found.config).make_optimizer()
     assert type(made) is type(model.optimizer) and made.clipnorm == model.optimizer.clipnorm
 
 
@@ -340,7 +340,7 @@ def test_a_step_is_that_of_fit(options, optimizer):
     model = network(**options)
     config = keras.optimizers.serialize(optimizer())
     rate = config['config']['learning_rate']
-    trainer = Trainer(model, tf.distribute.get_strategy(), Optimisation(
+    trainer = Trainer(model, tf.distribute.get_strategy(), Optimization(
         weight_decay=0.0, global_batch_size=16, optimizer=config))
     trainer.train_epoch(data, lambda step: rate)
     for ours, theirs in zip(model.get_weights(), expected, strict=True):
@@ -354,7 +354,7 @@ def test_moving_averages_of_weights_are_taken_at_the_end():
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(images(64, 0), verbose=0, shuffle=False)
     ours = network()
-    trainer = Trainer(ours, tf.distribute.get_strategy(), Optimisation(
+    trainer = Trainer(ours, tf.distribute.get_strategy(), Optimization(
         weight_decay=0.0, global_batch_size=16, optimizer=keras.optimizers.serialize(
             keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))))
     trainer.train_epoch(images(64, 0), lambda step: 0.1)
@@ -365,7 +365,7 @@ def test_moving_averages_of_weights_are_taken_at_the_end():
 
 def test_restarting_a_trainer_is_beginning_anew():
     def trainer_of(model):
-        return Trainer(model, tf.distribute.get_strategy(), Optimisation(
+        return Trainer(model, tf.distribute.get_strategy(), Optimization(
             global_batch_size=16, optimizer=keras.optimizers.serialize(
                 keras.optimizers.Adam(0.01))))
 
@@ -402,7 +402,7 @@ def test_averages_without_a_step_are_no_weights():
     strategy = make_strategy(1)
     with strategy.scope():
         model = network()
-    trainer = Trainer(model, strategy, Optimisation(
+    trainer = Trainer(model, strategy, Optimization(
         optimizer=keras.optimizers.serialize(keras.optimizers.SGD(0.1, use_ema=True))))
     before = model.get_weights()
     trainer.finish()

@@ -244,7 +244,7 @@ def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):
     assert (pairs.discount.numpy()[:, 0] == ~last).all()
 
 
-def test_sac_learns_from_standardised_rewards(envs):
+def test_sac_learns_from_standardized_rewards(envs):
     agent = make('sac', envs, seed=3, updates=1)
     rewards = []
     for seed in (0, 1):

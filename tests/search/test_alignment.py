@@ -12,7 +12,7 @@ from tfprune.models import build_model
 from tfprune.pruning.masks import open_masks
 from tfprune.search.alignment import AlignmentPenalty, StrengthController, alignment_penalty
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import plain, random_masks, randomise, residual
+from tfprune.testing import plain, random_masks, randomize, residual
 
 
 def small():
@@ -48,7 +48,7 @@ def test_value_by_hand():
 
 
 def test_a_flattened_group_owns_all_its_positions():
-    model = randomise(plain())
+    model = randomize(plain())
     groups = trace_groups(model)
     mask = open_masks(groups)
     mask['conv2'][[1, 4]] = False
@@ -59,7 +59,7 @@ def test_a_flattened_group_owns_all_its_positions():
 
 
 def test_a_residual_group_sums_over_producers_and_consumers():
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     mask = open_masks(groups)
     mask['s2_conv2'][0] = False  # channel 0 of the second stage, which the padding puts at 3
@@ -96,7 +96,7 @@ def test_gradient_pulls_the_pruned_and_leaves_the_kept():
 
 
 def test_gradient_steps_shrink_only_what_is_pruned():
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     penalty = AlignmentPenalty(model, groups, strength=1.0)
     chosen = random_masks(groups, np.random.default_rng(5))
@@ -116,7 +116,7 @@ def test_gradient_steps_shrink_only_what_is_pruned():
 
 
 def test_open_masks_cost_and_pull_nothing():
-    model = randomise(residual())
+    model = randomize(residual())
     penalty = AlignmentPenalty(model, trace_groups(model), strength=1e-4)
     value, found = gradients(model, penalty)
     assert float(value) == 0

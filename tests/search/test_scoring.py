@@ -9,7 +9,7 @@ from tfprune.pruning.surgery import prune_model
 from tfprune.search.scoring import SubnetworkScorer
 from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import random_masks, randomise, residual
+from tfprune.testing import random_masks, randomize, residual
 from tfprune.training.distribution import make_strategy
 from tfprune.training.step import are_right
 
@@ -34,7 +34,7 @@ def batches(count=90, size=40):
 
 @pytest.fixture(scope='module')
 def problem():
-    model = randomise(residual())
+    model = randomize(residual())
     return model, trace_groups(model)
 
 

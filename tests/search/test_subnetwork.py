@@ -13,12 +13,12 @@ from tfprune.pruning.surgery import prune_model
 from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import TOYS, max_relative_difference, random_masks, randomise, residual
+from tfprune.testing import TOYS, max_relative_difference, random_masks, randomize, residual
 from tfprune.training.batch_norm import (batch_norm_layers, reestimate_batch_norm,
                                          use_fused_batch_norm)
 from tfprune.training.distribution import make_strategy
 
-MODELS = {**{name: lambda toy=toy: randomise(toy.build()) for name, toy in TOYS.items()},
+MODELS = {**{name: lambda toy=toy: randomize(toy.build()) for name, toy in TOYS.items()},
           **{name: lambda name=name: model_of(name) for name in FAMILIES}}
 
 
@@ -65,7 +65,7 @@ def test_sliced_is_pruned(name):
 @pytest.mark.parametrize('residual_groups', [False, True])
 def test_sliced_is_masked(residual_groups):
     """The reference: gates over the dense network, statistics of the batch."""
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     groups = groups if residual_groups else groups.without_residual()
     network, gated = Subnetwork(model, groups), insert_gates(model, groups)
@@ -80,7 +80,7 @@ def test_sliced_is_masked(residual_groups):
 
 
 def test_today_s_weights_are_read():
-    model = randomise(residual())
+    model = randomize(residual())
     groups = trace_groups(model)
     network, x = Subnetwork(model, groups), images(model)
     before = np.array(network(x))
@@ -91,8 +91,8 @@ def test_today_s_weights_are_read():
     assert max_relative_difference(after, model(x, training=True)) <= 1e-4
 
 
-def test_a_frozen_normalisation_keeps_its_statistics():
-    model = randomise(residual())
+def test_a_frozen_normalization_keeps_its_statistics():
+    model = randomize(residual())
     for layer in batch_norm_layers(model):
         layer.trainable = False
     groups, x = trace_groups(model), images(model)
@@ -136,10 +136,10 @@ def test_mixed_precision():
     assert max_relative_difference(network(x), pruned(x, training=True)) <= 5e-2
 
 
-def test_a_normalisation_over_another_axis_has_the_statistics_of_the_batch():
+def test_a_normalization_over_another_axis_has_the_statistics_of_the_batch():
     image = keras.Input((8, 8, 3))
     x = layers.BatchNormalization(axis=1)(layers.Conv2D(5, 3, padding='same')(image))
-    model = randomise(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
+    model = randomize(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
     x = images(model)
     network = Subnetwork(model, trace_groups(model))
     assert max_relative_difference(network(x), model(x, training=True)) <= 1e-3
@@ -151,7 +151,7 @@ def test_weights_of_sixteen_bits(policy):
     x = layers.Conv2D(6, 3, dtype=policy, name='a')(image)
     x = layers.ReLU(dtype=policy)(layers.BatchNormalization(dtype=policy)(x))
     x = layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3, dtype=policy)(x))
-    model = randomise(keras.Model(image, layers.Dense(2)(x)))
+    model = randomize(keras.Model(image, layers.Dense(2)(x)))
     groups, x = trace_groups(model), images(model)
     masks = {'a': np.arange(6) % 2 == 0}
     expected = prune_model(model, groups, masks)(x, training=True)

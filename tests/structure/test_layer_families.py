@@ -9,7 +9,7 @@ from layer_families import FAMILIES, around, model_of
 
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import check_promises, random_masks, randomise, recount
+from tfprune.testing import check_promises, random_masks, randomize, recount
 
 
 @pytest.mark.parametrize('name', FAMILIES)
@@ -25,16 +25,16 @@ def test_the_promises_hold(name):
 
 FREEZING = {
     # name: (function, what the reason of 'a' says)
-    'layer_norm': (layers.LayerNormalization(name='x'), 'normalises over the channels'),
-    'rms_norm': (layers.RMSNormalization(name='x'), 'normalises over the channels'),
-    'unit_norm': (layers.UnitNormalization(name='x'), 'normalises over the channels'),
-    'one_group': (layers.GroupNormalization(1, name='x'), 'normalises over the channels'),
+    'layer_norm': (layers.LayerNormalization(name='x'), 'normalizes over the channels'),
+    'rms_norm': (layers.RMSNormalization(name='x'), 'normalizes over the channels'),
+    'unit_norm': (layers.UnitNormalization(name='x'), 'normalizes over the channels'),
+    'one_group': (layers.GroupNormalization(1, name='x'), 'normalizes over the channels'),
     'normalization': (layers.Normalization(mean=.5, variance=2., name='x'), 'keeps statistics'),
-    'softmax': (layers.Softmax(name='x'), 'normalises over the channels'),
+    'softmax': (layers.Softmax(name='x'), 'normalizes over the channels'),
     'lambda': (layers.Lambda(lambda x: x, name='x'), 'Lambda), which has no rule'),
     'permute': (layers.Permute((3, 1, 2), name='x'), 'moves the channels'),
     'reshape': (layers.Reshape((16, 8, 3), name='x'), 'takes the channels apart'),
-    'colour': (layers.RandomContrast(.1, name='x'), 'may mix its channels'),
+    'color': (layers.RandomContrast(.1, name='x'), 'may mix its channels'),
     'ops_mean': (lambda x: x * ops.mean(x, axis=-1, keepdims=True), 'reduces the channels'),
     'ops_all': (lambda x: x * ops.mean(x), 'reduces the channels'),
     'ops_index': (lambda x: x[..., :3], 'takes some of the images or channels'),
@@ -42,7 +42,7 @@ FREEZING = {
     'ops_vector': (lambda x: x * np.arange(6, dtype='float32'), 'a constant of shape'),
     'ops_pad': (lambda x: ops.pad(x, ((0, 0),) * 3 + ((1, 1),)), 'pads the channels'),
     'ops_split': (lambda x: ops.add(*ops.split(x, 2, axis=-1)), 'has no rule'),
-    'ops_softmax': (lambda x: ops.softmax(x), 'normalises over the channels'),
+    'ops_softmax': (lambda x: ops.softmax(x), 'normalizes over the channels'),
     'ops_transpose': (lambda x: ops.transpose(x, (0, 3, 1, 2)), 'moves the channels'),
 }
 
@@ -50,7 +50,7 @@ FREEZING = {
 @pytest.mark.parametrize('name', FREEZING)
 def test_what_mixes_channels_freezes_them_with_the_reason(name):
     function, reason = FREEZING[name]
-    model = randomise(around(function))
+    model = randomize(around(function))
     groups = trace_groups(model)
     assert 'a' not in groups and reason in groups.unprunable['a']
     found = check_promises(model, groups=groups)
@@ -64,7 +64,7 @@ def test_two_branches_with_layers_of_one_name():
         return keras.Model(image, layers.GlobalAveragePooling2D()(x), name=name)
     a, b = keras.Input((8, 8, 3), name='left_image'), keras.Input((8, 8, 3), name='right_image')
     x = layers.Concatenate()([backbone('left')(a), backbone('right')(b)])
-    model = randomise(keras.Model([a, b], layers.Dense(3, name='logits')(x)))
+    model = randomize(keras.Model([a, b], layers.Dense(3, name='logits')(x)))
     groups = trace_groups(model)
     assert dict(groups) == {'left/conv': 5, 'right/conv': 5}
     found = check_promises(model)
@@ -77,7 +77,7 @@ def test_surgery_keeps_the_nesting_the_names_and_what_is_trainable():
     backbone.trainable = False
     image = keras.Input((8, 8, 3), name='image')
     x = layers.GlobalAveragePooling2D(name='pool')(backbone(image, training=False))
-    model = randomise(keras.Model(image, layers.Dense(3, name='logits')(x), name='transfer'))
+    model = randomize(keras.Model(image, layers.Dense(3, name='logits')(x), name='transfer'))
     groups = trace_groups(model)
     pruned = prune_model(model, groups, {'backbone/conv': np.arange(5) < 2})
     assert [layer.name for layer in pruned.layers] == ['image', 'backbone', 'pool', 'logits']
@@ -90,8 +90,8 @@ def test_surgery_keeps_the_nesting_the_names_and_what_is_trainable():
 def test_statistics_of_a_normalization_layer_are_copied():
     model = around(lambda x: x)
     image = keras.Input((8, 8, 3))
-    normalise = layers.Normalization(name='normalise')
-    normalise.adapt(np.random.default_rng(0).normal(3, 2, (64, 8, 8, 3)).astype('float32'))
-    whole = keras.Model(image, model(normalise(image)))
+    normalize = layers.Normalization(name='normalize')
+    normalize.adapt(np.random.default_rng(0).normal(3, 2, (64, 8, 8, 3)).astype('float32'))
+    whole = keras.Model(image, model(normalize(image)))
     found = check_promises(whole)
     assert found.groups == 2 and found.hold(), found

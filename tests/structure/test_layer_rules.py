@@ -9,7 +9,7 @@ from keras import layers
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure import layer_rules
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import max_relative_difference, randomise
+from tfprune.testing import max_relative_difference, randomize
 
 
 def positions_of(groups, layer):
@@ -67,7 +67,7 @@ def test_concatenating_rows_couples_and_concatenating_channels_joins():
 
 def test_a_vector_rescaling_inside_the_network_is_sliced():
     scale = layers.Rescaling(scale=[1., 2., 3., 4., 5.], offset=.5, name='scale')
-    model = randomise(model_with(scale))
+    model = randomize(model_with(scale))
     groups = trace_groups(model)
     mask = np.array([True, False, True, False, True])
     pruned = prune_model(model, groups, {'first': mask})
@@ -93,7 +93,7 @@ def test_a_softmax_head_leaves_its_input_prunable():
 
 
 @pytest.mark.parametrize('layer, reason', [
-    (lambda: layers.BatchNormalization(axis=1, name='x'), 'normalises axis 1'),
+    (lambda: layers.BatchNormalization(axis=1, name='x'), 'normalizes axis 1'),
     (lambda: layers.Dropout(.5, noise_shape=(None, 1, 1, 5), name='x'), 'noise_shape'),
     (lambda: type('MyReLU', (layers.ReLU,), {})(name='x'), 'MyReLU), which has no rule'),
 ])
@@ -125,7 +125,7 @@ def test_a_shared_layer_ties_the_channels_of_its_calls():
     a, b = (layers.Conv2D(5, 3, padding='same', name=name)(image) for name in 'ab')
     shared, norm = layers.Conv2D(7, 1, name='shared'), layers.BatchNormalization(name='norm')
     x = layers.Concatenate(name='join')([norm(shared(a)), norm(shared(b))])
-    model = randomise(keras.Model(image, layers.Conv2D(2, 1, name='logits')(x)))
+    model = randomize(keras.Model(image, layers.Conv2D(2, 1, name='logits')(x)))
     groups = trace_groups(model)
     assert dict(groups) == {'a': 5, 'shared': 7}
     mask = np.arange(5) % 2 == 0

@@ -9,7 +9,7 @@ from keras import layers
 from tfprune.structure.graph import unfold
 from tfprune.testing import residual
 from tfprune.training.batch_norm import (batch_norm_layers, reestimate_batch_norm,
-                                         synchronise_batch_norm, use_fused_batch_norm)
+                                         synchronize_batch_norm, use_fused_batch_norm)
 
 
 def batch_norm_only(momentum=.9):
@@ -50,7 +50,7 @@ def test_a_shared_layer_is_updated_at_each_of_its_calls():
     model = keras.Model(image, layer(layer(image)))
     images = np.random.default_rng(0).normal(2, 3, (5, 4, 4, 3)).astype(np.float32)
     reestimate_batch_norm(unfold(model), lambda x: model(x, training=True), [images])
-    first, second = images.mean((0, 1, 2)), np.zeros(3)  # the second call sees what is normalised
+    first, second = images.mean((0, 1, 2)), np.zeros(3)  # the second call sees what is normalized
     assert layer.moving_mean.numpy() == pytest.approx((.9 * first + second) / 1.9, abs=1e-4)
 
 
@@ -115,7 +115,7 @@ def test_fused_equals_keras(shape, options, training):
         options.get('trainable') is False)
 
 
-def test_a_mask_and_synchronisation_are_left_to_keras():
+def test_a_mask_and_synchronization_are_left_to_keras():
     layer = layers.BatchNormalization()
     layer.build((4, 6, 3))
     model = keras.Sequential([layer])
@@ -125,7 +125,7 @@ def test_a_mask_and_synchronisation_are_left_to_keras():
     plain = layers.BatchNormalization()
     assert layer(inputs, training=True, mask=mask).numpy() == pytest.approx(
         plain(inputs, training=True, mask=mask).numpy(), abs=1e-5)
-    synchronise_batch_norm(model, True)
+    synchronize_batch_norm(model, True)
     assert layer(inputs, training=True).numpy() == pytest.approx(
         plain(inputs, training=True).numpy(), abs=1e-5)
 

@@ -1,4 +1,4 @@
-"""Batch normalisation that updates several times a pass, never, or in its own way."""
+"""Batch normalization that updates several times a pass, never, or in its own way."""
 import warnings
 
 import tfprune  # noqa: F401  (before keras)
@@ -13,7 +13,7 @@ from tfprune.pruning.surgery import prune_model
 from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import max_relative_difference, randomise
+from tfprune.testing import max_relative_difference, randomize
 from tfprune.training.batch_norm import (batch_norm_layers, reestimate_batch_norm, updated_layers,
                                          use_fused_batch_norm)
 
@@ -65,7 +65,7 @@ class Geometric(layers.BatchNormalization):
 
 @register
 class Block(layers.Layer):
-    """A normalisation that is called with training=`mode`, and counts its calls."""
+    """A normalization that is called with training=`mode`, and counts its calls."""
 
     def __init__(self, mode=None, **kwargs):
         super().__init__(**kwargs)
@@ -91,7 +91,7 @@ def norm(kind=layers.BatchNormalization, momentum=.5, **options):
 
 
 def tiles(x):
-    """[8, 8, 5] as four tiles, a normalisation inside."""
+    """[8, 8, 5] as four tiles, a normalization inside."""
     tile = keras.Sequential([keras.Input((4, 4, 5)), layers.Conv2D(3, 1), norm(), layers.Conv2D(
         5, 1)])
     x = layers.Reshape((2, 4, 2, 4, 5))(x)
@@ -125,13 +125,13 @@ KINDS = {
 
 
 def network(kind):
-    """image 8x8x3 - a 5 - a plain normalisation - the kind - c 7 - logits 2"""
+    """image 8x8x3 - a 5 - a plain normalization - the kind - c 7 - logits 2"""
     image = keras.Input((8, 8, 3))
     x = layers.ReLU()(norm(name='first')(layers.Conv2D(5, 3, padding='same', name='a')(image)))
     x = KINDS[kind][0](x) if kind in KINDS else kind(x)
     x = layers.Conv2D(7, 3, padding='same', name='c')(x)
     x = layers.GlobalAveragePooling2D()(layers.Dropout(.3, seed=1)(layers.ReLU()(x)))
-    return randomise(keras.Model(image, layers.Dense(2, name='logits')(x)), seed=3)
+    return randomize(keras.Model(image, layers.Dense(2, name='logits')(x)), seed=3)
 
 
 def batches(count, size=6):
@@ -195,7 +195,7 @@ def test_tiles_have_the_statistics_that_numpy_finds():
     shares = .5 ** np.arange(4)[::-1] / sum(.5 ** np.arange(4))
     mean = sum(s * x.mean((0, 1, 2)) for s, x in zip(shares, found))
     variance = sum(s * x.var((0, 1, 2)) for s, x in zip(shares, found))
-    # The layer before, on the same images, normalises by the batch in both.
+    # The layer before, on the same images, normalizes by the batch in both.
     np.testing.assert_allclose(tile.layers[1].moving_mean, mean, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(tile.layers[1].moving_variance, variance, rtol=1e-3)
 
@@ -234,7 +234,7 @@ def test_renorm_averages_the_deviation(starts_initial):
 def test_statistics_that_are_no_averages_are_those_of_the_passes_with_a_warning():
     model, images = network(lambda x: norm(Geometric, name='odd')(x)), batches(2)
     before = values(model.variables)
-    with pytest.warns(UserWarning, match='batch normalisation odd: .* after 2 passes'):
+    with pytest.warns(UserWarning, match='batch normalization odd: .* after 2 passes'):
         reestimate_batch_norm(unfold(model), lambda x: model(x, training=True), images)
     odd = model.get_layer('odd')
     found = values(odd.non_trainable_variables)
@@ -269,7 +269,7 @@ def test_a_sub_network_is_scored_by_the_statistics_of_its_layers(kind):
         chosen.set_masks(masks)
         ours = tf.function(chosen)(images)
         pruned = prune_model(model, groups, masks)
-        if kind == 'tiles':  # normalised tile by tile
+        if kind == 'tiles':  # normalized tile by tile
             theirs = pruned(images, training=True)
         else:
             reestimate_batch_norm(unfold(pruned), lambda x: pruned(x, training=True), [images])

@@ -24,7 +24,7 @@ from tfprune.structure.groups import trace_groups
 from tfprune.testing import random_masks
 from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Evaluator, Optimisation, Trainer
+from tfprune.training.step import Evaluator, Optimization, Trainer
 
 BATCH, STEPS = 8, 5
 
@@ -40,7 +40,7 @@ def images(count, seed):
 
 
 def shallow():
-    """Two convolutions with batch normalisation."""
+    """Two convolutions with batch normalization."""
     image = x = keras.Input((8, 8, 3))
     for name, width in (('c1', 7), ('c2', 5)):
         x = layers.Conv2D(width, 3, strides=2, use_bias=False, name=name)(x)
@@ -56,7 +56,7 @@ def train_on(replicas):
         penalty = AlignmentPenalty(model, trace_groups(model), strength=1e-2)
         teacher = shallow()
     penalty.set_masks({'c1': np.arange(7) < 3})
-    trainer = Trainer(model, strategy, Optimisation(global_batch_size=BATCH), penalty, teacher)
+    trainer = Trainer(model, strategy, Optimization(global_batch_size=BATCH), penalty, teacher)
     losses: list[float] = []
     for _ in range(2):
         means = trainer.train_epoch(
@@ -68,7 +68,7 @@ def train_on(replicas):
     return {
         'scores': [scorer(random_masks(groups, np.random.default_rng(i))) for i in range(5)],
         'replicas': strategy.num_replicas_in_sync, 'losses': losses, 'penalty': means['penalty'],
-        'synchronised': sorted({layer.synchronized for layer in batch_norm_layers(model)}),
+        'synchronized': sorted({layer.synchronized for layer in batch_norm_layers(model)}),
         'accuracy': Evaluator(model, strategy)(images(21, seed=2)),
         'taylor': score_groups(model, groups, criterion='taylor',
                                data=images(2 * BATCH, seed=3))['c1'].tolist(),
@@ -89,7 +89,7 @@ def in_another_process(replicas):
 def check_same(one, two):
     """One replica and two gave the same, up to float error."""
     assert (one['replicas'], two['replicas']) == (1, 2)
-    assert one['synchronised'] == [False] and two['synchronised'] == [True]
+    assert one['synchronized'] == [False] and two['synchronized'] == [True]
     assert two['losses'] == pytest.approx(one['losses'], rel=1e-4)
     assert len(one['losses']) == 2 * STEPS and one['losses'][-1] < one['losses'][0]
     assert two['penalty'] == pytest.approx(one['penalty'], rel=1e-4) and one['penalty'] > 0

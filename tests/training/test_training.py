@@ -13,7 +13,7 @@ from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import residual
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import (Evaluator, NonFiniteLossError, Optimisation, Schedule,
+from tfprune.training.step import (Evaluator, NonFiniteLossError, Optimization, Schedule,
                                    StopTraining, Trainer, cross_entropy)
 
 BATCH, STEPS = 8, 5
@@ -42,7 +42,7 @@ def dataset(count=BATCH * STEPS, seed=0, batch=BATCH):
 def toy(seed=0):
     keras.utils.set_random_seed(seed)
     model = residual()
-    # As the package's models: normalised pixels.
+    # As the package's models: normalized pixels.
     image = keras.Input((8, 8, 3))
     return keras.Model(image, model(layers.Rescaling(1 / 64, offset=-1)(image)))
 
@@ -67,7 +67,7 @@ def under(strategy, build, *args):
 
 
 def make(model, strategy, penalty=None, **kwargs):
-    return Trainer(model, strategy, Optimisation(global_batch_size=BATCH, **kwargs), penalty)
+    return Trainer(model, strategy, Optimization(global_batch_size=BATCH, **kwargs), penalty)
 
 
 def weights(model):
@@ -132,7 +132,7 @@ def one_step(strategy, penalty=None, **kwargs):
     pixels = np.array([[1, 0], [0, 1], [1, 0], [0, 1]] * 2, np.uint8).reshape(8, 1, 1, 2)
     labels = np.array([0, 1] * 4, np.int32)
     model = under(strategy, linear)
-    trainer = Trainer(model, strategy, Optimisation(global_batch_size=8, momentum=.9, **kwargs),
+    trainer = Trainer(model, strategy, Optimization(global_batch_size=8, momentum=.9, **kwargs),
                       penalty and penalty(model))
     data = tf.data.Dataset.from_tensor_slices((pixels, labels)).batch(8)
     return model, trainer, data
@@ -341,6 +341,6 @@ def test_accuracy_by_hand(strategy):
 
 
 def test_too_late_for_more_replicas(strategy):
-    tf.zeros(1)  # initialises TensorFlow
+    tf.zeros(1)  # initializes TensorFlow
     with pytest.raises((RuntimeError, ValueError), match='4096'):
         make_strategy(4096)

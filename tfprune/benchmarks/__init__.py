@@ -6,12 +6,12 @@ scripts/benchmark.py, `format_table(rows)`, and a line in SUITES.
 
 from types import ModuleType
 
-from tfprune.benchmarks import (applications, artefacts, cost_model, dense_reward, input_pipeline,
+from tfprune.benchmarks import (applications, artifacts, cost_model, dense_reward, input_pipeline,
                                 latency_table, learning, scoring, search, training_step)
 
 SUITES: dict[str, ModuleType] = {
     'applications': applications,
-    'artefacts': artefacts,
+    'artifacts': artifacts,
     'cost_model': cost_model,
     'dense_reward': dense_reward,
     'input_pipeline': input_pipeline,

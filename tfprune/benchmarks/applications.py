@@ -23,7 +23,7 @@ from tfprune.methods.controls import uniform_widths
 from tfprune.pruning.masks import Masks, select_channels
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import ChannelGroups, trace_groups
-from tfprune.testing import check_promises, randomise
+from tfprune.testing import check_promises, randomize
 
 OPTIONS: tuple[str, ...] = ()
 NAMES = ('VGG16', 'VGG19', 'ResNet50', 'ResNet101', 'ResNet50V2', 'MobileNet', 'MobileNetV2',
@@ -52,7 +52,7 @@ def rows(only: Sequence[str] = (), *, files: bool = True) -> Iterator[dict[str, 
 
 
 def _row(name: str, files: bool) -> dict[str, Any]:
-    model = randomise(_build(name))
+    model = randomize(_build(name))
     start = time.perf_counter()
     everything = trace_groups(model)
     groups, masks = _half(model, everything)

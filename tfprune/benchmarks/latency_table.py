@@ -21,13 +21,13 @@ from tfprune.models import untrained_model
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
 
-OPTIONS = ('model', 'image_size', 'num_classes', 'table', 'checks', 'artefact_threads',
+OPTIONS = ('model', 'image_size', 'num_classes', 'table', 'checks', 'artifact_threads',
            'probe_files', 'profiles', 'device')
 
 
 def rows(only: Sequence[str] = (), *, model: str = '',
          image_size: str = '', num_classes: int = 10, table: str = '',
-         checks: int = 4, artefact_threads: Sequence[int] = (1,), probe_files: str = '',
+         checks: int = 4, artifact_threads: Sequence[int] = (1,), probe_files: str = '',
          profiles: str = '', device: str = '', seed: int = 0) -> Iterator[dict[str, Any]]:
     """Measures a table, or imports one, or writes the files to measure elsewhere.
 
@@ -37,7 +37,7 @@ def rows(only: Sequence[str] = (), *, model: str = '',
       image_size, num_classes: see `untrained_model`.
       table: the file to write, or to go on with.
       checks: random widths at which to compare prediction and measurement.
-      artefact_threads: the first is that of the table.
+      artifact_threads: the first is that of the table.
       probe_files: writes the files to measure to this folder, and measures nothing.
       profiles: reads the profiles in this folder in place of measuring.
       device: what the device of the profiles is called.
@@ -47,7 +47,7 @@ def rows(only: Sequence[str] = (), *, model: str = '',
     """
     if only:
         raise ValueError(f'only: a latency table is made as a whole, received {", ".join(only)}')
-    threads = int(artefact_threads[0])
+    threads = int(artifact_threads[0])
     if profiles:
         _need(table=table, device=device)
         found = import_profiles(profiles, machine=device, threads=threads)

@@ -139,7 +139,7 @@ def make_scorer(model: keras.Model, groups: ChannelGroups, strategy: tf.distribu
 
 
 class MaskedNetwork:
-    """The full network with gates, normalised by each batch; moves the model's statistics."""
+    """The full network with gates, normalized by each batch; moves the model's statistics."""
 
     def __init__(self, model: keras.Model, groups: ChannelGroups):
         self._gated = insert_gates(model, groups)

@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Normalised images [B, 3, 32, 32] -> logits [B, 10]; depth = 6n + 2."""
+    """Normalized images [B, 3, 32, 32] -> logits [B, 10]; depth = 6n + 2."""
 
     def __init__(self, depth: int):
         super().__init__()

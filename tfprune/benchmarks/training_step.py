@@ -4,10 +4,10 @@ of Keras 3, tf_keras and PyTorch, all in turns.
 Contestants:
   joint         tfprune's step with the alignment penalty, half of each group's channels masked
   tfprune       tfprune's step without penalty
-  plain         a hand-written step of the same Keras 3 model, batch normalisation fused by
+  plain         a hand-written step of the same Keras 3 model, batch normalization fused by
                 tfprune.training.batch_norm: what `joint` is compared with
   keras         the same as Keras 3 has it
-  tf_keras      the same network and step in tf_keras (Keras 2), whose batch normalisation is fused
+  tf_keras      the same network and step in tf_keras (Keras 2), whose batch normalization is fused
   torch         the same network in PyTorch, channels last, in a process of its own that sleeps
                 while the others run
 
@@ -33,7 +33,7 @@ from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
 from tfprune.training.batch_norm import use_fused_batch_norm
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Optimisation, Trainer
+from tfprune.training.step import Optimization, Trainer
 
 OPTIONS = ('models', 'dtypes', 'batch_size', 'step_rounds', 'torch_python', 'determinism',
            'threads')
@@ -44,7 +44,7 @@ WARM_UP = 2
 INSTALL_TORCH = ("the contestant torch needs PyTorch: pip install -e '.[benchmark]', or "
                  '--torch_python=PYTHON of an environment that has it')
 _WORKER = pathlib.Path(__file__).with_name('torch_step.py')
-_SETTINGS = Optimisation()
+_SETTINGS = Optimization()
 
 Images = tuple[tf.Tensor, tf.Tensor]
 Turn = Callable[[], float]  # one step; its seconds
@@ -154,7 +154,7 @@ def _tfprune_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: I
 
 
 def plain_step(model: str, dtype: str, batch: Images) -> Turn:
-    """The hand-written step with fused batch normalisation."""
+    """The hand-written step with fused batch normalization."""
     dense = build(model, dtype)
     use_fused_batch_norm(dense)
     return _hand_written(dense, batch)

@@ -1,7 +1,7 @@
 """Costs of a model as pure functions of integer widths, with the rounding of surgery.
 
 Convention: one multiply-add is one MAC, at batch 1, of convolutions and products of matrices only;
-biases, normalisation, activations, pooling and additions count nothing. What has no rule keeps its
+biases, normalization, activations, pooling and additions count nothing. What has no rule keeps its
 channels, so that its MACs are a number: they are counted by running it. Every width is a linear
 form of the group widths w, so MACs and parameters are quadratic forms with natural coefficients,
 
@@ -37,7 +37,7 @@ class Cost:
       macs: multiply-adds.
       params: all weights, frozen ones and moving statistics included, as model.count_params().
       peak_memory_bytes: the most bytes of live float32 activations while the layers run in order;
-        normalisation, activation, dropout, rescaling and flatten work in place where they can.
+        normalization, activation, dropout, rescaling and flatten work in place where they can.
       trainable_params: of `params`, those that train.
       latency_ms: from the latency table, None without one.
     """

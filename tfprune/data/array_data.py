@@ -154,7 +154,7 @@ class ArrayImageData(ImageData):
 def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
-    # Optimising writes the graph out, and with it a copy of all images, at each epoch's start.
+    # Optimizing writes the graph out, and with it a copy of all images, at each epoch's start.
     options.experimental_optimization.apply_default_optimizations = False
     return batches.prefetch(PREFETCH_BATCHES).with_options(options)
 

@@ -30,7 +30,7 @@ def decode(path: str, height: int | None, width: int | None, channels: int) -> n
     """The image in a file, upright, uint8 [H, W, C].
 
     Resized by antialiased bilinear interpolation, its aspect ratio not kept. Transparency shows
-    white; 16 bits a channel become 8; colour becomes grey by luminance if channels is 1; of several
+    white; 16 bits a channel become 8; color becomes gray by luminance if channels is 1; of several
     pictures in one file it is the first.
 
     Args:
@@ -48,7 +48,7 @@ def decode(path: str, height: int | None, width: int | None, channels: int) -> n
         image = _upright(file)
     if image.mode in ('F', 'I') and file.format != 'PNG':
         raise ValueError('32 bits a pixel, expected 8 or 16 a channel')
-    if image.mode.startswith('I'):  # 16 bits of grey, which Pillow's conversion would clip
+    if image.mode.startswith('I'):  # 16 bits of gray, which Pillow's conversion would clip
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert('RGBA')

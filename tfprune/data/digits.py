@@ -1,4 +1,4 @@
-"""Handwritten digits that come with scikit-learn: 1,797 grey images of 8x8 pixels, no network.
+"""Handwritten digits that come with scikit-learn: 1,797 gray images of 8x8 pixels, no network.
 
 The test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, UCI Machine
 Learning Repository, 1998), licence CC BY 4.0; redistributed with scikit-learn (BSD-3-Clause).
@@ -20,7 +20,7 @@ STD = (0.3753,)
 
 
 def load(options: DataOptions) -> ArrayImageData:
-    """The digits, grey values 0..16 scaled to uint8 0..255; ValueError for another image_size."""
+    """The digits, gray values 0..16 scaled to uint8 0..255; ValueError for another image_size."""
     if options.image_size:
         raise ValueError(f"image_size: digits are 8x8 and are not resized; received "
                          f"'{options.image_size}'")

@@ -8,7 +8,7 @@
 Images are files by suffix (decoding.SUFFIXES), directly in their class folder; links are followed.
 Names that begin with '.' or '__' are left aside; so are other files, which the log counts by
 suffix. Classes are the folders' names in Unicode's NFC, sorted. Without image_size all images must
-have one size; colour unless image_size ends in x1.
+have one size; color unless image_size ends in x1.
 """
 
 import logging
@@ -95,7 +95,7 @@ def scan(root: pathlib.Path, test_fraction: float,
                 if set(mine) - set(other)]
         raise ValueError(f'{root}: {TRAIN} and {tests[0].name} have different classes: '
                          f'{"; ".join(lone)}')
-    return tuple(train), _labelled(train.values()), _labelled(test.values())
+    return tuple(train), _labeled(train.values()), _labeled(test.values())
 
 
 def _subfolders(folder: pathlib.Path) -> list[str]:
@@ -171,13 +171,13 @@ def _split(root: pathlib.Path, classes: dict[str, list[str]], test_fraction: flo
         if len(members) == 1:
             raise ValueError(f"class folder {root / name} has one image, expected at least two: "
                              'one to train on and one to test on')
-    files = _labelled(classes.values())
+    files = _labeled(classes.values())
     train, test = test_split(np.array([label for _, label in files]), len(classes), test_fraction,
                              split_seed)
     return tuple(classes), [files[index] for index in train], [files[index] for index in test]
 
 
-def _labelled(classes) -> Files:
+def _labeled(classes) -> Files:
     return [(path, label) for label, files in enumerate(classes) for path in files]
 
 

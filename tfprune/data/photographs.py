@@ -1,8 +1,8 @@
-"""What sets of photographs share: the colours of ImageNet and the usual augmentation.
+"""What sets of photographs share: the colors of ImageNet and the usual augmentation.
 
 Augmentation shifts by up to an eighth of the shorter side (4 pixels of 32, as is usual for CIFAR)
-and mirrors. The padding is the mean colour (to the nearest grey level), so that it is zero after
-normalisation.
+and mirrors. The padding is the mean color (to the nearest gray level), so that it is zero after
+normalization.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ def photographs(
 ) -> ArrayImageData:
     """ArrayImageData of photographs, [N, H, W, C] with C 1 or 3; raises as from_arrays does."""
     height, width, channels = train[0].shape[1:]
-    # Grey: the average of the three.
+    # Gray: the average of the three.
     mean, std = (values if channels == 3 else (round(sum(values) / 3, 3),)
                  for values in (MEAN, STD))
     augmentation = Augmentation(

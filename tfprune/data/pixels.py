@@ -114,7 +114,7 @@ class PixelRange:
         scaled = bytes_ / self.std
         return scaled + black if black.any() else scaled
 
-    def grey(self) -> float:
+    def gray(self) -> float:
         """A value in the middle: of byte 128, where that is known."""
         if self.ends is None:
             return (self.low + self.high) / 2
@@ -126,7 +126,7 @@ class PixelRange:
         seen = f'values {self.low:.4g}…{self.high:.4g}'
         if self.is_identity:
             taken = f', as they are taken to be from {seen}' * self.is_taken
-            return f'pixels 0…255{taken}; the model normalises them'
+            return f'pixels 0…255{taken}; the model normalizes them'
         if not self.is_known:
             return (f'{seen}; what a byte of a picture becomes in them is not known, so that no '
                     'form takes bytes (no serve_uint8, no serve_bytes); pixel_range=(value of byte '

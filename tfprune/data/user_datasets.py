@@ -174,7 +174,7 @@ def _check_order(reward: Found, num_classes: int) -> None:
     labels = np.flatnonzero(reward.by_class)
     if labels[-1] and reward.changes <= num_classes and reward.count > 8 * num_classes:
         raise ValueError('reward_data: expected images in no order of classes, for each batch is '
-                         'normalised by its own statistics; received them sorted: shuffle it once')
+                         'normalized by its own statistics; received them sorted: shuffle it once')
 
 
 def _check_ranges(forms: dict[str, Form], found: dict[str, Found]) -> None:

@@ -17,12 +17,12 @@ IO_TYPES = CHOICES['tflite_io']
 
 
 @dataclasses.dataclass(frozen=True)
-class ArtefactCost:
+class ArtifactCost:
     """Cost recounted from a file. One multiply-add is one; MACs are for one image (batch 1).
 
     macs: multiply-adds of convolutions and matrix products.
     params: parameters as the file stores them, moving statistics included. A TFLite file has batch
-        normalisation folded into the convolutions, so it stores fewer than the Keras model.
+        normalization folded into the convolutions, so it stores fewer than the Keras model.
     uncounted: operators that multiply but were not counted, 'TYPE name'; empty if macs is complete.
     """
 
@@ -32,7 +32,7 @@ class ArtefactCost:
 
 
 @dataclasses.dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """An opened model file: call it on images [N, H, W, C], of the values that the model was
     trained on, for outputs [N, K].
 
@@ -47,7 +47,7 @@ class Artefact:
     image_shape: tuple[int, int, int]
     num_classes: int
     run: Callable[[np.ndarray], np.ndarray]
-    cost: Callable[[], ArtefactCost]
+    cost: Callable[[], ArtifactCost]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Outputs [N, K] for images [N, H, W, C]; ValueError if the images have another shape."""
@@ -90,7 +90,7 @@ class WriteContext:
     pixels: the range of the images.
     class_names: of the outputs, in their order; None if they have none.
     tflite: options of the TFLite files.
-    quantised: the tf_keras model that `quantise_aware` made of the model; None without it.
+    quantized: the tf_keras model that `quantize_aware` made of the model; None without it.
     """
 
     images: np.ndarray
@@ -98,7 +98,7 @@ class WriteContext:
     pixels: PixelRange = BYTES
     class_names: tuple[str, ...] | None = None
     tflite: TFLiteOptions = TFLiteOptions()
-    quantised: Any = None
+    quantized: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,18 +107,24 @@ class Format:
 
     location: file or directory, relative to the export directory.
     write: (model, path, context) -> None; creates `path`, whose parent exists.
-    open: path -> Artefact; one-line ValueError or OSError if the path holds no such thing.
+    open: path -> Artifact; one-line ValueError or OSError if the path holds no such thing.
     tolerance: largest difference from another form, relative to the largest output, that is
         rounding and not a fault; two forms may differ by the larger of their tolerances. None for
         a form that differs by its nature: it is measured, not judged.
     needs_images: whether it cannot be written without real images.
+    family: what reads it: 'keras', 'saved_model' or 'tflite'.
+    has_io: whether TFLiteOptions.io is the type of its input and output.
+    advice: what to try where it loses accuracy.
     """
 
     location: str
     write: Callable[[keras.Model, pathlib.Path, WriteContext], None]
-    open: Callable[[pathlib.Path], Artefact]
+    open: Callable[[pathlib.Path], Artifact]
     tolerance: float | None
     needs_images: bool = False
+    family: str = ''
+    has_io: bool = False
+    advice: str = 'look at its parity'
 
 
 def dims(shape: tuple[int, ...]) -> str:

@@ -20,8 +20,8 @@ import tensorflow as tf
 
 from tfprune.data.pixels import BYTES, PixelRange, range_of
 from tfprune.errors import first_line
-from tfprune.export import keras_file, quantisation_aware, saved_model, tflite
-from tfprune.export.base import (Artefact, Format, TFLiteOptions, WriteContext, dims,
+from tfprune.export import keras_file, quantization_aware, saved_model, tflite
+from tfprune.export.base import (Artifact, Format, TFLiteOptions, WriteContext, dims,
                                  image_shape_of, num_classes_of, size_of)
 from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
@@ -37,13 +37,12 @@ FORMATS: dict[str, Format] = {
     'tflite_float16': tflite.FLOAT16_FORMAT,
     'tflite_dynamic': tflite.DYNAMIC_FORMAT,
     'tflite_int8': tflite.INT8_FORMAT,
-    'tflite_int8_qat': quantisation_aware.FORMAT,
+    'tflite_int8_qat': quantization_aware.FORMAT,
 }
-INTEGER_FORMATS = ('tflite_int8', 'tflite_int8_qat')  # which tflite_io is of
 MEMORY = 'model'  # the model in memory, the form that the others are written from
 PARITY_FILE = 'parity.json'
 PARITY_IMAGES = 32
-AGREEMENT_IMAGES = 200  # where a form is quantised: top-1 agreement needs more of them
+AGREEMENT_IMAGES = 200  # where a form is quantized: top-1 agreement needs more of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +64,13 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  representative_data: np.ndarray | None = None,
                  pixel_range: tuple[Any, Any] | PixelRange | None = None,
                  class_names: Sequence[str] | None = None,
-                 tflite_options: TFLiteOptions = TFLiteOptions(), quantised: Any = None,
+                 tflite_options: TFLiteOptions = TFLiteOptions(), quantized: Any = None,
                  parity_tolerance: float | None = None, overwrite: bool = False,
                  should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
     """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
 
     representative_data: images [N, H, W, C] as the model was trained on, uint8 or float, on the
-        first PARITY_IMAGES of which (AGREEMENT_IMAGES with a quantised format) the forms are
+        first PARITY_IMAGES of which (AGREEMENT_IMAGES with a quantized format) the forms are
         compared; None compares on seeded random pixels. All of them calibrate 'tflite_int8', which
         needs them: a few hundred training images.
     pixel_range: (what byte 0 of a picture becomes in the model's images, what byte 255 becomes), a
@@ -82,9 +81,9 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         the metadata of the TFLite files and the answers of the SavedModel's serve_bytes.
     tflite_options: input and output types, and a softmax; with a softmax the parity of all forms is
         that of their probabilities.
-    quantised: what `quantise_aware` made of the model, for 'tflite_int8_qat'.
+    quantized: what `quantize_aware` made of the model, for 'tflite_int8_qat'.
     parity_tolerance: largest difference allowed between two forms, relative to the largest output;
-        None takes each format's own. Quantised forms are measured, not judged.
+        None takes each format's own. Quantized forms are measured, not judged.
     overwrite: whether `out_dir` may hold an earlier export, which is replaced as a whole once the
         new one is complete. Anything else that is not an empty directory is never replaced.
     should_stop: asked before each format; True raises StopTraining.
@@ -111,7 +110,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         warnings.warn(f'{model.name}: {pixels.text}', stacklevel=2)
     context = WriteContext(images=images, representative=representative_data, pixels=pixels,
                            class_names=None if class_names is None else tuple(class_names),
-                           tflite=tflite_options, quantised=quantised)
+                           tflite=tflite_options, quantized=quantized)
 
     with replaced_directory(out_dir, overwrite=overwrite) as partial:
         forms = {MEMORY: keras_file.open_model(model, out_dir, MEMORY)}
@@ -171,7 +170,7 @@ def check_calibration(name: str, data: np.ndarray | None, pixels: PixelRange,
                       options: TFLiteOptions) -> None:
     """ValueError unless a format has what it needs: images to observe the activations' ranges on,
     and, for integers that are the bytes of a picture, what those become."""
-    if name not in INTEGER_FORMATS:
+    if not FORMATS[name].has_io:
         return
     if FORMATS[name].needs_images and data is None:
         raise ValueError(f'format {name!r} needs representative_data: a few hundred training '
@@ -188,12 +187,17 @@ def check_calibration(name: str, data: np.ndarray | None, pixels: PixelRange,
                          f'one scale cannot make values {pixels.low:.4g}…{pixels.high:.4g}{why}')
 
 
-def as_probabilities(forms: Mapping[str, Artefact]) -> dict[str, Artefact]:
+def is_tflite(form: str) -> bool:
+    """Whether a form is a TFLite file; the model in memory is none."""
+    return form in FORMATS and FORMATS[form].family == 'tflite'
+
+
+def as_probabilities(forms: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """Forms of a model of logits whose TFLite files alone end in a softmax: with one, all do."""
-    def with_softmax(form: Artefact) -> Artefact:
+    def with_softmax(form: Artifact) -> Artifact:
         return dataclasses.replace(form, run=lambda images: tf.nn.softmax(form.run(images)).numpy())
 
-    return {name: form if form.form.startswith('tflite') else with_softmax(form)
+    return {name: form if is_tflite(form.form) else with_softmax(form)
             for name, form in forms.items()}
 
 

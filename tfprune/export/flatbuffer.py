@@ -39,7 +39,7 @@ class Graph:
     @classmethod
     def read(cls, content: bytes, name: str) -> Graph:
         # The flatbuffer gives 1 for sizes that depend on the batch; a run at batch 1 resolves them.
-        interpreter = open_interpreter(content, name=name, optimised=False)
+        interpreter = open_interpreter(content, name=name, optimized=False)
         for detail in interpreter.get_input_details():
             interpreter.resize_tensor_input(detail['index'], [1, *detail['shape'][1:]])
         interpreter.allocate_tensors()
@@ -179,7 +179,7 @@ class Writer:
             self._buffers.append(schema.BufferT(data=np.ascontiguousarray(data)))
         self._tensors.append(schema.TensorT(
             shape=list(shape), type=old.type, buffer=buffer, name=f't{len(self._tensors)}',
-            quantization=_quantisation(old.quantization, shape), hasRank=True))
+            quantization=_quantization(old.quantization, shape), hasRank=True))
         return len(self._tensors) - 1
 
     def _shape(self, tensor: int) -> tuple[int, ...]:
@@ -209,7 +209,7 @@ def _packed(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def _quantisation(old: Any, shape: Sequence[int]) -> Any:
+def _quantization(old: Any, shape: Sequence[int]) -> Any:
     """Scales and zero points, one a channel or one in all; None of a float tensor."""
     if old is None or old.scale is None or not len(old.scale):
         return None

@@ -3,7 +3,7 @@
 As tfprune.data.decoding does with Pillow, so that a server sees what the training saw: upright by a
 JPEG's EXIF or XMP, transparency shown white, 16 bits a channel to 8, stretched to the model's size
 by antialiased bilinear interpolation. Pixels are Pillow's before resizing, resized ones differ by
-at most 1 of 255; those of CMYK differ by 1 before. Not done: transparency by a colour key (a PNG's
+at most 1 of 255; those of CMYK differ by 1 before. Not done: transparency by a color key (a PNG's
 tRNS without a palette), EXIF and XMP inside a PNG.
 
 Memory is bounded, whatever a request holds. What decoding a picture takes is told by its header
@@ -34,7 +34,7 @@ _FRAMES = tuple(code for code in range(0xc0, 0xd0) if code not in (0xc4, 0xc8, 0
 _SEQUENTIAL = (0xc0, 0xc1)
 _BLOCK = 32  # a JPEG is padded to blocks of at most so many pixels
 _RATIOS = (1, 2, 4, 8)  # at which a JPEG can be decoded
-_PNG_CHANNELS = (1, 0, 3, 4, 2, 0, 4, 0)  # bytes a pixel that decode_png gives, by colour type
+_PNG_CHANNELS = (1, 0, 3, 4, 2, 0, 4, 0)  # bytes a pixel that decode_png gives, by color type
 _ORIENTATION = 0x0112  # a tag of EXIF
 _XMP = b'http://ns.adobe.com/xap/1.0/\0'  # begins a segment of XMP, of the marker of EXIF
 _XMP_ORIENTATION = (b'tiff:Orientation="', b'tiff:Orientation>')  # before its digit
@@ -117,9 +117,9 @@ def inspect(encoded: tf.Tensor, image_shape: Shape) -> tuple[tf.Tensor, tf.Tenso
     is_jpeg, is_png = starts_with(encoded, _JPEG), starts_with(encoded, _PNG)
 
     def inspect_png() -> tuple[tf.Tensor, tf.Tensor]:
-        width, height, _, colour = tf.unstack(
+        width, height, _, color = tf.unstack(
             numbers(padded(tf.strings.substr(encoded, 0, 32)), 16, [4, 4, 1, 1]))
-        bytes_ = height * width * tf.gather(tf.constant(_PNG_CHANNELS, tf.int64), colour % 8)
+        bytes_ = height * width * tf.gather(tf.constant(_PNG_CHANNELS, tf.int64), color % 8)
         return (is_png & contains(encoded, b'IEND'),  # other data may follow the end
                 tf.stack([_one(), height, width, bytes_]))
 
@@ -188,19 +188,19 @@ def resized(image: tf.Tensor, height: tf.Tensor, width: tf.Tensor) -> tf.Tensor:
 
 
 def composed(image: tf.Tensor, channels: int) -> tf.Tensor:
-    """uint8 [h, w, C] of uint8 [h, w, 1 grey, 2 with alpha, 3 RGB, 4 RGBA]: grey repeated,
-    transparency shown white, colour as grey by luminance if C is 1."""
+    """uint8 [h, w, C] of uint8 [h, w, 1 gray, 2 with alpha, 3 RGB, 4 RGBA]: gray repeated,
+    transparency shown white, color as gray by luminance if C is 1."""
     height, width, found = tf.unstack(tf.shape(image))
 
     def on_white() -> tf.Tensor:
-        colour, alpha = (tf.cast(part, tf.int32) for part in (image[..., :-1], image[..., -1:]))
-        return tf.cast((2 * (colour * alpha + 255 * (255 - alpha)) + 255) // 510, tf.uint8)
+        color, alpha = (tf.cast(part, tf.int32) for part in (image[..., :-1], image[..., -1:]))
+        return tf.cast((2 * (color * alpha + 255 * (255 - alpha)) + 255) // 510, tf.uint8)
 
-    colour = tf.broadcast_to(tf.cond(found % 2 == 0, on_white, lambda: image), [height, width, 3])
+    color = tf.broadcast_to(tf.cond(found % 2 == 0, on_white, lambda: image), [height, width, 3])
     if channels == 1:
-        weighted = tf.reduce_sum(tf.cast(colour, tf.int32) * _LUMINANCE, axis=-1, keepdims=True)
+        weighted = tf.reduce_sum(tf.cast(color, tf.int32) * _LUMINANCE, axis=-1, keepdims=True)
         return tf.cast((weighted + 2 ** 15) // 2 ** 16, tf.uint8)
-    return colour
+    return color
 
 
 def least_side(image_shape: Shape) -> int:

@@ -17,8 +17,8 @@ _MOST_INTERPRETERS = 8  # of one file: each has memory of its own
 
 
 def open_interpreter(content: bytes, *, threads: int | None = None, name: str = 'model',
-                     optimised: bool = True) -> tf.lite.Interpreter:
-    """An interpreter of a flatbuffer; with optimised=False without delegates, for inspection.
+                     optimized: bool = True) -> tf.lite.Interpreter:
+    """An interpreter of a flatbuffer; with optimized=False without delegates, for inspection.
 
     ValueError if the content is no TFLite file. `name` stands for it in the message.
     """
@@ -28,7 +28,7 @@ def open_interpreter(content: bytes, *, threads: int | None = None, name: str = 
             warnings.simplefilter('ignore', UserWarning)  # its move to the package ai_edge_litert
             return tf.lite.Interpreter(
                 model_content=content, num_threads=threads, experimental_op_resolver_type=(
-                    resolver.AUTO if optimised else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES))
+                    resolver.AUTO if optimized else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES))
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f'{name}: not a TFLite file, or a damaged one: {first_line(error)}') from error
@@ -37,7 +37,7 @@ def open_interpreter(content: bytes, *, threads: int | None = None, name: str = 
 class Runner:
     """Runs a file of one image input and one output: float32 [N, H, W, C] -> float32 [N, K].
 
-    Integers are de- and requantised outside. A file of any batch runs all images at once; of a
+    Integers are de- and requantized outside. A file of any batch runs all images at once; of a
     fixed batch several interpreters, of one thread each, share the images, the last batch filled
     up. ValueError naming the file if TFLite cannot run it.
     """
@@ -65,9 +65,9 @@ class Runner:
         interpreter.allocate_tensors()
         found = []
         for start in range(0, len(images), batch):
-            interpreter.set_tensor(source['index'], quantised(images[start:start + batch], source))
+            interpreter.set_tensor(source['index'], quantized(images[start:start + batch], source))
             interpreter.invoke()
-            found.append(dequantised(interpreter.get_tensor(sink['index']), sink))
+            found.append(dequantized(interpreter.get_tensor(sink['index']), sink))
         return np.concatenate(found)
 
     def _run_shared(self, images: np.ndarray) -> np.ndarray:
@@ -90,8 +90,8 @@ class Runner:
             return np.concatenate(list(found))[:count]
 
 
-def quantised(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
-    """float32 values in the type and quantisation of a tensor, out of range is clipped."""
+def quantized(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    """float32 values in the type and quantization of a tensor, out of range is clipped."""
     if detail['dtype'] == np.float32:
         return values
     scale, zero_point = detail['quantization']  # 0, 0 if the integers are plain pixels
@@ -100,7 +100,7 @@ def quantised(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     return np.clip(levels, limits.min, limits.max).astype(detail['dtype'])
 
 
-def dequantised(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+def dequantized(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
     """A tensor's values as float32: scale * (value - zero point) of integers."""
     if detail['dtype'] == np.float32:
         return values

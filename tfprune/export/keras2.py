@@ -4,64 +4,15 @@
 """
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from tfprune.structure.graph import Step, unfold
+from tfprune.structure.layer_rules import RULES, Keras2Layer
 
 
-@dataclasses.dataclass(frozen=True)
-class Counterpart:
-    """What a layer of tf_keras says differently than the Keras 3 layer of the same class name.
-
-    Attributes:
-      config: key of the Keras 3 config -> key in tf_keras.
-      weights: name of a Keras 3 weight -> name in tf_keras.
-      lacks: keys that tf_keras does not have -> the value that means what tf_keras does anyway.
-      ignores: keys that tf_keras does not have and that change no value.
-    """
-    config: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    lacks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    ignores: tuple[str, ...] = ()
-
-
-_SAME = Counterpart()
-# A class that is not here has no counterpart.
-COUNTERPARTS: dict[str, Counterpart] = {
-    'Conv1D': _SAME, 'Conv2D': _SAME, 'Conv3D': _SAME,
-    'Conv1DTranspose': _SAME, 'Conv2DTranspose': _SAME, 'Conv3DTranspose': _SAME,
-    'SeparableConv1D': _SAME, 'SeparableConv2D': _SAME,
-    'DepthwiseConv1D': Counterpart(weights={'kernel': 'depthwise_kernel'}),
-    'DepthwiseConv2D': Counterpart(weights={'kernel': 'depthwise_kernel'}),
-    'Dense': Counterpart(lacks={'quantization_config': None}),
-    'BatchNormalization': Counterpart(lacks={'renorm': False},
-                                      ignores=('renorm_clipping', 'renorm_momentum')),
-    'LayerNormalization': Counterpart(lacks={'rms_scaling': False}),
-    'GroupNormalization': _SAME, 'UnitNormalization': _SAME,
-    'Normalization': _SAME, 'Rescaling': _SAME,
-    'Activation': _SAME, 'ReLU': _SAME, 'PReLU': _SAME, 'ELU': _SAME, 'Softmax': _SAME,
-    'LeakyReLU': Counterpart(config={'negative_slope': 'alpha'}),
-    'Add': _SAME, 'Subtract': _SAME, 'Multiply': _SAME, 'Average': _SAME, 'Maximum': _SAME,
-    'Minimum': _SAME, 'Concatenate': _SAME,
-    'MaxPooling1D': _SAME, 'MaxPooling2D': _SAME, 'MaxPooling3D': _SAME,
-    'AveragePooling1D': _SAME, 'AveragePooling2D': _SAME, 'AveragePooling3D': _SAME,
-    'GlobalMaxPooling1D': _SAME, 'GlobalMaxPooling2D': _SAME, 'GlobalMaxPooling3D': _SAME,
-    'GlobalAveragePooling1D': _SAME, 'GlobalAveragePooling2D': _SAME,
-    'GlobalAveragePooling3D': _SAME,
-    'ZeroPadding1D': Counterpart(lacks={'data_format': 'channels_last'}),
-    'ZeroPadding2D': _SAME, 'ZeroPadding3D': _SAME,
-    'Cropping1D': _SAME, 'Cropping2D': _SAME, 'Cropping3D': _SAME,
-    'UpSampling1D': _SAME, 'UpSampling2D': _SAME, 'UpSampling3D': _SAME,
-    'Flatten': _SAME, 'Reshape': _SAME, 'Permute': _SAME, 'RepeatVector': _SAME,
-    'Identity': _SAME, 'ActivityRegularization': _SAME,
-    'Dropout': _SAME, 'SpatialDropout1D': _SAME, 'SpatialDropout2D': _SAME,
-    'SpatialDropout3D': _SAME, 'GaussianNoise': _SAME, 'GaussianDropout': _SAME,
-    'AlphaDropout': _SAME,
-}
 # Activations of equal values. Not 'hard_sigmoid': tf_keras has another function of that name.
 ACTIVATIONS = {name: name for name in (
     'linear', 'relu', 'elu', 'selu', 'gelu', 'sigmoid', 'tanh', 'softmax', 'softplus', 'softsign',
@@ -142,14 +93,13 @@ class _Rebuild:
         return output
 
     def _counterpart(self, step: Step) -> list[Any]:
-        layer, kind = step.operation, type(step.operation).__name__
-        if kind not in COUNTERPARTS or type(layer) is not getattr(keras.layers, kind, None):
-            raise _no_counterpart(step)
-        config = _translated(step, COUNTERPARTS[kind])
+        counterpart = _keras2_layer(step)
+        config = _translated(step, counterpart)
         config['name'] = self._name(step.path)
         follower = self._follower(config)
         if follower is not None:
             config['activation'] = 'linear'
+        kind = counterpart.kind or type(step.operation).__name__
         made = getattr(self._layers, kind).from_config(config)
         return [made] if follower is None else [made, follower]
 
@@ -175,7 +125,15 @@ class _Rebuild:
         return name
 
 
-def _translated(step: Step, counterpart: Counterpart) -> dict[str, Any]:
+def _keras2_layer(step: Step) -> Keras2Layer:
+    """What the rule of a step's layer says of tf_keras."""
+    rule = RULES.get(type(step.operation))
+    if rule is None or rule.keras2 is None:
+        raise _no_counterpart(step)
+    return rule.keras2
+
+
+def _translated(step: Step, counterpart: Keras2Layer) -> dict[str, Any]:
     """Returns the config for tf_keras of a step's layer."""
     layer = step.operation
     given = layer.get_config()
@@ -210,7 +168,7 @@ def _copy_weights(step: Step, made: Any) -> None:
     layer = step.operation
     if not made.weights:
         return  # none, or constants of the config
-    renamed = COUNTERPARTS[type(layer).__name__].weights
+    renamed = _keras2_layer(step).weights
     ours = {renamed.get(weight.name, weight.name): keras.ops.convert_to_numpy(weight)
             for weight in layer.weights}
     theirs = [weight.name.split('/')[-1].split(':')[0] for weight in made.weights]

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.costs.model import CostModel
-from tfprune.export.base import (Artefact, ArtefactCost, Format, WriteContext, image_shape_of,
+from tfprune.export.base import (Artifact, ArtifactCost, Format, WriteContext, image_shape_of,
                                  num_classes_of)
 from tfprune.models.model_files import read_keras_file
 from tfprune.structure.groups import trace_groups
@@ -21,8 +21,8 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None
     model.save(path)
 
 
-def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> Artefact:
-    """An Artefact of a model in memory."""
+def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> Artifact:
+    """An Artifact of a model in memory."""
     image_shape = image_shape_of(model)
     forward = tf.function(lambda images: model(images, training=False),
                           input_signature=[tf.TensorSpec([None, *image_shape], tf.float32)])
@@ -30,16 +30,16 @@ def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> A
     def run(images: np.ndarray) -> np.ndarray:
         return forward(tf.constant(images)).numpy()
 
-    def cost() -> ArtefactCost:
+    def cost() -> ArtifactCost:
         counted = CostModel(model, trace_groups(model))
-        return ArtefactCost(macs=counted.dense.macs, params=counted.dense.params,
+        return ArtifactCost(macs=counted.dense.macs, params=counted.dense.params,
                             uncounted=tuple(counted.uncounted))
 
-    return Artefact(path=path, form=form, image_shape=image_shape,
+    return Artifact(path=path, form=form, image_shape=image_shape,
                     num_classes=num_classes_of(model), run=run, cost=cost)
 
 
-def open_file(path: pathlib.Path) -> Artefact:
+def open_file(path: pathlib.Path) -> Artifact:
     """Opens a .keras file in safe mode: code inside the file (a Lambda) is not run.
 
     ValueError naming the file if it takes no images of one size, or gives no classes.
@@ -51,4 +51,5 @@ def open_file(path: pathlib.Path) -> Artefact:
         raise ValueError(f'{path}: {error}') from None
 
 
-FORMAT = Format(location='pruned.keras', write=write, open=open_file, tolerance=1e-4)
+FORMAT = Format(location='pruned.keras', write=write, open=open_file, tolerance=1e-4,
+                family='keras')

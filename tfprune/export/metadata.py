@@ -11,7 +11,7 @@ position of the field in its table there, the type of a union taking a position 
 labels are a file of a zip archive that is appended to the model.
 
 MediaPipe's ImageClassifier (tasks/cc/vision/utils/image_tensor_specs.cc) takes files of one RGB
-image [1, H, W, 3], uint8 or float32, and of uint8 or float32 scores: no grey images, no int8.
+image [1, H, W, 3], uint8 or float32, and of uint8 or float32 scores: no gray images, no int8.
 It shows the scores as the model gives them, logits too. To an input of floats it gives
 (byte - mean) / std, and refuses a file without mean and std; to one of uint8 it gives the bytes.
 """
@@ -57,7 +57,7 @@ def add_metadata(content: bytes, *, name: str, class_names: Sequence[str] = (),
     image = graph.tensors[graph.inputs[0]]
     buffer = schema.BufferT()
     buffer.data = np.frombuffer(
-        metadata(name, [int(size) for size in image.shape[1:]], labelled=bool(class_names),
+        metadata(name, [int(size) for size in image.shape[1:]], labeled=bool(class_names),
                  probabilities=probabilities, pixels=pixels,
                  of_bytes=image.type == schema.TensorType.UINT8), np.uint8)
     entry = schema.MetadataT()
@@ -80,7 +80,7 @@ def labels_zip(class_names: Sequence[str], offset: int) -> bytes:
     return archive.getvalue()[offset:]
 
 
-def metadata(name: str, image_shape: Sequence[int], *, labelled: bool,
+def metadata(name: str, image_shape: Sequence[int], *, labeled: bool,
              probabilities: bool, pixels: PixelRange, of_bytes: bool) -> bytes:
     """The ModelMetadata of a classifier of images [H, W, C]; of_bytes: the input is uint8."""
     height, width, channels = image_shape
@@ -100,7 +100,7 @@ def metadata(name: str, image_shape: Sequence[int], *, labelled: bool,
              1: write.floats(*(pixels.black or [pixels.low]))})})
     files = {6: write.tables(write.table({  # associated_files
         0: write.string(LABELS_FILE), 1: write.string('Names of the classes.'),
-        2: ('Int8', TENSOR_AXIS_LABELS)}))} if labelled else {}
+        2: ('Int8', TENSOR_AXIS_LABELS)}))} if labeled else {}
     scores = write.table({
         0: write.string(output), 1: write.string(f'{output.capitalize()} of the classes.'),
         **files})
@@ -121,7 +121,7 @@ def normalization(write: TableWriter, pixels: PixelRange) -> dict[int, int]:
 def input_text(pixels: PixelRange, channels: int, of_bytes: bool) -> str:
     """What the input is, in a sentence."""
     if of_bytes or pixels.is_identity:
-        return f'Raw pixels 0..255, {channels} channels. The model normalises them.'
+        return f'Raw pixels 0..255, {channels} channels. The model normalizes them.'
     text = f'Values {pixels.low:.4g}..{pixels.high:.4g}, {channels} channels'
     if not pixels.is_known:
         return f'{text}; what a byte of a picture becomes in them is not known.'

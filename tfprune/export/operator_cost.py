@@ -20,7 +20,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.python.framework import convert_to_constants
 
 from tfprune.costs.multiply_adds import GRAPH_MACS, einsum_macs
-from tfprune.export.base import ArtefactCost
+from tfprune.export.base import ArtifactCost
 from tfprune.export.interpreter import open_interpreter
 
 Shape = Sequence[int]
@@ -45,7 +45,7 @@ GRAPH_UNCOUNTED = ('PartitionedCall', 'StatefulPartitionedCall',
                    'While', 'StatelessWhile', 'If', 'StatelessIf', 'XlaConvV2', 'XlaDotV2')
 
 
-def tflite_cost(model: bytes | str | pathlib.Path) -> ArtefactCost:
+def tflite_cost(model: bytes | str | pathlib.Path) -> ArtifactCost:
     """MACs and parameters of a TFLite file, from its operators at batch 1.
 
     params: the elements of the constant weights and biases of the counted operators (any type).
@@ -54,7 +54,7 @@ def tflite_cost(model: bytes | str | pathlib.Path) -> ArtefactCost:
     content = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
     name = 'model' if isinstance(model, bytes) else str(model)
     # The flatbuffer gives 1 for sizes that depend on the batch; a run at batch 1 resolves them.
-    interpreter = open_interpreter(content, name=name, optimised=False)
+    interpreter = open_interpreter(content, name=name, optimized=False)
     for detail in interpreter.get_input_details():
         interpreter.resize_tensor_input(detail['index'], [1, *detail['shape'][1:]])
     interpreter.allocate_tensors()
@@ -74,7 +74,7 @@ def tflite_cost(model: bytes | str | pathlib.Path) -> ArtefactCost:
                     constants[sources[index]] = math.prod(shapes[index])
         elif kind in TFLITE_UNCOUNTED:
             uncounted.append(f'{kind} {flat.Subgraphs(0).Tensors(output).Name().decode()}')
-    return ArtefactCost(macs=macs, params=sum(constants.values()), uncounted=tuple(uncounted))
+    return ArtifactCost(macs=macs, params=sum(constants.values()), uncounted=tuple(uncounted))
 
 
 def operators(flat: schema.Model) -> Iterator[tuple[str, list[int], int]]:
@@ -124,7 +124,7 @@ def float_operators(content: bytes) -> list[str]:
                    and flat.Subgraphs(0).Tensors(output).Type() == schema.TensorType.FLOAT32})
 
 
-def graph_cost(function: tf.types.experimental.ConcreteFunction) -> ArtefactCost:
+def graph_cost(function: tf.types.experimental.ConcreteFunction) -> ArtifactCost:
     """MACs and parameters of a SavedModel's signature, from its graph at batch 1.
 
     A grouped convolution hides in a compiled call that is not inlined: it is listed as uncounted.
@@ -152,4 +152,4 @@ def graph_cost(function: tf.types.experimental.ConcreteFunction) -> ArtefactCost
         elif operation.type not in GRAPH_UNCOUNTED:
             continue
         uncounted.append(f'{operation.type} {operation.name}')
-    return ArtefactCost(macs=macs, params=params, uncounted=tuple(uncounted))
+    return ArtifactCost(macs=macs, params=params, uncounted=tuple(uncounted))

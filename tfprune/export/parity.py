@@ -28,7 +28,7 @@ class ParityError(RuntimeError):
 class FormPair:
     """Two forms: the largest absolute difference of their outputs, and how far they agree.
 
-    limit: the difference that was allowed; None where a form is quantised and differs by nature.
+    limit: the difference that was allowed; None where a form is quantized and differs by nature.
     agreement: share of the images to which both give the same first class, 0..1.
     """
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfprune.errors import first_line
 from tfprune.export import operator_cost, serving, warmup
-from tfprune.export.base import Artefact, Format, WriteContext, dims, image_shape_of
+from tfprune.export.base import Artifact, Format, WriteContext, dims, image_shape_of
 
 SIGNATURE = serving.DEFAULT
 
@@ -106,7 +106,7 @@ def load_signature(path: pathlib.Path, signature: str) -> tuple[pathlib.Path, An
     return directory, loaded
 
 
-def open_directory(path: pathlib.Path) -> Artefact:
+def open_directory(path: pathlib.Path) -> Artifact:
     """Opens a SavedModel directory, or the highest version below it, by serving_default."""
     directory, loaded = load_signature(path, SIGNATURE)
     serve = loaded.signatures[SIGNATURE]
@@ -126,7 +126,7 @@ def open_directory(path: pathlib.Path) -> Artefact:
         answer = loaded.signatures[SIGNATURE](**{input_name: tf.constant(images)})
         return answer[output_name].numpy()
 
-    return Artefact(path=path, form='saved_model', image_shape=tuple(spec.shape[1:]),
+    return Artifact(path=path, form='saved_model', image_shape=tuple(spec.shape[1:]),
                     num_classes=int(output.shape[1]), run=run,
                     cost=lambda: operator_cost.graph_cost(loaded.signatures[SIGNATURE]))
 
@@ -154,4 +154,5 @@ def open_bytes(path: str | os.PathLike[str]) -> Callable[[Sequence[bytes]], Pred
     return run
 
 
-FORMAT = Format(location='saved_model/1', write=write, open=open_directory, tolerance=1e-4)
+FORMAT = Format(location='saved_model/1', write=write, open=open_directory, tolerance=1e-4,
+                family='saved_model')

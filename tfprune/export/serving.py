@@ -70,11 +70,11 @@ def signatures(model: keras.Model, serve: Callable[[tf.Tensor], dict[str, tf.Ten
 
 
 def warmup_requests(model: keras.Model, pixels: PixelRange) -> list[bytes]:
-    """A request for each signature: one grey image as pixels, and a JPEG and a PNG of it."""
+    """A request for each signature: one gray image as pixels, and a JPEG and a PNG of it."""
     image_shape = image_shape_of(model)
-    requests = [(DEFAULT, IMAGES, grey_pixels(image_shape, pixels.grey(), tf.float32))]
+    requests = [(DEFAULT, IMAGES, gray_pixels(image_shape, pixels.gray(), tf.float32))]
     if pixels.is_known:
-        requests.append((UINT8, IMAGES, grey_pixels(image_shape, 128, tf.uint8)))
+        requests.append((UINT8, IMAGES, gray_pixels(image_shape, 128, tf.uint8)))
     if pixels.is_known and image_shape[-1] in image_bytes.CHANNELS:
         image = tf.fill(image_shape, tf.constant(128, tf.uint8))
         encoded = [tf.io.encode_jpeg(image).numpy(), tf.io.encode_png(image).numpy()]
@@ -83,7 +83,7 @@ def warmup_requests(model: keras.Model, pixels: PixelRange) -> list[bytes]:
             for signature, name, tensor in requests]
 
 
-def grey_pixels(image_shape: tuple[int, int, int], value: float, dtype: tf.DType
+def gray_pixels(image_shape: tuple[int, int, int], value: float, dtype: tf.DType
                 ) -> tf.compat.v1.TensorProto:
     """One image [1, H, W, C] of a value: the last of a TensorProto stands for all further."""
     tensor = tf.make_tensor_proto(value, dtype, shape=[1, 1, 1, 1])

@@ -16,7 +16,7 @@ import tensorflow as tf
 from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.errors import first_line
 from tfprune.export import operator_cost, saved_model
-from tfprune.export.base import Artefact, Format, TFLiteOptions, WriteContext, dims
+from tfprune.export.base import Artifact, Format, TFLiteOptions, WriteContext, dims
 from tfprune.export.interpreter import Runner
 from tfprune.export.metadata import add_metadata
 from tfprune.models.outputs import outputs_probabilities
@@ -114,7 +114,7 @@ def write_content(content: bytes, model: keras.Model, path: pathlib.Path, contex
 def form_of(content: bytes) -> str:
     """The form that a TFLite file has, by the numbers that its products take.
 
-    A quantised file without any quantised product, of a very small model, is FLOAT32 by this.
+    A quantized file without any quantized product, of a very small model, is FLOAT32 by this.
     """
     found = operator_cost.number_formats(content)
     data, weights = {data for data, _ in found}, {weights for _, weights in found}
@@ -125,10 +125,10 @@ def form_of(content: bytes) -> str:
     return FLOAT16 if 'FLOAT16' in weights else FLOAT32
 
 
-def open_file(path: pathlib.Path, form: str | None = None) -> Artefact:
+def open_file(path: pathlib.Path, form: str | None = None) -> Artifact:
     """Opens a .tflite file with one image input and one output [N, classes], float32 or 8 bit.
 
-    Integers are de- and requantised outside, so that all forms take and give the same. The form is
+    Integers are de- and requantized outside, so that all forms take and give the same. The form is
     found from the content if it is not given.
     """
     content = path.read_bytes()
@@ -142,9 +142,13 @@ def open_file(path: pathlib.Path, form: str | None = None) -> Artefact:
         raise ValueError(f'{path}: expected images [N, H, W, C] and one output [N, classes], each '
                          f'float32, uint8 or int8; the file has {described}')
     height, width, channels = (int(size) for size in inputs[0]['shape'][1:])
-    return Artefact(path=path, form=form or form_of(content), image_shape=(height, width, channels),
+    return Artifact(path=path, form=form or form_of(content), image_shape=(height, width, channels),
                     num_classes=int(outputs[0]['shape'][1]), run=run,
                     cost=lambda: operator_cost.tflite_cost(content))
+
+
+_ADVICE = {INT8: 'fine-tune under rounding: --quantize=int8_qat',
+           DYNAMIC: '--quantize=float16 keeps it'}
 
 
 def format_of(form: str, location: str, *, tolerance: float | None) -> Format:
@@ -152,7 +156,8 @@ def format_of(form: str, location: str, *, tolerance: float | None) -> Format:
     """
     return Format(location=location, write=functools.partial(write, form=form),
                   open=functools.partial(open_file, form=None if form == FLOAT32 else form),
-                  tolerance=tolerance, needs_images=form == INT8)
+                  tolerance=tolerance, needs_images=form == INT8, has_io=form == INT8,
+                  family='tflite', advice=_ADVICE.get(form, Format.advice))
 
 
 FORMAT = format_of(FLOAT32, 'model.tflite', tolerance=1e-4)

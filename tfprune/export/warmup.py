@@ -29,7 +29,7 @@ def write_warmup(directory: pathlib.Path, requests: Iterable[bytes]) -> None:
 
 def prediction_log(model: str, signature: str,
                    inputs: Mapping[str, tf.core.framework.tensor_pb2.TensorProto]) -> bytes:
-    """A serialised PredictionLog of one predict request.
+    """A serialized PredictionLog of one predict request.
 
     Field numbers of tensorflow_serving/apis: prediction_log.proto, predict.proto, model.proto.
     """

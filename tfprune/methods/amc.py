@@ -3,7 +3,7 @@ Han, ECCV 2018, arXiv 1802.03494.
 
 A DDPG agent goes through the groups of a trained model, whose weights stay as they are,
 
-    s_g = (index, type, in, out, stride, kernel, weights, reduced, rest, a_{g-1}), normalised
+    s_g = (index, type, in, out, stride, kernel, weights, reduced, rest, a_{g-1}), normalized
     a_g = keep ratio of the group, at least 0.2
 
 and is rewarded at the end of the episode, every step with the same (sections 3.1 to 3.4):
@@ -15,7 +15,7 @@ and is rewarded at the end of the episode, every step with the same (sections 3.
 The first episodes act at random; then the actor's actions carry truncated normal noise, of standard
 deviation 0.5 * 0.95^n in its n-th episode (search.agents.ddpg has the agent and its constants).
 The decision is the episode of the highest reward: the weights are frozen, so that a maximum over
-episodes favours none for its time.
+episodes favors none for its time.
 
 Deviations: 1. Channels are those that a group writes, not those that a layer reads, and a group may
 span layers; its features are those of its first. 2. The bound is exact (costs.budget); AMC's adds
@@ -104,7 +104,7 @@ class AmcEnv(PruningEnv):
 
 
 def _layer_features(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarray, np.ndarray]:
-    """[G, 7] features that no action changes, each min-max normalised (0 where all are equal), and
+    """[G, 7] features that no action changes, each min-max normalized (0 where all are equal), and
     the share of the dense MACs [G] that lies in the layers of the groups to come."""
     layers = {layer.name: layer for layer in cost_model.layers}
     weights: dict[str, int] = {}

@@ -123,7 +123,7 @@ class Method(tf.Module):
 
     Class attributes:
         prunes: False trains the dense model to the end.
-        only_decides: neither penalises nor acts after epochs, so that the epochs before surgery
+        only_decides: neither penalizes nor acts after epochs, so that the epochs before surgery
             are those of any other such method.
         decides_first: the decision is taken, and surgery done, before the first epoch.
         conditional: one search gives a decision for each of `ratios`.

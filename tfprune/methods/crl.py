@@ -13,7 +13,7 @@ limit 1; the paper's is the share of parameters left, which is --params up to th
 takes plain gradient steps: few rounds, no time for Adam to settle. 3. The decision is the best
 episode inside the budget, filled up to it exactly; where none was inside, the cheapest, clipped
 into it (`feasible` in the metrics is then 0). 4. No training within an episode: batch
-normalisation alone is by the sub-network's own statistics. 5. State, ranking of channels
+normalization alone is by the sub-network's own statistics. 5. State, ranking of channels
 (--criterion) and widths are those of the other methods here.
 """
 import dataclasses

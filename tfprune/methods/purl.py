@@ -23,7 +23,7 @@ P is the share of the cost that is saved, T_P what the budget asks to save.
 Deviations: 1. The channel form, ours, as above; widths are rounded to allowed ones. 2. The state
 has P_t / T_P, of several limits the least. 3. T_A is `target_accuracy` times the dense accuracy on
 the images that score; by default all of it. 4. Nothing is trained within an episode: the
-statistics of batch normalisation alone are the pruned network's. 5. The decision is the most
+statistics of batch normalization alone are the pruned network's. 5. The decision is the most
 accurate episode that reaches T_P, brought to it exactly: channels by the budget; of the weights
 that went, those of largest |w| / sigma(layer) come back. Where no episode reached it, it is that of
 the highest last reward, of which more goes. 6. reward=terminal, for comparison, is AMC's: the
@@ -189,7 +189,7 @@ class Weights:
         if workers > 1:
             raise ValueError('method_options: form=weights runs in one process; TF_CONFIG lists '
                              'several.')
-        if 'int8_qat' in problem.config.quantisations:
+        if 'int8_qat' in problem.config.quantizations:
             raise ValueError('method_options: form=weights: quantize must not have int8_qat, whose '
                              'fine-tuning would move zeros; received '
                              f'{problem.config.quantize!r}.')

@@ -71,15 +71,15 @@ def build_model(
     """Builds the model called `name`: pixels [B, H, W, C] in 0..255 -> logits [B, num_classes].
 
     Args:
-      name: a key of MODELS; or the path of a .keras file, which brings its own normalisation,
+      name: a key of MODELS; or the path of a .keras file, which brings its own normalization,
         weights and dtype policies, so that mean, std and seed are for the others, and which may
         give the probabilities of a softmax in place of logits.
       image_shape: (H, W, C).
       num_classes: at least 2.
-      mean: per channel, of pixels in [0, 1]; normalisation is the model's first layer.
+      mean: per channel, of pixels in [0, 1]; normalization is the model's first layer.
       std: per channel, of pixels in [0, 1], positive.
       seed: the initial weights are a function of it and of the layers' names.
-      dtype_policy: 'float32' or 'mixed_bfloat16'; normalisation and logits are float32 in both.
+      dtype_policy: 'float32' or 'mixed_bfloat16'; normalization and logits are float32 in both.
 
     Raises:
       ValueError: naming the argument, what was expected and what was received.

@@ -1,6 +1,6 @@
 """A user's own model, from a .keras file: loaded without running code of the file, and checked.
 
-It takes raw pixels 0..255, so that its own layers have to normalise them, and gives logits or the
+It takes raw pixels 0..255, so that its own layers have to normalize them, and gives logits or the
 probabilities of a softmax.
 """
 

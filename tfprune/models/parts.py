@@ -29,12 +29,12 @@ class Parts:
     def image(
         self, image_shape: tuple[int, int, int], mean: Sequence[float], std: Sequence[float],
     ) -> tuple[Any, Any]:
-        """The input, pixels 0..255, and the same normalised: (x / 255 - mean) / std."""
+        """The input, pixels 0..255, and the same normalized: (x / 255 - mean) / std."""
         inputs = keras.Input(image_shape, name='image')
-        normalise = layers.Rescaling(
+        normalize = layers.Rescaling(
             scale=[1 / (255 * s) for s in std], offset=[-m / s for m, s in zip(mean, std)],
-            dtype='float32', name='normalise')
-        return inputs, normalise(inputs)
+            dtype='float32', name='normalize')
+        return inputs, normalize(inputs)
 
     def conv(self, x: Any, width: int, name: str, kernel: int = 3, stride: int = 1) -> Any:
         """Convolution without bias, output ceil(size / stride); He et al.'s normal weights."""
@@ -55,7 +55,7 @@ class Parts:
             dtype=self.dtype_policy, name=name, depthwise_initializer=initializer)(x)
 
     def norm(self, x: Any, name: str) -> Any:
-        """Batch normalisation."""
+        """Batch normalization."""
         return layers.BatchNormalization(
             epsilon=1e-5, momentum=0.9, dtype=self.dtype_policy, name=name)(x)
 

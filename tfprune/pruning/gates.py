@@ -1,6 +1,6 @@
 """Gates: masks as variables in front of every layer that mixes channels.
 
-Not behind the layer that produces them: batch normalisation turns a zeroed channel into
+Not behind the layer that produces them: batch normalization turns a zeroed channel into
 act(beta − gamma · mean / std), and a consumer would read that. Closed at the consumers, a channel
 contributes exactly nothing, as after surgery.
 """

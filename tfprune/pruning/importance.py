@@ -108,7 +108,7 @@ def l2(evidence: Evidence, name: str) -> np.ndarray:
 
 
 def bn_scale(evidence: Evidence, name: str) -> np.ndarray | None:
-    """Σ over the group's batch normalisations of |γ| (Liu et al. 2017, arXiv 1708.06519)."""
+    """Σ over the group's batch normalizations of |γ| (Liu et al. 2017, arXiv 1708.06519)."""
     parts = [part for part in evidence.groups.layout.slices(name) if part.slot.weight == 'gamma']
     score = np.zeros(evidence.groups[name])
     for part in parts:
@@ -126,9 +126,9 @@ def geometric_median(evidence: Evidence, name: str) -> np.ndarray:
 def _distances_to_all(filters: np.ndarray) -> np.ndarray:
     """[F, n] -> Σ_j ‖x_i − x_j‖₂ [F], without the differences [F, F, n]."""
     # ‖x‖² + ‖y‖² − 2x·y of near points is a difference of large numbers; from the mean, smaller.
-    centred = filters - filters.mean(0)
-    squares = np.square(centred).sum(1)
-    gram = centred @ centred.T
+    centerd = filters - filters.mean(0)
+    squares = np.square(centerd).sum(1)
+    gram = centerd @ centerd.T
     distances = np.maximum(squares[:, None] + squares - 2 * gram, 0)
     np.fill_diagonal(distances, 0)
     return np.sqrt(distances).sum(1)
@@ -139,7 +139,7 @@ def taylor(evidence: Evidence, name: str) -> np.ndarray | None:
     square of the first-order change of the loss when the channel goes. Needs data.
 
     Molchanov et al. 2019, arXiv 1906.10771, 'Taylor FO' with gates, the best of the paper. Not the
-    filter's own Σ W ∂L/∂W: batch normalisation makes the loss indifferent to a filter's scale.
+    filter's own Σ W ∂L/∂W: batch normalization makes the loss indifferent to a filter's scale.
     """
     parts = [part for part in evidence.groups.layout.slices(name)
              if part.side == 'in' and part.slot.is_kernel]

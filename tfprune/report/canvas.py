@@ -1,4 +1,4 @@
-"""What the plots of all pages share: style, colours, the SVG that stands in a page."""
+"""What the plots of all pages share: style, colors, the SVG that stands in a page."""
 import contextlib
 import io
 import re
@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind tell apart.
+# Okabe and Ito's colors, which the color-blind tell apart.
 BLUE, ORANGE, GREEN, GREY = '#0072b2', '#d55e00', '#009e73', '#6f7780'
 _STYLE: dict[Any, Any] = {
     'svg.fonttype': 'none', 'svg.hashsalt': 'tfprune', 'font.size': 10, 'axes.labelsize': 10,

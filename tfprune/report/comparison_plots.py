@@ -67,7 +67,7 @@ def plot_method_widths(names: Sequence[str], lines: Sequence[Line]) -> str | Non
     with canvas('widths-by-method', height=0.5 + 0.07 * longest + 0.27 * len(chosen)) as (fig, svg):
         axes = fig.add_subplot()
         axes.set_facecolor('#f1f3f5')
-        # Of so few colours the bar is drawn, not an image, which the page would not show.
+        # Of so few colors the bar is drawn, not an image, which the page would not show.
         image = axes.pcolormesh(shares, cmap=matplotlib.colormaps['YlGnBu'].resampled(20), vmin=0,
                                 vmax=1, edgecolor='white', linewidth=.8)
         if len(groups) <= _MOST_NUMBERED:
@@ -95,9 +95,9 @@ def plot_account(names: Sequence[str], lines: Sequence[Line]) -> str | None:
     with canvas('account', height=1.0 + 0.26 * len(chosen)) as (fig, svg):
         axes = fig.add_subplot()
         places, left = np.arange(len(chosen)), np.zeros(len(chosen))
-        for part, colour, label in _PARTS:
+        for part, color, label in _PARTS:
             epochs = np.array([account[part] for _, account in chosen])
-            axes.barh(places, epochs, left=left, height=0.66, color=colour, label=label)
+            axes.barh(places, epochs, left=left, height=0.66, color=color, label=label)
             left += epochs
         for place, (end, (_, account)) in enumerate(zip(left, chosen)):
             given = account['pretraining']

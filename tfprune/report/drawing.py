@@ -1,4 +1,4 @@
-"""A picture of a network, top to bottom as it runs, coloured by channel group."""
+"""A picture of a network, top to bottom as it runs, colored by channel group."""
 
 import os
 import pathlib
@@ -19,8 +19,8 @@ _ROW, _LANE, _BOX = 0.28, 0.9, 0.20  # inches
 def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: str = '') -> None:
     """Writes the traced model as a picture; the suffix of `path` (.png, .svg, .pdf) says which.
 
-    Each call of a layer is a row, named; its box is coloured by the groups that its output holds
-    (a stripe each, by share of channels), grey where they cannot be pruned. Tensors that live
+    Each call of a layer is a row, named; its box is colored by the groups that its output holds
+    (a stripe each, by share of channels), gray where they cannot be pruned. Tensors that live
     beside each other, as on a shortcut, run in lanes of their own. ValueError for another suffix.
     """
     layout = groups.layout
@@ -37,9 +37,9 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
     axes.axis('off')
     axes.text(-0.35, -1.6, title, fontsize=10, weight='bold', va='center',
               parse_math=False)
-    axes.text(-0.35, -0.9, 'One colour a group of channels that go together; grey: not prunable.',
+    axes.text(-0.35, -0.9, 'One color a group of channels that go together; gray: not prunable.',
               fontsize=6, va='center')
-    colours = _colours(groups)
+    colors = _colors(groups)
     made = {tensor: row for row, node in enumerate(layout.nodes) for tensor in node.outputs}
     for row, node in enumerate(layout.nodes):
         for tensor in node.inputs:
@@ -49,7 +49,7 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
             axes.plot([a, a, b], [start, row - 0.5 if a != b else row, row], color='#888888',
                       lw=0.8, zorder=1, solid_joinstyle='round')
     for row, node in enumerate(layout.nodes):
-        _box(axes, lanes[row], row, layout, node.outputs[0], colours)
+        _box(axes, lanes[row], row, layout, node.outputs[0], colors)
         channels = layout.tensors[node.outputs[0]].shape
         text = f'{node.layer}  ({node.kind}, {"×".join(str(n or "?") for n in channels[1:])})'
         if node.refused is not None:
@@ -75,11 +75,11 @@ def _lanes(layout: Layout) -> list[int]:
     return lanes
 
 
-def _colours(groups: ChannelGroups) -> dict[int, Any]:
-    """Returns a colour for every group; neighbours in the order of the model differ."""
+def _colors(groups: ChannelGroups) -> dict[int, Any]:
+    """Returns a color for every group; neighbors in the order of the model differ."""
     names = groups.layout.names
     map_ = matplotlib.colormaps['tab20']
-    palette = [map_(place) for place in range(20) if place not in (14, 15)]  # its greys
+    palette = [map_(place) for place in range(20) if place not in (14, 15)]  # its grays
     prunable = [number for number, name in enumerate(names) if name in groups]
     found: dict[int, Any] = {number: UNPRUNABLE for number in range(len(names))}
     found.update({number: palette[7 * place % len(palette)]
@@ -88,13 +88,13 @@ def _colours(groups: ChannelGroups) -> dict[int, Any]:
 
 
 def _box(axes: Any, x: float, y: float, layout: Layout, tensor: int,
-         colours: dict[int, Any]) -> None:
+         colors: dict[int, Any]) -> None:
     group, counts = np.unique(layout.tensors[tensor].positions.group, return_counts=True)
-    stripes = [(colours[g], count / counts.sum()) for g, count in zip(group.tolist(), counts)]
+    stripes = [(colors[g], count / counts.sum()) for g, count in zip(group.tolist(), counts)]
     left, height = x - 0.35, 0.62
-    for colour, share in stripes or [(UNPRUNABLE, 1.0)]:
+    for color, share in stripes or [(UNPRUNABLE, 1.0)]:
         axes.add_patch(FancyBboxPatch((left, y - height / 2), 0.7 * share, height, lw=0, zorder=2,
-                                      boxstyle='square,pad=0', color=colour))
+                                      boxstyle='square,pad=0', color=color))
         left += 0.7 * share
 
 

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from tfprune.files import write_text
 from tfprune.report import plots
-from tfprune.report.artefact_table import artefact_rows, latency_notes, losses
+from tfprune.report.artifact_table import artifact_rows, latency_notes, losses
 from tfprune.report.model_card import card_rows
 from tfprune.report.page import figure, joined, link, page, section, table, tiles
 from tfprune.report.reading import Run, all_values, read_run
@@ -126,15 +126,15 @@ def _parity(run: Run) -> Markup:
 
 
 def _files(run: Run) -> Markup:
-    artefacts, files = run.report.get('artefacts'), run.report.get('files')
-    if artefacts:
-        header, *lines = artefact_rows(artefacts, run.report.get('dense_latency', ()))
-        known = {row['file'] for row in artefacts}
+    artifacts, files = run.report.get('artifacts'), run.report.get('files')
+    if artifacts:
+        header, *lines = artifact_rows(artifacts, run.report.get('dense_latency', ()))
+        known = {row['file'] for row in artifacts}
         body: list[tuple[str, ...]] = [tuple(header)]
         for first, *rest in lines:
             body.append((_linked(f'export/{first}') if first in known else first, *rest))
-        return section('Files', table(body), paragraphs=losses(artefacts),
-                       notes=latency_notes(artefacts, run.environment.get('cores')))
+        return section('Files', table(body), paragraphs=losses(artifacts),
+                       notes=latency_notes(artifacts, run.environment.get('cores')))
     if not files:
         return Markup()
     rows = [('form', 'file'), *((form, _linked(path)) for form, path in files.items())]

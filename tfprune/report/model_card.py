@@ -2,7 +2,7 @@
 from typing import Mapping
 
 from tfprune.plain_text import markdown_text
-from tfprune.report.artefact_table import artefact_rows, losses
+from tfprune.report.artifact_table import artifact_rows, losses
 from tfprune.report.reading import Run, all_values, as_given
 from tfprune.report.table import (budget_sentences, caveats, count, listed, mark, markdown, percent,
                                   points)
@@ -16,7 +16,7 @@ def card_rows(run: Run) -> list[tuple[str, str]]:
     pruned, names = report['pruned'], list(report.get('class_names') or ())
     shape = data.get('image_shape')
     # Of reports that are older, all models took bytes.
-    pixels = (report.get('input') or {}).get('text', 'pixels 0…255; the model normalises them')
+    pixels = (report.get('input') or {}).get('text', 'pixels 0…255; the model normalizes them')
     rows = [
         ('model', f'{report["model"]}, {report["method"]}, {count(pruned["macs"])}'
                   f'{mark(report, "macs")} multiply-adds, {count(pruned["params"])} parameters'
@@ -50,7 +50,7 @@ def limits(run: Run) -> list[str]:
             'were not tried, nor how accuracy differs between groups of people or places.',
             'One run of one seed: the spread over seeds is not in it.',
             'Latencies are of the machine that made the export.']
-    return [*said, *losses(run.report.get('artefacts', ())), *caveats(run.report)]
+    return [*said, *losses(run.report.get('artifacts', ())), *caveats(run.report)]
 
 
 def model_card(run: Run) -> str:
@@ -60,7 +60,7 @@ def model_card(run: Run) -> str:
     lines = [f'# {markdown_text(title)}', '']
     for what, text in card_rows(run):
         lines += [f'**{what}**: {markdown_text(text)}', '']
-    artefacts = report.get('artefacts')
-    if artefacts:
-        lines += [*markdown(artefact_rows(artefacts, report.get('dense_latency', ()))), '']
+    artifacts = report.get('artifacts')
+    if artifacts:
+        lines += [*markdown(artifact_rows(artifacts, report.get('dense_latency', ()))), '']
     return '\n'.join(lines)

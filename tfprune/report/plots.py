@@ -31,11 +31,11 @@ def plot_accuracy(run: Run) -> str | None:
               marker='o', linewidth=1.2)
         _line(axes, after, 'reward_accuracy', ORANGE, 'pruned model, held-out images')
         last = len(before) if before and after else len(rows)
-        for side, name, epoch, colour in (('dense', 'before surgery', last, BLUE),
-                                          ('pruned', 'pruned', len(rows), ORANGE)):
+        for side, name, epoch, color in (('dense', 'before surgery', last, BLUE),
+                                         ('pruned', 'pruned', len(rows), ORANGE)):
             accuracy = run.report[side]['test_accuracy']
             if finite(accuracy) and (side == 'pruned' or is_pruned(run.report)):
-                axes.plot([epoch], [accuracy], 'D', color=colour, markersize=7, zorder=5,
+                axes.plot([epoch], [accuracy], 'D', color=color, markersize=7, zorder=5,
                           markeredgecolor='white', clip_on=False,
                           label=f'test images, {name if is_pruned(run.report) else "final"}')
         given = as_given(run.report)
@@ -68,13 +68,13 @@ def plot_episodes(run: Run) -> str | None:
         else:
             axes = fig.add_subplot(grid[0]) if grid else fig.add_subplot()
             axes.set(xlabel='round of search', ylabel='reward')
-        for name, label, colour, shift in (
+        for name, label, color, shift in (
                 ('random', 'random actions', ORANGE, 0.0),
                 ('random_reference', 'random actions, for reference', ORANGE, 0.18),
                 ('policy', 'policy', BLUE, 0.0),
                 ('annealing', 'annealing', BLUE, 0.0),
                 ('surrogate', 'chosen by the decoder', GREEN, 0.18)):
-            _reward_dots(axes, sources.get(name, []), label, colour, shift)
+            _reward_dots(axes, sources.get(name, []), label, color, shift)
         if place == 'epoch':  # of rounds the method says what a reward is
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
         if grid:
@@ -193,13 +193,13 @@ def _epoch_axes(fig: Figure, run: Run, ylabel: str, *, place: Any = None, named:
     return axes
 
 
-def _name_phase(axes: Axes, name: str, centre: float, last: int, ends: list[float]) -> None:
+def _name_phase(axes: Axes, name: str, center: float, last: int, ends: list[float]) -> None:
     """Writes a phase's name above the axes, in the lowest row where it meets no other."""
     half = 0.5 * len(name) * 0.075 / (0.72 * WIDTH) * last  # about, in epochs
-    left = centre - half
+    left = center - half
     level = next((i for i, taken in enumerate(ends) if taken < left), len(ends))
-    ends[level:level + 1] = [centre + half]
-    axes.annotate(name, (centre, 1.0), (0, 4 + 12 * level), xycoords=('data', 'axes fraction'),
+    ends[level:level + 1] = [center + half]
+    axes.annotate(name, (center, 1.0), (0, 4 + 12 * level), xycoords=('data', 'axes fraction'),
                   textcoords='offset points', ha='center', va='bottom', fontsize=9)
 
 
@@ -218,7 +218,7 @@ def _series(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
     return array[:, 0], array[:, 1]
 
 
-def _line(axes: Axes, rows: Sequence[Row], name: str, colour: str, label: str | None,
+def _line(axes: Axes, rows: Sequence[Row], name: str, color: str, label: str | None,
           cut: float = np.inf, **style: Any) -> None:
     """A line over epochs, broken where epoch `cut`, from 0, begins."""
     epochs, values = _series(rows, name)
@@ -230,10 +230,10 @@ def _line(axes: Axes, rows: Sequence[Row], name: str, colour: str, label: str | 
     if 0 < place < len(epochs):
         epochs, values = (np.insert(array, place, np.nan) for array in (epochs, values))
     if len(epochs):
-        axes.plot(epochs, values, color=colour, label=label, **style)
+        axes.plot(epochs, values, color=color, label=label, **style)
 
 
-def _reward_dots(axes: Axes, points: Sequence[tuple[float, float]], label: str, colour: str,
+def _reward_dots(axes: Axes, points: Sequence[tuple[float, float]], label: str, color: str,
                  shift: float) -> None:
     """A dot an episode, and the line of the epochs' means."""
     if not points:
@@ -241,23 +241,23 @@ def _reward_dots(axes: Axes, points: Sequence[tuple[float, float]], label: str, 
     epochs, rewards = np.array(points, float).T
     reference = shift > 0
     marker, style = ('D', '--') if reference else ('o', '-')
-    axes.plot(epochs + shift, rewards, marker, color=colour, alpha=.45,
+    axes.plot(epochs + shift, rewards, marker, color=color, alpha=.45,
               markersize=3.5 if reference else 4, markeredgewidth=0)
     steps = np.unique(epochs)
     means = [rewards[epochs == epoch].mean() for epoch in steps]
-    axes.plot(steps + shift, means, color=colour, linewidth=1.3 if reference else 2,
+    axes.plot(steps + shift, means, color=color, linewidth=1.3 if reference else 2,
               linestyle=style, marker='_' if len(steps) == 1 else None, markersize=14)
-    axes.plot([], [], color=colour, marker=marker, linestyle=style, label=label)
+    axes.plot([], [], color=color, marker=marker, linestyle=style, label=label)
 
 
 def _comparison(axes: Axes, compared: Sequence[tuple[str, Sequence[float]]]) -> None:
     """The comparison's episodes in two columns, mean and standard error beside them."""
-    for place, ((_, rewards), colour) in enumerate(zip(compared, (BLUE, ORANGE))):
+    for place, ((_, rewards), color) in enumerate(zip(compared, (BLUE, ORANGE))):
         array = np.array(rewards)
         spread = np.linspace(-0.13, 0.13, len(array)) if len(array) > 1 else np.zeros(1)
-        axes.plot(place - 0.12 + spread, array, 'o', color=colour, alpha=.45, markeredgewidth=0)
+        axes.plot(place - 0.12 + spread, array, 'o', color=color, alpha=.45, markeredgewidth=0)
         error = array.std(ddof=1) / len(array) ** 0.5 if len(array) > 1 else 0
-        axes.errorbar(place + 0.24, array.mean(), yerr=error, fmt='s', color=colour, capsize=4,
+        axes.errorbar(place + 0.24, array.mean(), yerr=error, fmt='s', color=color, capsize=4,
                       markersize=5)
     axes.set_xticks(range(len(compared)), [name for name, _ in compared])
     axes.set(xlim=(-0.5, 1.55), xlabel='comparison at the end')

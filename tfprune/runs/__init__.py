@@ -6,7 +6,7 @@
     given, recipe, recipe_choice, first_epoch, known_augmentation
                    a model that comes with weights: measured, trained on as it was trained
     phases, epochs the epochs before surgery, the search, the decision, the epochs after it
-    outcome, deployment, artefacts
+    outcome, deployment, artifacts
                    the end: export, measurements, report
     folder, checkpoints, lost_parts, reuse
                    what is on disk, and how a run goes on from it

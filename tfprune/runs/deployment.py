@@ -10,18 +10,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.config import QUANTISATIONS, Config
+from tfprune.config import QUANTIZATIONS, Config
 from tfprune.data import ImageData
 from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
-from tfprune.export.exporter import check_calibration, check_class_names, check_out_dir
+from tfprune.export.exporter import check_calibration, check_class_names, check_out_dir, is_tflite
 from tfprune.export.latency import latencies_in_turns
-from tfprune.export.quantisable import quantisable
-from tfprune.export.quantisation_aware import QuantisationAware, quantise_aware
+from tfprune.export.quantizable import quantizable
+from tfprune.export.quantization_aware import QuantizationAware, quantize_aware
 from tfprune.export.tflite import convert
 from tfprune.progress import Progress
 from tfprune.pruning.surgery import prune_model
-from tfprune.report.artefact_table import losses
-from tfprune.runs.artefacts import count_correct
+from tfprune.report.artifact_table import losses
+from tfprune.runs.artifacts import count_correct
 from tfprune.structure.groups import trace_groups
 from tfprune.training.step import StopTraining
 
@@ -34,26 +34,26 @@ class Deployment:
     """Which files are written and how.
 
     Attributes:
-      quantisations: keys of QUANTISATIONS.
+      quantizations: keys of QUANTIZATIONS.
       tflite: options of the TFLite files.
       representative_images: training images that full-integer files are calibrated on.
-      batch_size: of quantisation-aware fine-tuning.
-      quantisation_aware: how it trains.
+      batch_size: of quantization-aware fine-tuning.
+      quantization_aware: how it trains.
     """
-    quantisations: tuple[str, ...] = ()
+    quantizations: tuple[str, ...] = ()
     tflite: TFLiteOptions = TFLiteOptions()
     representative_images: int = 300
     batch_size: int = 128
-    quantisation_aware: QuantisationAware = QuantisationAware()
+    quantization_aware: QuantizationAware = QuantizationAware()
 
     @classmethod
     def of(cls, config: Config) -> Deployment:
         """What a configuration asks for."""
         return cls(
-            config.quantisations, TFLiteOptions(
+            config.quantizations, TFLiteOptions(
                 config.tflite_io, config.tflite_softmax, config.tflite_batch),
             config.representative_images, config.batch_size,
-            QuantisationAware(
+            QuantizationAware(
                 epochs=config.quantize_epochs, learning_rate=config.quantize_learning_rate,
                 momentum=config.momentum, weight_decay=config.weight_decay or 0.0,
                 label_smoothing=config.label_smoothing, seed=config.seed))
@@ -83,22 +83,22 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
 
     Args:
       dense_tflite: the float32 file that latencies are compared with, in turns.
-      should_stop: asked in quantisation-aware fine-tuning and before each file that is written or
+      should_stop: asked in quantization-aware fine-tuning and before each file that is written or
         tested; True raises StopTraining. An export that is written as a whole stays.
 
-    Raises what `export_model` and `quantise_aware` raise; nothing is left behind then.
+    Raises what `export_model` and `quantize_aware` raise; nothing is left behind then.
     """
     progress = progress or Progress(False)
     check_out_dir(out_dir, overwrite=overwrite)  # before hours of fine-tuning
-    quantised = None
-    if 'int8_qat' in settings.quantisations:
-        quantised = fine_tune_quantised(model, data, settings, should_stop, progress)
+    quantized = None
+    if 'int8_qat' in settings.quantizations:
+        quantized = fine_tune_quantized(model, data, settings, should_stop, progress)
     progress.say('exporting ...')
     exported = export_model(
-        model, out_dir, formats=(*BASE_FORMS, *(QUANTISATIONS[q] for q in settings.quantisations)),
+        model, out_dir, formats=(*BASE_FORMS, *(QUANTIZATIONS[q] for q in settings.quantizations)),
         representative_data=representative_images(data, settings.representative_images),
         pixel_range=data.pixels, class_names=data.class_names,
-        tflite_options=settings.tflite, quantised=quantised, overwrite=overwrite,
+        tflite_options=settings.tflite, quantized=quantized, overwrite=overwrite,
         should_stop=should_stop)
     progress.say('testing ...')
     rows = accuracies(exported, data, should_stop)
@@ -111,11 +111,11 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
 def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) -> None:
     """ValueError, in one line, for what would stop the export after all training."""
     check_class_names(data.class_names, data.num_classes)
-    if 'int8_qat' in settings.quantisations:
-        quantisable(model)  # names a layer that has no int8 form
+    if 'int8_qat' in settings.quantizations:
+        quantizable(model)  # names a layer that has no int8 form
     for name in ('int8', 'int8_qat'):
-        if name in settings.quantisations:
-            check_calibration(QUANTISATIONS[name], representative_images(data, 32),
+        if name in settings.quantizations:
+            check_calibration(QUANTIZATIONS[name], representative_images(data, 32),
                               data.pixels, settings.tflite)
 
 
@@ -124,18 +124,18 @@ def check_convertible(model: keras.Model) -> None:
     convert(prune_model(model, trace_groups(model), {}, dtype_policy='float32'))
 
 
-def fine_tune_quantised(model: keras.Model, data: ImageData, settings: Deployment,
+def fine_tune_quantized(model: keras.Model, data: ImageData, settings: Deployment,
                         should_stop: Callable[[], bool], progress: Progress) -> Any:
     """The tf_keras model of `model` fine-tuned under the rounding of int8."""
-    progress.say('quantisation-aware fine-tuning ...')
+    progress.say('quantization-aware fine-tuning ...')
 
     def on_epoch(epoch: int, means: Mapping[str, float]) -> None:
-        progress.say(f'quantisation-aware epoch {epoch + 1}: loss {means["loss"]:.4g}, accuracy '
+        progress.say(f'quantization-aware epoch {epoch + 1}: loss {means["loss"]:.4g}, accuracy '
                      f'{means["accuracy"]:.4g}')
 
     batch_size = min(settings.batch_size, data.num_train)
-    return quantise_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
-                          settings.quantisation_aware, pixels=data.pixels,
+    return quantize_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
+                          settings.quantization_aware, pixels=data.pixels,
                           should_stop=should_stop, on_epoch=on_epoch)
 
 
@@ -157,7 +157,8 @@ def accuracies(exported: ExportReport, data: ImageData,
             raise StopTraining()
         correct = count_correct(FORMATS[form].open(path), data)
         rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),
-                     'bytes': exported.bytes[form], 'accuracy': correct / data.num_test})
+                     'bytes': exported.bytes[form], 'accuracy': correct / data.num_test,
+                     'advice': FORMATS[form].advice})
     reference = next(row['accuracy'] for row in rows if row['form'] == 'keras')
     for row in rows:
         row['lost'] = reference - row['accuracy']
@@ -167,7 +168,7 @@ def accuracies(exported: ExportReport, data: ImageData,
 def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None,
                   should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
     """Times the TFLite files, and `dense` first, in turns; returns the latencies of `dense`."""
-    lite = [row for row in rows if row['form'].startswith('tflite')]
+    lite = [row for row in rows if is_tflite(row['form'])]
     models: list[Any] = [*([dense] if dense else []),
                          *(exported.paths[row['form']] for row in lite)]
     dense_latency = []

@@ -22,7 +22,7 @@ from tfprune.pruning.sparsity import count_zeros
 from tfprune.report import model_card, write_html
 from tfprune.report.reading import read_run
 from tfprune.report.table import shortfall_sentences
-from tfprune.runs.artefacts import count_correct
+from tfprune.runs.artifacts import count_correct
 from tfprune.runs.deployment import Deployment, deploy
 from tfprune.runs.first_epoch import lowered
 from tfprune.runs.folder import RunFolder
@@ -100,7 +100,7 @@ def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decis
         'sparsity': count_zeros(pruned) if decision.zeros else None,
         'uncounted': setup.cost_model.uncounted,
         'latency_ratio': tflite['latency'][0]['ratio'],
-        'artefacts': deployed.rows, 'dense_latency': deployed.dense_latency,
+        'artifacts': deployed.rows, 'dense_latency': deployed.dense_latency,
         'latency_prediction': prediction_row(
             left.cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
         'groups': _groups(setup, left, decision), 'removed_blocks': list(decision.removed),

@@ -29,10 +29,10 @@ from tfprune.structure.graph import unfold
 from tfprune.structure.groups import trace_groups
 from tfprune.training.account import EpochAccount
 from tfprune.training.batch_norm import (batch_norm_layers, reestimate_batch_norm,
-                                         synchronise_batch_norm)
+                                         synchronize_batch_norm)
 from tfprune.training.distribution import SharedScorer, from_chief, is_chief, num_workers
 from tfprune.training.seeding import derived_seed, set_seed
-from tfprune.training.step import Optimisation, StopTraining, Trainer
+from tfprune.training.step import Optimization, StopTraining, Trainer
 
 
 _SURGERY = 2 ** 21  # of a seed; no run has so many rounds
@@ -227,7 +227,7 @@ class Phases:
         set_seed(derived_seed(self.config.seed, self.first, _SURGERY), self.setup.model)
         with self.strategy.scope():
             pruned = apply_decision(self.setup, decision)
-            # From scratch: initialised anew for its own widths, not a slice of the dense one.
+            # From scratch: initialized anew for its own widths, not a slice of the dense one.
             return keras.models.clone_model(pruned) if self.decides_first else pruned
 
     def _train_pruned(self, pruned: keras.Model, decision: Decision, plan: FineTuning,
@@ -299,7 +299,7 @@ class Phases:
 
     def _trainer(self, model: keras.Model, **extras: Any) -> Trainer:
         config, recipe = self.config, self.setup.recipe
-        return Trainer(model, self.strategy, Optimisation(
+        return Trainer(model, self.strategy, Optimization(
             config.momentum, recipe.weight_decay, config.label_smoothing, config.batch_size,
             config.jit_compile, recipe.optimizer), **extras)
 
@@ -349,5 +349,5 @@ class Phases:
 
 def _as_float32(model: keras.Model) -> keras.Model:
     """A plain copy in float32, without what training set on its layers."""
-    synchronise_batch_norm(model, False)
+    synchronize_batch_norm(model, False)
     return prune_model(model, trace_groups(model), {}, dtype_policy='float32')

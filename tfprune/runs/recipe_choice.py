@@ -26,7 +26,7 @@ from tfprune.significance import fell
 from tfprune.training.rate_test import (FACTORS, STEPS, RateTest, at_least, best_recovering,
                                         largest_harmless)
 from tfprune.training.seeding import derived_seed
-from tfprune.training.step import Optimisation
+from tfprune.training.step import Optimization
 
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
@@ -155,7 +155,7 @@ class _Rates:
                 data.train_batches(config.total_epochs + epoch, config.batch_size))
         return RateTest(
             prune_model(setup.model, setup.groups, masks),
-            Optimisation(config.momentum, 0.0, config.label_smoothing, config.batch_size,
+            Optimization(config.momentum, 0.0, config.label_smoothing, config.batch_size,
                          optimizer=setup.compiled.config if setup.compiled else None),
             batches.take(STEPS), [images for images, _ in criterion_batches(config, data)],
             list(held_out_batches(setup)), derived_seed(config.seed, _PLACE), self._should_stop,

@@ -10,7 +10,7 @@ RLAL (arXiv 2403.19490) tells the agent where it stands by
 
 with embeddings, RNN and decoder trained on the loss, and z_t an input of actor and critic.
 
-Deviations: 1. rewards are standardised by the mean and spread of those observed so far (they lie
+Deviations: 1. rewards are standardized by the mean and spread of those observed so far (they lie
 within a few hundredths of each other). 2. z reaches the agent under stop-gradient: a constant of
 the observation.
 """

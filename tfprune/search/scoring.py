@@ -22,7 +22,7 @@ class Network(Protocol):
 class SubnetworkScorer:
     """masks -> accuracy in [0, 1] of the sub-network that they select; weights are only read.
 
-    Each batch is normalised by its own statistics, those of the sub-network, in the pass that
+    Each batch is normalized by its own statistics, those of the sub-network, in the pass that
     counts. The batches are dealt out to the replicas: a replica more does not change the score.
 
     Args:

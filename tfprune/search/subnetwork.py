@@ -6,7 +6,7 @@ number of channels is unknown to the graph. What a layer does with fewer channel
 ones being zero: that is right for a layer that sums over channels, as behind a gate, and for one
 that treats each by itself.
 
-Batch normalisation normalises by the statistics of the batch itself: they belong to the
+Batch normalization normalizes by the statistics of the batch itself: they belong to the
 sub-network, and no second pass over the images is needed to estimate them. A layer that a training
 pass does not update, as it is frozen or kept in inference mode, goes on by its moving statistics.
 """
@@ -24,8 +24,8 @@ from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import is_plain_batch_norm, layers_within
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.layout import LayerNode, WeightSlot
-from tfprune.training.batch_norm import (affine, batch_norm_layers, normalise, normalise_by_batch,
-                                         normalising_by_batch, statistics, updated_layers)
+from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, normalize_by_batch,
+                                         normalizing_by_batch, statistics, updated_layers)
 
 
 class _Kept(tf.Module):
@@ -72,7 +72,7 @@ class Subnetwork(tf.Module):
         graph, layout = unfold(model), groups.layout
         check_traced(model, graph, groups)
         self._model, self._graph, self._groups = Untracked(model), Untracked(graph), groups
-        self._by_batch = Untracked(_normalised_by_batch(model, graph))
+        self._by_batch = Untracked(_normalized_by_batch(model, graph))
         self._prunable = [layout.names.index(name) for name in groups]
         self._kept: dict[tuple[bytes, bytes, int], _Kept] = {}
         self._slots: dict[str, list[WeightSlot]] = {}
@@ -126,7 +126,7 @@ class Subnetwork(tf.Module):
         feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_of(value) for value in (*step.inputs, *step.outputs)]
         if isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer):
-            return [self._normalised(layer, feed[0], step.path)]
+            return [self._normalized(layer, feed[0], step.path)]
         if any(narrowed) and rule is not None and node.refused is None:
             if rule.any_width:
                 return self._call(step, feed)
@@ -141,7 +141,7 @@ class Subnetwork(tf.Module):
                 for kept, x in zip(narrowed[len(feed):], outputs)]
 
     def _call(self, step: Step, feed: Sequence[Any]) -> list[Any]:
-        with normalising_by_batch(self._by_batch.value.get(id(step.operation), ())):
+        with normalizing_by_batch(self._by_batch.value.get(id(step.operation), ())):
             return called(step, dict(zip(map(id, step.tensors), feed)))
 
     def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
@@ -155,7 +155,7 @@ class Subnetwork(tf.Module):
             found[slot.weight] = value
         return found
 
-    def _normalised(self, layer: keras.layers.BatchNormalization, inputs: tf.Tensor, path: str
+    def _normalized(self, layer: keras.layers.BatchNormalization, inputs: tf.Tensor, path: str
                     ) -> tf.Tensor:
         slots = self._slots.get(path)  # none of a layer on another axis, which stays whole
         kept = self._kept_of(slots[0].out_tensor) if slots else None
@@ -168,15 +168,15 @@ class Subnetwork(tf.Module):
         inputs = tf.cast(inputs, layer.compute_dtype)
         inputs = tf.transpose(inputs, axes) if moved else inputs
         if id(layer) in self._by_batch.value:
-            outputs, _, _ = normalise_by_batch(inputs, gamma, beta, layer.epsilon)
+            outputs, _, _ = normalize_by_batch(inputs, gamma, beta, layer.epsilon)
         else:
-            outputs = normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
+            outputs = normalize(inputs, gamma, beta, mean, variance, layer.epsilon)
         return tf.transpose(outputs, axes) if moved else outputs
 
 
-def _normalised_by_batch(model: keras.Model, graph: Graph
+def _normalized_by_batch(model: keras.Model, graph: Graph
                          ) -> dict[int, list[keras.layers.BatchNormalization]]:
-    """The batch normalisations that a training pass updates, in every layer of the graph that is
+    """The batch normalizations that a training pass updates, in every layer of the graph that is
     or has one; by the id of that layer."""
     layers = [layer for layer in graph.layers.values() if isinstance(layer, keras.layers.Layer)]
     alone = {id(layer) for layer in layers if type(layer) is keras.layers.BatchNormalization}
@@ -191,4 +191,4 @@ def _normalised_by_batch(model: keras.Model, graph: Graph
     updated = set(map(id, updated_layers(graph, lambda: model(zeros, training=True))))
     inner = {id(layer): [each for each in layers_within(layer) if id(each) in updated]
              for layer in layers}
-    return {layer: normalisations for layer, normalisations in inner.items() if normalisations}
+    return {layer: normalizations for layer, normalizations in inner.items() if normalizations}

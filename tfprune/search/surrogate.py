@@ -70,8 +70,8 @@ def best_unscored(context: ContextTrainer, budget: Budget, epoch: int, *, candid
         today: reward of each width vector scored at this epoch; the best of them are perturbed, and
             all of them left out.
     """
-    centres = np.array(sorted(today, key=today.__getitem__)[-_CENTRES:]).reshape(
+    centers = np.array(sorted(today, key=today.__getitem__)[-_CENTRES:]).reshape(
         -1, len(budget.names))
-    widths = propose(budget, 1 - centres / budget.dense_widths, candidates, rng)
+    widths = propose(budget, 1 - centers / budget.dense_widths, candidates, rng)
     widths = widths[[tuple(row) not in today for row in widths.tolist()]]
     return widths[np.argsort(-predict(context, budget, widths, epoch), kind='stable')[:count]]

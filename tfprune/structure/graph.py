@@ -82,7 +82,7 @@ def functional_graph(model: keras.Model) -> Any:
     Raises:
       TypeError: if `model` is not a Keras 3 model.
       ValueError: if it is subclassed or not built, or a layer has other weights than its class:
-        quantised ones, or those of LoRA beside them.
+        quantized ones, or those of LoRA beside them.
     """
     if not isinstance(model, keras.Model):
         kind = f'{type(model).__module__}.{type(model).__name__}'
@@ -100,7 +100,7 @@ def functional_graph(model: keras.Model) -> Any:
         mode = getattr(layer, 'quantization_mode', None)
         if mode:
             raise ValueError(f"layer '{layer.name}' is quantized ({mode}): give the model as it "
-                             'was before quantize(); quantised files are made at the export')
+                             'was before quantize(); quantized files are made at the export')
         if getattr(layer, 'lora_enabled', False):
             raise ValueError(f"layer '{layer.name}' has LoRA weights: model.save_weights() merges "
                              'them; load that file into the model without LoRA')

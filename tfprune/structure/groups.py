@@ -183,7 +183,7 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
     What reads a channel has to make up for its loss: a group that a layer with a frozen kernel
     reads is not prunable. One that only frozen layers write is, if what reads it can train: the
     features of a frozen backbone that its trainable head does without. Training of biases or of
-    normalisation alone makes up for nothing.
+    normalization alone makes up for nothing.
 
     Args:
       model: a functional or built Sequential Keras model on channels-last images.

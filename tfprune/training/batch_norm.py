@@ -1,4 +1,4 @@
-"""Batch normalisation: found, fused, synchronised, its statistics re-estimated.
+"""Batch normalization: found, fused, synchronized, its statistics re-estimated.
 
 Keras 3 computes it on TensorFlow as a dozen operations. TensorFlow's fused kernel makes a training
 step of a CIFAR ResNet 1.3 times faster on a CPU, where the number of channels is a multiple of 4;
@@ -29,12 +29,12 @@ _LIKE, _SURE = 0.02, 0.05
 
 
 def batch_norm_layers(model: keras.Model) -> list[keras.layers.BatchNormalization]:
-    """The batch-normalisation layers of a model, those of layers and models in it included."""
+    """The batch-normalization layers of a model, those of layers and models in it included."""
     return [layer for layer in layers_within(model)
             if isinstance(layer, keras.layers.BatchNormalization)]
 
 
-def synchronise_batch_norm(model: keras.Model, on: bool) -> None:
+def synchronize_batch_norm(model: keras.Model, on: bool) -> None:
     """Statistics of the global batch, of all replicas (on), or of each replica's own."""
     for layer in batch_norm_layers(model):
         layer.synchronized = on
@@ -42,7 +42,7 @@ def synchronise_batch_norm(model: keras.Model, on: bool) -> None:
 
 def use_fused_batch_norm(model: keras.Model) -> None:
     """Makes the layers of `model` compute the same by TensorFlow's fused kernels, wherever these
-    can: on the last axis, without renorm or a mask; synchronised ones with one reduction each.
+    can: on the last axis, without renorm or a mask; synchronized ones with one reduction each.
     Copies of the model, by their configuration or from a file, are plain."""
     for layer in batch_norm_layers(model):
         if type(layer) is keras.layers.BatchNormalization and not layer.renorm:
@@ -59,14 +59,14 @@ def _fused_call(layer: Any, inputs: tf.Tensor, training: bool | None = None, mas
     gamma, beta = affine(layer)
     mean, variance = statistics(layer)
     if not by_batch:
-        outputs = normalise(inputs, gamma, beta, mean, variance, layer.epsilon)
+        outputs = normalize(inputs, gamma, beta, mean, variance, layer.epsilon)
     else:
         replica = tf.distribute.get_replica_context() if layer.synchronized else None
         if replica and replica.num_replicas_in_sync > 1:
             outputs, batch_mean, batch_variance = _across_replicas(
                 replica, inputs, gamma, beta, layer.epsilon)
         else:
-            outputs, batch_mean, batch_variance = normalise_by_batch(
+            outputs, batch_mean, batch_variance = normalize_by_batch(
                 inputs, gamma, beta, layer.epsilon)
         kept = layer.momentum
         layer.moving_mean.assign(tf.cast(
@@ -88,7 +88,7 @@ def statistics(layer: keras.layers.BatchNormalization) -> tuple[tf.Tensor, tf.Te
     return (tf.cast(layer.moving_mean, tf.float32), tf.cast(layer.moving_variance, tf.float32))
 
 
-def normalise(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor,
+def normalize(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor,
               variance: tf.Tensor, epsilon: float) -> tf.Tensor:
     """inputs [B, …, C] by the given statistics [C]: gamma (x - mean) / sqrt(variance + eps) + beta.
     """
@@ -98,7 +98,7 @@ def normalise(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Ten
     return outputs if flat is inputs else tf.reshape(outputs, tf.shape(inputs))
 
 
-def normalise_by_batch(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
+def normalize_by_batch(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
                        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """inputs [B, …, C] by their own statistics; with these, mean and (biased) variance [C].
 
@@ -187,7 +187,7 @@ def _moved_layers(graph: Graph, kept: KeptState) -> list[keras.layers.BatchNorma
 
 def reestimate_batch_norm(graph: Graph, forward: Callable[[tf.Tensor], object],
                           batches: Iterable[tf.Tensor]) -> None:
-    """Replaces the moving statistics of batch normalisation by those of `batches` alone.
+    """Replaces the moving statistics of batch normalization by those of `batches` alone.
 
     A pass that updates a layer k times with momentum m turns its statistics s into a s + c, with
     a = m^k and c of the batch. From zeros, n passes leave A-th parts missing of a weighted mean of
@@ -231,14 +231,14 @@ def reestimate_batch_norm(graph: Graph, forward: Callable[[tf.Tensor], object],
     kept.restore(but=[variable for layer in moved for variable in layer.variables])
     if odd:
         warnings.warn(
-            f'batch normalisation {", ".join(layer.path for layer in odd)}: its statistics are no '
+            f'batch normalization {", ".join(layer.path for layer in odd)}: its statistics are no '
             f'moving averages, so that they are those of before, after {count} passes of training '
             'mode; more epochs of fine-tuning move them on')
 
 
 @contextlib.contextmanager
-def normalising_by_batch(layers: Sequence[keras.layers.BatchNormalization]) -> Iterator[None]:
-    """Within it these layers normalise by the batch, whatever mode they are called in, and keep
+def normalizing_by_batch(layers: Sequence[keras.layers.BatchNormalization]) -> Iterator[None]:
+    """Within it these layers normalize by the batch, whatever mode they are called in, and keep
     their statistics."""
     # Where replicas are traced in turns, another one may have begun.
     ours = [layer for layer in layers if getattr(vars(layer).get('call'), '__func__', None)

@@ -68,7 +68,7 @@ def make_strategy(replicas: int = 1) -> tf.distribute.Strategy:
 
     Raises:
         ValueError: there are fewer accelerators; TF_CONFIG is none.
-        RuntimeError: TensorFlow is initialised with fewer logical CPU devices, or at all, and
+        RuntimeError: TensorFlow is initialized with fewer logical CPU devices, or at all, and
             there are several workers.
         WorkerLostError: other workers did not come.
     """

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tfprune.significance import paired
 from tfprune.structure.graph import unfold
 from tfprune.training.batch_norm import reestimate_batch_norm
-from tfprune.training.step import (Batch, NonFiniteLossError, Optimisation, Schedule, StopTraining,
+from tfprune.training.step import (Batch, NonFiniteLossError, Optimization, Schedule, StopTraining,
                                    Trainer, are_right)
 
 STEPS = 40
@@ -35,7 +35,7 @@ class RateTest:
         say: is told what each rate has done.
     """
 
-    def __init__(self, model: keras.Model, optimisation: Optimisation,
+    def __init__(self, model: keras.Model, optimization: Optimization,
                  batches: tf.data.Dataset, calibration: Iterable[tf.Tensor],
                  scored: Iterable[Batch], seed: int,
                  should_stop: Callable[[], bool] = lambda: False,
@@ -43,7 +43,7 @@ class RateTest:
         self._say = say
         self._model, self._batches, self._scored, self._seed = model, batches, scored, seed
         self._calibration, self._should_stop = calibration, should_stop
-        self._trainer = Trainer(model, tf.distribute.get_strategy(), optimisation)
+        self._trainer = Trainer(model, tf.distribute.get_strategy(), optimization)
         self._start = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
         self._forward = tf.function(lambda x: model(tf.cast(x, tf.float32), training=True))
         self._right = tf.function(lambda x, y: are_right(

@@ -16,7 +16,7 @@ def set_seed(seed: int, model: keras.Model) -> None:
     """keras.utils.set_random_seed, without its price where `model` is made of Keras' own layers.
 
     TensorFlow restarts the streams of operations such as tf.random.normal by forgetting the kernels
-    of all functions, which are made and optimised anew at their next call: seconds an epoch. Keras'
+    of all functions, which are made and optimized anew at their next call: seconds an epoch. Keras'
     layers draw from variables; only others may need it. Use each seed once: one that comes again
     goes on with the streams that it had.
     """

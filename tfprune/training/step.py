@@ -1,7 +1,7 @@
 """Training and evaluation of a Keras 3 model under tf.distribute.
 
 One step is the same code for one replica and for several; losses of several equal those of one up
-to float error, because batch normalisation is then synchronised and every sum is over the global
+to float error, because batch normalization is then synchronized and every sum is over the global
 batch.
 """
 import contextlib
@@ -17,7 +17,7 @@ from tensorflow.python.framework import config as tf_config  # has no public nam
 from tfprune.models import as_logits, make_optimizer
 from tfprune.pruning.sparsity import kernels_of
 from tfprune.structure.graph import Untracked
-from tfprune.training.batch_norm import synchronise_batch_norm, use_fused_batch_norm
+from tfprune.training.batch_norm import synchronize_batch_norm, use_fused_batch_norm
 from tfprune.training.distribution import DistributedBatches
 
 Batch = tuple[tf.Tensor, tf.Tensor]
@@ -67,7 +67,7 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimisation:
+class Optimization:
     """What a training step needs beside the model: see the flags of the same names.
 
     optimizer: the configuration of a Keras optimizer, as `keras.optimizers.serialize` gives it;
@@ -109,23 +109,23 @@ class Trainer(tf.Module):
     """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
-                 optimisation: Optimisation,
+                 optimization: Optimization,
                  penalty: Callable[[], tf.Tensor | None] | None = None,
                  teacher: keras.Model | None = None,
                  constrain: Callable[[], None] | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
         self._teacher = None if teacher is None else Untracked(teacher)  # in no checkpoint
-        self._settings, self._penalty, self._constrain = optimisation, penalty, constrain
+        self._settings, self._penalty, self._constrain = optimization, penalty, constrain
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
-        self._gradients = _compiled(self._uncompiled_gradients, optimisation.jit_compile)
+        self._gradients = _compiled(self._uncompiled_gradients, optimization.jit_compile)
         self._kernels = kernels_of(model)
-        synchronise_batch_norm(model, strategy.num_replicas_in_sync > 1)
+        synchronize_batch_norm(model, strategy.num_replicas_in_sync > 1)
         use_fused_batch_norm(model)
         if teacher is not None:
             use_fused_batch_norm(teacher)
         with strategy.scope():
-            self.optimizer = optimisation.make_optimizer()
+            self.optimizer = optimization.make_optimizer()
             try:
                 self.optimizer.build(model.trainable_variables)
             except ValueError:

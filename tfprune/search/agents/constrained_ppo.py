@@ -1,4 +1,4 @@
-"""Proximal policy optimisation under a constraint: PPO-Lagrangian."""
+"""Proximal policy optimization under a constraint: PPO-Lagrangian."""
 import math
 from typing import Sequence
 

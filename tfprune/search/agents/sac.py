@@ -30,7 +30,7 @@ class _SacAgent(sac_agent.SacAgent):
 class SAC(OffPolicyAgent):
     """Soft actor-critic with a fixed temperature of 0.1 (Haarnoja et al. 2018, arXiv 1812.05905).
 
-    An episode's reward is standardised by those in memory: accuracies differ by a few hundredths,
+    An episode's reward is standardized by those in memory: accuracies differ by a few hundredths,
     next to which the temperature would be all that counts.
 
     The critics' learning rate is ten times the actor's, as in RLAL's public code, whose 1e-4 did

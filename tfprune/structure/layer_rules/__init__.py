@@ -4,6 +4,8 @@ Grouping, gates, surgery, cost, criteria and alignment ask the rule and know not
 they cannot disagree. A new layer type is one `LayerRule` subclass in the file of its family and one
 line in that file's `RULES`.
 
+From outside of the package: `register_rule(MyLayer, MyRule())`, see there.
+
 A rule is found by the exact class: a subclass may override `call`, so it has no rule until it gets
 its own line. A layer without a rule, or one that its rule refuses, freezes the groups it touches.
 """
@@ -12,15 +14,44 @@ import keras
 
 from tfprune.structure.layer_rules import (activations, kernels, merging, normalization, operations,
                                            shapes)
-from tfprune.structure.layer_rules.base import (Call, Labels, LayerRule, MacTerm, Shape, Tracer,
-                                                WeightAxes)
+from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Keras2Layer, Labels,
+                                                LayerRule, MacTerm, Shape, Tracer, WeightAxes)
 
-__all__ = ['RULES', 'Call', 'Labels', 'LayerRule', 'MacTerm', 'Shape', 'Tracer', 'WeightAxes',
-           'find_rule']
+__all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Keras2Layer', 'Labels', 'LayerRule', 'MacTerm',
+           'Shape', 'Tracer', 'WeightAxes', 'find_rule', 'register_rule']
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
     **operations.RULES}
+
+
+def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:
+    """Tells tfprune of a layer of one's own; a rule that the class has is replaced.
+
+        class Scale(keras.layers.Layer): …            # y = x * self.factor, factor [C]
+
+        class ScaleRule(tfprune.LayerRule):
+            def weight_axes(self, layer):
+                return (tfprune.WeightAxes('factor', out_axis=0),)
+
+        tfprune.register_rule(Scale, ScaleRule())
+
+    From then on its channels are grouped, gated, pruned, counted and ranked as those of any layer.
+    A rule that holds for less than it says is found by `tfprune.testing.check_promises(model)`.
+    With `--custom_layers=FILE` the call stands in that file, below the class.
+
+    Args:
+      layer_class: a class of layers; subclasses need a rule of their own.
+      rule: what differs from `LayerRule`, a layer that treats each channel by itself.
+
+    Raises:
+      TypeError: for anything else.
+    """
+    if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Operation)):
+        raise TypeError(f'layer_class: expected a class of Keras layers, received {layer_class!r}')
+    if not isinstance(rule, LayerRule):
+        raise TypeError(f'rule: expected an instance of a LayerRule, received {rule!r}')
+    RULES[layer_class] = rule
 
 
 def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Labels, LayerRule,
-                                                Tracer, WeightAxes, reaches_channels)
+from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Keras2Layer, Labels,
+                                                LayerRule, Tracer, WeightAxes, reaches_channels)
 
 # Softmax and its kin mix channels, and a function that is not here may, so their channels are
 # frozen. Compared by identity: a user's `relu` is not ours.
@@ -39,7 +39,7 @@ class Softmax(InPlace):
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         if reaches_channels(call.layer.axis, len(call.input_shapes[0])):
-            tracer.freeze(inputs[0], f"layer '{call.layer.name}' ({call.kind}) normalises over "
+            tracer.freeze(inputs[0], f"layer '{call.layer.name}' ({call.kind}) normalizes over "
                                      'the channels')
         return inputs[0]
 
@@ -54,10 +54,10 @@ class _PReLU(InPlace):
 
 
 RULES: dict[type[keras.Operation], LayerRule] = {
-    layers.Activation: _Activation(),
-    layers.ReLU: Channelwise(),
-    layers.LeakyReLU: Channelwise(),
-    layers.ELU: Channelwise(),
-    layers.PReLU: _PReLU(),
-    layers.Softmax: Softmax(),
+    layers.Activation: _Activation().in_keras2(),
+    layers.ReLU: Channelwise().in_keras2(),
+    layers.LeakyReLU: Channelwise().in_keras2(Keras2Layer(config={'negative_slope': 'alpha'})),
+    layers.ELU: Channelwise().in_keras2(),
+    layers.PReLU: _PReLU().in_keras2(),
+    layers.Softmax: Softmax().in_keras2(),
 }

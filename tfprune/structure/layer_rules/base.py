@@ -1,9 +1,10 @@
 """What a rule is, and what it works with: labels, calls, the axes of weights, terms of cost."""
 
+import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -115,8 +116,32 @@ class MacTerm:
     uses_out: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class Keras2Layer:
+    """The layer of tf_keras, the Keras 2 of quantization-aware training, that computes the same.
+
+    Attributes:
+      kind: its class in tf_keras.layers; '' for that of the Keras 3 layer.
+      config: key of the Keras 3 config -> key in tf_keras.
+      weights: name of a Keras 3 weight -> name in tf_keras.
+      lacks: keys that tf_keras does not have -> the value that means what tf_keras does anyway.
+      ignores: keys that tf_keras does not have and that change no value.
+    """
+    kind: str = ''
+    config: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weights: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    lacks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ignores: tuple[str, ...] = ()
+
+
+SAME_IN_KERAS2 = Keras2Layer()
+
+
 class LayerRule:
     """A channelwise layer with one input and without weights; subclasses say what differs."""
+
+    # The layer of tf_keras that computes the same; None where there is none.
+    keras2: Keras2Layer | None = None
 
     # Reads and writes one buffer, if nobody else needs the input (peak memory).
     in_place = False
@@ -126,6 +151,12 @@ class LayerRule:
     takes_channels_first = False
     # The layer itself, without weights, runs on fewer channels than it was built for.
     any_width = False
+
+    def in_keras2(self, layer: Keras2Layer = SAME_IN_KERAS2) -> Self:
+        """A copy of the rule whose layer is this one in tf_keras."""
+        rule = copy.copy(self)
+        rule.keras2 = layer
+        return rule
 
     def mixes_channels(self, layer: Any) -> bool:
         """Whether it sums over input channels: it needs gates and starts new channels."""

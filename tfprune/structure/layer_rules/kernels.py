@@ -10,8 +10,8 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune.structure.layer_rules.activations import freeze_if_mixed
-from tfprune.structure.layer_rules.base import (Call, Labels, LayerRule, MacTerm, Tracer,
-                                                WeightAxes, positions)
+from tfprune.structure.layer_rules.base import (Call, Keras2Layer, Labels, LayerRule, MacTerm,
+                                                positions, Tracer, WeightAxes)
 
 
 class _Kernel(LayerRule):
@@ -157,16 +157,17 @@ def _bias(layer: Any) -> tuple[WeightAxes, ...]:
     return (WeightAxes('bias', out_axis=0),) if layer.use_bias else ()
 
 
+_DEPTHWISE_IN_KERAS2 = Keras2Layer(weights={'kernel': 'depthwise_kernel'})
 RULES: dict[type[keras.Operation], LayerRule] = {
-    layers.Dense: _Dense(),
-    layers.Conv1D: _Convolution(),
-    layers.Conv2D: _Convolution(),
-    layers.Conv3D: _Convolution(),
-    layers.Conv1DTranspose: _Transpose(),
-    layers.Conv2DTranspose: _Transpose(),
-    layers.Conv3DTranspose: _Transpose(),
-    layers.DepthwiseConv1D: _Depthwise(),
-    layers.DepthwiseConv2D: _Depthwise(),
-    layers.SeparableConv1D: _Separable(),
-    layers.SeparableConv2D: _Separable(),
+    layers.Dense: _Dense().in_keras2(Keras2Layer(lacks={'quantization_config': None})),
+    layers.Conv1D: _Convolution().in_keras2(),
+    layers.Conv2D: _Convolution().in_keras2(),
+    layers.Conv3D: _Convolution().in_keras2(),
+    layers.Conv1DTranspose: _Transpose().in_keras2(),
+    layers.Conv2DTranspose: _Transpose().in_keras2(),
+    layers.Conv3DTranspose: _Transpose().in_keras2(),
+    layers.DepthwiseConv1D: _Depthwise().in_keras2(_DEPTHWISE_IN_KERAS2),
+    layers.DepthwiseConv2D: _Depthwise().in_keras2(_DEPTHWISE_IN_KERAS2),
+    layers.SeparableConv1D: _Separable().in_keras2(),
+    layers.SeparableConv2D: _Separable().in_keras2(),
 }

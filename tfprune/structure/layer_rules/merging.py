@@ -57,12 +57,12 @@ class Concatenate(LayerRule):
 
 
 RULES: dict[type[keras.Operation], LayerRule] = {
-    layers.Add: Elementwise(is_sum=True),
-    layers.Subtract: Elementwise(is_sum=True),
-    layers.Average: Elementwise(is_sum=True),
-    layers.Maximum: Elementwise(is_sum=True),
-    layers.Minimum: Elementwise(is_sum=True),
-    layers.Multiply: Elementwise(is_sum=False),
-    layers.Concatenate: Concatenate(),
+    layers.Add: Elementwise(is_sum=True).in_keras2(),
+    layers.Subtract: Elementwise(is_sum=True).in_keras2(),
+    layers.Average: Elementwise(is_sum=True).in_keras2(),
+    layers.Maximum: Elementwise(is_sum=True).in_keras2(),
+    layers.Minimum: Elementwise(is_sum=True).in_keras2(),
+    layers.Multiply: Elementwise(is_sum=False).in_keras2(),
+    layers.Concatenate: Concatenate().in_keras2(),
     CustomScaleLayer: Elementwise(is_sum=True),
 }

@@ -1,4 +1,4 @@
-"""Normalisation: per channel it is channelwise, over channels it freezes them."""
+"""Normalization: per channel it is channelwise, over channels it freezes them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,8 @@ import numpy as np
 from keras import layers
 
 from tfprune.structure.keras_internals import LayerScale
-from tfprune.structure.layer_rules.base import (Call, InPlace, Labels, LayerRule, Tracer,
-                                                WeightAxes, reaches_channels)
+from tfprune.structure.layer_rules.base import (Call, InPlace, Keras2Layer, Labels, LayerRule,
+                                                reaches_channels, Tracer, WeightAxes)
 from tfprune.structure.layer_rules.kernels import tie_blocks
 
 
@@ -18,7 +18,7 @@ class _BatchNormalization(InPlace):
     def refuse(self, call: Call) -> str | None:
         rank = len(call.input_shapes[0])
         if call.layer.axis not in (-1, rank - 1):
-            return f'normalises axis {call.layer.axis}, where the last axis is expected'
+            return f'normalizes axis {call.layer.axis}, where the last axis is expected'
         return None
 
     def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
@@ -53,7 +53,7 @@ class _GroupNormalization(InPlace):
 
 
 class _OverAxes(InPlace):
-    """Normalises over `axis`: with the channels among them, removing one would change the rest."""
+    """Normalizes over `axis`: with the channels among them, removing one would change the rest."""
     static_weights = True
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
@@ -111,16 +111,17 @@ def _affine(layer: Any) -> list[str]:
 
 
 def _freeze(call: Call, labels: Labels, tracer: Tracer) -> None:
-    tracer.freeze(labels, f"layer '{call.layer.name}' ({call.kind}) normalises over the channels")
+    tracer.freeze(labels, f"layer '{call.layer.name}' ({call.kind}) normalizes over the channels")
 
 
 RULES: dict[type[keras.Operation], LayerRule] = {
-    layers.BatchNormalization: _BatchNormalization(),
-    layers.GroupNormalization: _GroupNormalization(),
-    layers.LayerNormalization: _OverAxes(),
+    layers.BatchNormalization: _BatchNormalization().in_keras2(Keras2Layer(
+        lacks={'renorm': False}, ignores=('renorm_clipping', 'renorm_momentum'))),
+    layers.GroupNormalization: _GroupNormalization().in_keras2(),
+    layers.LayerNormalization: _OverAxes().in_keras2(Keras2Layer(lacks={'rms_scaling': False})),
     layers.RMSNormalization: _OverAxes(),
-    layers.UnitNormalization: _OverAxes(),
-    layers.Normalization: _Normalization(),
-    layers.Rescaling: _Rescaling(),
+    layers.UnitNormalization: _OverAxes().in_keras2(),
+    layers.Normalization: _Normalization().in_keras2(),
+    layers.Rescaling: _Rescaling().in_keras2(),
     LayerScale: _LayerScale(),
 }

@@ -8,7 +8,8 @@ import numpy as np
 from keras import layers
 
 from tfprune.structure.keras_internals import StochasticDepth
-from tfprune.structure.layer_rules.base import Call, Channelwise, InPlace, Labels, LayerRule, Tracer
+from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Keras2Layer, Labels,
+                                                LayerRule, Tracer)
 
 
 class Input(InPlace):
@@ -104,7 +105,7 @@ class _Dropout(Channelwise):
 
 
 class _Augmentation(LayerRule):
-    """Works on images, whose colours it may mix."""
+    """Works on images, whose colors it may mix."""
 
     def refuse(self, call: Call) -> str | None:
         if call.input_shapes[0][-1] != call.output_shapes[0][-1]:
@@ -124,28 +125,31 @@ class _Positions(LayerRule):
 _POSITIONS = [
     f'{name}{rank}D' for rank in (1, 2, 3)
     for name in ('MaxPooling', 'AveragePooling', 'GlobalMaxPooling', 'GlobalAveragePooling',
-                 'AdaptiveMaxPooling', 'AdaptiveAveragePooling', 'ZeroPadding', 'Cropping',
-                 'UpSampling')]
+                 'ZeroPadding', 'Cropping', 'UpSampling')]
+_ADAPTIVE = [f'Adaptive{kind}Pooling{rank}D' for rank in (1, 2, 3) for kind in ('Max', 'Average')]
 _AUGMENTATIONS = [name for name in dir(layers) if name.startswith('Random')] + [
     'AugMix', 'AutoContrast', 'CutMix', 'Equalization', 'MixUp', 'RandAugment', 'Solarization']
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **{getattr(layers, name): _Augmentation() for name in _AUGMENTATIONS},
-    **{getattr(layers, name): _Positions() for name in _POSITIONS},
-    layers.ZeroPadding2D: _ZeroPadding2D(),
+    **{getattr(layers, name): _Positions().in_keras2() for name in _POSITIONS},
+    **{getattr(layers, name): _Positions() for name in _ADAPTIVE},
+    layers.ZeroPadding1D: _Positions().in_keras2(Keras2Layer(
+        lacks={'data_format': 'channels_last'})),
+    layers.ZeroPadding2D: _ZeroPadding2D().in_keras2(),
     layers.Resizing: LayerRule(),
     layers.CenterCrop: LayerRule(),
-    layers.RepeatVector: LayerRule(),
-    layers.Permute: _Permute(),
-    layers.Flatten: Reshape(),
-    layers.Reshape: Reshape('target_shape'),
-    layers.Identity: Channelwise(),
-    layers.ActivityRegularization: InPlace(),
-    layers.Dropout: _Dropout(),
-    layers.AlphaDropout: _Dropout(),
-    **{getattr(layers, f'SpatialDropout{rank}D'): Channelwise() for rank in (1, 2, 3)},
-    layers.GaussianDropout: Channelwise(),
-    layers.GaussianNoise: Channelwise(),
+    layers.RepeatVector: LayerRule().in_keras2(),
+    layers.Permute: _Permute().in_keras2(),
+    layers.Flatten: Reshape().in_keras2(),
+    layers.Reshape: Reshape('target_shape').in_keras2(),
+    layers.Identity: Channelwise().in_keras2(),
+    layers.ActivityRegularization: InPlace().in_keras2(),
+    layers.Dropout: _Dropout().in_keras2(),
+    layers.AlphaDropout: _Dropout().in_keras2(),
+    **{getattr(layers, f'SpatialDropout{rank}D'): Channelwise().in_keras2() for rank in (1, 2, 3)},
+    layers.GaussianDropout: Channelwise().in_keras2(),
+    layers.GaussianNoise: Channelwise().in_keras2(),
     StochasticDepth: Channelwise(),
     layers.InputLayer: Input(),
 }

@@ -5,12 +5,9 @@ from tfprune.report.table import MISSING, align, count, milliseconds, percent
 
 Row = Mapping[str, Any]
 LOSS_WARNED = 0.01  # of accuracy against the Keras model
-_ADVICE = {'tflite_int8': 'fine-tune under rounding: --quantize=int8_qat',
-           'tflite_dynamic': '--quantize=float16 keeps it',
-           'tflite_int8_qat': 'try more --quantize_epochs, or --quantize=float16'}
 
 
-def artefact_rows(rows: Sequence[Row], dense_latency: Sequence[Row] = ()) -> list[tuple[str, ...]]:
+def artifact_rows(rows: Sequence[Row], dense_latency: Sequence[Row] = ()) -> list[tuple[str, ...]]:
     """Texts, the header first; latency in ms and, in brackets, its share of dense float32's."""
     threads = next(([seen['threads'] for seen in row['latency']] for row in rows
                     if row.get('latency')), [])
@@ -28,15 +25,15 @@ def artefact_rows(rows: Sequence[Row], dense_latency: Sequence[Row] = ()) -> lis
     return table
 
 
-def format_artefacts(rows: Sequence[Row], dense_latency: Sequence[Row] = ()) -> str:
+def format_artifacts(rows: Sequence[Row], dense_latency: Sequence[Row] = ()) -> str:
     """The table for a terminal."""
-    return '\n'.join(align(artefact_rows(rows, dense_latency), rule=True))
+    return '\n'.join(align(artifact_rows(rows, dense_latency), rule=True))
 
 
 def losses(rows: Sequence[Row]) -> list[str]:
     """A sentence for each file that is less accurate than the Keras model by more than a point."""
     return [f'{row["file"]} loses {100 * row["lost"]:.1f} points of accuracy against the Keras '
-            f'model; {_ADVICE.get(row["form"], "look at its parity")}.'
+            f'model; {row.get("advice", "look at its parity")}.'
             for row in rows if row['lost'] > LOSS_WARNED]
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from tfprune.data import DataOptions, ImageData
 from tfprune.export import saved_model
-from tfprune.export.base import Artefact, ArtefactCost, dims, size_of
-from tfprune.export.exporter import FORMATS
+from tfprune.export.base import Artifact, ArtifactCost, dims, size_of
+from tfprune.export.exporter import FORMATS, is_tflite
 from tfprune.run_files import read_json
 
 EXPORT_DIR = 'export'  # in a run folder
@@ -25,13 +25,13 @@ DIRECTORY_FORMAT = 'saved_model'
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """One artefact on the test images: correct of images, cost by recount, bytes on disk."""
+    """One artifact on the test images: correct of images, cost by recount, bytes on disk."""
 
     form: str
     path: pathlib.Path
     correct: int
     images: int
-    cost: ArtefactCost
+    cost: ArtifactCost
     bytes: int
 
     @property
@@ -46,8 +46,8 @@ class Measurement:
                 **dataclasses.asdict(self.cost)}
 
 
-def find_artefacts(path: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
-    """The artefacts at `path`, {format: path}.
+def find_artifacts(path: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
+    """The artifacts at `path`, {format: path}.
 
     Of a run folder or an export directory every form, else the one that a .keras file, a .tflite
     file or a SavedModel directory (or the parent of its versions) is. FileNotFoundError if there
@@ -72,13 +72,13 @@ def find_artefacts(path: str | os.PathLike[str]) -> dict[str, pathlib.Path]:
                      f'finished {EXPORT_DIR}/')
 
 
-def open_artefact(path: str | os.PathLike[str], form: str | None = None) -> Artefact:
-    """Opens the artefact at `path`; `form` chooses one where a directory holds several.
+def open_artifact(path: str | os.PathLike[str], form: str | None = None) -> Artifact:
+    """Opens the artifact at `path`; `form` chooses one where a directory holds several.
 
     Code inside a file is not run: .keras files load in safe mode. ValueError or OSError on one
     line for a file that is missing, damaged or of an unknown kind.
     """
-    found = find_artefacts(path)
+    found = find_artifacts(path)
     if form is None and len(found) > 1:
         raise ValueError(f'{path} holds several forms, choose one: {", ".join(sorted(found))}')
     name = form if form is not None else next(iter(found))
@@ -87,37 +87,37 @@ def open_artefact(path: str | os.PathLike[str], form: str | None = None) -> Arte
     return FORMATS[name].open(found[name])
 
 
-def measure(artefact: Artefact, data: ImageData, *, batch_size: int = 250,
+def measure(artifact: Artifact, data: ImageData, *, batch_size: int = 250,
             on_batch: Callable[[int], Any] | None = None) -> Measurement:
-    """Accuracy on all test images of `data`, and the cost, of an opened artefact.
+    """Accuracy on all test images of `data`, and the cost, of an opened artifact.
 
-    on_batch is told the number of images of each batch done. ValueError if the artefact's image
+    on_batch is told the number of images of each batch done. ValueError if the artifact's image
     shape or number of classes is not the data set's.
     """
-    correct = count_correct(artefact, data, batch_size=batch_size, on_batch=on_batch)
-    return Measurement(form=artefact.form, path=artefact.path, correct=correct,
-                       images=data.num_test, cost=artefact.cost(), bytes=size_of(artefact.path))
+    correct = count_correct(artifact, data, batch_size=batch_size, on_batch=on_batch)
+    return Measurement(form=artifact.form, path=artifact.path, correct=correct,
+                       images=data.num_test, cost=artifact.cost(), bytes=size_of(artifact.path))
 
 
-def count_correct(artefact: Artefact, data: ImageData, *, batch_size: int = 250,
+def count_correct(artifact: Artifact, data: ImageData, *, batch_size: int = 250,
                   on_batch: Callable[[int], Any] | None = None) -> int:
-    """How many of all test images an artefact classifies right; see `measure`."""
-    check_fits(artefact, data)
+    """How many of all test images an artifact classifies right; see `measure`."""
+    check_fits(artifact, data)
     correct = 0
     for pixels, labels in data.test_batches(batch_size).as_numpy_iterator():
-        correct += int(np.sum(np.argmax(artefact(pixels), axis=-1) == labels))
+        correct += int(np.sum(np.argmax(artifact(pixels), axis=-1) == labels))
         if on_batch is not None:
             on_batch(len(labels))
     return correct
 
 
-def check_fits(artefact: Artefact, data: ImageData) -> None:
-    """ValueError if the artefact's image shape or number of classes is not the data set's."""
-    if artefact.image_shape != tuple(data.image_shape):
-        raise ValueError(f'{artefact.path}: takes images [{dims(artefact.image_shape)}], those of '
+def check_fits(artifact: Artifact, data: ImageData) -> None:
+    """ValueError if the artifact's image shape or number of classes is not the data set's."""
+    if artifact.image_shape != tuple(data.image_shape):
+        raise ValueError(f'{artifact.path}: takes images [{dims(artifact.image_shape)}], those of '
                          f'{data.name} are [{dims(data.image_shape)}]')
-    if artefact.num_classes != data.num_classes:
-        raise ValueError(f'{artefact.path}: knows {artefact.num_classes} classes, {data.name} has '
+    if artifact.num_classes != data.num_classes:
+        raise ValueError(f'{artifact.path}: knows {artifact.num_classes} classes, {data.name} has '
                          f'{data.num_classes}')
 
 
@@ -157,6 +157,6 @@ def format_table(rows: Sequence[Measurement]) -> str:
                      f'{row.cost.params:>13,}{row.bytes:>13,}')
     lines += [f'+ {row.form}: not counted: {", ".join(row.cost.uncounted)}'
               for row in rows if row.cost.uncounted]
-    if any(row.form.startswith('tflite') for row in rows):
-        lines.append('tflite: batch normalisation is folded into the convolutions: fewer params')
+    if any(is_tflite(row.form) for row in rows):
+        lines.append('tflite: batch normalization is folded into the convolutions: fewer params')
     return '\n'.join(lines)

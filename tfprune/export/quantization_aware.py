@@ -1,6 +1,6 @@
-"""Quantisation-aware fine-tuning with TensorFlow Model Optimization, and its full-integer file.
+"""Quantization-aware fine-tuning with TensorFlow Model Optimization, and its full-integer file.
 
-A pruned Keras 3 model is rebuilt in tf_keras with the rounding of int8 (`quantisable.py`), the
+A pruned Keras 3 model is rebuilt in tf_keras with the rounding of int8 (`quantizable.py`), the
 ranges of its activations are measured, and its weights train on.
 
 TFMOT starts each range at -6 … 6 and moves it by a thousandth a step: more steps than a short
@@ -26,7 +26,7 @@ import tensorflow as tf
 from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.export import serving
 from tfprune.export.base import IO_TYPES, Format, WriteContext
-from tfprune.export.quantisable import prepare
+from tfprune.export.quantizable import prepare
 from tfprune.export.tflite import open_file, run_converter, write_content
 from tfprune.models import as_logits, outputs_probabilities
 from tfprune.training.seeding import derived_seed
@@ -40,8 +40,8 @@ Batches = Callable[[int], tf.data.Dataset]
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantisationAware:
-    """How quantisation-aware fine-tuning trains: SGD, the learning rate falls as a cosine to 0.
+class QuantizationAware:
+    """How quantization-aware fine-tuning trains: SGD, the learning rate falls as a cosine to 0.
 
     Attributes:
       epochs: at least 1.
@@ -66,8 +66,8 @@ class QuantisationAware:
                                  f'{getattr(self, name)!r}.')
 
 
-def quantise_aware(model: keras.Model, batches: Batches,
-                   settings: QuantisationAware = QuantisationAware(), *,
+def quantize_aware(model: keras.Model, batches: Batches,
+                   settings: QuantizationAware = QuantizationAware(), *,
                    pixels: PixelRange = BYTES,
                    should_stop: Callable[[], bool] = lambda: False,
                    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, means: None
@@ -91,14 +91,14 @@ def quantise_aware(model: keras.Model, batches: Batches,
     """
     with _seeded_tf_keras() as set_seed:
         set_seed(settings.seed)
-        annotated, quantised = prepare(model, pixels)
-        calibrate(annotated, quantised, [
+        annotated, quantized = prepare(model, pixels)
+        calibrate(annotated, quantized, [
             images for images, _ in batches(0).take(settings.calibration_batches)])
-        trainer = _Trainer(model, quantised, settings)
+        trainer = _Trainer(model, quantized, settings)
         for epoch in range(settings.epochs):
             set_seed(derived_seed(settings.seed, epoch))
             on_epoch(epoch, trainer.train_epoch(epoch, batches(epoch), should_stop))
-    return quantised
+    return quantized
 
 
 @contextlib.contextmanager
@@ -114,9 +114,9 @@ def _seeded_tf_keras() -> Iterator[Callable[[int], None]]:
         backend._SEED_GENERATOR.generator = None  # no public name
 
 
-def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = '',
+def convert_int8_qat(quantized: Any, *, io: str = 'float32', output_name: str = '',
                      softmax: bool = False, batch: int = 1) -> bytes:
-    """The full-integer TFLite file of what `quantise_aware` returned.
+    """The full-integer TFLite file of what `quantize_aware` returned.
 
     io: type of the images and outputs: 'float32', 'uint8' or 'int8'.
     output_name: of the output; '' takes the name of the layer that gives it.
@@ -126,24 +126,24 @@ def convert_int8_qat(quantised: Any, *, io: str = 'float32', output_name: str = 
     if io not in IO_TYPES:
         raise ValueError(f'Unknown io {io!r}. Available: {", ".join(sorted(IO_TYPES))}')
     module = tf.Module()
-    module.model = quantised
-    name = output_name or quantised.output_names[0].removeprefix('quant_')
+    module.model = quantized
+    name = output_name or quantized.output_names[0].removeprefix('quant_')
 
     def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        outputs = quantised(images, training=False)
+        outputs = quantized(images, training=False)
         return {name: tf.nn.softmax(outputs) if softmax else outputs}
 
-    shape = [batch or None, *quantised.input_shape[1:]]
+    shape = [batch or None, *quantized.input_shape[1:]]
     module.serve = tf.function(serve, input_signature=[
         tf.TensorSpec(shape, tf.float32, name=serving.IMAGES)])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [module.serve.get_concrete_function()], module)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
-    return run_converter(converter, quantised.name)
+    return run_converter(converter, quantized.name)
 
 
-def calibrate(annotated: Any, quantised: Any, images: list[tf.Tensor]) -> None:
+def calibrate(annotated: Any, quantized: Any, images: list[tf.Tensor]) -> None:
     """Measures the ranges of activations on batches [B, H, W, C]; nothing else changes.
 
     First without any rounding, then through it, as TFMOT measures: k of its updates with decay d
@@ -151,14 +151,14 @@ def calibrate(annotated: Any, quantised: Any, images: list[tf.Tensor]) -> None:
     """
     measured = _float_ranges(annotated, images)
     ranges = {}
-    for variable in quantised.non_trainable_weights:
+    for variable in quantized.non_trainable_weights:
         found = _RANGE.match(variable.name)
         if found:
             ranges[variable.name] = variable
             layer, end = found[1], found[3]
             if layer in measured and found[2] != 'pre_activation':
                 variable.assign(measured[layer][end == 'max'])
-    forward = tf.function(lambda batch: quantised(tf.cast(batch, tf.float32), training=True))
+    forward = tf.function(lambda batch: quantized(tf.cast(batch, tf.float32), training=True))
     left = _RANGE_DECAY ** len(images)
     for _ in range(CALIBRATION_PASSES):
         before = {name: float(variable) for name, variable in ranges.items()}
@@ -187,13 +187,13 @@ def _float_ranges(annotated: Any, images: list[tf.Tensor]) -> dict[str, tuple[fl
 
 
 class _Trainer:
-    """Steps of SGD with momentum on a quantised model."""
+    """Steps of SGD with momentum on a quantized model."""
 
-    def __init__(self, model: keras.Model, quantised: Any, settings: QuantisationAware):
+    def __init__(self, model: keras.Model, quantized: Any, settings: QuantizationAware):
         import tf_keras
 
-        self._model, self._quantised, self._settings = model, quantised, settings
-        self._variables = [variable for layer in quantised.layers if layer.trainable
+        self._model, self._quantized, self._settings = model, quantized, settings
+        self._variables = [variable for layer in quantized.layers if layer.trainable
                            for variable in layer.trainable_weights]
         self._kernels = [v for v in self._variables if v.name.endswith('kernel:0')]
         self._optimizer = tf_keras.optimizers.SGD(0.0, momentum=settings.momentum)
@@ -211,15 +211,15 @@ class _Trainer:
             self._optimizer.learning_rate.assign(schedule(epoch * steps + step))
             sums += self._step(images, labels).numpy()
             if not math.isfinite(sums[0]):
-                raise NonFiniteLossError(f'quantisation-aware epoch {epoch + 1}: the loss is '
+                raise NonFiniteLossError(f'quantization-aware epoch {epoch + 1}: the loss is '
                                          f'{sums[0]} at step {step + 1}.')
             if should_stop():
                 raise StopTraining()
         if not sums[3]:
             raise ValueError('the training data hold no whole batch.')
-        for variable in self._quantised.weights:
+        for variable in self._quantized.weights:
             if not np.isfinite(variable.numpy()).all():
-                raise NonFiniteLossError(f'quantisation-aware epoch {epoch + 1}: {variable.name} '
+                raise NonFiniteLossError(f'quantization-aware epoch {epoch + 1}: {variable.name} '
                                          'is not finite.')
         loss, entropy, accuracy = (float(total / sums[3]) for total in sums[:3])
         return {'loss': loss, 'cross_entropy': entropy, 'accuracy': accuracy}
@@ -228,7 +228,7 @@ class _Trainer:
     def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         settings = self._settings
         with tf.GradientTape() as tape:
-            outputs = self._quantised(tf.cast(images, tf.float32), training=True)
+            outputs = self._quantized(tf.cast(images, tf.float32), training=True)
             logits = as_logits(self._model, outputs)
             entropies = cross_entropy(labels, logits, settings.label_smoothing)
             decay = tf.add_n([tf.nn.l2_loss(kernel) for kernel in self._kernels])
@@ -243,15 +243,17 @@ class _Trainer:
 
 def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None:
     """Writes the full-integer file, with metadata; ValueError without a fine-tuned model."""
-    if context.quantised is None:
-        raise ValueError("format 'tflite_int8_qat' needs quantised: the model that quantise_aware "
+    if context.quantized is None:
+        raise ValueError("format 'tflite_int8_qat' needs quantized: the model that quantize_aware "
                          'returns; received None')
     softmax = context.tflite.softmax and not outputs_probabilities(model)
-    content = convert_int8_qat(context.quantised, io=context.tflite.io, softmax=softmax,
+    content = convert_int8_qat(context.quantized, io=context.tflite.io, softmax=softmax,
                                output_name='probabilities' if softmax else '',
                                batch=context.tflite.batch)
     write_content(content, model, path, context)
 
 
 FORMAT = Format(location='model_int8_qat.tflite', write=write,
-                open=functools.partial(open_file, form='tflite_int8_qat'), tolerance=None)
+                open=functools.partial(open_file, form='tflite_int8_qat'), tolerance=None,
+                family='tflite', has_io=True,
+                advice='try more --quantize_epochs, or --quantize=float16')

@@ -3,14 +3,14 @@
 TFMOT rounds kernels, and activations where TFLite's fused integer operators round. Where it has no
 recipe of its own:
 
-1. `Rescaling`, `Normalization` and batch normalisation that follows no convolution or dense layer
+1. `Rescaling`, `Normalization` and batch normalization that follows no convolution or dense layer
    become depthwise convolutions of 1x1, one integer operator.
-2. Batch normalisation goes into the dense layer before it, a plain ReLU into the kernel before it,
+2. Batch normalization goes into the dense layer before it, a plain ReLU into the kernel before it,
    swish becomes a product.
 3. Layers that TFLite computes in integers but TFMOT does not know get their output rounded.
 4. The ends of the input are those of its range exactly, so that the 256 integers are the bytes of a
    picture.
-5. Batch normalisation is frozen, statistics and all: what trains is what is deployed. With the
+5. Batch normalization is frozen, statistics and all: what trains is what is deployed. With the
    statistics of each batch, a ResNet-20 on CIFAR-10 lost a point in a short fine-tuning.
 
 `tf_keras` and TFMOT take seconds to import, so that functions do it.
@@ -29,7 +29,7 @@ from tfprune.errors import first_line
 from tfprune.export.base import image_shape_of, num_classes_of
 from tfprune.export.keras2 import to_keras2
 
-# Layers that TFMOT rounds by itself, on their own or together with a neighbour.
+# Layers that TFMOT rounds by itself, on their own or together with a neighbor.
 _KNOWN = frozenset((
     'InputLayer', 'Conv2D', 'DepthwiseConv2D', 'SeparableConv2D', 'Conv2DTranspose', 'Dense',
     'BatchNormalization', 'ReLU', 'LeakyReLU', 'Softmax', 'Activation', 'Concatenate', 'Add',
@@ -45,7 +45,7 @@ _ACTIVATIONS = frozenset(('linear', 'relu', 'swish', 'gelu', 'softmax', 'sigmoid
 _FOLDING = frozenset(('Conv2D', 'DepthwiseConv2D', 'SeparableConv2D', 'Dense'))
 
 
-def quantisable(model: keras.Model) -> Any:
+def quantizable(model: keras.Model) -> Any:
     """Returns the tf_keras model that rounds as int8 does, with the weights of a Keras 3 model.
 
     The ranges of its activations are not measured yet.
@@ -72,20 +72,20 @@ def prepare(model: keras.Model, pixels: PixelRange = BYTES) -> tuple[Any, Any]:
                    + [layer.layer.name for layer in annotated.layers if hasattr(layer, 'layer')])
     with quantization.quantize_scope(_configs(quantization)):
         try:
-            quantised = quantization.quantize_apply(annotated)
+            quantized = quantization.quantize_apply(annotated)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"model '{model.name}' cannot be prepared for quantisation-aware "
+            raise ValueError(f"model '{model.name}' cannot be prepared for quantization-aware "
                              f'training: {first_line(error)}') from error
-    for weight in quantised.non_trainable_weights:
+    for weight in quantized.non_trainable_weights:
         end = re.search(r'quantize_layer\w*_(min|max):0$', weight.name)
         if end:
             low, high = pixels.ends or (pixels.low, pixels.high)
             weight.assign(min(low, 0) if end[1] == 'min' else max(high, 0))
-    for layer in quantised.layers:
+    for layer in quantized.layers:
         norm = getattr(layer, 'layer', None)
         if isinstance(norm, tf_keras.layers.BatchNormalization):
             norm.trainable = False
-    return annotated, quantised
+    return annotated, quantized
 
 
 def _reserve_names(names: list[str]) -> None:
@@ -140,7 +140,7 @@ class _Annotation:
         if _is_affine(layer):
             config, values[layer.name] = _depthwise(layer)
             made = tf_keras.layers.DepthwiseConv2D(**config)
-            # The normalisation of pixels is not learnt.
+            # The normalization of pixels is not learnt.
             made.trainable = bool(layer.trainable_weights)
         else:
             made = type(layer).from_config(config)
@@ -158,12 +158,12 @@ def _check_supported(layer: Any) -> None:
 
     def refuse(reason: str) -> None:
         raise ValueError(f"layer '{layer.name}' ({kind}) {reason}, so that the model cannot be "
-                         'fine-tuned for int8; post-training quantisation may do')
+                         'fine-tuned for int8; post-training quantization may do')
 
     if layer.compute_dtype != 'float32':
         refuse(f'computes in {layer.compute_dtype} and not in float32')
     if kind not in _KNOWN | _OUTPUT_ROUNDED | _UNCHANGED | _AFFINE:
-        refuse('has no form for quantisation-aware training')
+        refuse('has no form for quantization-aware training')
     if len(layer.inbound_nodes) > 1:
         refuse(f'is called {len(layer.inbound_nodes)} times, which TFMOT does not support')
     name = getattr(getattr(layer, 'activation', None), '__name__', 'linear')
@@ -181,16 +181,16 @@ def _is_affine(layer: Any) -> bool:
 
 
 def _folds(layer: Any) -> bool:
-    """Whether a batch normalisation becomes part of the convolution or dense layer before it."""
+    """Whether a batch normalization becomes part of the convolution or dense layer before it."""
     producer = layer.inbound_nodes[0].inbound_layers
     return (type(producer).__name__ in _FOLDING and len(producer.outbound_nodes) == 1
             and producer.activation.__name__ == 'linear')
 
 
 def _folded_dense(layer: Any) -> Any:
-    """The dense layer whose batch normalisation a layer is, else None.
+    """The dense layer whose batch normalization a layer is, else None.
 
-    TFLite has one scale for a dense kernel: that of batch normalisation, one a channel, must be in
+    TFLite has one scale for a dense kernel: that of batch normalization, one a channel, must be in
     the kernel before it is rounded.
     """
     if type(layer).__name__ != 'BatchNormalization' or not _folds(layer):
@@ -200,7 +200,7 @@ def _folded_dense(layer: Any) -> Any:
 
 
 def _with_norm(dense: Any, norm: Any) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Config and weights of a dense layer with the batch normalisation that follows it."""
+    """Config and weights of a dense layer with the batch normalization that follows it."""
     offset, scale = _line(norm)
     kernel, *bias = dense.get_weights()
     return dense.get_config() | {'use_bias': True}, [

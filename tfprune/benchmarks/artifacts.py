@@ -16,44 +16,45 @@ from typing import Any
 
 import numpy as np
 
+from tfprune.export.exporter import is_tflite
 from tfprune.export.flatbuffer import smallest_file
 from tfprune.export.latency import latencies_in_turns, prepare, timed
 from tfprune.export.operators import Step, read_steps
 from tfprune.export.tflite import convert
 from tfprune.models.model_files import read_keras_file
-from tfprune.runs.artefacts import find_artefacts
+from tfprune.runs.artifacts import find_artifacts
 
-OPTIONS = ('artefacts', 'artefact_threads', 'rounds', 'repetitions', 'profile', 'memory')
+OPTIONS = ('artifacts', 'artifact_threads', 'rounds', 'repetitions', 'profile', 'memory')
 COPIES, PASSES = 4, 5
 DENSE = 'dense.keras'  # in a run folder
 _MEMORY = pathlib.Path(__file__).with_name('memory.py')
 
 
-def rows(only: Sequence[str] = (), *, artefacts: Sequence[str] = (),
-         artefact_threads: Sequence[int] = (1, 2, 4), rounds: int = 20, repetitions: int = 10,
+def rows(only: Sequence[str] = (), *, artifacts: Sequence[str] = (),
+         artifact_threads: Sequence[int] = (1, 2, 4), rounds: int = 20, repetitions: int = 10,
          profile: bool = True, memory: bool = True) -> Iterator[dict[str, Any]]:
     """Yields one row a file and number of threads, the first file being what ratios refer to.
 
     Args:
       only: some of the files, by name.
-      artefacts: .tflite files, .keras files (converted to float32), run folders (their dense model
+      artifacts: .tflite files, .keras files (converted to float32), run folders (their dense model
         and all their .tflite files) or export folders.
-      artefact_threads: of the interpreter.
+      artifact_threads: of the interpreter.
       rounds, repetitions: see `latencies_in_turns`.
       profile: whether to time each operator, at the first number of threads.
       memory: whether to run each file in a process of its own for its peak memory.
 
     Raises ValueError or OSError for what is no such file, before anything is measured.
     """
-    threads = [int(number) for number in artefact_threads]
-    if not artefacts:
-        raise ValueError('artefacts: expected .tflite files or run folders, received none: '
-                         '--artefacts=dense.tflite,pruned.tflite')
+    threads = [int(number) for number in artifact_threads]
+    if not artifacts:
+        raise ValueError('artifacts: expected .tflite files or run folders, received none: '
+                         '--artifacts=dense.tflite,pruned.tflite')
     with contextlib.ExitStack() as stack:
-        files = _files(artefacts, stack)
+        files = _files(artifacts, stack)
         unknown = [name for name in only if name not in files]
         if unknown:
-            raise ValueError(f"Unknown artefact '{unknown[0]}'. Available: {', '.join(files)}")
+            raise ValueError(f"Unknown artifact '{unknown[0]}'. Available: {', '.join(files)}")
         files = {name: path for name, path in files.items() if not only or name in only}
         for path in files.values():
             prepare(path, 1)
@@ -64,7 +65,7 @@ def rows(only: Sequence[str] = (), *, artefacts: Sequence[str] = (),
             stats, ratios = latencies_in_turns(list(files.values()), threads=number, rounds=rounds,
                                                repetitions=repetitions)
             for (name, path), seen, ratio in zip(files.items(), stats, ratios):
-                row = {'artefact': name, 'threads': number, 'cores': os.cpu_count(),
+                row = {'artifact': name, 'threads': number, 'cores': os.cpu_count(),
                        'bytes': path.stat().st_size, 'median_ms': seen.median, 'p10_ms': seen.p10,
                        'p90_ms': seen.p90, 'inferences': seen.repetitions, 'ratio': ratio,
                        'ratio_to': first, **peaks.get(name, {})}
@@ -73,10 +74,10 @@ def rows(only: Sequence[str] = (), *, artefacts: Sequence[str] = (),
                 yield row
 
 
-def _files(artefacts: Sequence[str], stack: contextlib.ExitStack) -> dict[str, pathlib.Path]:
+def _files(artifacts: Sequence[str], stack: contextlib.ExitStack) -> dict[str, pathlib.Path]:
     """{name: .tflite file}; what is converted lies in a folder that goes with `stack`."""
     found: dict[str, pathlib.Path] = {}
-    several = len(artefacts) > 1
+    several = len(artifacts) > 1
 
     def converted(path: pathlib.Path) -> pathlib.Path:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -84,14 +85,15 @@ def _files(artefacts: Sequence[str], stack: contextlib.ExitStack) -> dict[str, p
         made.write_bytes(convert(read_keras_file(path)))
         return made
 
-    for text in artefacts:
+    for text in artifacts:
         path = pathlib.Path(text)
-        forms = find_artefacts(path)
+        forms = find_artifacts(path)
         names = {}
         if path.is_dir():
             if (path / DENSE).exists():
                 names['dense'] = converted(path / DENSE)
-            names |= {file.name: file for form, file in forms.items() if form.startswith('tflite')}
+            names |= {file.name: file for form, file in forms.items()
+                      if is_tflite(form)}
         else:
             names[path.name] = converted(path) if path.suffix == '.keras' else path
         for name, file in names.items():
@@ -101,7 +103,7 @@ def _files(artefacts: Sequence[str], stack: contextlib.ExitStack) -> dict[str, p
                 called = f'{path}/{name}' if path.is_dir() else str(path)
             found[called] = file
     if not found:
-        raise ValueError(f'{", ".join(artefacts)}: no .tflite file here')
+        raise ValueError(f'{", ".join(artifacts)}: no .tflite file here')
     return found
 
 
@@ -135,12 +137,12 @@ def _profile(path: pathlib.Path, threads: int) -> list[dict[str, Any]]:
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:
     """Returns latency as a Markdown table and, where there are profiles, one of operators."""
-    lines = ['| artefact | threads | median, ms | p10–p90, ms | ratio | bytes | peak memory |',
+    lines = ['| artifact | threads | median, ms | p10–p90, ms | ratio | bytes | peak memory |',
              '|---|---:|---:|---:|---:|---:|---:|']
     for row in found:
         peak = f"{row['peak_bytes'] / 2 ** 20:.1f} MiB" if 'peak_bytes' in row else '–'
         crowded = '*' if row['threads'] > (row['cores'] or row['threads']) else ''
-        lines.append(f"| {row['artefact']} | {row['threads']}{crowded} | {row['median_ms']:.4g} | "
+        lines.append(f"| {row['artifact']} | {row['threads']}{crowded} | {row['median_ms']:.4g} | "
                      f"{row['p10_ms']:.4g}–{row['p90_ms']:.4g} | {row['ratio']:.1%} | "
                      f"{row['bytes']:,} | {peak} |")
     if any(row['threads'] > (row['cores'] or row['threads']) for row in found):
@@ -158,7 +160,7 @@ def _operator_table(profiled: Sequence[dict[str, Any]]) -> list[str]:
         for step in row['operators']:
             label = step['signature'].rsplit(' #', 1)[0]
             sums.setdefault(label, [0.0] * len(profiled))[column] += step['ms']
-    names = [row['artefact'] for row in profiled]
+    names = [row['artifact'] for row in profiled]
     lines = [f'| operators, ms, each timed alone | {" | ".join(names)} | '
              f'{names[-1]} / {names[0]} |', f'|---|{"---:|" * len(names)}---:|']
 

@@ -1,4 +1,4 @@
-"""Quantisation-aware fine-tuning: it trains, the file is all integers and as accurate."""
+"""Quantization-aware fine-tuning: it trains, the file is all integers and as accurate."""
 import itertools
 
 import tfprune  # noqa: F401  (before keras)
@@ -9,12 +9,12 @@ import tensorflow as tf
 from keras import layers
 
 from tfprune.data import load_data
-from tfprune.export import quantisation_aware as qat
+from tfprune.export import quantization_aware as qat
 from tfprune.export.interpreter import open_interpreter
-from tfprune.export.quantisable import quantisable
+from tfprune.export.quantizable import quantizable
 from tfprune.models import build_model
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import NonFiniteLossError, Optimisation, StopTraining, Trainer
+from tfprune.training.step import NonFiniteLossError, Optimization, StopTraining, Trainer
 
 BATCH = 64
 
@@ -37,7 +37,7 @@ def trained(digits):
     with strategy.scope():
         model = build_model('resnet8', image_shape=digits.image_shape, num_classes=10,
                             mean=digits.mean, std=digits.std)
-    trainer = Trainer(model, strategy, Optimisation(global_batch_size=BATCH))
+    trainer = Trainer(model, strategy, Optimization(global_batch_size=BATCH))
     for epoch, rate in enumerate((.05, .1, .1, .05, .02)):
         trainer.train_epoch(digits.train_batches(epoch, BATCH), lambda step, rate=rate: rate)
     return model
@@ -45,13 +45,13 @@ def trained(digits):
 
 @pytest.fixture(scope='module')
 def tuned(trained, digits):
-    """(quantised model, means of its epochs, TFLite file)."""
+    """(quantized model, means of its epochs, TFLite file)."""
     rows = []
-    quantised = qat.quantise_aware(
+    quantized = qat.quantize_aware(
         trained, lambda epoch: digits.train_batches(epoch, BATCH),
-        qat.QuantisationAware(epochs=3, learning_rate=.01),
+        qat.QuantizationAware(epochs=3, learning_rate=.01),
         on_epoch=lambda epoch, means: rows.append(means))
-    return quantised, rows, qat.convert_int8_qat(quantised)
+    return quantized, rows, qat.convert_int8_qat(quantized)
 
 
 def run(content, images):
@@ -68,7 +68,7 @@ def run(content, images):
 
 def operators(content):
     """[(type, dtypes of its inputs and outputs, dtype and scales of its weights)]."""
-    interpreter = open_interpreter(content, optimised=False)
+    interpreter = open_interpreter(content, optimized=False)
     interpreter.allocate_tensors()
     tensors = {row['index']: row for row in interpreter.get_tensor_details()}
     return [(row['op_name'], {np.dtype(tensors[index]['dtype']).name
@@ -103,7 +103,7 @@ def test_the_file_is_all_integers(tuned):
 
 
 def test_the_file_takes_each_pixel_as_it_is(tuned):
-    interpreter = open_interpreter(tuned[2], optimised=False)
+    interpreter = open_interpreter(tuned[2], optimized=False)
     interpreter.allocate_tensors()
     first = interpreter._get_ops_details()[0]
     pixels = [row for row in interpreter.get_tensor_details()
@@ -112,10 +112,10 @@ def test_the_file_takes_each_pixel_as_it_is(tuned):
 
 
 def test_accuracy_is_that_of_float(trained, tuned, digits):
-    quantised, _, content = tuned
+    quantized, _, content = tuned
     (images, labels), = digits.test_batches(360).as_numpy_iterator()
     images = images.astype(np.float32)
-    emulated = np.argmax(quantised(images, training=False), -1)
+    emulated = np.argmax(quantized(images, training=False), -1)
     integer = np.argmax(run(content, images), -1)
     dense = np.argmax(trained(images, training=False), -1)
     assert np.mean(integer == emulated) >= 0.99
@@ -175,14 +175,14 @@ def batches(examples, epoch):
 
 @pytest.mark.slow
 def test_every_recipe_becomes_integers(various_model, examples):
-    quantised = qat.quantise_aware(various_model, lambda epoch: batches(examples, epoch),
-                                   qat.QuantisationAware(epochs=1, learning_rate=1e-4))
-    content = qat.convert_int8_qat(quantised, io='uint8')
+    quantized = qat.quantize_aware(various_model, lambda epoch: batches(examples, epoch),
+                                   qat.QuantizationAware(epochs=1, learning_rate=1e-4))
+    content = qat.convert_int8_qat(quantized, io='uint8')
     assert_integer(content, 'uint8')
     source, = open_interpreter(content).get_input_details()
     assert source['dtype'] == np.uint8 and source['quantization'] == (1.0, 0)
     images = examples[0].astype(np.float32)
-    emulated = quantised(images, training=False).numpy()
+    emulated = quantized(images, training=False).numpy()
     np.testing.assert_allclose(run(content, images) / 256, emulated, atol=0.02)
     # The rounding of a calibrated model moves probabilities little.
     np.testing.assert_allclose(emulated, various_model(images, training=False), atol=0.05)
@@ -197,10 +197,10 @@ def small():
 
 
 def test_a_function_of_its_arguments_alone(examples):
-    settings = qat.QuantisationAware(epochs=2, learning_rate=.01, seed=5)
+    settings = qat.QuantizationAware(epochs=2, learning_rate=.01, seed=5)
     model = small()
     before = [value.copy() for value in model.get_weights()]
-    first, second = (qat.quantise_aware(model, lambda epoch: batches(examples, epoch), settings)
+    first, second = (qat.quantize_aware(model, lambda epoch: batches(examples, epoch), settings)
                      for _ in range(2))
     for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -223,15 +223,15 @@ def test_layers_of_tf_keras_heed_the_global_seed_afterwards(tuned):
 def test_stops_when_asked(examples):
     asked = itertools.count()
     with pytest.raises(StopTraining):
-        qat.quantise_aware(small(), lambda epoch: batches(examples, epoch),
+        qat.quantize_aware(small(), lambda epoch: batches(examples, epoch),
                            should_stop=lambda: next(asked) == 4)
     assert next(asked) == 5
 
 
 def test_a_loss_that_is_not_finite_is_named(examples):
-    with pytest.raises(NonFiniteLossError, match=r'^quantisation-aware epoch 1: .* (step|finite)'):
-        qat.quantise_aware(small(), lambda epoch: batches(examples, epoch),
-                           qat.QuantisationAware(epochs=1, learning_rate=1e30))
+    with pytest.raises(NonFiniteLossError, match=r'^quantization-aware epoch 1: .* (step|finite)'):
+        qat.quantize_aware(small(), lambda epoch: batches(examples, epoch),
+                           qat.QuantizationAware(epochs=1, learning_rate=1e30))
 
 
 def twice(x):
@@ -252,11 +252,11 @@ def test_a_layer_without_integer_form_is_named(function, message):
     x = function(image)
     x = layers.Flatten()(x) if len(x.shape) == 4 else x
     with pytest.raises(ValueError, match=f"^layer 'culprit' {message}[^\n]*$"):
-        quantisable(keras.Model(image, layers.Dense(2)(x)))
+        quantizable(keras.Model(image, layers.Dense(2)(x)))
 
 
 def test_bad_settings():
     with pytest.raises(ValueError, match='epochs must be at least 1; received 0'):
-        qat.QuantisationAware(epochs=0)
+        qat.QuantizationAware(epochs=0)
     with pytest.raises(ValueError, match="Unknown io 'int4'. Available: float32, int8, uint8"):
         qat.convert_int8_qat(None, io='int4')

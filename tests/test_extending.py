@@ -1,0 +1,124 @@
+"""A stranger's additions, each in one place, from README and docstrings alone: a method, a layer
+rule, an export format."""
+import json
+import pathlib
+
+import tfprune  # before keras
+import keras
+import numpy as np
+import pytest
+
+from light_export import light_export
+from tfprune.config import Config
+from tfprune.costs.model import count_cost
+from tfprune.export import FORMATS, Artifact, ArtifactCost, Format
+from tfprune.methods import METHODS, Decision, Method
+from tfprune.runs.trainer import train_and_prune
+from tfprune.structure.layer_rules import RULES
+from tfprune.testing import check_promises, max_relative_difference, randomize
+
+
+class WidestFirst(Method):
+    """Takes a channel of the widest group until the budget is kept."""
+    only_decides = True
+
+    def decide(self):
+        budget = self.problem.budget
+        widths = np.array(budget.dense_widths)
+        while not budget.fits(widths):
+            widths[widths.argmax()] -= 1
+        return Decision(self.problem.select(budget.as_dict(widths)))
+
+
+def test_a_method(monkeypatch, tmp_path):
+    monkeypatch.setitem(METHODS, 'widest_first', WidestFirst)
+    config = Config(method='widest_first', model='resnet8', dataset='digits', macs=0.5,
+                    warmup_epochs=1, random_epochs=0, joint_epochs=0, alignment_epochs=0,
+                    fine_tune_epochs=1, batch_size=256, reward_images=100, score_images=100)
+    with light_export():
+        result = train_and_prune(config, tmp_path / 'run', progress=False)
+    dense, pruned = (result.report[side]['macs'] for side in ('dense', 'pruned'))
+    assert count_cost(result.model).macs == pruned <= 0.5 * dense
+    widths = [row['width'] for row in result.report['groups']]
+    assert max(widths) - min(widths) <= 1  # of 16, 32 and 64
+
+
+@keras.saving.register_keras_serializable('test_extending')
+class Scale(keras.layers.Layer):
+    """y = x * factor, one factor for each channel."""
+
+    def build(self, shape):
+        self.factor = self.add_weight(shape=(shape[-1],), initializer='ones', name='factor')
+
+    def call(self, inputs):
+        return inputs * self.factor
+
+
+class ScaleRule(tfprune.LayerRule):
+
+    def weight_axes(self, layer):
+        return (tfprune.WeightAxes('factor', out_axis=0),)
+
+
+@pytest.fixture
+def scaled():
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, name='a')(image)
+    x = keras.layers.Conv2D(5, 3, name='b')(Scale(name='scale')(x))
+    return randomize(keras.Model(image, keras.layers.Dense(2, name='logits')(
+        keras.layers.GlobalAveragePooling2D()(x))))
+
+
+def test_a_layer_rule(scaled, tmp_path):
+    assert dict(tfprune.trace_groups(scaled)) == {'b': 5}  # what has no rule keeps its channels
+    try:
+        tfprune.register_rule(Scale, ScaleRule())
+        groups = tfprune.trace_groups(scaled)
+        assert dict(groups) == {'a': 6, 'b': 5} and groups.groups['a'].members[1] == 'scale'
+        check_promises(scaled)
+        masks = {'a': np.array([True, False, True, False, False, True])}
+        pruned = tfprune.prune_model(scaled, groups, masks)
+        np.testing.assert_array_equal(pruned.get_layer('scale').factor,
+                                      scaled.get_layer('scale').factor.numpy()[masks['a']])
+        pruned.save(tmp_path / 'pruned.keras')
+        images = np.random.default_rng(0).normal(size=(2, 8, 8, 3))
+        again = keras.models.load_model(tmp_path / 'pruned.keras')
+        assert max_relative_difference(again(images), pruned(images)) == 0
+    finally:
+        RULES.pop(Scale)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    ((Scale(), ScaleRule()), 'layer_class: expected a class of Keras layers, received <Scale'),
+    ((Scale, ScaleRule), 'rule: expected an instance of a LayerRule, received <class')])
+def test_what_is_no_rule(arguments, message):
+    with pytest.raises(TypeError, match=message):
+        tfprune.register_rule(*arguments)
+
+
+def write_npz(model, path, context):
+    del context
+    np.savez(path, config=json.dumps(model.get_config()), **{
+        f'w{place}': value for place, value in enumerate(model.get_weights())})
+
+
+def open_npz(path):
+    with np.load(path) as stored:
+        model = keras.Model.from_config(json.loads(str(stored['config'])))
+        model.set_weights([stored[f'w{place}'] for place in range(len(model.weights))])
+    cost = count_cost(model)
+    return Artifact(pathlib.Path(path), 'npz', model.input_shape[1:], model.output_shape[-1],
+                    run=lambda images: np.asarray(model(images)),
+                    cost=lambda: ArtifactCost(cost.macs, cost.params))
+
+
+def test_an_export_format(monkeypatch, tmp_path):
+    monkeypatch.setitem(FORMATS, 'npz', Format('model.npz', write_npz, open_npz, tolerance=1e-5))
+    image = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(6, 3, activation='relu')(image)
+    model = randomize(keras.Model(image, keras.layers.Dense(2)(
+        keras.layers.GlobalAveragePooling2D()(x))))
+    report = tfprune.export_model(model, tmp_path / 'out', formats=('npz', 'keras'))
+    assert report.paths['npz'].name == 'model.npz' and report.bytes['npz'] > 0
+    assert {(pair.first, pair.second) for pair in report.parity.pairs} == {
+        ('model', 'npz'), ('model', 'keras'), ('npz', 'keras')}
