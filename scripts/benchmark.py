@@ -22,7 +22,7 @@ import tensorflow as tf
 from absl import flags
 
 from tfprune.benchmarks import SUITES
-from tfprune.config import SEED, THREADS, Range
+from tfprune.fields import SEED, THREADS, Range
 from tfprune.models import MODELS, run_custom_layers
 
 FLAGS = flags.FLAGS

@@ -23,8 +23,9 @@ from tfprune import command_line  # first: prepares TensorFlow's environment, an
 from absl import flags
 
 from tfprune import report
-from tfprune.config import LIMITS, SEED, Config, Range
+from tfprune.config import LIMITS, Config
 from tfprune.errors import one_line
+from tfprune.fields import SEED, Range
 from tfprune.files import write_text
 
 METHODS = flags.DEFINE_list('methods', [], 'What to compare: names of flagfiles, see '

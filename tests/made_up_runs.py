@@ -5,7 +5,7 @@ import math
 import re
 
 from tfprune import report
-from tfprune.config import TARGETS, Config
+from tfprune.config import Config
 
 DENSE = {'test_accuracy': 0.975, 'macs': 4000, 'params': 800, 'peak_memory_bytes': 512,
          'tflite_bytes': 10000, 'latency_ms': 0.5, 'latency_p10_ms': 0.45, 'latency_p90_ms': 0.6}
@@ -112,18 +112,3 @@ class Page(html.parser.HTMLParser):
 def html_of(folder):
     report.write_html(folder)
     return (folder / 'report.html').read_text()
-
-
-def as_of_old(run):
-    """Turns a run folder into one of the time of --target and --budget_ratio."""
-    config = json.loads((run / 'config.json').read_text())
-    for name in TARGETS:
-        del config[name]
-    config |= {'target': 'macs', 'budget_ratio': 0.5}
-    (run / 'config.json').write_text(json.dumps(config))
-    content = json.loads((run / 'report.json').read_text())
-    row, = content.pop('budgets')
-    content |= {'target': row['target'], 'budget_ratio': row['asked'], 'cost': row['cost'],
-                'budget_limit': row['limit'], 'dense_cost': row['dense']}
-    (run / 'report.json').write_text(json.dumps(content))
-    return content

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from absl import flags as absl_flags
 
-from tfprune.config import CHOICES, TARGETS, Config, Range, check_limit, differing_fields, kind
+from tfprune.config import CHOICES, TARGETS, Config, check_limit, differing_fields
+from tfprune.fields import Range, kind
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -30,7 +31,7 @@ def test_every_field_has_a_plain_type_and_a_help():
         expected, optional = kind(field)
         assert expected in (bool, int, float, str)
         assert type(field.default) is (type(None) if optional else expected)
-        assert field.metadata['help'][0].isupper() or field.name == 'alignment_strength'
+        assert field.metadata['help'][0].isupper()
         assert field.metadata['help'].endswith('.')
         assert getattr(OTHER, field.name) != field.default
 

@@ -1,5 +1,5 @@
 """Modules that scripts outside of the package import by the names that they had: each is answered
-with the module of today and a DeprecationWarning."""
+with the module that has it now and a DeprecationWarning."""
 import importlib
 import importlib.abc
 import importlib.machinery

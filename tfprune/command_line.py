@@ -19,8 +19,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from absl import app, flags, logging
 
-from tfprune.config import CHOICES, THREADS, Config, Range, check_range, kind
+from tfprune.config import CHOICES, Config
 from tfprune.errors import is_users, near, one_line, users_place
+from tfprune.fields import THREADS, Range, check_range, kind
 from tfprune.progress import leave_terminal
 
 # Scripts import this module before TensorFlow, which takes seconds: Ctrl-C then ends the process

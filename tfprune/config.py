@@ -1,14 +1,16 @@
 """The configuration of a run: a frozen dataclass, from which the flags of scripts are made."""
 import dataclasses
-import os
-import typing
 from typing import Any, Mapping
+
+from tfprune.fields import (COST, COUNT, COUNT_OR_NONE, EPOCHS, IMAGES, IMAGES_OR_AUTO,
+                            MILLISECONDS, RATE, REPLICAS, SEED, SHARE, STRENGTH, Range, check_range,
+                            check_type, field_of, plain)
 
 TARGETS = ('macs', 'params', 'peak_memory_bytes')
 # The limits of a budget, by flag -> the field of Cost that they limit.
 LIMITS = {**{name: name for name in TARGETS}, 'latency_ratio': 'latency_ms',
           'latency_ms': 'latency_ms'}
-_LIMIT = 'Up to 1 it is a ratio of the dense model, above 1 a number; 0: no limit.'
+_LIMIT = 'Up to 1 it is a ratio of the dense model, above 1 a number; 0 sets no limit.'
 # Fields that act after the last epoch.
 AFTER_TRAINING = ('quantize', 'quantize_epochs', 'quantize_learning_rate',
                   'representative_images', 'tflite_io', 'tflite_softmax', 'tflite_batch')
@@ -28,206 +30,232 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Range:
-    """The finite numbers from `low` to `high`, each end left out where it is open."""
-    low: float
-    high: float
-    open_low: bool = False
-    open_high: bool = False
-
-    def __contains__(self, value: float) -> bool:
-        """False for NaN, which compares false with everything."""
-        above = self.low < value if self.open_low else self.low <= value
-        return above and (value < self.high if self.open_high else value <= self.high)
-
-    def __str__(self) -> str:
-        return (f'{"(" if self.open_low else "["}{self.low}, {self.high}'
-                f'{")" if self.open_high else "]"}')
-
-
-SHARE = Range(0, 1)
-# The upper ends are far above what makes sense; they catch slips, and what would overflow.
-EPOCHS = Range(0, 99_999)
-COUNT, COUNT_OR_NONE = Range(1, 1_000_000), Range(0, 1_000_000)
-IMAGES, IMAGES_OR_AUTO = Range(1, 10 ** 9), Range(0, 10 ** 9)
-RATE, STRENGTH = Range(0, 1_000), Range(0, 10 ** 6)
-COST, MILLISECONDS = Range(0, 10 ** 18), Range(0, 10 ** 9)
-SEED, THREADS, REPLICAS = Range(0, 2 ** 32 - 1), Range(0, 1_024), Range(1, 64)
-
-
-def _field(default: Any, text: str, within: Range | None = None) -> Any:
-    """A field of `Config`; `within` is what a number can be."""
-    return dataclasses.field(default=default, metadata={'help': text, 'within': within})
-
-
-@dataclasses.dataclass(frozen=True)
 class Config:
     """What decides the outcome of a run. Two runs with equal configs give equal weights on CPU."""
     # What is pruned, with what data, by which method, to which budget.
-    model: str = _field(
-        'resnet20', 'The dense model: the path of a .keras file that takes pixels 0..255, so that '
-        'it normalizes them itself, and gives logits or a softmax; or a name.')
-    dataset: str = _field('cifar10', 'The images, or the name of any other image classification '
-                          'set of tensorflow-datasets.')
-    data_dir: str = _field('', 'Where the dataset lies: the folder of class folders for '
-                           "--dataset=folder, else '' is tensorflow-datasets' default.")
-    image_size: str = _field('', "Images are resized to this: N, HxW or HxWxC, C 1 (gray) or 3; '' "
-                             'keeps the size that all of them have.')
-    test_fraction: float = _field(0.2, 'Share of the images to test on, where the dataset has no '
-                                  'test split of its own.',
-                                  Range(0, 1, open_low=True, open_high=True))
-    skip_unreadable: bool = _field(False, 'Leave out image files that cannot be read.')
-    augment: bool | None = _field(
-        None, 'Shift training images at random, and mirror them. Left out: yes, but for given '
-        'weights that do not know such images.')
-    mirror: bool = _field(True, 'Augmentation mirrors images (never characters of known datasets); '
-                          'off where a mirrored image is of another class.')
-    cache_dir: str = _field('', 'Folder for files of decoded images, which later runs read '
-                            "again; '' keeps decoded images in memory.")
-    custom_layers: str = _field(
-        '', 'Comma-separated Python files that register the custom layers of --model (and their '
-        'rules, if they have any); they are run at the start.')
-    initial_weights: str = _field(
-        '', "File with the dense model's weights: .npz, .weights.h5 or .keras.")
-    method: str = _field('rlal', 'What decides.')
-    method_options: str = _field(
-        '', "Options of the method's own: name=value,name=value; a wrong name is answered with the "
-        'right ones.')
-    before_surgery_from: str = _field(
-        '', 'Run of the same flags but --method: its epochs before surgery are taken instead '
-        'of trained again. For methods that only decide: all but rlal, autocompress, scratch.')
-    seed: int = _field(0, 'Seed of weights, data order and agent, not of the data splits.', SEED)
-    macs: float = _field(0.0, f'Budget of multiply-adds at batch 1. {_LIMIT}', COST)
-    params: float = _field(
-        0.0, f'Budget of parameters, those that do not train included. {_LIMIT}', COST)
-    peak_memory_bytes: float = _field(0.0, f'Budget of live activations at batch 1. {_LIMIT}', COST)
-    latency_ratio: float = _field(
-        0.0, "Budget of latency by --latency_table, a ratio of the dense model's, up to 1; 0: no "
-        'limit.', SHARE)
-    latency_ms: float = _field(
-        0.0, 'Budget of latency by --latency_table, in milliseconds; 0: no limit.', MILLISECONDS)
-    latency_table: str = _field(
-        '', 'File of operator times of the device, from which latencies are predicted; made by '
-        'scripts/benchmark.py --suite=latency_table.')
-    width_multiple: int = _field(1, 'Widths are multiples of this, or dense.', COUNT)
-    min_keep_ratio: float = _field(0.1, 'No group is pruned below this share of its dense width.',
-                                   SHARE)
-    prune_residual_groups: bool = _field(False, 'Also prune groups that couple several layers.')
-    frozen: str = _field('', 'Comma-separated layers or groups that are not pruned.')
-    prune_frozen: bool = _field(
-        False, 'Also prune groups that layers with frozen weights (trainable=False) read, which '
-        'cannot make up for lost channels.')
-    unknown_layers: str = _field(
-        'freeze', 'A layer without a rule: freeze the channels that it touches, or raise an error.')
-    accept_uncounted: bool = _field(
-        False, 'Accept a relative budget of multiply-adds although those of some layers cannot be '
-        'counted: it is then a share of the others.')
-    criterion: str = _field(
-        'l1', 'Ranks the channels within a group; l1 stands in where a group lacks what it needs.')
-    criterion_batches: int = _field(8, 'Batches of training images that --criterion=taylor sees.',
-                                    COUNT)
+    model: str = field_of(
+        'resnet20',
+        'The dense model is this .keras file, which takes pixels 0..255 (it normalizes them '
+        'itself) and gives logits or a softmax; or a model of this name.')
+    dataset: str = field_of(
+        'cifar10',
+        'The examples are this data set, or any other image classification set of tensorflow- '
+        'datasets.')
+    data_dir: str = field_of(
+        '', "The data set lies here: for --dataset=folder the folder of class folders; '' is the "
+        'default place of tensorflow-datasets.')
+    image_size: str = field_of(
+        '', "Images are resized to N, HxW or HxWxC, with C 1 (gray) or 3; '' keeps the size that "
+        'all of them have.')
+    test_fraction: float = field_of(
+        0.2, 'This share of the images becomes the test split, where the data set has none of its '
+        'own.', Range(0, 1, open_low=True, open_high=True))
+    skip_unreadable: bool = field_of(
+        False, 'Image files that cannot be read are left out.')
+    augment: bool | None = field_of(
+        None, 'Training images are shifted and mirrored at random. If left out, they are, unless '
+        'given weights do not know such images.')
+    mirror: bool = field_of(
+        True, 'Augmentation mirrors images (never the characters of known data sets). Turn it off '
+        'where a mirrored image belongs to another class.')
+    cache_dir: str = field_of(
+        '',
+        "Decoded images are kept in files of this folder, which later runs read again; '' keeps "
+        'them in memory.')
+    custom_layers: str = field_of(
+        '', 'These comma-separated Python files are run at the start: they register the custom '
+        'layers of --model, and their rules if they have any.')
+    initial_weights: str = field_of(
+        '', 'The dense model starts from the weights in this .npz, .weights.h5 or .keras file.')
+    method: str = field_of(
+        'rlal', 'This method decides which channels are removed.')
+    method_options: str = field_of(
+        '', 'These options, name=value,name=value, are of the method alone; a wrong name is '
+        'answered with the right ones.')
+    before_surgery_from: str = field_of(
+        '', 'The epochs before surgery are taken from this run, which has the same flags but '
+        '--method, instead of trained again. It works for methods that only decide: all but '
+        'rlal, autocompress and scratch.')
+    seed: int = field_of(
+        0, 'This seeds weights, data order and agent, but not the data splits.', SEED)
+    macs: float = field_of(0.0, f'This is the budget of multiply-adds at batch 1. {_LIMIT}', COST)
+    params: float = field_of(
+        0.0, f'This is the budget of parameters, those that do not train included. {_LIMIT}', COST)
+    peak_memory_bytes: float = field_of(
+        0.0, f'This is the budget of live activations at batch 1, in bytes. {_LIMIT}', COST)
+    latency_ratio: float = field_of(
+        0.0, "The budget of latency is this ratio, up to 1, of the dense model's latency by "
+        '--latency_table; 0 sets no limit.', SHARE)
+    latency_ms: float = field_of(
+        0.0, 'The budget of latency by --latency_table is this many milliseconds; 0 sets no limit.',
+        MILLISECONDS)
+    latency_table: str = field_of(
+        '', 'Latencies are predicted from this file of operator times of the device, which '
+        'scripts/benchmark.py --suite=latency_table makes.')
+    width_multiple: int = field_of(
+        1, 'Every width is a multiple of this, or the dense width.', COUNT)
+    min_keep_ratio: float = field_of(
+        0.1, 'No group is pruned below this share of its dense width.', SHARE)
+    prune_residual_groups: bool = field_of(
+        False, 'Groups that couple several layers are pruned too.')
+    frozen: str = field_of(
+        '', 'These comma-separated layers or groups are not pruned.')
+    prune_frozen: bool = field_of(
+        False,
+        'Groups that layers with frozen weights (trainable=False) read are pruned too, although '
+        'such layers cannot make up for lost channels.')
+    unknown_layers: str = field_of(
+        'freeze',
+        'A layer without a rule freezes the channels that it touches, or raises an error.')
+    accept_uncounted: bool = field_of(
+        False,
+        'A relative budget of multiply-adds is accepted although those of some layers cannot be '
+        'counted; it is then a share of the others.')
+    criterion: str = field_of(
+        'l1',
+        'This criterion ranks the channels of a group by importance; l1 stands in where a group '
+        'lacks what it needs.')
+    criterion_batches: int = field_of(
+        8, 'The criterion taylor sees this many batches of training images.', COUNT)
     # Epochs of each phase. The controls train the same total.
-    warmup_epochs: int = _field(2, 'Plain training before any pruning decision.', EPOCHS)
-    random_epochs: int = _field(1, 'Epochs whose episodes take random actions.', EPOCHS)
-    joint_epochs: int = _field(6, "Epochs whose episodes are the agent's, with alignment.", EPOCHS)
-    alignment_epochs: int = _field(3, 'Epochs of alignment to the frozen decision.', EPOCHS)
-    fine_tune_epochs: int = _field(8, 'Epochs after surgery.', EPOCHS)
-    pretraining_epochs: int = _field(
-        0, 'What --initial_weights have cost; for the account of the report only.', EPOCHS)
-    charge_search: bool = _field(
-        False, 'Fine-tuning is shorter by what the search has cost, in steps, so that '
-        'methods compare at the same total.')
+    warmup_epochs: int = field_of(
+        2, 'The weights train for this many epochs before any pruning decision.', EPOCHS)
+    random_epochs: int = field_of(
+        1, 'In this many epochs the episodes take random actions.', EPOCHS)
+    joint_epochs: int = field_of(
+        6, 'In this many epochs the agent acts in the episodes, and the weights are aligned.',
+        EPOCHS)
+    alignment_epochs: int = field_of(
+        3, 'In this many epochs the weights are aligned to the final decision.', EPOCHS)
+    fine_tune_epochs: int = field_of(
+        8, 'The pruned model trains for this many epochs after surgery.', EPOCHS)
+    pretraining_epochs: int = field_of(
+        0, "The given weights have cost this many epochs; the report's account adds them, and "
+        'nothing else changes.', EPOCHS)
+    charge_search: bool = field_of(
+        False, 'Fine-tuning is shortened by what the search has cost, in steps, so that methods '
+        'compare at the same total.')
     # Training of the weights.
-    batch_size: int = _field(128, 'Images a step, over all replicas.', COUNT)
-    optimizer: str = _field(
-        'compiled', 'The one that a given model is compiled with, else SGD with momentum; or sgd '
-        'in any case.')
-    learning_rate: float | None = _field(
-        None, 'Peak learning rate until surgery. Left out: of given weights that of the compiled '
-        'optimizer or, where there is none, one found by a short test on a copy; 0.1 from random '
-        'weights.', RATE)
-    fine_tune_learning_rate: float | None = _field(
-        None, 'Peak learning rate after surgery. Left out: likewise, or 0.05 from random weights.',
-        RATE)
-    check_first_epoch: bool = _field(
-        True, 'The first epoch may not lower the accuracy of given weights, on held-out images '
-        'and on images that are trained on, by more than three standard errors: a rate that was '
-        'left out is lowered, one that was given stops the run.')
-    schedule: str = _field('cosine', 'Learning-rate schedule before and after surgery.')
-    lr_warmup_epochs: float = _field(1.0, 'Epochs of linear learning-rate warm-up at the start.',
-                                     EPOCHS)
-    momentum: float = _field(0.9, 'Momentum of SGD.', Range(0, 1, open_high=True))
-    weight_decay: float | None = _field(
-        None, "L2 coefficient on kernels, beside the model's own regularizers. Left out: 0 for "
-        'given weights, 1e-4 from random ones.', RATE)
-    label_smoothing: float = _field(0.0, 'Label smoothing in [0, 1).', Range(0, 1, open_high=True))
-    mixed_precision: str = _field('float32', 'Compute precision of the network while training.')
-    replicas: int = _field(1, 'Replicas of MirroredStrategy (logical devices on CPU); accelerators '
-                           'of each worker, if TF_CONFIG lists several.', REPLICAS)
-    jit_compile: bool = _field(False, 'Compile training and evaluation with XLA: for accelerators; '
-                               'on a CPU it is slower, and repeats bit for bit are not promised.')
+    batch_size: int = field_of(
+        128, 'A step trains on this many images, over all replicas.', COUNT)
+    optimizer: str = field_of(
+        'compiled',
+        'A given model is trained by the optimizer that it is compiled with, any other by SGD '
+        'with momentum; sgd trains every model by SGD.')
+    learning_rate: float | None = field_of(
+        None,
+        'The learning rate has this peak before surgery. If left out, given weights are trained '
+        'at the rate of their compiled optimizer or, without one, at a rate that a short test '
+        'on a copy finds; random weights at 0.1.', RATE)
+    fine_tune_learning_rate: float | None = field_of(
+        None, 'The learning rate has this peak after surgery. If left out, it is found likewise; '
+        'random weights take 0.05.', RATE)
+    check_first_epoch: bool = field_of(
+        True,
+        'The first epoch may not lower the accuracy of given weights, on held-out images and on '
+        'images that are trained on, by more than three standard errors: a rate that was left '
+        'out is lowered, a rate that was given stops the run.')
+    schedule: str = field_of(
+        'cosine', 'The learning rate follows this schedule before surgery, and again after it.')
+    lr_warmup_epochs: float = field_of(
+        1.0, 'The learning rate rises linearly over this many epochs at the start.', EPOCHS)
+    momentum: float = field_of(
+        0.9, 'SGD has this momentum.', Range(0, 1, open_high=True))
+    weight_decay: float | None = field_of(
+        None,
+        "Kernels have this L2 coefficient beside the model's own regularizers. If left out, it "
+        'is 0 for given weights and 1e-4 for random ones.', RATE)
+    label_smoothing: float = field_of(
+        0.0, 'Labels are smoothed by this share, in [0, 1).', Range(0, 1, open_high=True))
+    mixed_precision: str = field_of(
+        'float32', 'The network computes in this precision while it trains.')
+    replicas: int = field_of(
+        1,
+        'MirroredStrategy has this many replicas (logical devices on a CPU); if TF_CONFIG lists '
+        'several workers, each has this many accelerators.', REPLICAS)
+    jit_compile: bool = field_of(
+        False,
+        'XLA compiles training and evaluation. It is for accelerators: on a CPU it is slower, '
+        'and runs need not repeat bit for bit.')
     # Rewards.
-    reward_images: int = _field(
-        0, 'Training images held out to measure rewards; 0: a tenth of them, up to 5,000.',
+    reward_images: int = field_of(
+        0,
+        'This many training images are held out to measure rewards; 0 takes a tenth of them, up '
+        'to 5,000.', IMAGES_OR_AUTO)
+    score_images: int = field_of(
+        0, 'This many of the held-out images score an episode; 0 takes all of them, up to 1,000.',
         IMAGES_OR_AUTO)
-    score_images: int = _field(
-        0, 'Of these, the images that score one episode; 0: all of them, up to 1,000.',
-        IMAGES_OR_AUTO)
-    score_batch_size: int = _field(0, 'Images a step when scoring; 0: up to 500.', COUNT_OR_NONE)
-    calibration_batches: int = _field(
-        2, "Batches that re-estimate the batch-norm statistics of the pruned model at surgery.",
-        COUNT)
-    episodes_per_epoch: int = _field(8, 'Episodes after each random or joint epoch.', COUNT)
-    random_reference_episodes: int = _field(
-        2, 'Episodes of random actions in each joint epoch, the reference of the reward curve.',
+    score_batch_size: int = field_of(
+        0, 'Scoring takes this many images a step; 0 takes up to 500.', COUNT_OR_NONE)
+    calibration_batches: int = field_of(
+        2,
+        'The batch-norm statistics of the pruned model are re-estimated on this many batches at '
+        'surgery.', COUNT)
+    episodes_per_epoch: int = field_of(
+        8, 'This many episodes are played after each random or joint epoch.', COUNT)
+    random_reference_episodes: int = field_of(
+        2, 'This many episodes of random actions are played in each joint epoch, as the reference '
+        'of the reward curve.', COUNT_OR_NONE)
+    rescored_candidates: int = field_of(
+        3, 'This many of the best earlier decisions are scored again on the current weights in '
+        'each epoch.', COUNT_OR_NONE)
+    surrogate_candidates: int = field_of(
+        0, 'The reward decoder ranks this many decisions after each joint epoch; 0 turns it off.',
         COUNT_OR_NONE)
-    rescored_candidates: int = _field(
-        3, "Best earlier decisions scored again on the current weights each epoch.", COUNT_OR_NONE)
-    surrogate_candidates: int = _field(
-        0, 'Decisions that the reward decoder ranks after each joint epoch; 0: none.',
-        COUNT_OR_NONE)
-    surrogate_scored: int = _field(4, 'Of these, the best that are scored.', COUNT)
-    comparison_episodes: int = _field(
-        16, 'Episodes of the policy and of random actions compared on the same weights at the end '
-        'of the joint phase.', COUNT_OR_NONE)
+    surrogate_scored: int = field_of(
+        4, 'The best decisions that the decoder ranks are scored, this many of them.', COUNT)
+    comparison_episodes: int = field_of(
+        16, 'At the end of the joint phase this many episodes of the policy are compared with as '
+        'many of random actions on the same weights.', COUNT_OR_NONE)
     # Agent and context.
-    agent: str = _field('ppo', 'Agent of TF-Agents.')
-    agent_learning_rate: float = _field(
-        0.0, "Learning rate of the agent's actor; 0 takes the agent's own default.", RATE)
-    agent_updates: int = _field(20, "Passes over an epoch's episodes per update.", COUNT)
-    context_size: int = _field(128, 'Size of z; 0 runs without context.', Range(0, 65_536))
-    context_updates: int = _field(
-        100, 'Steps of the context network and its decoder after each epoch.', COUNT_OR_NONE)
-    context_learning_rate: float = _field(1e-3, 'Learning rate of the context network.', RATE)
+    agent: str = field_of(
+        'ppo', 'This agent of TF-Agents acts in the episodes.')
+    agent_learning_rate: float = field_of(
+        0.0, "The agent's actor learns at this rate; 0 takes the agent's own default.", RATE)
+    agent_updates: int = field_of(
+        20, 'The agent passes this often over the episodes of an epoch.', COUNT)
+    context_size: int = field_of(
+        128, 'The context z has this many numbers; 0 runs without context.', Range(0, 65_536))
+    context_updates: int = field_of(
+        100, 'The context network and its decoder take this many steps after each epoch.',
+        COUNT_OR_NONE)
+    context_learning_rate: float = field_of(
+        1e-3, 'The context network learns at this rate.', RATE)
     # Alignment.
-    alignment: str = _field('fixed', 'Alignment penalty: fixed or adaptive strength, or none.')
-    alignment_strength: float = _field(1e-4, 'lambda, or its initial value when adaptive.',
-                                       STRENGTH)
-    alignment_gap: float = _field(
-        0.02, 'Accuracy gap, full to sub-network, that adaptive lambda aims at.', SHARE)
+    alignment: str = field_of(
+        'fixed', 'The alignment penalty has a fixed or an adaptive strength, or there is none.')
+    alignment_strength: float = field_of(
+        1e-4,
+        'The alignment penalty has this strength lambda, or begins with it if it is adaptive.',
+        STRENGTH)
+    alignment_gap: float = field_of(
+        0.02,
+        'An adaptive lambda aims at this gap between the accuracies of the full model and the '
+        'sub-network.', SHARE)
 
     # Files for phones, beside the float32 one.
-    quantize: str = _field(
-        '', 'Comma-separated numbers of further TFLite files: float16 and dynamic (int8 weights), '
-        'int8 (throughout), int8_qat (int8 after fine-tuning under rounding); none.')
-    quantize_epochs: int = _field(3, 'Epochs of quantization-aware fine-tuning (int8_qat).',
-                                  Range(1, 99_999))
-    quantize_learning_rate: float = _field(
-        0.001, 'Peak learning rate of quantization-aware fine-tuning.', RATE)
-    representative_images: int = _field(
-        300, 'Training images on which the ranges of int8 files are measured.', IMAGES)
-    tflite_io: str = _field(
-        'uint8', 'Input and output of int8 files; uint8 takes the bytes of a picture.')
-    tflite_softmax: bool = _field(
+    quantize: str = field_of(
+        '', 'These comma-separated further TFLite files are written: float16, dynamic (int8 '
+        'weights), int8 (throughout), int8_qat (int8 after fine-tuning under rounding).')
+    quantize_epochs: int = field_of(
+        3, 'Quantization-aware fine-tuning (int8_qat) takes this many epochs.', Range(1, 99_999))
+    quantize_learning_rate: float = field_of(
+        0.001, 'The learning rate of quantization-aware fine-tuning has this peak.', RATE)
+    representative_images: int = field_of(
+        300, 'The ranges of int8 files are measured on this many training images.', IMAGES)
+    tflite_io: str = field_of(
+        'uint8',
+        'Int8 files take and give numbers of this type; uint8 takes the bytes of a picture.')
+    tflite_softmax: bool = field_of(
         False, 'TFLite files end in a softmax, for clients that show scores as they are.')
-    tflite_batch: int = _field(
-        1, 'Images that a TFLite file takes at a time: 1, as runtimes with static shapes need; 0: '
-        'any number.', Range(0, 1))
+    tflite_batch: int = field_of(
+        1, 'A TFLite file takes this many images at a time: 1, as runtimes with static shapes '
+        'need; 0 allows any number.', Range(0, 1))
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
-            _check_type(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+            check_type(field, getattr(self, field.name))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f'Unknown {name} {getattr(self, name)!r}. '
@@ -363,36 +391,3 @@ def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
 
 def _shown(value: Any) -> str:
     return 'not given' if value is None else repr(value)
-
-
-def kind(field: dataclasses.Field) -> tuple[type, bool]:
-    """The type of a field's values, and whether None may stand in its place."""
-    types = typing.get_args(field.type) or (field.type,)
-    return types[0], type(None) in types
-
-
-def check_range(field: dataclasses.Field, value: Any) -> None:
-    """ValueError unless a number is within what its field allows."""
-    within = field.metadata['within']
-    if within is not None and value is not None and value not in within:
-        raise ValueError(f'{field.name} must be in {within}; received {value!r}.')
-
-
-def _plain(value: Any) -> Any:
-    """Numbers of NumPy as Python's, paths as text, lists of names as the comma-separated one."""
-    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return ','.join(value)
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    is_number = hasattr(value, 'item') and getattr(value, 'shape', None) == ()
-    return value.item() if is_number else value
-
-
-def _check_type(field: dataclasses.Field, value: Any) -> None:
-    expected, optional = kind(field)
-    ok = isinstance(value, expected) and not (expected is int and isinstance(value, bool))
-    if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        ok = True
-    if not (ok or optional and value is None):
-        raise TypeError(f'{field.name} must be {expected.__name__}; '
-                        f'received {type(value).__name__} {value!r}.')

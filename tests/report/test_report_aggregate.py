@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from made_up_runs import (PRUNED, Page, as_of_old, html_of, line_of, make_report, make_run)
+from made_up_runs import PRUNED, Page, line_of, make_run
 from tfprune import report
 from tfprune.report.aggregate import mean_and_sd
 from tfprune.report.plots import plot_summary
@@ -96,22 +96,6 @@ def test_one_path_with_another_content_is_another_line(tmp_path):
     same, other = report.aggregate(rows_of(tmp_path))
     assert (same['n'], other['n']) == (2, 1)
     assert other['flags'] == '--model=resnet8 (bbbbbbbb)'
-
-
-def test_runs_of_old_are_read(tmp_path):
-    assert report.format_table(as_of_old(make_run(tmp_path / 'a'))) == (
-        report.format_table(make_report()))
-    make_run(tmp_path / 'b', seed=1)
-    assert 'macs at most 2,000 (0.5 of dense 4,000)' in html_of(tmp_path / 'a')
-    rows = rows_of(tmp_path)
-    assert rows[0]['budgets'] == rows[1]['budgets']
-    line, = report.aggregate(rows)  # one configuration
-    assert (line['n'], line['budgets'], line['flags']) == (2, {'macs': 0.5}, '')
-    # A rows file written then had these in place of `budgets`.
-    del rows[0]['budgets']
-    rows[0] |= {'target': 'macs', 'budget_ratio': 0.5, 'budget_limit': 2000, 'cost': 1990}
-    assert report.aggregate(rows) == [line]
-    assert line_of(report.format_summary(rows), 'rlal')[3] == 'macs 50%'
 
 
 def test_budgets_tell_configurations_apart(tmp_path):

@@ -131,7 +131,7 @@ def test_the_best_by_the_decoder_are_better_than_chance_and_new(small):
     accuracy = AdditiveAccuracy.draw(budget.dense_widths, 0, 'static', 4)
     context = fitted(budget, accuracy)
     options = dict(candidates=80, count=5)
-    best = best_unscored(context, budget, 1, today={}, rng=np.random.default_rng(3), **options)
+    best = best_unscored(context, budget, 1, rewards={}, rng=np.random.default_rng(3), **options)
     assert best.shape == (5, len(budget.names))
     expected = predict(context, budget, best, 1)
     assert (np.diff(expected) <= 0).all()
@@ -139,10 +139,11 @@ def test_the_best_by_the_decoder_are_better_than_chance_and_new(small):
     unseen = accuracy(propose(budget, np.zeros((0, 3)), 80, np.random.default_rng(5)), 1)
     assert accuracy(best, 1).mean() > np.quantile(unseen, .9)
     assert accuracy(best, 1).max() <= everything.max()
-    # What was scored today is not chosen again; what is near the best of it is.
-    today = {tuple(row): reward for row, reward in zip(best.tolist(), accuracy(best, 1).tolist())}
-    again = best_unscored(context, budget, 1, today=today, rng=np.random.default_rng(3), **options)
-    assert not {tuple(row) for row in again.tolist()} & set(today)
+    # What was scored in this epoch is not chosen again; what is near the best of it is.
+    rewards = {tuple(row): reward for row, reward in zip(best.tolist(), accuracy(best, 1).tolist())}
+    again = best_unscored(context, budget, 1, rewards=rewards, rng=np.random.default_rng(3),
+                          **options)
+    assert not {tuple(row) for row in again.tolist()} & set(rewards)
     assert accuracy(again, 1).mean() > np.quantile(unseen, .9)
 
 
@@ -173,7 +174,7 @@ def test_the_history_learns_of_what_was_ranked_and_the_agent_does_not(small):
     for epoch, played in enumerate(rows):
         assert rewards[epochs == epoch] == pytest.approx([row['reward'] for row in played])
     assert all(budget.fits(list(row['widths'].values())) for epoch in rows for row in epoch)
-    # What is followed is the best of all that was scored today.
+    # What is followed is the best of all that was scored in this epoch.
     best = max(row['reward'] for row in rows[-1])
     assert method._reward(budget.as_dict(method.best_widths.numpy())) >= best
 

@@ -90,29 +90,29 @@ class Search:
         """
         accuracy = AdditiveAccuracy.draw(self.budget.dense_widths, seed, drift, epochs)
         config = self._config(variant, seed, epochs, episodes)
-        today, scorings = 0, 0
+        epoch, scorings = 0, 0
 
         def score(masks: Mapping[str, np.ndarray]) -> float:
             nonlocal scorings
             scorings += 1
-            return float(accuracy(np.array(list(widths_of(masks).values())), today))
+            return float(accuracy(np.array(list(widths_of(masks).values())), epoch))
 
         keras.utils.set_random_seed(seed)
         method = RLAL(Problem(config, self.model, self.groups, self.costs, self.budget, score, (),
                               contextlib.nullcontext))
         best, found = -np.inf, []
-        for today in range(epochs):
-            keras.utils.set_random_seed(seed + today)
-            played = method.after_epoch(today).episodes
+        for epoch in range(epochs):
+            keras.utils.set_random_seed(seed + epoch)
+            played = method.after_epoch(epoch).episodes
             by_source: dict[str, list[float]] = {}
             for row in played:
                 by_source.setdefault(row['source'], []).append(row['reward'])
             best = max(best, *(row['reward'] for row in played))
-            others = accuracy(self.random_widths, today)
-            low, high = others.mean(), accuracy(self.knapsack.best(accuracy, today), today)
+            others = accuracy(self.random_widths, epoch)
+            low, high = others.mean(), accuracy(self.knapsack.best(accuracy, epoch), epoch)
             values: dict[str, Any] = {
                 'mean': np.mean(by_source.get('policy') or by_source['random']),
-                'decision': accuracy(method.best_widths.numpy(), today)}
+                'decision': accuracy(method.best_widths.numpy(), epoch)}
             if drift == 'static':
                 values['best'] = best
             if 'surrogate' in by_source:
@@ -120,11 +120,11 @@ class Search:
             shares = {name: round(float((value - low) / (high - low)), 4)
                       for name, value in values.items()}
             if config.context_updates:
-                predicted = predict(method.context, self.budget, self.random_widths, today)
+                predicted = predict(method.context, self.budget, self.random_widths, epoch)
                 shares['spearman'] = round(float(stats.spearmanr(predicted, others)[0]), 4)
             found.append(shares)
         names = dict.fromkeys(name for shares in found for name in shares)
-        uniform = accuracy(uniform_widths(self.budget), today)
+        uniform = accuracy(uniform_widths(self.budget), epoch)
         return {'scorings': scorings, 'optimum': round(float(high), 5),
                 'random_mean': round(float(low), 5),
                 'uniform': round(float((uniform - low) / (high - low)), 4),

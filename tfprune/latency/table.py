@@ -8,7 +8,7 @@ widths alone are one surface. All is in whole nanoseconds and in integers, so th
 make a wider network look faster, and surfaces are made monotone: with U the largest time at widths
 no greater and L the smallest at widths no less, both of which rise, t = (U + L) / 2, which is the
 measured time wherever that rises. Where a device computes channels in blocks the surface is flat
-within a block: a budget takes the widths at its end for nothing.
+within a block: a budget takes the widths at its end at no cost.
 """
 
 from __future__ import annotations

@@ -235,7 +235,7 @@ class AutoCompress(Method):
         return [{'episode': i, **row} for i, row in enumerate(rows)]
 
     def _follow(self) -> None:
-        """v <- the best widths, by today's channels."""
+        """v <- the best widths, by the current channels."""
         self.alignment.set_masks(self._reward.select(
             self.problem.budget.as_dict(self.annealing.best_widths.numpy())))
 

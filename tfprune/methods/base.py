@@ -53,8 +53,9 @@ class Problem:
     poll: Callable[[], None] = lambda: None
 
     def channel_scores(self) -> dict[str, np.ndarray]:
-        """{group name: [C_g]} by the configured criterion on today's weights. Charges the account
-        with the images that the criterion looks at, forward and backward."""
+        """The importance of each channel, {group name: [C_g]}, by the configured criterion on the
+        current weights. Charges the account with the images that the criterion looks at, forward
+        and backward."""
         seen = 0
 
         def counted() -> Iterator[Batch]:
@@ -69,7 +70,7 @@ class Problem:
         return scores
 
     def select(self, widths: Mapping[str, int]) -> Masks:
-        """Masks of these widths by the configured criterion on today's weights."""
+        """Masks of these widths by the configured criterion on the current weights."""
         return best_channels(self.groups, widths, self.channel_scores())
 
 

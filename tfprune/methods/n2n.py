@@ -7,7 +7,7 @@ A teacher, the dense model, is compressed in two stages by REINFORCE (search.age
     shrinkage    a_g ~ pi(. | s_1..s_g, a_<g)     a factor of .25 .5 .6 .7 .8 .9 1 for each group
     R = C (2 - C) acc / acc_teacher,  C = 1 - cost / cost_teacher;  R = -1 for what cannot be
 
-A student is built (pruning.depth, pruning.surgery) with the teacher's weights of the moment and
+A student is built (pruning.depth, pruning.surgery) with the teacher's current weights and
 scored after a short training on the teacher's logits by mean squared error. Rewards are known by
 architecture: none is trained twice. The best student of the first stage is shrunk in the second.
 After surgery the decision is fine-tuned towards labels and the teacher's logits.

@@ -2,8 +2,8 @@
 import dataclasses
 from typing import Any, NoReturn, TypeVar
 
-from tfprune.config import Range
 from tfprune.errors import near
+from tfprune.fields import Range
 
 OptionsT = TypeVar('OptionsT')
 

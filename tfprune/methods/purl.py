@@ -139,7 +139,7 @@ class Channels:
         self._scores: Mapping[str, np.ndarray] = {}
 
     def read(self) -> None:
-        """Takes the weights of today."""
+        """Takes the current weights."""
         self._scores = score_groups(self._problem.model, self._problem.groups,
                                     criterion=self._norm)
 
@@ -203,7 +203,7 @@ class Weights:
         self._values: list[np.ndarray] = []
 
     def read(self) -> None:
-        """Takes the weights of today."""
+        """Takes the current weights."""
         self._values = [keras.ops.convert_to_numpy(kernel) for kernel in self._kernels]
         self._magnitudes = [np.abs(w) / max(float(w.std()), 1e-12) for w in self._values]
 

@@ -10,7 +10,7 @@ from tfprune.search.environment import finite_reward
 
 
 class TodaysRewards:
-    """Widths -> masks, and their accuracy, on today's weights; each channel is scored and each
+    """Widths -> masks, and their accuracy, on the current weights; each channel is scored and each
     accuracy measured once until the weights change."""
 
     def __init__(self, problem: Problem, watch: Stopwatch):
@@ -27,13 +27,13 @@ class TodaysRewards:
         return self._rewards[key]
 
     def select(self, widths: Mapping[str, int]) -> Masks:
-        """Problem.select, with scores of today."""
+        """Problem.select, with the importance by the current weights."""
         if self._scores is None:
             self._scores = self._problem.channel_scores()
         return best_channels(self._problem.groups, widths, self._scores)
 
     def known(self) -> dict[tuple[int, ...], float]:
-        """Rewards of the width vectors measured today."""
+        """Rewards of the width vectors measured in this epoch."""
         return dict(self._rewards)
 
     def forget(self) -> None:

@@ -5,7 +5,7 @@ and alignment. Ganjdanesh, Gao, Huang, CVPR 2024, arXiv 2403.19490.
         train the weights:  min_W  CE(W) + lambda * sum_g ||(1 - v_g) * W_g||_2
         episodes:           a_g ~ pi(. | s_g, z_t),  reward = accuracy of the sub-network
         update pi (PPO), and embeddings, RNN, decoder of z (tfprune.search.context)
-        v <- the best sub-network known, re-scored on today's weights
+        v <- the best sub-network known, re-scored on the current weights
     then surgery and fine-tuning.
 
 Phases: warm-up (plain training); epochs of random actions; joint epochs (the agent acts, v is
@@ -13,8 +13,8 @@ followed each epoch); epochs of alignment to the frozen v.
 
 Deviations: 1. PPO instead of SAC, which is --agent=sac. 2. The alignment starts with the joint
 epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by
-reward above their epoch's mean) and this epoch's, each scored today with channels chosen anew by
-the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
+reward above their epoch's mean) and this epoch's, each scored now with channels chosen anew by the
+criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
 (--alignment=adaptive) is ours; the full model's accuracy in it is scored as the sub-network's. 5.
 At the end of the joint epochs the policy is compared with random actions on the same weights: a
 measurement, from which nothing is learnt or chosen. 6. Until an episode has been scored v is
@@ -103,7 +103,7 @@ class RLAL(Method):
     def after_epoch(self, epoch: int) -> EpochResult:
         config, phase = self.problem.config, self.phase(epoch)
         self._reward.forget()
-        # The day's z, before the context learns of the day: the agent acts and is judged under it.
+        # z of this epoch, before the context learns of it: the agent acts and is judged under it.
         z = self.context.network(np.array([epoch]))[0].numpy()
         for env in self._envs:
             env.set_context(z)
@@ -172,7 +172,7 @@ class RLAL(Method):
         self._reward(budget.as_dict(self.best_widths.numpy()))
         for widths in best_unscored(
                 self.context, budget, epoch, candidates=config.surrogate_candidates,
-                count=config.surrogate_scored, today=self._reward.known(),
+                count=config.surrogate_scored, rewards=self._reward.known(),
                 rng=np.random.default_rng((config.seed, epoch, 3))):
             named = budget.as_dict(widths)
             reward = self._reward(named)
@@ -216,7 +216,7 @@ class RLAL(Method):
         return metrics, played
 
     def _rescore(self) -> float:
-        """Sets best_widths to the best candidate on today's weights; returns its accuracy."""
+        """Sets best_widths to the best candidate on the current weights; returns its accuracy."""
         dense = self.problem.budget.dense_widths
         candidates = [self.best_widths.numpy()]
         candidates += [np.rint(dense * (1 - rates)).astype(np.int64) for rates

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from tfprune.config import LIMITS, is_ratio
 from tfprune.report.page import figure, joined, page, section, table
 from tfprune.report.plots import plot_summary
-from tfprune.report.reading import ACCOUNT, current, finite
+from tfprune.report.reading import ACCOUNT, finite
 from tfprune.report.rows import SHOWN, Row
 from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
                                   quotient, uncounted_sentences, written)
@@ -37,7 +37,6 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row['finished']:
-            row = {**row, 'configuration': current(row['configuration'])}
             key = json.dumps([row.get('cell'), row['configuration']], sort_keys=True)
             groups.setdefault(key, []).append(row)
     lines = [_line(members) for members in groups.values()]

@@ -5,8 +5,6 @@ import os
 import pathlib
 from typing import Any, Mapping, Sequence, TypeGuard
 
-from tfprune.config import TARGETS
-from tfprune.files import check_content
 from tfprune.run_files import read_json, read_rows
 
 Row = Mapping[str, Any]
@@ -58,23 +56,8 @@ def finite(value: Any) -> TypeGuard[float]:
 
 
 def budgets(report: Mapping[str, Any]) -> Sequence[Row]:
-    """A row a limit: target, asked, limit, dense, cost; a report of old has one, flat."""
-    if 'budgets' in report:
-        return report['budgets']
-    check_content('report.json', report, dict.fromkeys(
-        ('budget_ratio', 'budget_limit', 'dense_cost', 'cost'), float) | {'target': str})
-    return [{'target': report['target'], 'asked': report['budget_ratio'],
-             'limit': report['budget_limit'], 'dense': report['dense_cost'],
-             'cost': report['cost']}]
-
-
-def current(config: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json as it is written today: --target and --budget_ratio were one flag a target."""
-    config = dict(config)
-    if 'budget_ratio' in config:
-        limit = {config.pop('target'): config.pop('budget_ratio')}
-        config |= dict.fromkeys(TARGETS, 0.0) | limit
-    return config
+    """A row a limit: target, asked, limit, dense, cost."""
+    return report['budgets']
 
 
 def is_pruned(report: Mapping[str, Any]) -> bool:
@@ -98,8 +81,7 @@ def epoch_account(report: Mapping[str, Any]) -> dict[str, float]:
     """What a run has cost, in epochs: pretraining, search (training epochs before surgery),
     search_equivalents (what the search cost beside them), fine_tune, and their total.
 
-    Reports of old knew neither pretraining nor search_equivalents. Where surgery comes first all
-    training is of the pruned model.
+    Where surgery comes first all training is of the pruned model.
     """
     epochs = report['epochs']
     account = {name: epochs.get(name, 0) for name in ACCOUNT[:-1]}

@@ -14,8 +14,7 @@ from tfprune.significance import ERRORS, fell
 MISSING = '–'
 LINE = 96  # characters of a line of text
 _ROW = tabulate.DataRow('', '   ', '')
-_RULED = tabulate.TableFormat(None, tabulate.Line('', '─', '───', ''), None, None, _ROW, _ROW, 0,
-                              None)
+_PLAIN = tabulate.TableFormat(None, None, None, None, _ROW, _ROW, 0, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,12 +272,14 @@ def reward_difference(agent: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def align(rows: Sequence[Sequence[str]], *, rule: bool = False, left: int = 1) -> list[str]:
-    """Lines of columns: the first `left` flush left, the others flush right; the first row is the
-    header where there is a rule below it."""
-    lines = tabulate.tabulate(rows[1:], rows[0], _RULED, disable_numparse=True,
-                              colalign=_sides(rows, left))
-    found = [line.rstrip() for line in lines.splitlines()]
-    return found if rule else [found[0], *found[2:]]
+    """Lines of columns, three spaces apart: the first `left` flush left, the others flush right; a
+    rule below the first row, its header, if asked for."""
+    # As a header it would be padded.
+    text = tabulate.tabulate(rows, tablefmt=_PLAIN, disable_numparse=True,
+                             colalign=_sides(rows, left))
+    lines = text.splitlines()
+    rules = ['─' * max(map(len, lines))] if rule else []
+    return [line.rstrip() for line in (lines[0], *rules, *lines[1:])]
 
 
 def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

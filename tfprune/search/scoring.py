@@ -1,4 +1,4 @@
-"""The reward: accuracy of a sub-network with today's weights, on held-out training images."""
+"""The reward: accuracy of a sub-network with the current weights, on held-out training images."""
 from typing import Any, Mapping, Protocol
 
 import numpy as np

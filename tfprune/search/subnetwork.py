@@ -55,7 +55,7 @@ class _Kept(tf.Module):
 
 
 class Subnetwork(tf.Module):
-    """The sub-network of a model that masks select; it reads the model's weights of the moment.
+    """The sub-network of a model that masks select; it reads the model's current weights.
 
     Create it under the scope of the strategy under which it runs.
 

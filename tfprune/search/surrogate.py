@@ -1,8 +1,8 @@
-"""The reward decoder as a surrogate: it ranks many decisions for nothing, the best are scored.
+"""The reward decoder as a surrogate: it ranks many decisions, of which only the best are scored.
 
-    W        random decisions, and the best of today perturbed, inside the budget
+    W        random decisions, and the best of this epoch perturbed, inside the budget
     r_hat    = decoder(rates(W), z_t)                                   (tfprune.search.context)
-    scored   = the K of the largest r_hat that were not scored today
+    scored   = the K of the largest r_hat that were not scored in this epoch
 
 What is scored enters the history, so that the decoder learns where it was wrong.
 """
@@ -62,16 +62,16 @@ def predict(context: ContextTrainer, budget: Budget, widths: np.ndarray, epoch: 
 
 
 def best_unscored(context: ContextTrainer, budget: Budget, epoch: int, *, candidates: int,
-                  count: int, today: Mapping[tuple[int, ...], float], rng: np.random.Generator
+                  count: int, rewards: Mapping[tuple[int, ...], float], rng: np.random.Generator
                   ) -> np.ndarray:
     """The `count` of `candidates` proposals that the decoder thinks best, the best first [<=K, G].
 
     Args:
-        today: reward of each width vector scored at this epoch; the best of them are perturbed, and
-            all of them left out.
+        rewards: reward of each width vector scored at this epoch; the best of them are perturbed,
+            and all of them left out.
     """
-    centers = np.array(sorted(today, key=today.__getitem__)[-_CENTRES:]).reshape(
+    centers = np.array(sorted(rewards, key=rewards.__getitem__)[-_CENTRES:]).reshape(
         -1, len(budget.names))
     widths = propose(budget, 1 - centers / budget.dense_widths, candidates, rng)
-    widths = widths[[tuple(row) not in today for row in widths.tolist()]]
+    widths = widths[[tuple(row) not in rewards for row in widths.tolist()]]
     return widths[np.argsort(-predict(context, budget, widths, epoch), kind='stable')[:count]]

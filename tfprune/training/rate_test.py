@@ -26,7 +26,7 @@ class RateTest:
     """What a model's copy scores after a few steps at a rate.
 
     Args:
-        model: it is trained here, from its weights of now for each rate.
+        model: it is trained here, from its current weights for each rate.
         batches: STEPS batches (images, labels) to train on.
         calibration: images [B, H, W, C], as often as they are iterated over.
         scored: held-out (images, labels) batches.
