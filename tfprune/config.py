@@ -2,6 +2,7 @@
 import dataclasses
 from typing import Any, Mapping
 
+from tfprune.errors import unknown
 from tfprune.fields import (COST, COUNT, COUNT_OR_NONE, EPOCHS, IMAGES, IMAGES_OR_AUTO,
                             MILLISECONDS, RATE, REPLICAS, SEED, SHARE, STRENGTH, Range, check_range,
                             check_type, field_of, plain)
@@ -258,8 +259,7 @@ class Config:
             check_type(field, getattr(self, field.name))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(f'Unknown {name} {getattr(self, name)!r}. '
-                                 f'Available: {", ".join(sorted(choices))}')
+                raise unknown(name, getattr(self, name), choices)
         for name, limit in self.budgets.items():
             check_limit(name, limit)
             self._require('latency_table', self.latency_table or name in TARGETS,

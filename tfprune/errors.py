@@ -5,8 +5,10 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
+T = TypeVar('T')
 PACKAGE = pathlib.Path(__file__).resolve().parent
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in (
     'stdlib', 'platstdlib', 'purelib', 'platlib'))
@@ -94,6 +96,28 @@ def near(name: str, names: Iterable[str]) -> str:
     """" Did you mean 'a' or 'b'?", of what `name` is like, to follow a message; '' if nothing."""
     found = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.7)
     return f' Did you mean {" or ".join(map(repr, found))}?' if found else ''
+
+
+def look_up(kind: str, name: str, registry: Mapping[str, T], also: str = '') -> T:
+    """What a registry has under a name.
+
+    Args:
+      kind: what it is a name of, for the message.
+      also: what may stand in place of a name, for the message.
+
+    Raises:
+      ValueError: nothing; near names and all of them are offered.
+    """
+    if name not in registry:
+        raise unknown(kind, name, registry, also)
+    return registry[name]
+
+
+def unknown(kind: str, name: str, names: Iterable[str], also: str = '') -> ValueError:
+    """The error of a name that is none of `names`."""
+    names = sorted(names)
+    return ValueError(f'Unknown {kind} {name!r}.{near(str(name), names)} '
+                      f'Available: {", ".join(names)}{also}')
 
 
 def _is_own(file: str, scripts: str) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data.pixels import BYTES, PixelRange, range_of
-from tfprune.errors import first_line
+from tfprune.errors import first_line, look_up
 from tfprune.export import keras_file, quantization_aware, saved_model, tflite
 from tfprune.export.base import (Artifact, Format, TFLiteOptions, WriteContext, dims,
                                  image_shape_of, num_classes_of, size_of)
@@ -141,12 +141,11 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
 
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     """The formats without repeats; ValueError for an unknown one or none."""
-    available = ', '.join(sorted(FORMATS))
     if isinstance(formats, str) or not formats:
-        raise ValueError(f'formats: expected a list of: {available}; received {formats!r}')
+        raise ValueError(f'formats: expected a list of: {", ".join(sorted(FORMATS))}; received '
+                         f'{formats!r}')
     for name in formats:
-        if name not in FORMATS:
-            raise ValueError(f'Unknown format {name!r}. Available: {available}')
+        look_up('format', name, FORMATS)
     return tuple(dict.fromkeys(formats))
 
 

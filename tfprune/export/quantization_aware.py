@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data.pixels import BYTES, PixelRange
+from tfprune.errors import unknown
 from tfprune.export import serving
 from tfprune.export.base import IO_TYPES, Format, WriteContext
 from tfprune.export.quantizable import prepare
@@ -124,7 +125,7 @@ def convert_int8_qat(quantized: Any, *, io: str = 'float32', output_name: str = 
     batch: 1, or 0 for any.
     """
     if io not in IO_TYPES:
-        raise ValueError(f'Unknown io {io!r}. Available: {", ".join(sorted(IO_TYPES))}')
+        raise unknown('io', io, IO_TYPES)
     module = tf.Module()
     module.model = quantized
     name = output_name or quantized.output_names[0].removeprefix('quant_')

@@ -4,6 +4,7 @@ To add one: a file with a subclass of `Method`, a line in METHODS, a flagfile. T
 every entry of METHODS says when it is done.
 """
 from tfprune.config import LIMITS, Config
+from tfprune.errors import look_up
 from tfprune.methods.amc import AMC
 from tfprune.methods.autocompress import AutoCompress
 from tfprune.methods.base import Decision, EpochResult, Method, Problem
@@ -34,9 +35,7 @@ METHODS: dict[str, type[Method]] = {
 
 def check_method(name: str) -> type[Method]:
     """The class of a method; ValueError with the right names for a wrong one."""
-    if name not in METHODS:
-        raise ValueError(f'Unknown method {name!r}. Available: {", ".join(sorted(METHODS))}')
-    return METHODS[name]
+    return look_up('method', name, METHODS)
 
 
 def check_configuration(config: Config) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import keras
 
 from tfprune.data.options import parse_size
+from tfprune.errors import unknown
 from tfprune.models import mobilenet, resnet, resnet_cifar, vgg
 from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
                                      compiled_optimizer_of_file, make_optimizer)
@@ -86,8 +87,7 @@ def build_model(
       FileNotFoundError: `name` is a path, and there is no such file.
     """
     if name not in MODELS and not is_model_file(name):
-        raise ValueError(f"Unknown model '{name}'. Available: {', '.join(sorted(MODELS))}, or the "
-                         'path of a .keras file')
+        raise unknown('model', name, MODELS, ', or the path of a .keras file')
     shape = tuple(image_shape)
     if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
         raise ValueError(f'image_shape: expected (height, width, channels), received {image_shape}')

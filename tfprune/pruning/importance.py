@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.errors import look_up
 from tfprune.models.outputs import as_logits
 from tfprune.structure.groups import ChannelGroups
 
@@ -183,10 +184,8 @@ def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 
     Raises:
       ValueError: for an unknown criterion, one that no group has anything for, or missing data.
     """
-    if criterion not in CRITERIA:
-        raise ValueError(f"Unknown criterion '{criterion}'. Available: "
-                         f"{', '.join(sorted(CRITERIA))}")
-    evidence, score = Evidence(model, groups, seed, data), CRITERIA[criterion]
+    score = look_up('criterion', criterion, CRITERIA)
+    evidence = Evidence(model, groups, seed, data)
     scores = {name: score(evidence, name) for name in (groups if names is None else names)}
     lacking = [name for name, value in scores.items() if value is None]
     if lacking:

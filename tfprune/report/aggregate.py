@@ -7,6 +7,7 @@ from typing import Any, Iterable, Mapping, Sequence
 from markupsafe import Markup
 
 from tfprune.config import LIMITS, is_ratio
+from tfprune.errors import unknown
 from tfprune.report.page import figure, joined, page, section, table
 from tfprune.report.plots import plot_summary
 from tfprune.report.reading import ACCOUNT, finite
@@ -56,7 +57,7 @@ def format_summary(rows: Sequence[Row], style: str = 'text') -> str:
     ValueError for another style or no rows.
     """
     if style not in FORMATS:
-        raise ValueError(f'Unknown format {style!r}. Available: {listed(sorted(FORMATS))}')
+        raise unknown('format', style, FORMATS)
     if not rows:
         raise ValueError('there are no runs to report.')
     cells, notes = _cells(aggregate(rows)), summary_notes(rows)

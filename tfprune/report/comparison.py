@@ -7,6 +7,7 @@ from markupsafe import Markup
 from scipy import stats
 
 from tfprune.config import Config
+from tfprune.errors import unknown
 from tfprune.plain_text import markdown_text
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
                                       summary_notes)
@@ -37,7 +38,7 @@ def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
     """The tables of `rows` as text or markdown and remarks; ValueError for another style, no rows.
     """
     if style not in FORMATS:
-        raise ValueError(f'Unknown format {style!r}. Available: {listed(sorted(FORMATS))}')
+        raise unknown('format', style, FORMATS)
     if not rows:
         raise ValueError('there are no runs to report.')
     lines = aggregate(rows)

@@ -17,7 +17,7 @@ from typing import Any, Callable, Sequence
 
 from tfprune import report
 from tfprune.config import LIMITS, Config, check_limit, differing_fields, is_ratio, split_names
-from tfprune.errors import near
+from tfprune.errors import near, unknown
 from tfprune.methods import check_configuration, check_method
 from tfprune.methods.cacp import targets
 from tfprune.models import MODELS, is_model_file
@@ -197,8 +197,7 @@ def _check_files(config: Config) -> None:
             if not pathlib.Path(path).is_file():
                 raise FileNotFoundError(f'{field} {path}: no such file.')
     if config.model not in MODELS and not named['model']:
-        raise ValueError(f'Unknown model {config.model!r}.{near(config.model, MODELS)} Available: '
-                         f'{", ".join(sorted(MODELS))}, or the path of a .keras file')
+        raise unknown('model', config.model, MODELS, ', or the path of a .keras file')
 
 
 def _check_folder(cell: Cell) -> None:

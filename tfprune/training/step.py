@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config  # has no public name for 'off'
 
+from tfprune.errors import unknown
 from tfprune.models import as_logits, make_optimizer
 from tfprune.pruning.sparsity import kernels_of
 from tfprune.structure.graph import Untracked
@@ -63,7 +64,7 @@ class Schedule:
             return self.peak * 0.5 * (1 + math.cos(math.pi * done))
         if self.kind == 'step':
             return self.peak * (1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
-        raise ValueError(f'Unknown schedule {self.kind!r}. Available: cosine, step')
+        raise unknown('schedule', self.kind, ('cosine', 'step'))
 
 
 @dataclasses.dataclass(frozen=True)

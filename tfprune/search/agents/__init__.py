@@ -9,6 +9,7 @@ ConstrainedPPO want environments of their own and stand outside of AGENTS.
 """
 from typing import Callable
 
+from tfprune.errors import look_up
 from tfprune.search.agents.base import Agent, Policy
 from tfprune.search.agents.constrained_ppo import ConstrainedPPO
 from tfprune.search.agents.ddpg import DDPG
@@ -48,7 +49,5 @@ def make_agent(name: str, env: PruningEnv, *, learning_rate: float, updates: int
     Raises:
         ValueError: no such agent.
     """
-    if name not in AGENTS:
-        raise ValueError(f'Unknown agent {name!r}. Available: {", ".join(sorted(AGENTS))}')
-    return AGENTS[name](env, learning_rate=learning_rate, updates=updates, episodes=episodes,
-                        context=context)
+    return look_up('agent', name, AGENTS)(
+        env, learning_rate=learning_rate, updates=updates, episodes=episodes, context=context)
