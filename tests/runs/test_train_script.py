@@ -140,8 +140,8 @@ def test_bad_input_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize('changes, message', [
-    (dict(method='rlla'), "Unknown method 'rlla'. Available: amc, autocompress, cacp, crl, dense"),
-    (dict(model='resnet21'), "Unknown model 'resnet21'. Available: mobilenet_v1, mobilenet"),
+    (dict(method='rlla'), "Unknown method 'rlla'. Did you mean 'rlal'? Available: amc, autocompress"),
+    (dict(model='resnet21'), "Unknown model 'resnet21'. Did you mean 'resnet"),
     (dict(model='nowhere.keras'), "model 'nowhere.keras': no such file"),
     (dict(custom_layers='nowhere.py'), 'custom_layers nowhere.py: no such file'),
     (dict(dataset='cifar'), "Unknown dataset 'cifar'. Available: cifar10, cifar100, digits"),
