@@ -175,3 +175,11 @@ def test_to_json_is_plain():
     assert text['prunable'] == {'s1_conv1': 7, 's2_conv1': 13, 's3_conv1': 19}
     stem = next(row for row in text['groups'] if row['name'] == 'stem')
     assert stem['residual'] and stem['width'] == 5 and 'couples several' in stem['reason']
+
+
+def test_the_output_is_the_reason_whatever_activation_it_has():
+    image = keras.Input((4, 4, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(5, 1, name='a')(image))
+    groups = trace_groups(keras.Model(image, layers.Dense(2, 'softmax', name='scores')(x)))
+    assert dict(groups) == {'a': 5}
+    assert groups.unprunable['scores'].endswith("it feeds the model's output")

@@ -148,7 +148,7 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
             for one, other in zip((*first.inputs, *first.outputs), (*step.inputs, *step.outputs)):
                 tracer.union(traced.labels[one], traced.labels[other])
     for output in traced.outputs:
-        tracer.freeze(traced.labels[output], "it feeds the model's output")
+        tracer.freeze(traced.labels[output], "it feeds the model's output", first=True)
     return traced
 
 

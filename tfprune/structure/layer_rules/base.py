@@ -45,9 +45,10 @@ class Tracer:
         """Couples the two sides of a sum: what it newly couples is a residual stream."""
         self._summed.append(self.union(a, b))
 
-    def freeze(self, labels: Labels, reason: str) -> None:
-        """Forbids the removal of `labels`; the reason completes "group 'x' is not prunable: …"."""
-        self._frozen.append((labels, reason))
+    def freeze(self, labels: Labels, reason: str, *, first: bool = False) -> None:
+        """Forbids the removal of `labels`; the reason completes "group 'x' is not prunable: …", and
+        comes before others that they have if it is the `first`."""
+        self._frozen.insert(0 if first else len(self._frozen), (labels, reason))
 
     def _find(self, label: int) -> int:
         while self._parent[label] != label:
