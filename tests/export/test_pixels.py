@@ -326,6 +326,8 @@ def test_a_run_says_what_was_stated_and_holds_to_it(tmp_path):
 
     said = run('stated', pixel_range=(0.2, 0.8))
     assert (said['black'], said['white'], said['is_taken']) == ([0.2], [0.8], False)
+    (tmp_path / 'stated/report.json').unlink()
+    assert run('stated', pixel_range=(0.2, 0.8)) == said  # goes on
     unstated = run('unstated')
     assert unstated['black'] is None and 'pixel_range=' in unstated['text']
     for name, stated in (('stated', {}), ('unstated', {'pixel_range': (0.2, 0.8)})):

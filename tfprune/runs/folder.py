@@ -137,7 +137,7 @@ class RunFolder:
 
         ValueError names what differs: the run would go on with something else than it began with.
         """
-        stored = self.read_json(name)
+        stored, value = self.read_json(name), json.loads(json.dumps(value))  # of a file: no tuples
         if stored is None:
             return self.write_json(name, value)
         rows = [key if isinstance(new, list) else f'{key}: {stored.get(key)!r} -> {new!r}'
