@@ -37,8 +37,9 @@ ROWS = [{'form': 'keras', 'file': 'pruned.keras', 'bytes': 2000, 'accuracy': 0.9
          'latency': [{'threads': 1, 'median_ms': 0.5, 'ratio': 0.5},
                      {'threads': 2, 'median_ms': 0.25, 'ratio': None}]},
         {'form': 'tflite_int8', 'file': 'model_int8.tflite', 'bytes': 400, 'accuracy': 0.919,
-         'lost': 0.031, 'advice': 'do this', 'latency': [{'threads': 1, 'median_ms': 0.125, 'ratio': 0.125},
-                                    {'threads': 2, 'median_ms': 0.1, 'ratio': 0.2}]}]
+         'lost': 0.031, 'advice': 'do this',
+         'latency': [{'threads': 1, 'median_ms': 0.125, 'ratio': 0.125},
+                     {'threads': 2, 'median_ms': 0.1, 'ratio': 0.2}]}]
 DENSE_LATENCY = [{'threads': 1, 'median_ms': 1.0}, {'threads': 2, 'median_ms': 0.5}]
 
 

@@ -140,7 +140,8 @@ def test_bad_input_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize('changes, message', [
-    (dict(method='rlla'), "Unknown method 'rlla'. Did you mean 'rlal'? Available: amc, autocompress"),
+    (dict(method='rlla'),
+     "Unknown method 'rlla'. Did you mean 'rlal'? Available: amc, autocompress"),
     (dict(model='resnet21'), "Unknown model 'resnet21'. Did you mean 'resnet"),
     (dict(model='nowhere.keras'), "model 'nowhere.keras': no such file"),
     (dict(custom_layers='nowhere.py'), 'custom_layers nowhere.py: no such file'),

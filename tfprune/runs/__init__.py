@@ -1,6 +1,6 @@
 """One run and many runs: from a configuration to a run folder with all that users load.
 
-    api            `train_and_prune` for users: a configuration, or a model and datasets of one's own
+    api            `train_and_prune`: a configuration, or a model and datasets of one's own
     trainer        one configuration in one run folder
     problem        what a run works on, made before its first epoch
     given, recipe, recipe_choice, first_epoch, known_augmentation

@@ -6,8 +6,8 @@ the accuracy on held-out images is compared with that of the model as given:
     fell by more than 3 standard errors (tfprune.significance)
 
 on held-out images *and* on as many images that are trained on. The first alone says nothing where
-the given weights had been trained on the held-out images too: what they had memorized is lost. Nor is
-it a rate's doing where batch-norm statistics become those of the images here: Given's floors.
+the given weights had been trained on the held-out images too: what they had memorized is lost. Nor
+is it a rate's doing where batch-norm statistics become those of the images here: Given's floors.
 """
 import dataclasses
 import pathlib

@@ -4,7 +4,7 @@
                      surgery a higher one where that cannot bring a copy of uniform widths back, as
                      a rate that training has let decay
     not compiled     SGD with momentum; the rate before surgery by `largest_harmless`, that after
-                     surgery by `best_recovering` on a copy of uniform widths (tfprune.training.rate_test)
+                     surgery by `best_recovering` on a copy of uniform widths (training.rate_test)
     random weights   SGD with momentum at 0.1, after surgery 0.05; so, too, a model whose accuracy
                      is that of chance
 
