@@ -24,7 +24,6 @@ from tfprune.models.model_files import read_keras_file
 from tfprune.progress import Progress
 from tfprune.report.artifact_table import format_artifacts
 from tfprune.runs.deployment import Deployment, check_deployable, deploy
-from tfprune.runs.given import sample
 from tfprune.runs.known_augmentation import known_augmentation
 from tfprune.training.step import StopTraining, make_deterministic
 
@@ -60,8 +59,7 @@ def main(_: Sequence[str]) -> int:
     settings = Deployment.of(config)
     check_deployable(model, data, settings)
     if config.augment is None and 'int8_qat' in settings.quantizations:
-        images = min(1_000, data.num_train)
-        data, why = known_augmentation(model, data, sample(data, images), images)
+        data, why = known_augmentation(model, data, min(1_000, data.num_train))
         if why:
             print(f'{why}.')
     try:

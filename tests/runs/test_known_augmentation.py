@@ -57,8 +57,7 @@ def trained(data, tmp_path_factory):
 
 
 def test_weights_that_do_not_know_mirrored_images_see_none(trained, data):
-    chosen, why = known_augmentation(keras.models.load_model(trained), data,
-                                     data.calibration_batches(100, 5), 500)
+    chosen, why = known_augmentation(keras.models.load_model(trained), data, 500)
     assert data.augmented == 'shifted and mirrored'
     assert chosen.augmented == 'not augmented' and 'not augmented' in why
     assert as_chosen(data, chosen.augmented).augmentation == chosen.augmentation
@@ -67,8 +66,7 @@ def test_weights_that_do_not_know_mirrored_images_see_none(trained, data):
 
 def test_images_that_the_weights_know_are_augmented_as_ever(data, tmp_path):
     path = fitted(data, tmp_path / 'augmented.keras')
-    chosen, why = known_augmentation(keras.models.load_model(path), data,
-                                     data.calibration_batches(100, 5), 500)
+    chosen, why = known_augmentation(keras.models.load_model(path), data, 500)
     assert chosen is data and not why
 
 

@@ -82,15 +82,15 @@ class UserDatasets(ImageData):
         _check_ranges(forms, found)
         name_small_classes('train_data', names, found['train_data'].by_class,
                            found['reward_data'].by_class)
+        extremes = (min(each.low for each in found.values()),
+                    max(each.high for each in found.values()))
         train, reward, test = (forms[name].single(data) for name, data in given.items())
         return cls(
             name=NAME, image_shape=image_shape, num_classes=num_classes, class_names=names,
             mean=(0.0,) * image_shape[-1], std=(1.0,) * image_shape[-1],
             num_train=found['train_data'].count, num_reward=found['reward_data'].count,
             num_test=found['test_data'].count, train=train, reward=reward, test=test,
-            pixel_range=(min(each.low for each in found.values()),
-                         max(each.high for each in found.values())),
-            pixels=_pixels(stated, forms, found))
+            pixel_range=extremes, pixels=_pixels(stated, forms, *extremes))
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), 'bytes': None if self.pixels.is_taken or not (
@@ -149,7 +149,7 @@ def _class_names(given: Sequence[str] | None, num_classes: int) -> tuple[str, ..
     return tuple(map(str, names))
 
 
-def _pixels(stated: PixelRange | None, forms: dict[str, Form], found: dict[str, Found]
+def _pixels(stated: PixelRange | None, forms: dict[str, Form], low: float, high: float
             ) -> PixelRange:
     """What a byte of a picture is: as it is stated; else bytes that are not all dark are bytes;
     else as the values tell.
@@ -157,8 +157,6 @@ def _pixels(stated: PixelRange | None, forms: dict[str, Form], found: dict[str, 
     ValueError where values are none of the stated range: augmentation and resizing may leave it by
     less than its width.
     """
-    low = min(each.low for each in found.values())
-    high = max(each.high for each in found.values())
     if stated is not None:
         if not stated.holds(low, high, beyond=1.0):
             raise ValueError(f'pixel_range: expected images of about {stated.low:g} … '

@@ -9,7 +9,7 @@ import numpy as np
 
 from tfprune.pruning.masks import check_masks
 from tfprune.structure.graph import Graph, functional_graph, unfold
-from tfprune.structure.groups import ChannelGroups, check_traced
+from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
 from tfprune.structure.keras_internals import layers_within, maker
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.layout import LayerNode
@@ -49,6 +49,11 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
             value = np.compress(np.repeat(kept[tensor], repeat), value, axis)
         getattr(cloning.clone_of(layer), slot.weight).assign(value)
     return pruned
+
+
+def float32_copy(model: keras.Model) -> keras.Model:
+    """Returns a plain copy of a model in which every layer computes in float32."""
+    return prune_model(model, trace_groups(model), {}, dtype_policy='float32')
 
 
 def copy_layer(layer: Any, dtype_policy: str | None = None) -> Any:

@@ -1,6 +1,5 @@
 """report.html: a run in one file, without network."""
 import os
-import urllib.parse
 from typing import Any, Callable
 
 from markupsafe import Markup
@@ -132,18 +131,13 @@ def _files(run: Run) -> Markup:
         known = {row['file'] for row in artifacts}
         body: list[tuple[str, ...]] = [tuple(header)]
         for first, *rest in lines:
-            body.append((_linked(f'export/{first}') if first in known else first, *rest))
+            body.append((link(f'export/{first}') if first in known else first, *rest))
         return section('Files', table(body), paragraphs=losses(artifacts),
                        notes=latency_notes(artifacts, run.environment.get('cores')))
     if not files:
         return Markup()
-    rows = [('form', 'file'), *((form, _linked(path)) for form, path in files.items())]
+    rows = [('form', 'file'), *((form, link(path)) for form, path in files.items())]
     return section('Files', table(rows, left=2))
-
-
-def _linked(path: str) -> Markup:
-    quoted = urllib.parse.quote(path)
-    return link(quoted, quoted)
 
 
 def _card(run: Run) -> Markup:

@@ -2,6 +2,7 @@
 
 Text is escaped by the templates; what is `Markup` already, such as a table in a section, is not.
 """
+import urllib.parse
 from typing import Any, Sequence
 
 import jinja2
@@ -65,6 +66,6 @@ def figure(svg: str, label: str, caption: str) -> Markup:
     return _part('figure', Markup(svg.replace('<svg ', named, 1)), caption)
 
 
-def link(path: str, shown: str) -> Markup:
-    """A link to a file beside the page; `path` is quoted as a URL is."""
-    return _part('link', path, shown)
+def link(path: str) -> Markup:
+    """A link to a file beside the page."""
+    return _part('link', urllib.parse.quote(path))

@@ -19,10 +19,9 @@ from tfprune.export.quantizable import quantizable
 from tfprune.export.quantization_aware import QuantizationAware, quantize_aware
 from tfprune.export.tflite import convert
 from tfprune.progress import Progress
-from tfprune.pruning.surgery import prune_model
+from tfprune.pruning.surgery import float32_copy
 from tfprune.report.artifact_table import losses
 from tfprune.runs.artifacts import count_correct
-from tfprune.structure.groups import trace_groups
 from tfprune.training.step import StopTraining
 
 BASE_FORMS = ('keras', 'saved_model', 'tflite')
@@ -121,7 +120,7 @@ def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) 
 
 def check_convertible(model: keras.Model) -> None:
     """ValueError naming what TFLite lacks of a model, in float32 as it is exported."""
-    convert(prune_model(model, trace_groups(model), {}, dtype_policy='float32'))
+    convert(float32_copy(model))
 
 
 def fine_tune_quantized(model: keras.Model, data: ImageData, settings: Deployment,

@@ -13,17 +13,16 @@ import tensorflow as tf
 
 from tfprune.data import ImageData
 from tfprune.progress import Progress
-from tfprune.pruning.surgery import prune_model
+from tfprune.pruning.surgery import float32_copy
 from tfprune.runs.epochs import Interrupted
 from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.folder import RunFolder
-from tfprune.runs.known_augmentation import as_chosen, known_augmentation
+from tfprune.runs.known_augmentation import as_chosen, known_augmentation, sample
 from tfprune.runs.problem import Setup, held_out_batches
 from tfprune.runs.recipe import FILE, Given, Recipe
 from tfprune.runs.recipe_choice import choose_recipe
 from tfprune.significance import ERRORS
 from tfprune.structure.graph import unfold
-from tfprune.structure.groups import trace_groups
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.distribution import from_chief, is_chief
 from tfprune.training.step import Batch, Evaluator, StopTraining
@@ -76,14 +75,6 @@ def knows_labels(outputs: np.ndarray, labels: np.ndarray) -> bool:
     return bool(_accuracy(outputs, labels) - chance > ERRORS * error)
 
 
-def sample(data: ImageData, images: int) -> tf.data.Dataset:
-    """Batches of at least so many images that are trained on, not augmented, as far as there are
-    such."""
-    images = min(images, data.num_train)
-    size = min(250, images)
-    return data.calibration_batches(size, -(-images // size))
-
-
 def first_epoch(setup: Setup) -> FirstEpoch | None:
     """What the first epoch is judged by; None where there is nothing to ruin."""
     given, recipe = setup.given, setup.recipe
@@ -124,7 +115,7 @@ def _measured_and_chosen(setup: Setup, progress: Progress, should_stop: Callable
     augmentation = ''
     if setup.has_weights:
         progress.say('scoring the model as given ...')
-        plain = prune_model(setup.model, trace_groups(setup.model), {}, dtype_policy='float32')
+        plain = float32_copy(setup.model)
         setup, augmentation = _known_images(setup, plain)
         given = measure(plain, setup.data, held_out_batches(setup), setup.config.batch_size)
         setup = dataclasses.replace(setup, given=given)
@@ -146,6 +137,5 @@ def _known_images(setup: Setup, plain: keras.Model) -> tuple[Setup, str]:
     config = setup.config
     if config.augment is not None:
         return setup, ''
-    images = config.score_images
-    data, why = known_augmentation(plain, setup.data, sample(setup.data, images), images)
+    data, why = known_augmentation(plain, setup.data, config.score_images)
     return dataclasses.replace(setup, data=data), why

@@ -24,19 +24,26 @@ LITTLE = 0.25  # of the accuracy beyond the commonest class
 _EPOCH = 2 ** 19  # of augmentation; no run has so many
 
 
-def known_augmentation(model: keras.Model, data: ImageData, plain: tf.data.Dataset, images: int
-                       ) -> tuple[ImageData, str]:
+def sample(data: ImageData, images: int) -> tf.data.Dataset:
+    """Batches of at least so many images that are trained on, not augmented, as far as there are
+    such."""
+    images = min(images, data.num_train)
+    size = min(250, images)
+    return data.calibration_batches(size, -(-images // size))
+
+
+def known_augmentation(model: keras.Model, data: ImageData, images: int) -> tuple[ImageData, str]:
     """`data`, its augmentation weakened until the model knows the images; with the reason, ''
     where it is as it was.
 
     Args:
         model: with its weights; float32.
-        plain: (images, labels) batches of training images that are not augmented.
-        images: number of augmented images that are looked at, at least.
+        images: number of training images that are looked at, plain and augmented, at least.
     """
     if data.augmentation is None:
         return data, ''
     evaluate = Evaluator(model, tf.distribute.get_strategy())
+    plain = sample(data, images)
     known, chance = evaluate(plain), _commonest(plain)
     size = min(250, data.num_train)
     said = ''

@@ -13,7 +13,7 @@ from tfprune.methods import Decision, Method, Problem, check_method, make_method
 from tfprune.progress import Progress
 from tfprune.pruning.masks import widths_of
 from tfprune.pruning.sparsity import ZEROS_FILE, load_zeros, save_zeros, zeroing
-from tfprune.pruning.surgery import prune_model
+from tfprune.pruning.surgery import float32_copy
 from tfprune.runs.checkpoints import CheckpointError, Position, SharedCheckpoints, restore
 from tfprune.runs.epochs import EpochLoop, Interrupted, Stage
 from tfprune.runs.first_epoch import fine_tune_rate
@@ -26,7 +26,6 @@ from tfprune.runs.reuse import RATIOS_FILE, take_search, take_epochs
 from tfprune.search.scoring import SubnetworkScorer
 from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.graph import unfold
-from tfprune.structure.groups import trace_groups
 from tfprune.training.account import EpochAccount
 from tfprune.training.batch_norm import (batch_norm_layers, reestimate_batch_norm,
                                          synchronize_batch_norm)
@@ -350,4 +349,4 @@ class Phases:
 def _as_float32(model: keras.Model) -> keras.Model:
     """A plain copy in float32, without what training set on its layers."""
     synchronize_batch_norm(model, False)
-    return prune_model(model, trace_groups(model), {}, dtype_policy='float32')
+    return float32_copy(model)
