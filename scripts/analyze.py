@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 from absl import flags
 
-from tfprune.config import split_names
-from tfprune.costs.analysis import analyze, format_analysis
+from tfprune.config import flag_fields
 from tfprune.files import write_text
-from tfprune.models import MODELS, run_custom_layers, untrained_model
-from tfprune.report.drawing import draw_groups
-from tfprune.structure.groups import trace_groups
+from tfprune.models.names import MODELS
+from tfprune.structure.options import StructureOptions
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', None, 'A .keras file, or one of: '
@@ -34,13 +32,18 @@ command_line.define_output('picture', 'Also draws the network, colored by group:
 
 def main(_: Sequence[str]) -> None:
     """Loads or builds the model, prints the table, writes what is asked for."""
+    # Not above: --help, and what is said of a wrong flag, need none of it.
+    with command_line.importing():
+        from tfprune.costs.analysis import analyze, format_analysis
+        from tfprune.models.building import untrained_model
+        from tfprune.models.model_files import run_custom_layers
+        from tfprune.report.drawing import draw_groups
+        from tfprune.search.problem import trace_problem_groups
     run_custom_layers(FLAGS.custom_layers)
     model = untrained_model(FLAGS.model, image_size=FLAGS.image_size,
                             num_classes=FLAGS.num_classes)
-    groups = trace_groups(model, frozen=split_names(FLAGS.frozen),
-                          unknown_layers=FLAGS.unknown_layers, prune_frozen=FLAGS.prune_frozen)
-    if not FLAGS.prune_residual_groups:
-        groups = groups.without_residual()
+    groups = trace_problem_groups(model, StructureOptions(**{
+        field.name: FLAGS[field.name].value for field in flag_fields(StructureOptions)}))
     analysis = analyze(model, groups, width_multiple=FLAGS.width_multiple,
                        min_keep_ratio=FLAGS.min_keep_ratio)
     print(format_analysis(analysis))

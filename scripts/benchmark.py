@@ -18,12 +18,11 @@ import sys
 from collections.abc import Sequence
 
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
-import tensorflow as tf
 from absl import flags
 
 from tfprune.benchmarks import SUITES
-from tfprune.fields import SEED, THREADS, Range
-from tfprune.models import MODELS, run_custom_layers
+from tfprune.config import SEED, THREADS, Range
+from tfprune.models.names import MODELS
 
 FLAGS = flags.FLAGS
 _MOST = 1_000_000  # far above what makes sense
@@ -107,6 +106,10 @@ flags.DEFINE_integer('search_first_seed', 0, 'Suites learning and dense_reward: 
 
 def main(_: Sequence[str]) -> None:
     """Prints the rows as they come, then the table."""
+    # Not above: --help, and what is said of a wrong flag, need none of it.
+    with command_line.importing():
+        import tensorflow as tf
+        from tfprune.models.model_files import run_custom_layers
     tf.get_logger().setLevel('WARNING')
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
     run_custom_layers(FLAGS.custom_layers)

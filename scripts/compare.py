@@ -13,7 +13,6 @@ other run, is named at the end, and is tried again by the same command. Runs lie
 OUT/method/budget/s<seed>, their logs beside them; OUT/rows.jsonl, compare.md and compare.html, of
 all runs in OUT, are written after every run.
 """
-import dataclasses
 import os
 import pathlib
 import sys
@@ -22,11 +21,10 @@ from collections.abc import Sequence
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 from absl import flags
 
-from tfprune import report
-from tfprune.config import LIMITS, Config
+from tfprune.config import LIMITS, SEED, Range, flag_fields
 from tfprune.errors import one_line
-from tfprune.fields import SEED, Range
 from tfprune.files import write_text
+from tfprune.runs.config import completed, default_values, option_parts
 
 METHODS = flags.DEFINE_list('methods', [], 'What to compare: names of flagfiles, see '
                             '--method_flagfiles.')
@@ -51,16 +49,20 @@ FORMAT = flags.DEFINE_string('format', 'text', 'What is printed: text or markdow
 DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only lists the runs and whether they are finished.')
 
 # What every run may be given; the rest is what is compared.
-PASSED_ON = [field.name for field in dataclasses.fields(Config) if field.name not in (
-    'method', 'method_options', 'seed', 'before_surgery_from', *LIMITS)]
+PASSED_ON = [name for name in default_values('') if name not in (
+    'method', 'seed', 'before_surgery_from', *LIMITS)]
+PASSED_ON += [f'{name}.{field.name}' for name, options in option_parts()
+              for field in flag_fields(options)]
 command_line.define_config_flags(PASSED_ON)
 
 
 def main(_: Sequence[str]) -> int:
+    # Not above: --help needs neither TensorFlow nor Matplotlib, and rows no TensorFlow.
+    with command_line.importing():
+        from tfprune import report
     if ROWS.value:
-        present(report.read_rows_file(ROWS.value))
+        present(_completed(report.read_rows_file(ROWS.value)))
         return 0
-    # Not above: the methods bring TensorFlow, and rows need none.
     from tfprune.runs.comparison import Comparison, Grid, plan
     out = pathlib.Path(_given('out', OUT.value))
     cells = plan(Grid(METHODS.value, METHOD_FLAGFILES.value, [int(seed) for seed in SEEDS.value],
@@ -105,6 +107,7 @@ def places() -> list[str]:
 
 def write_out(rows: Sequence[dict], out: pathlib.Path) -> None:
     """Writes rows.jsonl, compare.md and compare.html."""
+    from tfprune import report
     if rows:
         report.write_rows_file(out / 'rows.jsonl', rows)
         write_text(out / 'compare.md', report.format_comparison(rows, 'markdown') + '\n')
@@ -113,6 +116,7 @@ def write_out(rows: Sequence[dict], out: pathlib.Path) -> None:
 
 def present(rows: Sequence[dict]) -> None:
     """Prints the tables."""
+    from tfprune import report
     print(report.format_comparison(rows, FORMAT.value))
     if HTML.value:
         write_text(pathlib.Path(HTML.value), report.comparison_html(rows))
@@ -121,6 +125,12 @@ def present(rows: Sequence[dict]) -> None:
 def _passed_on() -> list[str]:
     given = (flags.FLAGS[name] for name in PASSED_ON)
     return [flag.serialize() for flag in given if flag.present]
+
+
+def _completed(rows: Sequence[dict]) -> list[dict]:
+    """Rows with the flags that are younger than they are."""
+    return [row | {'configuration': completed(row['configuration'])} if row['configuration']
+            else row for row in rows]
 
 
 def _given(name: str, value: str | None) -> str:

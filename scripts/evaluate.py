@@ -9,14 +9,9 @@ import pathlib
 from collections.abc import Sequence
 
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
-import tqdm
 from absl import flags
 
-from tfprune.data import load_data
-from tfprune.export import FORMATS
 from tfprune.files import write_text
-from tfprune.models import run_custom_layers
-from tfprune.runs import artifacts
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('path', None, 'Run folder (every form in its export/ is measured), .keras, '
@@ -31,6 +26,13 @@ command_line.define_output('json', 'Also writes the measurements to this file.')
 
 def main(_: Sequence[str]) -> None:
     """Measures every artifact at --path and prints a table."""
+    # Not above: --help, and what is said of a wrong flag, need none of it.
+    with command_line.importing():
+        import tqdm
+        from tfprune.data.loading import load_data
+        from tfprune.export.exporter import FORMATS
+        from tfprune.models.model_files import run_custom_layers
+        from tfprune.runs import artifacts
     run_custom_layers(FLAGS.custom_layers)
     found = artifacts.find_artifacts(FLAGS.path)
     dataset, options = artifacts.data_source(

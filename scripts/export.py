@@ -5,60 +5,60 @@ python scripts/export.py --model=runs/x/dense.keras --dataset=cifar10 --data_dir
 
 The flags of data, quantization and training are those of train.py.
 """
-import dataclasses
 import json
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
-import tensorflow as tf
 from absl import flags
 
-from tfprune.config import Config
-from tfprune.data import DATASETS, DataOptions, load_data
-from tfprune.export.tflite import convert
+from tfprune.config import flag_fields
+from tfprune.data.options import DataOptions
+from tfprune.export.options import ExportOptions
 from tfprune.files import write_text
-from tfprune.models import as_classifier, run_custom_layers
-from tfprune.models.model_files import read_keras_file
-from tfprune.progress import Progress
-from tfprune.report.artifact_table import format_artifacts
-from tfprune.runs.deployment import Deployment, check_deployable, deploy
-from tfprune.runs.known_augmentation import known_augmentation
-from tfprune.training.step import StopTraining, make_deterministic
 
 FLAGS = flags.FLAGS
-_FIELDS = ('custom_layers', 'dataset', 'seed', 'batch_size', 'momentum', 'weight_decay',
-           'label_smoothing', 'quantize', 'quantize_epochs', 'quantize_learning_rate',
-           'representative_images', 'tflite_io', 'tflite_softmax', 'tflite_batch',
-           *(field.name for field in dataclasses.fields(DataOptions)
-             if field.name in Config().to_json()))
+_FLAGS = ('custom_layers', 'seed', 'reward_images', 'batch_size', 'momentum', 'weight_decay',
+          'label_smoothing',
+          *(field.name for part in (DataOptions, ExportOptions) for field in flag_fields(part)))
 flags.DEFINE_string('model', None, 'A .keras file.', required=True)
 command_line.define_folder('out', 'Directory of the export; an earlier export is replaced.')
 flags.DEFINE_string('dense', None, 'A .keras file whose float32 TFLite file latencies are compared '
                     'with; by default that of --model.')
 command_line.define_output('json', 'Also writes the measurements to this file.')
 command_line.define_threads('Threads within an operation, in training; 0: all.')
-command_line.define_config_flags(_FIELDS, {'dataset': DATASETS})
+command_line.define_config_flags(_FLAGS)
 
 
 def main(_: Sequence[str]) -> int:
     """Exports, measures, prints a table."""
+    # Not above: --help, and what is said of a wrong flag, need none of it.
+    with command_line.importing():
+        import tensorflow as tf
+        from tfprune.data.loading import load
+        from tfprune.export.tflite import convert
+        from tfprune.models.model_files import as_classifier, read_keras_file, run_custom_layers
+        from tfprune.progress import Progress
+        from tfprune.report.artifact_table import format_artifacts
+        from tfprune.runs.deployment import Deployment, check_deployable, deploy
+        from tfprune.runs.known_augmentation import known_augmentation
+        from tfprune.training.step import StopTraining, make_deterministic
     if not FLAGS.out:
         raise ValueError('--out: expected a directory, received none.')
     stop = command_line.stop_on_signals()
     tf.config.threading.set_intra_op_parallelism_threads(FLAGS.threads)
     make_deterministic()
     run_custom_layers(FLAGS.custom_layers)
-    config = Config(**{name: FLAGS[name].value for name in _FIELDS})
+    config = command_line.config_of_flags(_FLAGS)
     model = read_keras_file(pathlib.Path(FLAGS.model))
-    data = load_data(config.dataset, **DataOptions.names_in(config.to_json()))
+    data = load(config.of_data())
     model = as_classifier(model, source=f"model '{FLAGS.model}'", image_shape=data.image_shape,
                           num_classes=data.num_classes)
     dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
-    settings = Deployment.of(config)
+    settings = Deployment.of(config.export, config.training, config.seed)
     check_deployable(model, data, settings)
-    if config.augment is None and 'int8_qat' in settings.quantizations:
+    if config.data.augment is None and 'int8_qat' in settings.quantizations:
         data, why = known_augmentation(model, data, min(1_000, data.num_train))
         if why:
             print(f'{why}.')
@@ -71,7 +71,7 @@ def main(_: Sequence[str]) -> int:
     print(format_artifacts(found.rows, found.dense_latency))
     if FLAGS.json:
         write_text(pathlib.Path(FLAGS.json), json.dumps(
-            {'model': FLAGS.model, 'dataset': config.dataset, 'artifacts': found.rows,
+            {'model': FLAGS.model, 'dataset': config.data.dataset, 'artifacts': found.rows,
              'dense_latency': found.dense_latency}, indent=1) + '\n')
     return 0
 

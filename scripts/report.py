@@ -15,7 +15,6 @@ from typing import Any
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
 from absl import flags
 
-from tfprune import report
 from tfprune.files import write_text
 
 FORMAT = flags.DEFINE_string('format', 'text', 'text or markdown.')
@@ -26,6 +25,7 @@ HTML = command_line.define_output('html', 'Also writes the table to this HTML fi
 
 
 def main(patterns: Sequence[str]) -> None:
+    from tfprune import report  # not above: --help needs no Matplotlib
     rows = report.read_rows_file(ROWS.value) if ROWS.value else []
     rows += [report.run_row(path) for path in run_folders(patterns)]
     print(report.format_summary(rows, FORMAT.value))

@@ -2,13 +2,12 @@ r"""Trains, prunes, fine-tunes and exports a network.
 
 python scripts/train.py --flagfile=flags/quickstart.flags --run_dir=runs/quickstart
 
-The same command resumes an interrupted run. Flags are the fields of tfprune.config.Config.
+The same command resumes an interrupted run. Flags are the fields of tfprune.Config.
 
 Several workers: the same command in each, with TF_CONFIG set and run_dir on a file system that all
 of them see. When one is lost, the others start themselves again from the last checkpoint and wait
 for it to be started with the same command.
 """
-import dataclasses
 import os
 import pathlib
 import signal
@@ -17,22 +16,8 @@ import time
 from collections.abc import Sequence
 
 from tfprune import command_line  # first: prepares TensorFlow's environment, and Ctrl-C
-import tensorflow as tf
-from absl import flags
 
-from tfprune.config import Config
-from tfprune.data import DATASETS
-from tfprune.methods import METHODS
-from tfprune.models import MODELS
-from tfprune.pruning.importance import CRITERIA
-from tfprune.report import format_table
-from tfprune.report.artifact_table import format_artifacts
-from tfprune.runs.epochs import Interrupted
-from tfprune.runs.trainer import train_and_prune
-from tfprune.training.distribution import WorkerLostError
-
-command_line.define_config_flags(values={
-    'method': METHODS, 'model': MODELS, 'dataset': DATASETS, 'criterion': CRITERIA})
+command_line.define_config_flags()
 RUN_DIR = command_line.define_folder('run_dir', 'Folder of the run.')
 THREADS = command_line.define_threads('Threads within an operation; 0 leaves it to TensorFlow. '
                                       'Runs are bit for bit equal for equal threads.')
@@ -47,9 +32,16 @@ def main(_: Sequence[str]) -> int:
         [number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
          if signal.getsignal(number) != signal.SIG_IGN],  # nohup ignores hang-ups
         'stopping as soon as all is saved ...')
+    config = command_line.config_of_flags()
+    # Not above: --help, and what is said of a wrong flag, need no TensorFlow.
+    with command_line.importing():
+        import tensorflow as tf
+        from tfprune.runs.outcome import end_of
+        from tfprune.runs.run import train_and_prune
+        from tfprune.runs.state import Interrupted
+        from tfprune.training.distribution import WorkerLostError
     tf.config.threading.set_intra_op_parallelism_threads(THREADS.value)
     try:
-        config = Config(**{f.name: flags.FLAGS[f.name].value for f in dataclasses.fields(Config)})
         result = train_and_prune(config, RUN_DIR.value, should_stop=lambda: bool(signals))
     except Interrupted as stopped:
         print(stopped, file=sys.stderr)
@@ -58,18 +50,11 @@ def main(_: Sequence[str]) -> int:
         if signals:
             raise
         return _restart(lost)
-    if not result.report:
-        print('done; worker 0 exports and reports.')
-        return 0
-    print(format_table(result.report))
-    if config.quantizations:
-        table = format_artifacts(result.report['artifacts'], result.report['dense_latency'])
-        print(f'\n{table}\n')
-    print(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
+    print(end_of(result))
     return 0
 
 
-def _restart(lost: WorkerLostError) -> int:
+def _restart(lost: Exception) -> int:
     """Starts this command anew in this process: the only way out of a broken cluster."""
     saved = sorted(path.name for path in pathlib.Path(RUN_DIR.value, 'checkpoints').glob('e*'))
     newest = saved[-1] if saved else ''

@@ -5,7 +5,6 @@ stays as it is, and {o} a path where nothing is yet, where nothing is left behin
 texts that the one line of stderr must have, all of them.
 """
 import copy
-import dataclasses
 import json
 import os
 import pathlib
@@ -17,10 +16,10 @@ import keras
 import numpy as np
 
 from made_up_runs import make_run
-from tfprune.config import Config
 from tfprune.latency.build import add_model
 from tfprune.latency.table import LatencyTable
 from tfprune.report.rows import run_row, write_rows_file
+from tfprune.runs.config import Config
 from tfprune.structure.groups import trace_groups
 
 BASE = ('--dataset=digits --model=resnet8 --method=uniform --macs=0.5 --warmup_epochs=1 '
@@ -186,7 +185,7 @@ def _runs(folder):
             ('t_metrics', {'metrics.jsonl': '{"loss": 1}\n', 'export/x': ''}),
             ('t_config_text', {'config.json': '{"method"', 'export/x': ''}),
             ('t_other', {'export/x': '', 'config.json': json.dumps(
-                dataclasses.replace(RUN, seed=7).to_json())}),
+                RUN.replace(seed=7).to_json())}),
             ('t_no_export', {'report.json': json.dumps(_report())}),
             ('t_decision', {**_after_surgery(), 'decision.json': '{}'}),
             ('t_decision_list', {**_after_surgery(), 'decision.json': '[]'}),

@@ -2,7 +2,7 @@
 import numpy as np
 from PIL import Image
 
-from tfprune.data import load_data
+from tfprune.data.loading import load_data
 
 
 def write(root, first=0, shape=(6, 4), **classes):

@@ -1,13 +1,13 @@
 """A search whose accuracy is a formula: ResNet-20's groups and costs, no image."""
-import contextlib
 import functools
 
 import numpy as np
 
 from tfprune.benchmarks.known_optimum import AdditiveAccuracy, Knapsack, resnet
-from tfprune.config import Config
-from tfprune.methods import Problem
+from tfprune.methods.names import make_method, options_of
 from tfprune.pruning.masks import widths_of
+from tfprune.search.problem import Problem
+from tfprune.training.options import Epochs
 
 
 @functools.cache
@@ -19,12 +19,18 @@ def searched(seed=1, macs=0.5):
     return model, groups, costs, budget, lambda widths: float(drawn(np.array(widths), 0)), optimum
 
 
-def made_up_problem(options, **changes):
-    """A Problem whose score is that formula."""
+def made_up_problem(**epochs):
+    """A Problem whose score is that formula, of so many epochs of each phase."""
     model, groups, costs, budget, accuracy, _ = searched()
 
     def score(masks):
         return accuracy(list(widths_of(masks).values()))
 
-    return Problem(Config(macs=0.5, method_options=options, **changes), model, groups, costs,
-                   budget, score, (), contextlib.nullcontext)
+    return Problem(model, groups, costs, budget, epochs=Epochs(**epochs), score=score)
+
+
+def started(name, problem, **options):
+    """A method that has started on a problem."""
+    method = make_method(name, options_of(name)(**options))
+    method.start(problem)
+    return method

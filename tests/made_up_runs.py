@@ -5,7 +5,7 @@ import math
 import re
 
 from tfprune import report
-from tfprune.config import Config
+from tfprune.runs.config import Config
 
 DENSE = {'test_accuracy': 0.975, 'macs': 4000, 'params': 800, 'peak_memory_bytes': 512,
          'tflite_bytes': 10000, 'latency_ms': 0.5, 'latency_p10_ms': 0.45, 'latency_p90_ms': 0.6}
@@ -45,7 +45,8 @@ def make_run(folder, method='rlal', seed=0, finished=True, environment=None, **c
                     fine_tune_epochs=4)
     metrics, episodes = [], []
     for epoch in range(10 if finished else 3):
-        phase = config.phase(epoch) if method == 'rlal' else 'train' if epoch < 6 else 'fine_tune'
+        phase = 'train' if epoch < 6 else 'fine_tune'
+        phase = config.epochs.phase(epoch) if method == 'rlal' else phase
         phase = 'train' if method == 'scratch' else phase
         row = {'epoch': epoch, 'phase': phase, 'learning_rate': 0.1 / (epoch + 1),
                'loss': math.nan if epoch == 2 else 2 / (epoch + 1), 'penalty': 0.0,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 import serving_server
-from tfprune.data import load_data
+from tfprune.data.loading import load_data
 from tfprune.runs import artifacts
 
 

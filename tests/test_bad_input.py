@@ -25,9 +25,9 @@ TRAIN = [(flags, *culprits) for flags, *culprits in (
     ('--weight_decay=inf', 'weight_decay', 'inf'),
     ('--lr_warmup_epochs=inf', 'lr_warmup_epochs', 'inf'),
     ('--lr_warmup_epochs=1e300', 'lr_warmup_epochs', '1e+300'),
-    ('--alignment_strength=inf', 'alignment_strength', 'inf'),
+    ('--rlal.alignment_strength=inf', 'rlal.alignment_strength', 'inf'),
     ('--quantize_learning_rate=nan', 'quantize_learning_rate', 'nan'),
-    ('--agent_learning_rate=-1', 'agent_learning_rate', '-1'),
+    ('--rlal.agent_learning_rate=-1', 'rlal.agent_learning_rate', '-1'),
     ('--test_fraction=nan', 'test_fraction', 'nan'),
     ('--test_fraction=1', 'test_fraction', '1'),
     ('--seed=99999999999999999999', 'seed', '99999999999999999999'),
@@ -47,7 +47,7 @@ TRAIN = [(flags, *culprits) for flags, *culprits in (
     ('--batch_size=510 --replicas=4', 'batch_size', 'replicas=4', '510'),
     ('--warmup_epochs=1000000', 'warmup_epochs', '1000000'),
     ('--warmup_epochs=0 --fine_tune_epochs=0', 'epochs', '0'),
-    ('--context_size=10000000', 'context_size', '10000000'),
+    ('--rlal.context_size=10000000', 'rlal.context_size', '10000000'),
     ('--reward_images=100000', 'reward_images', '100000'),
     ('--score_images=200', 'score_images', '100', '200'),
     ('--representative_images=0', 'representative_images', '0'),
@@ -70,7 +70,7 @@ TRAIN = [(flags, *culprits) for flags, *culprits in (
     ('--mixed_precision=float16', 'mixed_precision', 'float16'),
     ('--frozen=stage9', 'stage9'),
     ('--image_size=8x', 'image_size', '8x'),
-    ('--method_options=ratio=0.3', 'method_options', 'ratio'),
+    ('--amc.episode=3', '--amc.episode', "Did you mean 'amc.episodes'"),
     ('--mirror=maybe', 'mirror', 'maybe'),
     ('--learning_rat=0.1', '--learning_rat', "Did you mean 'learning_rate'"),
     ('--epochs=3', '--epochs'),
@@ -251,7 +251,7 @@ OTHERS = [
 
 CALL = '''
 import sys, tfprune, keras, numpy as np, tensorflow as tf
-from tfprune.config import Config
+from tfprune import Config
 model = keras.models.load_model('{w}/m.keras')
 pixels = np.random.default_rng(0).uniform(0, 16, (100, 8, 8, 1)).astype('float32')
 labels = np.arange(100) % 10
@@ -302,8 +302,7 @@ CALLS = [
 ]
 
 OTHERS += [  # what data sets, folders and methods refuse
-    (T, f'{BASE} --run_dir={{o}} --method=amc --method_options=episodes=5', 'method_options',
-     'warmup_episodes'),
+    (T, f'{BASE} --run_dir={{o}} --method=amc --amc.episodes=5', 'amc.warmup_episodes'),
     (T, f'{BASE} --run_dir={{o}} --method=rlal --random_epochs=0 --joint_epochs=0', 'rlal',
      'joint_epochs'),
     (T, f'{BASE} --run_dir={{o}} --dataset=folder --data_dir={{w}}/fifo --image_size=8', 'x.png'),

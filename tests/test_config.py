@@ -2,38 +2,88 @@
 import dataclasses
 import json
 import pathlib
+import subprocess
+import sys
 
 import tfprune
 import numpy as np
 import pytest
-from absl import flags as absl_flags
 
-from tfprune.config import CHOICES, TARGETS, Config, check_limit, differing_fields
-from tfprune.fields import Range, kind
+from tfprune import command_line
+from tfprune.config import TARGETS, Range, check_limit, flag_fields, kind
+from tfprune.methods.names import METHODS, options_of
+from tfprune.runs.config import PARTS, Config, completed, differing_fields, flag_names
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+FIELDS = [field for part in PARTS.values() for field in flag_fields(part)]
+OPTIONS = [(name, field) for name in METHODS for field in flag_fields(options_of(name))]
+CHOICES = {field.name: field.metadata['choices'] for field in FIELDS if field.metadata['choices']}
 
 # Every field another than its default.
 OTHER = Config(
     **{f.name: {bool: not f.default, int: f.default + 1 if isinstance(f.default, int) else 0,
-                float: .25, str: 'some/thing'}[kind(f)[0]] for f in dataclasses.fields(Config)
-       if f.name not in {*CHOICES, 'quantize', 'score_images', 'reward_images', 'score_batch_size',
-                         'batch_size', 'replicas', 'tflite_batch', *TARGETS}},
+                float: .25, str: 'some/thing'}[kind(f)[0]] for f in FIELDS
+       if f.name not in {*CHOICES, 'method', 'image_size', 'quantize', 'score_images',
+                         'reward_images', 'score_batch_size', 'batch_size', 'replicas',
+                         'tflite_batch', *TARGETS}},
     macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',
+    image_size='8',
     optimizer='sgd', quantize='float16,int8', tflite_io='int8', tflite_batch=0,
-    mixed_precision='bfloat16', agent='sac',
-    alignment='adaptive', reward_images=900, score_images=600, score_batch_size=200,
-    batch_size=96, replicas=3)
+    mixed_precision='bfloat16', reward_images=900, score_images=600, score_batch_size=200,
+    batch_size=96, replicas=3, method='amc', amc={'episodes': 200, 'strategy': 'accuracy'})
 
 
 def test_every_field_has_a_plain_type_and_a_help():
-    for field in dataclasses.fields(Config):
+    for field in [*FIELDS, *(field for _, field in OPTIONS)]:
         expected, optional = kind(field)
         assert expected in (bool, int, float, str)
         assert type(field.default) is (type(None) if optional else expected)
-        assert field.metadata['help'][0].isupper()
         assert field.metadata['help'].endswith('.')
-        assert getattr(OTHER, field.name) != field.default
+    values = OTHER.to_json()
+    assert all(values[field.name] != field.default for field in FIELDS)
+    assert len({field.name for field in FIELDS}) == len(FIELDS)  # of all parts
+
+
+def test_flags_are_nested_by_the_package_that_reads_them():
+    ours = Config(model='resnet8', macs=0.5, seed=3, joint_epochs=2, batch_size=64)
+    assert ours.models.model == 'resnet8' and ours.costs.limits == {'macs': 0.5}
+    assert ours.seed == ours.of_data().seed == 3 and ours.epochs.joint_epochs == 2
+    assert ours.training.batch_size == 64 and ours.options == options_of('rlal')()
+
+
+# Options of methods.
+
+def test_options_are_given_by_their_method():
+    ours = Config(method='amc', amc={'episodes': 200})
+    assert ours == Config(method='amc', **{'amc.episodes': 200})
+    assert ours == Config(method='amc', amc=options_of('amc')(episodes=200))
+    assert ours.to_json()['amc.episodes'] == ours.options.episodes == 200
+    assert not any(name.startswith('rlal.') for name in ours.to_json())
+    assert ours.replace(amc={'noise': 0.1}).options == options_of('amc')(episodes=200, noise=0.1)
+    assert ours.replace(method='crl').options == options_of('crl')()
+    assert ours.replace(seed=4).options == ours.options
+
+
+@pytest.mark.parametrize('flags, error, message', [
+    ({'amc': {'episods': 3}}, ValueError, "method 'amc' has no option 'episods'. Did you mean 'e"),
+    ({'cacp.episodes': 3}, ValueError, "cacp.episodes is for method 'cacp'; the method is 'amc'."),
+    ({'amc.episodes': 3.5}, TypeError, 'amc.episodes must be int; received float 3.5.'),
+    ({'amc': 3}, TypeError, 'amc must be a mapping or AmcOptions; received int 3.'),
+    ({'macss': 3}, TypeError, "Unknown option 'macss'. Did you mean 'macs'?")])
+def test_options_that_there_are_not(flags, error, message):
+    with pytest.raises(error) as caught:
+        Config(method='amc', **flags)
+    assert str(caught.value).startswith(message)
+
+
+def test_flags_of_other_methods_are_left_aside(capsys):
+    arguments = ['--method=amc', '--amc.episodes=200', '--rlal.context_size=4']
+    assert command_line.read_config(arguments) == Config(method='amc', amc={'episodes': 200})
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_options_stand_where_tensorflow_is_not_imported_and_at_the_method(name):
+    assert METHODS[name].Options is options_of(name)
 
 
 @pytest.mark.parametrize('name', sorted(CHOICES))
@@ -43,14 +93,14 @@ def test_a_wrong_choice_is_answered_with_the_right_ones(name):
         Config(**{name: 'wrogn'})
     assert str(caught.value) == f"Unknown {name} 'wrogn'. Available: {right}"
     for choice in CHOICES[name]:
-        assert getattr(Config(**{name: choice}), name) == choice
+        assert Config(**{name: choice}).to_json()[name] == choice
 
 
 def test_choices_by_hand():
     with pytest.raises(ValueError, match='Available: cosine, step$'):
         Config(schedule='linear')
-    with pytest.raises(ValueError, match='Available: adaptive, fixed, none$'):
-        Config(alignment='')
+    with pytest.raises(ValueError, match='^Unknown rlal.alignment .*: adaptive, fixed, none$'):
+        Config(rlal={'alignment': ''})
 
 
 @pytest.mark.parametrize('field, value, message', [
@@ -73,26 +123,26 @@ def test_numbers_of_numpy_and_paths_are_plain(tmp_path):
     assert ours == Config(seed=3, macs=.5, params=.5, data_dir=str(tmp_path), fine_tune_epochs=2,
                           charge_search=True)
     assert json.loads(json.dumps(ours.to_json())) == ours.to_json()
-    assert type(ours.macs) is float
+    assert type(ours.costs.macs) is float
     assert Config(frozen=('a', 'b')) == Config(frozen='a,b')
     with pytest.raises(TypeError, match='macs must be float; received ndarray'):
         Config(macs=np.array([.5]))
 
 
 def test_an_integer_is_a_float():
-    assert Config(macs=1).macs == 1
+    assert Config(macs=1).costs.macs == 1
 
 
 def test_budgets_are_the_limits_that_are_set():
-    assert Config().budgets == {}
-    assert Config(params=300_000, macs=.5).budgets == {'macs': .5, 'params': 300_000}
-    assert Config(peak_memory_bytes=1).budgets == {'peak_memory_bytes': 1}
+    assert Config().costs.limits == {}
+    assert Config(params=300_000, macs=.5).costs.limits == {'macs': .5, 'params': 300_000}
+    assert Config(peak_memory_bytes=1).costs.limits == {'peak_memory_bytes': 1}
 
 
 @pytest.mark.parametrize('name', TARGETS)
 def test_a_limit_is_a_ratio_or_a_whole_number(name):
     for limit in (1e-9, .5, 1, 1.0, 2, 2e7, 10 ** 12):
-        assert Config(**{name: limit}).budgets == {name: limit}
+        assert Config(**{name: limit}).costs.limits == {name: limit}
     for limit in (-1, -.5, 1.5, 300_000.5, float('nan'), float('inf')):
         with pytest.raises(ValueError) as caught:
             Config(**{name: limit})
@@ -124,7 +174,7 @@ def test_ranges(wrong, message):
     assert str(caught.value) == message
 
 
-NUMBERS = [field for field in dataclasses.fields(Config) if kind(field)[0] in (int, float)]
+NUMBERS = [field for field in FIELDS if kind(field)[0] in (int, float)]
 
 
 @pytest.mark.parametrize('field', NUMBERS, ids=lambda field: field.name)
@@ -164,8 +214,8 @@ def test_a_range_by_hand(within, inside, outside, text):
     ({'score_images': 90, 'score_batch_size': 45}, 100, (90, 45))])
 def test_sizes_of_scoring_fit_the_data(given, reward, expected):
     config = Config(**given).sized(reward)
-    assert (config.score_images, config.score_batch_size) == expected
-    assert config.reward_images == reward
+    assert (config.scoring.score_images, config.scoring.score_batch_size) == expected
+    assert config.scoring.reward_images == reward
 
 
 @pytest.mark.parametrize('given, message', [
@@ -180,15 +230,15 @@ def test_sizes_of_scoring_that_do_not_fit(given, message):
 def test_epochs_and_phases():
     config = Config(warmup_epochs=2, random_epochs=1, joint_epochs=3, alignment_epochs=0,
                     fine_tune_epochs=2)
-    assert (config.search_epochs, config.total_epochs) == (6, 8)
-    assert [config.phase(epoch) for epoch in range(8)] == [
+    assert (config.epochs.search, config.epochs.total) == (6, 8)
+    assert [config.epochs.phase(epoch) for epoch in range(8)] == [
         'warmup', 'warmup', 'random', 'joint', 'joint', 'joint', 'fine_tune', 'fine_tune']
-    assert Config().total_epochs == 2 + 1 + 6 + 3 + 8
+    assert Config().epochs.total == 2 + 1 + 6 + 3 + 8
 
 
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Config().seed = 1  # type: ignore[misc]
+        Config().costs.macs = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize('config', [Config(), OTHER])
@@ -206,6 +256,7 @@ def test_differing_fields():
     assert differing_fields(Config(), stored) == []
     assert differing_fields(Config(seed=2, frozen='a'), stored) == [
         '--seed: 0 -> 2', "--frozen: '' -> 'a'"]
+    assert completed({'method': 'rlal'}).items() <= stored.items()
     del stored['seed']  # younger than the stored one: it had its default
     assert differing_fields(Config(), stored) == []
     assert differing_fields(Config(seed=2), stored) == ['--seed: 0 -> 2']
@@ -215,9 +266,9 @@ def test_differing_fields():
 
 def test_flags_as_text():
     lines = OTHER.to_flags().splitlines()
-    assert lines[0].startswith('# ') and len(lines) == 1 + len(dataclasses.fields(Config))
+    assert lines[0].startswith('# ') and len(lines) == 1 + len(flag_names('amc'))
     for line in ('--prune_residual_groups=true', '--macs=0.57', '--params=300000', '--seed=1',
-                 '--data_dir=some/thing', '--alignment=adaptive'):
+                 '--data_dir=some/thing', '--amc.strategy=accuracy'):
         assert line in lines
     default = Config().to_flags().splitlines()
     assert '--prune_residual_groups=false' in default and '--data_dir=' in default
@@ -228,20 +279,13 @@ def test_flags_as_text():
 def test_a_flagfile_gives_the_config_back(config, tmp_path):
     """Parsed by absl into flags defined as scripts/train.py defines them."""
     (tmp_path / 'config.flags').write_text(config.to_flags(), encoding='utf-8')
-    values = absl_flags.FlagValues()
-    define = {bool: absl_flags.DEFINE_bool, int: absl_flags.DEFINE_integer,
-              float: absl_flags.DEFINE_float, str: absl_flags.DEFINE_string}
-    for field in dataclasses.fields(Config):
-        define[kind(field)[0]](field.name, field.default, field.metadata['help'],
-                               flag_values=values)
-    absl_flags.DEFINE_string('flagfile', '', '', flag_values=values)
-    rest = values(['train.py', f'--flagfile={tmp_path / "config.flags"}'])
-    assert rest == ['train.py']
-    assert Config(**{f.name: values[f.name].value for f in dataclasses.fields(Config)}) == config
+    flagfile = f'--flagfile={tmp_path / "config.flags"}'
+    assert command_line.read_config([flagfile]) == config
 
 
 def test_flagfiles_of_the_repository_name_existing_fields():
-    known = {field.name for field in dataclasses.fields(Config)} | {'flagfile', 'threads'}
+    known = {field.name for field in FIELDS} | {'flagfile', 'threads'}
+    known |= {f'{name}.{field.name}' for name, field in OPTIONS}
     found = [path for path in sorted((ROOT / 'flags').rglob('*.flags'))
              if not path.name.startswith('compare_')]  # scripts/compare.py: test_compare.py
     assert found
@@ -250,6 +294,24 @@ def test_flagfiles_of_the_repository_name_existing_fields():
             if line.startswith('--'):
                 name = line[2:].split('=')[0]
                 assert name.removeprefix('no') in known or name in known, f'{path.name}: {line}'
+
+
+@pytest.mark.parametrize('script', ['train.py', 'compare.py'])
+def test_help_lists_all_options_of_all_methods_without_tensorflow(script):
+    """Under two seconds on a quiet machine: nothing slow is imported."""
+    slow = ('tensorflow', 'keras', 'tf_keras', 'tf_agents', 'scipy', 'matplotlib')
+    code = ('import runpy, sys\n'
+            f'for name in {slow}: sys.modules[name] = None\n'
+            f'sys.argv = [{script!r}, "--help"]\n'
+            f'runpy.run_path({str(ROOT / "scripts" / script)!r}, run_name="__main__")')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT,
+                          timeout=60)
+    assert done.returncode == 0, done.stderr
+    names = [f'{name}.{field.name}' for name, field in OPTIONS] + ['width_multiple']
+    missing = [name for name in names
+               if f'--{name} ' not in done.stdout and f'--[no]{name} ' not in done.stdout]
+    assert not missing
+    assert '\nRLAL: an agent chooses widths while the weights train\n' in done.stdout
 
 
 def test_no_flags_in_the_package():

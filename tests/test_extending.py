@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from light_export import light_export
-from tfprune.config import Config
 from tfprune.costs.model import count_cost
-from tfprune.export import FORMATS, Artifact, ArtifactCost, Format
-from tfprune.methods import METHODS, Decision, Method
-from tfprune.runs.trainer import train_and_prune
+from tfprune.export.base import Artifact, ArtifactCost, Format
+from tfprune.export.exporter import FORMATS
+from tfprune.methods.base import Decision, Method
+from tfprune.methods.names import METHODS
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
 from tfprune.structure.layer_rules import RULES
 from tfprune.testing import check_promises, max_relative_difference, randomize
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from markdown_it import MarkdownIt
 
 from made_up_runs import html_of, make_run
-from tfprune import export, report
-from tfprune.export import saved_model
+from tfprune import report
+from tfprune.export import exporter as export, saved_model
 from tfprune.plain_text import labels, markdown_text, visible
 from tfprune.report import model_card
 from tfprune.report.reading import read_run

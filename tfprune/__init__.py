@@ -9,8 +9,8 @@ _moved.install()
 
 # Public name -> module. Resolved on first use, so that `import tfprune` stays cheap.
 _EXPORTS = {
-    'build_model': 'models',
-    'load_data': 'data',
+    'build_model': 'models.building',
+    'load_data': 'data.loading',
     'trace_groups': 'structure.groups',
     'UnsupportedLayerError': 'structure.groups',
     'register_rule': 'structure.layer_rules',
@@ -30,10 +30,10 @@ _EXPORTS = {
     'ContextNetwork': 'search.context',
     'alignment_penalty': 'search.alignment',
     'LatencyTable': 'latency.table',
-    'Config': 'config',
+    'Config': 'runs.config',
     'train_and_prune': 'runs.api',
-    'export_model': 'export',
-    'ParityError': 'export',
+    'export_model': 'export.exporter',
+    'ParityError': 'export.parity',
 }
 __all__ = sorted(_EXPORTS)
 

@@ -8,21 +8,29 @@ Only scripts import this: it defines flags. How a script ends:
 1    a fault of tfprune: the traceback, and a last line that asks to report it.
 """
 import dataclasses
+import contextlib
 import functools
+import inspect
 import os
 import pathlib
 import re
 import signal
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
-from tfprune.config import CHOICES, Config
+from tfprune.config import THREADS, Part, Range, check_value, flag_fields, kind
+from tfprune.data.loading import DATASETS
 from tfprune.errors import is_users, near, one_line, users_place
-from tfprune.fields import THREADS, Range, check_range, kind
+from tfprune.methods.names import METHODS
+from tfprune.models.names import MODELS
 from tfprune.progress import leave_terminal
+from tfprune.runs.config import PARTS, Config, option_parts
+
 
 # Scripts import this module before TensorFlow, which takes seconds: Ctrl-C then ends the process
 # as it ends any other, without a traceback. `start` gives the signal back.
@@ -35,30 +43,59 @@ if _IS_SCRIPT and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 flags.disclaim_key_flags()
 _DEFINE = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
            str: flags.DEFINE_string}
+# Flag -> the names that its help lists.
+_LISTED: dict[str, Iterable[str]] = {'method': METHODS, 'model': MODELS, 'dataset': DATASETS}
+_GROUPS: dict[str, list[str]] = {}  # what a part of the configuration is -> its flags
 _SAID = 'said: '  # before what our validators say
 _DEBUG = flags.DEFINE_bool('debug', False, 'Show tracebacks of errors.')
 
 
 def define_config_flags(names: Iterable[str] = (),
-                        values: Mapping[str, Collection[str]] | None = None,
                         flag_values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines the flags of fields of `Config`, with their defaults and help.
+    """Defines the flags of a `Config`, with their defaults, help and groups.
 
     Args:
-      names: of fields; none for all.
-      values: by field, the names that its help lists beside those of CHOICES.
+      names: of flags; none for all, those of every method's options included.
       flag_values: where; the script's own.
     """
-    listed = {**CHOICES, **(values or {})}
-    for field in dataclasses.fields(Config):
-        if not names or field.name in names:
-            text = field.metadata['help']
-            if field.name in listed:
-                text += f' One of: {", ".join(listed[field.name])}.'
-            _DEFINE[kind(field)[0]](field.name, field.default, text, flag_values=flag_values)
-            if field.metadata['within'] is not None:
-                flags.register_validator(field.name, functools.partial(_check, field),
-                                         flag_values=flag_values)
+    for part in (*PARTS.values(), *(options for _, options in option_parts())):
+        _define_part(part, names, flag_values)
+
+
+def _define_part(part: type[Part], names: Iterable[str], values: flags.FlagValues) -> None:
+    for field in flag_fields(part):
+        name, text = f'{part.prefix}{field.name}', field.metadata['help']
+        if names and name not in names:
+            continue
+        listed: Iterable[str] = _LISTED.get(name) or field.metadata['choices']
+        text += f' One of: {", ".join(listed)}.' if listed else ''
+        _DEFINE[kind(field)[0]](name, field.default, text, flag_values=values)
+        flags.register_validator(name, functools.partial(_check, field, part.prefix),
+                                 flag_values=values)
+        title = inspect.getdoc(part) or ''
+        _GROUPS.setdefault(title.split('.')[0], []).append(name)
+
+
+def config_of_flags(names: Iterable[str] = (), values: flags.FlagValues = flags.FLAGS) -> Config:
+    """The configuration that parsed flags give: those of `names`, by default all.
+
+    Options of other methods than the chosen one are left aside; they are said on stderr where they
+    were given.
+    """
+    given = {name: values[name].value for name in names} if names else {
+        name: values[name].value for part in PARTS.values()
+        for name in (field.name for field in flag_fields(part))}
+    method, others = given.get('method', ''), []
+    for prefix, options in option_parts() if not names else ():
+        found = {name: values[name] for field in flag_fields(options)
+                 for name in [f'{prefix}.{field.name}']}
+        if prefix == method:
+            given |= {name: flag.value for name, flag in found.items()}
+        elif values is flags.FLAGS:
+            others += [f'--{name}' for name, flag in found.items() if flag.present]
+    if others:
+        print(f'--method={method} does not use {", ".join(others)}.', file=sys.stderr)
+    return Config(**given)
 
 
 def define_threads(text: str) -> flags.FlagHolder:
@@ -118,7 +155,7 @@ def read_config(arguments: Sequence[str]) -> Config:
     define_config_flags(flag_values=own)
     rest = _parse(['train.py', *arguments], own)[1:]
     _refuse_stray(rest)
-    return Config(**{field.name: own[field.name].value for field in dataclasses.fields(Config)})
+    return config_of_flags(values=own)
 
 
 def start(script: str, body: Callable[[Sequence[str]], int | None], *,
@@ -135,6 +172,9 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def parse(argv: list[str]) -> list[str]:
+        if {'--help', '-help', '-h', '-?'} & set(argv[1:]):
+            _print_help(script, sys.modules['__main__'].__doc__ or '')
+            sys.exit(0)
         try:
             return _parse(argv, flags.FLAGS)
         except ValueError as error:
@@ -169,6 +209,18 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
             return 1
 
     app.run(main, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around slow imports: Ctrl-C ends the process at once, without a traceback of theirs."""
+    before = signal.getsignal(signal.SIGINT)
+    if _IS_SCRIPT and before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def stop_on_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
@@ -234,13 +286,30 @@ def _check_flagfiles(arguments: Iterable[str], parents: tuple[pathlib.Path, ...]
                          (*parents, path.resolve()))
 
 
-def _check(field: dataclasses.Field, value: int | float | None) -> bool:
+def _check(field: dataclasses.Field, prefix: str, value: Any) -> bool:
     """A validator of absl: True, or ValidationError."""
     try:
-        check_range(field, value)
+        check_value(field, value, prefix)
     except ValueError as error:
         raise flags.ValidationError(f'{_SAID}{error}') from None
     return True
+
+
+def _print_help(script: str, text: str) -> None:
+    """The script's docstring, its own flags, and those of a configuration by group."""
+    own = [flag.name for flag in flags.FLAGS.get_flags_for_module(sys.modules['__main__'])
+           if flag.name not in {name for names in _GROUPS.values() for name in names}]
+    print(text.strip())
+    for title, names in {f'Of {script} alone': own, **_GROUPS}.items():
+        print(f'\n{title}')
+        for name in names:
+            flag = flags.FLAGS[name]
+            default = '' if flag.default in (None, '') else f' [{flag.default_as_str[1:-1]}]'
+            switch = '[no]' if flag.boolean else ''
+            print(textwrap.fill(f'--{switch}{name}{default}: {flag.help}', 100,
+                                initial_indent='  ', subsequent_indent='      ',
+                                break_on_hyphens=False))
+    print('\n--flagfile=FILE reads flags from a file; --helpfull lists those of absl, too.')
 
 
 def _refuse_stray(arguments: Sequence[str]) -> None:

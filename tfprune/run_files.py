@@ -4,6 +4,8 @@ from typing import Any
 
 from tfprune import files
 
+# Flags of where data lie, and where equal epochs were trained: no part of what was run.
+NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
 _SIDE = {'test_accuracy': (float, None), 'macs': float, 'params': float,
          'peak_memory_bytes': float, 'tflite_bytes': (float, None), 'latency_ms': (float, None),
          'latency_p10_ms': (float, None), 'latency_p90_ms': (float, None)}

@@ -9,7 +9,7 @@ import pytest
 from tfprune.config import TARGETS
 from tfprune.costs.budget import Budget, InfeasibleBudgetError
 from tfprune.costs.model import CostModel
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.pruning.masks import nearest_width
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import TOYS, plain

@@ -10,7 +10,8 @@ import tensorflow as tf
 from PIL import Image
 
 from class_folders import load, numbers, write
-from tfprune.data import decoding, load_data, storage
+from tfprune.data import decoding, storage
+from tfprune.data.loading import load_data
 from tfprune.data.photographs import MEAN
 
 IMAGENETTE = pathlib.Path(__file__).resolve().parents[3] / 'shared/data/imagenette128'
@@ -271,7 +272,7 @@ def test_bad_folders_name_the_culprit(tmp_path):
     ({'image_size': '0'}, "image_size: expected N, HxW or HxWxC .* received '0'"),
     ({'image_size': '-8'}, "received '-8'"), ({'image_size': '8x'}, "received '8x'"),
     ({'image_size': '8x8x2'}, "received '8x8x2'"), ({'image_size': '8 '}, "received '8 '"),
-    ({'test_fraction': 0.0}, r'test_fraction: expected a number in \(0, 1\), received 0.0'),
+    ({'test_fraction': 0.0}, r'test_fraction must be in \(0, 1\); received 0.0'),
     ({'test_fraction': 1.0}, 'received 1.0'),
     ({'reward_images': 4}, 'expected 1 … 3 of the 8 training images of folder, .* received 4'),
 ])

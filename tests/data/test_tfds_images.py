@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tfprune.data import load_data, tfds_images
+from tfprune.data import tfds_images
+from tfprune.data.loading import load_data
 from tfprune.data.tfds_images import CHARACTERS
 
 F = tfds.features

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune import export
+from tfprune.export import exporter as export
 
 L = keras.layers
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]  # it may install packages

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune import export
-from tfprune.export import exporter, interpreter, keras_file, tflite
-from tfprune.export.parity import measure_parity
+from tfprune.export import exporter, exporter as export, interpreter, keras_file, tflite
+from tfprune.export.base import ArtifactCost
+from tfprune.export.latency import compare_latency, tflite_latency_ms
+from tfprune.export.operator_cost import tflite_cost
+from tfprune.export.parity import ParityError, measure_parity
 from tfprune.training.step import StopTraining
 
 L = keras.layers
@@ -182,7 +184,7 @@ def test_parity_error_names_the_altered_form(model, tmp_path, monkeypatch):
 
     monkeypatch.setitem(
         exporter.FORMATS, 'tflite', dataclasses.replace(tflite.FORMAT, write=write_altered))
-    with pytest.raises(export.ParityError, match="'model' and 'tflite' differ by 0.25") as caught:
+    with pytest.raises(ParityError, match="'model' and 'tflite' differ by 0.25") as caught:
         export.export_model(model, tmp_path / 'export', formats=['keras', 'tflite'])
     assert caught.value.difference == pytest.approx(0.25, abs=1e-5)
     assert not os.listdir(tmp_path)
@@ -201,7 +203,7 @@ def test_measure_parity_sums():
     parity = measure_parity({'a': a, 'b': b, 'c': c}, images, tolerances=tolerances, source='x')
     assert parity.largest_output == 4
     assert [(p.difference, p.limit) for p in parity.pairs] == [(0.5, 0.5), (2.5, 2.5), (2.0, 2.5)]
-    with pytest.raises(export.ParityError, match="'a' and 'b' differ by 0.5, allowed 0.496"):
+    with pytest.raises(ParityError, match="'a' and 'b' differ by 0.5, allowed 0.496"):
         measure_parity({'a': a, 'b': b, 'c': c}, images, source='x',
                        tolerances={**tolerances, 'b': 0.124})
 
@@ -210,7 +212,7 @@ def test_measure_parity_sums():
     lambda x: np.full((len(x), 2), np.nan), lambda x: np.zeros((len(x), 3)),
     lambda x: np.full((len(x), 2), np.inf)])
 def test_measure_parity_refuses_what_cannot_be_compared(other):
-    with pytest.raises(export.ParityError):
+    with pytest.raises(ParityError):
         measure_parity({'a': lambda x: np.zeros((len(x), 2)), 'b': other}, np.zeros((2, 1, 1, 1)),
                        tolerances={'a': 1, 'b': 1}, source='x')
 
@@ -374,10 +376,10 @@ def test_costs_recounted_from_files_are_the_sums(tmp_path):
     report = export.export_model(
         mixed_cnn(), tmp_path / 'export', formats=['saved_model', 'tflite'])
     opened = {name: export.FORMATS[name].open(path).cost() for name, path in report.paths.items()}
-    assert opened['saved_model'] == export.ArtifactCost(MIXED_MACS, MIXED_PARAMS)
+    assert opened['saved_model'] == ArtifactCost(MIXED_MACS, MIXED_PARAMS)
     zero_bias = 5
-    assert opened['tflite'] == export.ArtifactCost(MIXED_MACS, MIXED_PARAMS + zero_bias)
-    assert export.tflite_cost(report.paths['tflite'].read_bytes()) == opened['tflite']
+    assert opened['tflite'] == ArtifactCost(MIXED_MACS, MIXED_PARAMS + zero_bias)
+    assert tflite_cost(report.paths['tflite'].read_bytes()) == opened['tflite']
 
 
 def test_grouped_convolution_is_counted_or_listed(tmp_path):
@@ -385,7 +387,7 @@ def test_grouped_convolution_is_counted_or_listed(tmp_path):
     model = keras.Sequential([keras.Input((6, 6, 4)), L.Conv2D(6, 3, groups=2, use_bias=False),
                               L.GlobalMaxPooling2D()])
     report = export.export_model(model, tmp_path / 'export', formats=['saved_model', 'tflite'])
-    assert export.tflite_cost(report.paths['tflite']).macs == 16 * 6 * 18
+    assert tflite_cost(report.paths['tflite']).macs == 16 * 6 * 18
     hidden = export.FORMATS['saved_model'].open(report.paths['saved_model']).cost()
     assert hidden.macs == 16 * 6 * 18 or hidden.uncounted
 
@@ -402,17 +404,17 @@ def test_small_cnn_costs_the_same_in_every_form(report):
 
 
 def test_latency(report):
-    one = export.tflite_latency_ms(report.paths['tflite'], repetitions=20, warmup=1)
+    one = tflite_latency_ms(report.paths['tflite'], repetitions=20, warmup=1)
     assert 0 < one.p10 <= one.median <= one.p90
     assert (one.repetitions, one.threads) == (20, 1)
     with pytest.raises(ValueError, match='threads: expected at least 1, received 0'):
-        export.tflite_latency_ms(report.paths['tflite'], threads=0)
+        tflite_latency_ms(report.paths['tflite'], threads=0)
 
 
 def test_compare_latency_gives_pruned_over_dense(report):
     """150 times the multiply-adds take more time, in whichever order."""
     large = tflite.convert(small_cnn(channels=64))
     small = report.paths['tflite'].read_bytes()
-    forward = export.compare_latency(large, small, rounds=5, repetitions=5)
+    forward = compare_latency(large, small, rounds=5, repetitions=5)
     assert forward.ratio < 0.7 and forward.pruned.median < forward.dense.median
-    assert export.compare_latency(small, large, rounds=5, repetitions=5).ratio > 1 / 0.7
+    assert compare_latency(small, large, rounds=5, repetitions=5).ratio > 1 / 0.7

@@ -7,7 +7,7 @@ from keras import layers
 from layer_families import FAMILIES, around
 
 from tfprune.export.keras2 import to_keras2
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.testing import TOYS, max_relative_difference, randomize
 
 LACKING = {  # of FAMILIES -> class that the message names

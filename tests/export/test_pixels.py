@@ -13,10 +13,10 @@ from PIL import Image
 
 import prediction_logs
 from light_export import light_export
-from tfprune import export
 from tfprune.data.pixels import BYTES, PixelRange, range_of
 from tfprune.data.user_datasets import UserDatasets
-from tfprune.export import FORMATS, metadata, saved_model, tflite, warmup
+from tfprune.export import exporter as export, metadata, saved_model, tflite, warmup
+from tfprune.export.exporter import FORMATS
 from tfprune.export.interpreter import open_interpreter
 from tfprune.runs import deployment
 from test_tflite_forms import metadata_of

@@ -8,11 +8,11 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfprune.data import load_data
+from tfprune.data.loading import load_data
 from tfprune.export import quantization_aware as qat
 from tfprune.export.interpreter import open_interpreter
 from tfprune.export.quantizable import quantizable
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.training.distribution import make_strategy
 from tfprune.training.step import NonFiniteLossError, Optimization, StopTraining, Trainer
 

@@ -14,9 +14,9 @@ from PIL import Image
 import prediction_logs
 import serving_agreement
 import serving_server
-from tfprune import export, testing
-from tfprune.data import load_data
-from tfprune.export import saved_model, serving, warmup
+from tfprune import testing
+from tfprune.data.loading import load_data
+from tfprune.export import exporter as export, saved_model, serving, warmup
 
 CLASS_NAMES = ['cat', 'dög', 'a fish']
 RNG = np.random.default_rng(5)

@@ -12,8 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 import serving_memory
-from tfprune import export
-from tfprune.export import image_bytes
+from tfprune.export import exporter as export, image_bytes
 
 MIB = 2 ** 20
 SHAPE = (32, 32, 3)

@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tfprune import export, testing
-from tfprune.export import interpreter, metadata, operator_cost, tflite
-from tfprune.export.parity import measure_parity
-from tfprune.models import build_model
+from tfprune import testing
+from tfprune.export import exporter as export, interpreter, metadata, operator_cost, tflite
+from tfprune.export.parity import ParityError, measure_parity
+from tfprune.models.building import build_model
 from tfprune.runs import artifacts
 
 L = keras.layers
@@ -205,7 +205,7 @@ def test_quantized_forms_may_differ_but_must_answer():
     pair, = measure_parity(forms, images, tolerances={'a': 0.0, 'b': None}, source='x').pairs
     assert (pair.difference, pair.limit, pair.agreement) == (1.0, None, 0.0)
     for other in (lambda x: np.full((len(x), 2), np.nan), lambda x: np.zeros((len(x), 3))):
-        with pytest.raises(export.ParityError, match="'a' and 'b' differ by .* allowed no NaN"):
+        with pytest.raises(ParityError, match="'a' and 'b' differ by .* allowed no NaN"):
             measure_parity({**forms, 'b': other}, images, tolerances={'a': 0.0, 'b': None},
                            source='x')
 
@@ -278,5 +278,5 @@ def test_nan_in_a_quantized_file_is_an_error(toy_model, tmp_path, monkeypatch):
         return dataclasses.replace(opened(path), run=lambda x: np.full((len(x), 2), np.nan))
     monkeypatch.setitem(export.FORMATS, 'tflite_dynamic', dataclasses.replace(
         export.FORMATS['tflite_dynamic'], open=open_broken))
-    with pytest.raises(export.ParityError, match="'model' and 'tflite_dynamic'"):
+    with pytest.raises(ParityError, match="'model' and 'tflite_dynamic'"):
         export.export_model(toy_model, tmp_path / 'export', formats=['tflite_dynamic'])

@@ -7,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.config import Config
 from tfprune.costs.budget import Budget, InfeasibleBudgetError
 from tfprune.costs.model import CostModel, count_cost
 from tfprune.latency import table as latency_table
 from tfprune.latency.table import Form, LatencyTable, StepRow, Surface, model_digest, prediction_row
 from tfprune.methods.controls import uniform_widths
+from tfprune.runs.config import Config
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, residual
 
@@ -185,7 +185,7 @@ def test_limits_of_latency_need_a_table_and_have_units_of_their_own():
     model, groups, _ = table_of_plain()
     with pytest.raises(ValueError, match='latency_ratio needs --latency_table'):
         Budget(groups, CostModel(model, groups), {'latency_ratio': .5})
-    assert Config(latency_ms=.7, latency_table='t').budgets == {'latency_ms': .7}
+    assert Config(latency_ms=.7, latency_table='t').costs.limits == {'latency_ms': .7}
     for wrong, message in (
             ({'latency_ratio': 1.5}, r'latency_ratio must be a ratio in \(0, 1\]; received 1.5'),
             ({'latency_ms': -1.0}, 'latency_ms must be a number of milliseconds above 0'),

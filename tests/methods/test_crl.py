@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_up_problem import made_up_problem, searched
+from made_up_problem import made_up_problem, searched, started
 
 from tfprune.methods.crl import CRL
 from tfprune.runs.checkpoints import restore
@@ -37,7 +37,7 @@ def overruns(envs):
 @pytest.fixture(scope='module')
 def method():
     keras.utils.set_random_seed(0)
-    return CRL(made_up_problem(f'rounds={ROUNDS},episodes={E}'))
+    return started('crl', made_up_problem(), rounds=ROUNDS, episodes=E)
 
 
 @pytest.fixture(scope='module')
@@ -125,7 +125,8 @@ def test_mean_cost_approaches_the_limit_and_the_reward_grows(searched_by):
 def test_a_fresh_method_goes_on_bit_for_bit(method, searched_by):
     metrics, prefix = searched_by
     keras.utils.set_random_seed(77)
-    fresh = CRL(method.problem)
+    fresh = CRL(method.options)
+    fresh.start(method.problem)
     restore(tf.train.Checkpoint(method=fresh), prefix)
     for round_ in range(ROUNDS - 2, ROUNDS):
         set_seed(100 + round_, method.problem.model)
@@ -146,7 +147,7 @@ def test_the_decision_is_the_best_inside_filled(method, searched_by):
 
 def test_where_none_is_inside_the_cheapest_is_clipped(envs):
     *_, budget, _, _ = searched()
-    crl = CRL(made_up_problem('rounds=1,episodes=2'))
+    crl = started('crl', made_up_problem(), rounds=1, episodes=2)
     dense = budget.dense_widths
     crl.best.offer(dense, -2.0, False)
     cheaper = np.maximum(dense - 1, 1)

@@ -13,32 +13,38 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from light_export import light_export
+from light_export import light_export, only_the_model
+from made_up_problem import started
+
 from tfprune import machine
-from tfprune.config import TARGETS, Config
+from tfprune.config import TARGETS
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel, count_cost
-from tfprune.methods import METHODS, Problem, check_method, make_method
-from tfprune.models import build_model
-from tfprune.runs import trainer
-from tfprune.runs.trainer import train_and_prune
+from tfprune.methods.names import METHODS, make_method
+from tfprune.models.building import build_model
+from tfprune.pruning.options import PruningOptions
+from tfprune.runs import run as runner
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
+from tfprune.search.problem import Problem
 from tfprune.structure.groups import trace_groups
 
 # Real digits, every phase, seconds.
 SMALL = dict(model='resnet8', dataset='digits', macs=0.5, warmup_epochs=1, random_epochs=1,
              joint_epochs=1, alignment_epochs=1, fine_tune_epochs=1, batch_size=256,
              reward_images=100, score_images=100, score_batch_size=100, calibration_batches=1,
-             episodes_per_epoch=2, random_reference_episodes=1, comparison_episodes=2,
-             context_size=4, context_updates=3, agent_updates=2, lr_warmup_epochs=0.0)
+             lr_warmup_epochs=0.0)
 
-# Method name -> --method_options of its run of SMALL, whose search is then of seconds.
+# Method name -> options of its run of SMALL, whose search is then of seconds.
 SMALL_OPTIONS = {
-    'amc': 'episodes=6,warmup_episodes=2,lockstep=2',
-    'autocompress': 'proposals=1,stop_temperature=80,strength=0.1',
-    'cacp': 'episodes=6,warmup_episodes=2,lockstep=2,ratios=0.5',
-    'crl': 'rounds=2,episodes=2,updates=1',
-    'n2n': 'removal_rounds=1, shrinkage_rounds=1, rollouts=3, student_steps=1, units=4',
-    'purl': 'rounds=2,episodes=2,updates=1',
+    'rlal': dict(episodes_per_epoch=2, random_reference_episodes=1, comparison_episodes=2,
+                 context_size=4, context_updates=3, agent_updates=2),
+    'amc': dict(episodes=6, warmup_episodes=2, lockstep=2),
+    'autocompress': dict(proposals=1, stop_temperature=80, strength=0.1),
+    'cacp': dict(episodes=6, warmup_episodes=2, lockstep=2, ratios='0.5'),
+    'crl': dict(rounds=2, episodes=2, updates=1),
+    'n2n': dict(removal_rounds=1, shrinkage_rounds=1, rollouts=3, student_steps=1, units=4),
+    'purl': dict(rounds=2, episodes=2, updates=1),
 }
 
 
@@ -54,7 +60,7 @@ DIGESTS = {('AMD EPYC', '2.21.0', True): {
 
 
 def small(name):
-    return Config(method=name, method_options=SMALL_OPTIONS.get(name, ''), **SMALL)
+    return Config(method=name, **{name: SMALL_OPTIONS.get(name, {})}, **SMALL)
 
 
 @pytest.fixture(scope='module')
@@ -100,7 +106,7 @@ def test_method_keeps_the_contract(name, run_of):
         layer.name: layer.filters for layer in result.model.layers
         if layer.name in {row['name'] for row in report['groups']}}
     metrics = [json.loads(line) for line in open(result.run_dir / 'metrics.jsonl')]
-    assert [row['epoch'] for row in metrics] == list(range(config.total_epochs))
+    assert [row['epoch'] for row in metrics] == list(range(config.epochs.total))
     assert max(row['peak_process_bytes'] for row in metrics) <= report['peak_process_bytes']
     assert metrics[0]['peak_process_bytes'] > 50e6  # TensorFlow alone
     assert (result.run_dir / 'report.html').stat().st_size > 10_000
@@ -115,7 +121,7 @@ KILLED = ('random', 'amc', 'rlal', 'n2n')
     for name in sorted(METHODS)])
 def test_a_method_is_deterministic_and_goes_on_after_a_kill(name, run_of, tmp_path, monkeypatch):
     config, result = small(name), run_of(name)
-    monkeypatch.setattr(trainer, 'finish', lambda *_: {})  # the export is the contract's
+    monkeypatch.setattr(runner, 'finish', only_the_model)  # the export is the contract's
     run_dir = tmp_path / 'again'
     with pytest.raises(Killed):
         train_and_prune(config, run_dir, progress=False, should_stop=killer(run_dir, result))
@@ -152,10 +158,9 @@ def test_decisions_keep_every_limit_and_leave_no_step(name):
     cost_model = CostModel(model, groups)
     limits = {'macs': 0.7, 'params': 30_000, 'peak_memory_bytes': 0.9}
     budget = Budget(groups, cost_model, limits)
-    config = Config(method=name, criterion='geometric_median', **SMALL | limits)
-    problem = Problem(config, model, groups, cost_model, budget, lambda masks: 0.5, (),
-                      contextlib.nullcontext)
-    widths = make_method(problem).decide().widths
+    problem = Problem(model, groups, cost_model, budget, score=lambda masks: 0.5,
+                      pruning=PruningOptions(criterion='geometric_median'))
+    widths = started(name, problem, **SMALL_OPTIONS.get(name, {})).decide().widths
     cost = cost_model(widths)
     assert cost.macs <= 0.7 * cost_model.dense.macs and cost.params <= 30_000
     assert cost.peak_memory_bytes <= 0.9 * cost_model.dense.peak_memory_bytes
@@ -203,10 +208,11 @@ def test_report_that_was_not_written_is_written_when_a_finished_run_is_read(run_
 
 
 @pytest.mark.parametrize('options', [
-    pytest.param(dict(agent='sac', prune_residual_groups=True, macs=0.7, params=45_000,
-                      peak_memory_bytes=0.9, schedule='step', label_smoothing=0.1,
-                      width_multiple=4), marks=pytest.mark.slow, id='sac'),
-    pytest.param(dict(mixed_precision='bfloat16', context_size=0, alignment='adaptive',
+    pytest.param(dict(rlal=SMALL_OPTIONS['rlal'] | {'agent': 'sac'}, macs=0.7, params=45_000,
+                      prune_residual_groups=True, peak_memory_bytes=0.9, schedule='step',
+                      label_smoothing=0.1, width_multiple=4), marks=pytest.mark.slow, id='sac'),
+    pytest.param(dict(mixed_precision='bfloat16', rlal=SMALL_OPTIONS['rlal'] | dict(
+                          context_size=0, alignment='adaptive'),
                       criterion='taylor', criterion_batches=1,
                       frozen='stem_conv, stage1_block1_conv1'),
                  marks=pytest.mark.slow, id='bfloat16'),
@@ -244,4 +250,4 @@ def test_pruned_model_loads_without_tfprune(run_of, tmp_path):
 
 def test_unknown_method_is_answered_with_the_right_ones():
     with pytest.raises(ValueError, match="Unknown method 'rlla'. .* Available: amc, autocomp"):
-        check_method('rlla')
+        make_method('rlla')

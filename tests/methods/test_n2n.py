@@ -1,5 +1,4 @@
 """N2N: its reward, its cache, its two stages, and a run that removes a block."""
-import contextlib
 import dataclasses
 import functools
 import json
@@ -9,28 +8,29 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from light_export import only_the_model
+from made_up_problem import started
 
-from tfprune.config import Config
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel, count_cost
-from tfprune.methods import Problem, make_method
 from tfprune.methods.n2n import FACTORS, INVALID, RewardCache, ShrinkageEnv, reward
-from tfprune.models import build_model
-from tfprune.runs import trainer
+from tfprune.models.building import build_model
+from tfprune.runs import run as runner
 from tfprune.runs.checkpoints import restore
-from tfprune.runs.epochs import Interrupted
-from tfprune.runs.trainer import train_and_prune
-from tfprune.search.blocks import without_blocks
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
+from tfprune.runs.state import Interrupted
+from tfprune.search.problem import Problem
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import recount
 from tfprune.training.account import EpochAccount
 from tfprune.training.step import Optimization, Trainer
 
-OPTIONS = 'removal_rounds=2, shrinkage_rounds=2, rollouts=4, student_steps=2, units=8'
+OPTIONS = dict(removal_rounds=2, shrinkage_rounds=2, rollouts=4, student_steps=2, units=8)
 BLOCK = 'stage1_block1_add'  # of resnet8 the only block without a padded shortcut
 CONVS = ('stage1_block1_conv1', 'stage1_block1_conv2')
 RUN = dict(model='resnet8', dataset='digits', method='n2n', macs=0.5,
-           method_options='removal_rounds=1, shrinkage_rounds=1, rollouts=4, student_steps=2',
+           n2n=dict(removal_rounds=1, shrinkage_rounds=1, rollouts=4, student_steps=2),
            warmup_epochs=1, random_epochs=0, joint_epochs=0, alignment_epochs=0,
            fine_tune_epochs=2, batch_size=256, reward_images=100, score_images=100,
            score_batch_size=100, calibration_batches=1, lr_warmup_epochs=0.0)
@@ -48,15 +48,20 @@ def resnet8():
     return build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0,), std=(1,))
 
 
-def problem_of(limits, options=OPTIONS, **config):
+def problem_of(limits, frozen=''):
     """Noise to be learnt from; nothing but the students trains."""
-    config = Config(**RUN | dict(macs=0.0, method_options=options) | limits | config)
+    config = Config(**RUN | dict(macs=0.0) | limits | dict(frozen=frozen))
     groups = trace_groups(resnet8()).without_residual()
     cost_model = CostModel(resnet8(), groups)
-    return Problem(config, resnet8(), groups, cost_model, Budget(groups, cost_model, limits),
-                   lambda masks: 0.5, (), contextlib.nullcontext,
-                   EpochAccount(1000, cost_model.dense.macs), [batch(0, 50)],
-                   lambda round_: [batch(1 + round_ * 7 + i) for i in range(3)])
+    return Problem(resnet8(), groups, cost_model, Budget(groups, cost_model, limits),
+                   epochs=config.epochs, structure=config.structure, training=config.training,
+                   score=lambda masks: 0.5, account=EpochAccount(1000, cost_model.dense.macs),
+                   held_out=[batch(0, 50)],
+                   train_batches=lambda round_: [batch(1 + round_ * 7 + i) for i in range(3)])
+
+
+def n2n_on(problem, **options):
+    return started('n2n', problem, **OPTIONS | options)
 
 
 def play_rounds(method, first=0):
@@ -87,7 +92,7 @@ def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
     """One block: two architectures in the first stage, however often they are drawn."""
     keras.utils.set_random_seed(0)
     problem = problem_of({'macs': 0.5})
-    method = make_method(problem)
+    method = n2n_on(problem)
     prefix, results = str(tmp_path / 'state'), []
     for round_, result in enumerate(play_rounds(method)):
         results.append(result)
@@ -101,7 +106,7 @@ def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
     assert removals.keys() == {(), (BLOCK,)}
     assert sum(result.metrics['architectures'] for result in results[:2]) == 2
     assert removals[()]['reward'] == 0  # nothing gained
-    left = without_blocks(problem, [BLOCK])
+    left = problem.without([BLOCK])
     share = left.cost_model.dense.macs / problem.cost_model.dense.macs
     assert removals[(BLOCK,)]['reward'] == pytest.approx(
         reward(removals[(BLOCK,)]['accuracy'], 0.5, share))
@@ -116,7 +121,7 @@ def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
 
     keras.utils.set_random_seed(77)
     problem = problem_of({'macs': 0.5})
-    fresh = make_method(problem)
+    fresh = n2n_on(problem)
     restore(tf.train.Checkpoint(method=fresh, account=problem.account), prefix)
     assert [dataclasses.asdict(result) for result in play_rounds(fresh, 3)] == [
         dataclasses.asdict(result) for result in results[3:]]
@@ -125,7 +130,7 @@ def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
 
 def test_removing_more_than_the_budget_asks_for_is_invalid():
     keras.utils.set_random_seed(0)
-    method = make_method(problem_of({'macs': 0.9}, 'removal_rounds=2, shrinkage_rounds=0'))
+    method = started('n2n', problem_of({'macs': 0.9}), removal_rounds=2, shrinkage_rounds=0)
     rows = [row for result in play_rounds(method) for row in result.episodes]
     assert {(tuple(row['removed']), row['reward']) for row in rows} == {
         ((), 0.0), ((BLOCK,), INVALID)}
@@ -134,14 +139,14 @@ def test_removing_more_than_the_budget_asks_for_is_invalid():
 
 
 def test_frozen_blocks_stay_and_latency_is_refused(monkeypatch):
-    method = make_method(problem_of({'macs': 0.5}, frozen=CONVS[0]))
+    method = n2n_on(problem_of({'macs': 0.5}, frozen=CONVS[0]))
     assert method.remover is None and method.rounds() == 2
     problem = problem_of({'macs': 0.5})
     monkeypatch.setattr(problem.budget, 'targets', ('latency_ms',))
     with pytest.raises(ValueError, match='limit macs, params or peak_memory_bytes instead'):
-        make_method(problem)
-    with pytest.raises(ValueError, match=r'method_options: rollouts must be in \[1, 1000\]'):
-        make_method(problem_of({'macs': 0.5}, 'rollouts=0'))
+        n2n_on(problem)
+    with pytest.raises(ValueError, match=r'n2n.rollouts must be in \[1, 1000\]'):
+        n2n_on(problem_of({'macs': 0.5}), rollouts=0)
 
 
 def test_factors_are_rates_within_the_budget():
@@ -235,7 +240,7 @@ def test_a_run_stopped_after_surgery_ends_as_if_it_had_not_been(whole, tmp_path,
 
     with pytest.raises(Interrupted):
         train_and_prune(Config(**RUN), run_dir, progress=False, should_stop=in_fine_tuning)
-    monkeypatch.setattr(trainer, 'finish', lambda *_: {})
+    monkeypatch.setattr(runner, 'finish', only_the_model)
     result = train_and_prune(Config(**RUN), run_dir, progress=False)
     for one, other in zip(whole.model.get_weights(), result.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

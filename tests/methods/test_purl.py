@@ -7,20 +7,22 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from light_export import light_export
-from made_up_problem import made_up_problem, searched
+from light_export import light_export, only_the_model
+from made_up_problem import made_up_problem, searched, started
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.benchmarks import dense_reward
-from tfprune.config import Config
-from tfprune.methods import Decision
-from tfprune.methods.purl import (ALPHAS, PuRL, PuRLEnv, PuRLOptions, Weights, channel_threshold,
-                                  reward_of)
+from tfprune.methods.base import Decision
+from tfprune.methods.options import PurlOptions
+from tfprune.methods.purl import ALPHAS, PuRL, PuRLEnv, Weights, channel_threshold, reward_of
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.sparsity import kernels_of, zeroing
+from tfprune.runs import run as runner
 from tfprune.runs.checkpoints import restore
-from tfprune.runs.epochs import Interrupted
-from tfprune.runs.trainer import train_and_prune
+from tfprune.runs.checks import checked_method
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
+from tfprune.runs.state import Interrupted
 from tfprune.search.agents import play, random_policy
 from tfprune.training.seeding import set_seed
 
@@ -29,14 +31,14 @@ SMALL = dict(model='resnet8', dataset='digits', method='purl', warmup_epochs=1, 
              joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2, batch_size=256,
              reward_images=100, score_images=100, score_batch_size=100, calibration_batches=1,
              lr_warmup_epochs=0.0,
-             method_options='form=weights,sparsity=0.7,rounds=2,episodes=2,updates=1')
+             purl=dict(form='weights', sparsity=0.7, rounds=2, episodes=2, updates=1))
 
 
 @pytest.fixture(scope='module')
 def found(tmp_path_factory):
     """(PuRL after ROUNDS rounds, results of the rounds, a checkpoint before the last two)."""
     keras.utils.set_random_seed(0)
-    purl = PuRL(made_up_problem(f'rounds={ROUNDS},episodes=8'))
+    purl = started('purl', made_up_problem(), rounds=ROUNDS, episodes=8)
     results, prefix = [], str(tmp_path_factory.mktemp('purl') / 'state')
     for round_ in range(ROUNDS):
         if round_ == ROUNDS - 2:
@@ -113,7 +115,7 @@ def test_dqn_explores_less_with_each_episode(found):
     assert [result.metrics['epsilon'] for result in results] == pytest.approx(
         [.95 ** (8 * n) for n in range(1, ROUNDS + 1)])
     keras.utils.set_random_seed(0)
-    agent = PuRL(made_up_problem('rounds=1,episodes=8,updates=1')).agent
+    agent = started('purl', made_up_problem(), rounds=1, episodes=8, updates=1).agent
     drawn = np.array([step.action for _ in range(6)
                       for step in play(purl._envs, agent.collect_policy)[0][:-1]])
     assert set(drawn.ravel()) == set(range(len(ALPHAS)))
@@ -146,7 +148,8 @@ def test_rows_say_what_was_done(found):
 def test_a_fresh_method_goes_on_bit_for_bit(found):
     purl, results, prefix = found
     keras.utils.set_random_seed(77)
-    fresh = PuRL(purl.problem)
+    fresh = PuRL(purl.options)
+    fresh.start(purl.problem)
     restore(tf.train.Checkpoint(method=fresh), prefix)
     for round_ in range(ROUNDS - 2, ROUNDS):
         set_seed(100 + round_, purl.problem.model)
@@ -176,7 +179,7 @@ def test_thresholds_remove_the_share_that_alpha_removes_of_normal_weights():
 
 
 def test_channels_keep_those_of_large_norm():
-    purl = PuRL(made_up_problem('rounds=1,episodes=1,norm=l2'))
+    purl = started('purl', made_up_problem(), rounds=1, episodes=1, norm='l2')
     purl._form.read()
     model, groups, _, budget, *_ = searched()
     norms = score_groups(model, groups, criterion='l2')
@@ -190,13 +193,13 @@ def test_channels_keep_those_of_large_norm():
 
 
 def test_weights_below_their_layers_threshold_are_zero_while_scored():
-    problem = made_up_problem('form=weights')
+    problem = made_up_problem()
     kernels = kernels_of(problem.model)
     before = [kernel.numpy() for kernel in kernels]
     seen = []
     object.__setattr__(problem, 'score', lambda masks: seen.append(
         [kernel.numpy() for kernel in kernels]) or 0.5)
-    form = Weights(problem, PuRLOptions(form='weights', sparsity=0.5))
+    form = Weights(problem, PurlOptions(form='weights', sparsity=0.5))
     form.read()
     assert form.accuracy([0, 12]) == 0.5
     (first, second, *others), = seen
@@ -207,13 +210,12 @@ def test_weights_below_their_layers_threshold_are_zero_while_scored():
     assert all(np.array_equal(kernel.numpy(), value) for kernel, value in zip(kernels, before))
     gone = np.count_nonzero(second == 0)
     assert form.progress([0, 12]) == pytest.approx(gone / sum(v.size for v in before) / 0.5)
-    assert 'form=weights' in problem.config.method_options
 
 
 @pytest.mark.parametrize('alpha', [4, 22])
 def test_weights_are_decided_exactly_at_the_sparsity(alpha):
-    problem = made_up_problem('form=weights')
-    form = Weights(problem, PuRLOptions(form='weights', sparsity=0.6))
+    problem = made_up_problem()
+    form = Weights(problem, PurlOptions(form='weights', sparsity=0.6))
     form.read()
     choices = [alpha] * form.steps
     zeros = form.decide(choices).zeros
@@ -260,15 +262,14 @@ def test_sparsity_is_reported_beside_dense_macs(sparse_run):
 
 @pytest.mark.slow
 def test_an_uninterrupted_run_is_the_same(sparse_run, tmp_path, monkeypatch):
-    from tfprune.runs import trainer
-    monkeypatch.setattr(trainer, 'finish', lambda *_: {})
+    monkeypatch.setattr(runner, 'finish', only_the_model)
     again = train_and_prune(Config(**SMALL), tmp_path / 'run', progress=False)
     for one, other in zip(sparse_run.model.get_weights(), again.model.get_weights()):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_terminal_reward_is_that_of_every_step():
-    purl = PuRL(made_up_problem('reward=terminal,rounds=1,episodes=4,updates=1'))
+    purl = started('purl', made_up_problem(), reward='terminal', rounds=1, episodes=4, updates=1)
     result = purl.search(0)
     drawn = purl.agent._memory.sample(tf.random.Generator.from_seed(0), 200)[0].reward.numpy()
     assert set(drawn[:, 0]) == {np.float32(row['reward']) for row in result.episodes}
@@ -299,5 +300,5 @@ def test_zeros_of_another_model_are_refused():
 
 
 def test_options_are_checked():
-    with pytest.raises(ValueError, match='method_options: form=weights.* must not have int8_qat'):
-        PuRL(made_up_problem('form=weights', quantize='int8_qat'))
+    with pytest.raises(ValueError, match="'purl' makes weights zero: .* must not have int8_qat"):
+        checked_method(Config(method='purl', quantize='int8_qat', purl={'form': 'weights'}))

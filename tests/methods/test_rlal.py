@@ -3,18 +3,17 @@ import dataclasses
 
 import pytest
 
-from made_up_problem import made_up_problem
-from tfprune.methods.rlal import RLAL
+from made_up_problem import made_up_problem, started
 from tfprune.pruning.masks import widths_of
 
-SHORT = dict(method='rlal', warmup_epochs=0, random_epochs=1, joint_epochs=2, alignment_epochs=1,
-             alignment='adaptive', episodes_per_epoch=2, random_reference_episodes=0,
+EPOCHS = dict(warmup_epochs=0, random_epochs=1, joint_epochs=2, alignment_epochs=1)
+SHORT = dict(alignment='adaptive', episodes_per_epoch=2, random_reference_episodes=0,
              comparison_episodes=0, context_size=4, context_updates=1, agent_updates=1)
 
 
 def rlal(score):
-    problem = made_up_problem('', **SHORT)
-    return RLAL(dataclasses.replace(problem, score=score))
+    problem = made_up_problem(**EPOCHS)
+    return started('rlal', dataclasses.replace(problem, score=score), **SHORT)
 
 
 @pytest.mark.parametrize('full, factor', [(0.9, 1.5), (0.51, 1 / 1.5)])
@@ -25,7 +24,7 @@ def test_adaptive_lambda_follows_the_gap_of_two_scores(full, factor):
     for epoch in range(4):
         found.append(method.after_epoch(epoch).metrics)
         strengths.append(float(method.alignment.strength.numpy()))
-    start = method.problem.config.alignment_strength
+    start = method.options.alignment_strength
     # Nothing follows the last epoch before surgery.
     assert strengths == pytest.approx([start, start * factor, start * factor ** 2, 0.0])
     assert [row['scored_full_accuracy'] for row in found] == [full] * 4

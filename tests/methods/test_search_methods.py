@@ -1,6 +1,5 @@
 """AMC, CACP and AutoCompress on a search of known optimum: what they see, learn, decide, and that
 nothing but variables crosses their rounds."""
-import contextlib
 import json
 import math
 import types
@@ -10,26 +9,28 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from made_up_problem import started
 
 from tfprune.benchmarks.known_optimum import AdditiveAccuracy, Knapsack, resnet
-from tfprune.config import Config
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.methods import Problem, make_method
-from tfprune.methods.amc import AMC, FLOOR, AmcEnv, AmcOptions, guaranteed_reward
-from tfprune.methods.autocompress import AutoCompressOptions, accepted, rescaled
-from tfprune.methods.cacp import CacpOptions, ConditionalDDPG, targets
+from tfprune.methods.amc import AMC, FLOOR, AmcEnv, guaranteed_reward
+from tfprune.methods.autocompress import accepted, rescaled
+from tfprune.methods.cacp import ConditionalDDPG
 from tfprune.methods.controls import uniform_widths
+from tfprune.methods.options import AmcOptions, AutoCompressOptions, CacpOptions
 from tfprune.pruning.masks import widths_of
 from tfprune.runs.checkpoints import restore
 from tfprune.search.agents import asked_for, mean_and_error, play, random_policy
 from tfprune.search.environment import PruningEnv
+from tfprune.search.problem import Problem
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain
+from tfprune.training.options import Epochs
 from tfprune.training.seeding import set_seed
 
-FROZEN = dict(macs=0.5, warmup_epochs=0, random_epochs=0, joint_epochs=0, alignment_epochs=0)
-FEW = 'episodes=50,warmup_episodes=20,lockstep=10'
+FROZEN = dict(warmup_epochs=0, random_epochs=0, joint_epochs=0, alignment_epochs=0)
+FEW = dict(episodes=50, warmup_episodes=20, lockstep=10)
 
 
 @pytest.fixture(scope='module')
@@ -45,16 +46,16 @@ def searched():
                                  accuracy=accuracy, random=mean_and_error(rewards))
 
 
-def make(name, searched, options='', *, seed=0, score=None, **config):
-    """A method as the trainer makes it."""
+def make(name, searched, options=None, *, seed=0, score=None, **epochs):
+    """A method as a run starts it."""
     keras.utils.set_random_seed(seed)
 
     def known(masks):
         return float(searched.accuracy(list(widths_of(masks).values()), 0))
 
-    config = Config(method=name, method_options=options, **FROZEN | config)
-    return make_method(Problem(config, searched.model, searched.groups, searched.costs,
-                               searched.budget, score or known, (), contextlib.nullcontext))
+    return started(name, Problem(
+        searched.model, searched.groups, searched.costs, searched.budget,
+        epochs=Epochs(**FROZEN | epochs), score=score or known), **(options or {}))
 
 
 def run(method, rounds=None):
@@ -139,8 +140,8 @@ def test_amc_beats_random_and_decides_for_its_best_episode(searched):
 
 def test_amc_finds_a_ratio_of_its_own(searched):
     """Where nothing is lost by pruning, the narrowest there is; no bound, no filling."""
-    method = make('amc', searched, 'strategy=accuracy,' + FEW, score=lambda masks: 0.9)
-    assert not AMC.needs_budget(method.options) and AMC.needs_budget(AmcOptions())
+    method = make('amc', searched, FEW | dict(strategy='accuracy'), score=lambda masks: 0.9)
+    assert not method.needs_budget and AMC().needs_budget
     rows = run(method)
     for row in rows:
         assert row['accuracy'] == 0.9
@@ -154,7 +155,8 @@ def test_amc_finds_a_ratio_of_its_own(searched):
 
 
 def test_amc_takes_the_cheapest_of_networks_without_errors(searched):
-    method = make('amc', searched, 'strategy=accuracy,episodes=12,warmup_episodes=8,lockstep=4',
+    method = make('amc', searched, dict(
+        strategy='accuracy', episodes=12, warmup_episodes=8, lockstep=4),
                   score=lambda masks: 1.0)
     rows = run(method)
     assert {row['reward'] for row in rows} == {0.0}
@@ -164,7 +166,8 @@ def test_amc_takes_the_cheapest_of_networks_without_errors(searched):
 # CACP.
 
 def test_cacp_decides_for_every_ratio_out_of_one_search(searched):
-    method = make('cacp', searched, 'ratios=0.3/0.7,episodes=36,warmup_episodes=12,lockstep=2')
+    method = make('cacp', searched, dict(
+        ratios='0.3,0.7', episodes=36, warmup_episodes=12, lockstep=2))
     assert method.conditional and method.ratios() == (0.3, 0.7)
     rows = run(method)
     assert [row['ratio'] for row in rows] == pytest.approx([0.3, 0.7, 0.5] * 12, abs=1e-4)
@@ -178,7 +181,7 @@ def test_cacp_decides_for_every_ratio_out_of_one_search(searched):
         filled = budget.fill(list(best['widths'].values()))
         assert decisions[ratio].widths == budget.as_dict(filled)
     assert method.decide().widths == decisions[0.5].widths
-    with pytest.raises(ValueError, match='cacp searched for the ratios 0.3/0.7'):
+    with pytest.raises(ValueError, match='cacp.ratios: the search was for the ratios 0.3,0.7; rec'):
         method.decide_for(Budget(searched.groups, searched.costs, {'macs': 0.4}))
     # The policy does other things for other ratios.
     steps = play(method._envs[:2], method.agent.greedy_policy)[0]
@@ -187,7 +190,7 @@ def test_cacp_decides_for_every_ratio_out_of_one_search(searched):
 
 
 def test_cacp_searches_for_the_runs_own_ratio_once(searched):
-    method = make('cacp', searched, 'ratios=0.3/0.5,lockstep=1')
+    method = make('cacp', searched, dict(ratios='0.3,0.5', lockstep=1))
     assert len(method.best_rewards.numpy()) == 2
     with pytest.raises(ValueError, match='need one limit, a ratio; received macs=0.5, params=0.5'):
         searched = types.SimpleNamespace(**vars(searched) | {'budget': Budget(
@@ -196,7 +199,7 @@ def test_cacp_searches_for_the_runs_own_ratio_once(searched):
 
 
 def test_what_cacp_learns_from_is_its_advance_on_the_conditions_baseline(searched):
-    method = make('cacp', searched, 'ratios=0.3/0.7')
+    method = make('cacp', searched, dict(ratios='0.3,0.7'))
     agent = method.agent
     assert isinstance(agent, ConditionalDDPG)
     steps, _ = play(method._envs, random_policy(method._envs[0], 0))
@@ -251,7 +254,7 @@ def test_rescaled_rates_fit_and_keep_their_order(searched):
 
 
 def test_annealing_beats_random_and_uniform(searched):
-    method = make('autocompress', searched, 'proposals=6')
+    method = make('autocompress', searched, dict(proposals=6))
     rows = run(method)
     assert len(rows) == 1 + 16 * 6 and [row['episode'] for row in rows] == list(range(97))
     json.dumps(rows)
@@ -266,7 +269,7 @@ def test_annealing_beats_random_and_uniform(searched):
 
 
 def test_progressive_rounds_pull_towards_narrower_and_narrower(searched):
-    options = 'proposals=2,stop_temperature=70,progressive_rounds=2,strength=0.25'
+    options = dict(proposals=2, stop_temperature=70, progressive_rounds=2, strength=0.25)
     method = make('autocompress', searched, options, warmup_epochs=2, alignment_epochs=5)
     assert method.rounds() == 0
     assert [method.phase(epoch) for epoch in range(7)] == ['train'] * 2 + ['group_lasso'] * 5
@@ -290,9 +293,9 @@ def test_progressive_rounds_pull_towards_narrower_and_narrower(searched):
 # All of them.
 
 @pytest.mark.parametrize('name, options', [
-    ('amc', 'episodes=9,warmup_episodes=4,lockstep=2'),
-    ('cacp', 'ratios=0.3/0.7,episodes=15,warmup_episodes=6,lockstep=1'),
-    ('autocompress', 'proposals=3,stop_temperature=60'),
+    ('amc', dict(episodes=9, warmup_episodes=4, lockstep=2)),
+    ('cacp', dict(ratios='0.3,0.7', episodes=15, warmup_episodes=6, lockstep=1)),
+    ('autocompress', dict(proposals=3, stop_temperature=60)),
 ])
 def test_rounds_resume_bit_for_bit(name, options, searched, tmp_path):
     whole = make(name, searched, options)
@@ -312,8 +315,8 @@ def test_rounds_resume_bit_for_bit(name, options, searched, tmp_path):
 
 def test_progressive_rounds_resume_bit_for_bit(searched, tmp_path):
     def fresh():
-        return make('autocompress', searched, 'proposals=2,stop_temperature=70', warmup_epochs=1,
-                    alignment_epochs=4)
+        return make('autocompress', searched, dict(proposals=2, stop_temperature=70),
+                    warmup_epochs=1, alignment_epochs=4)
 
     whole, resumed = fresh(), fresh()
     for epoch in (0, 1):
@@ -329,26 +332,29 @@ def test_progressive_rounds_resume_bit_for_bit(searched, tmp_path):
 
 
 def test_another_seed_searches_elsewhere(searched):
-    options = 'episodes=6,warmup_episodes=4,lockstep=2'
+    options = dict(episodes=6, warmup_episodes=4, lockstep=2)
     played = []
     for seed in (0, 1):
         method = make('amc', searched, options)
-        object.__setattr__(method.problem.config, 'seed', seed)
+        object.__setattr__(method.problem, 'seed', seed)
         played.append([row['widths'] for row in run(method)])
     assert played[0] != played[1]
 
 
 @pytest.mark.parametrize('options, values, message', [
-    (AmcOptions, dict(episodes=20), r'warmup_episodes must be below episodes=20.* received 100'),
-    (AmcOptions, dict(episodes=20, warmup_episodes=20), 'warmup_episodes must'),
-    (CacpOptions, dict(ratios='0.5/0.5'), r"ratios must be different .* received '0.5/0.5'"),
-    (CacpOptions, dict(ratios='0.5/1.5'), 'ratios must be different numbers'),
-    (CacpOptions, dict(ratios='half'), 'ratios must be different numbers'),
-    (AutoCompressOptions, dict(stop_temperature=100.0), r'stop_temperature must be in \(0, temp'),
-    (AutoCompressOptions, dict(cooling=1 - 1e-9), 'cooling must be such that 1 to 10000 temp'),
+    (AmcOptions, dict(episodes=20),
+     r'amc.warmup_episodes must be below episodes=20.* received 100'),
+    (AmcOptions, dict(episodes=20, warmup_episodes=20), 'amc.warmup_episodes must'),
+    (CacpOptions, dict(ratios='0.5,0.5'), r"cacp.ratios must be different .* received '0.5,0.5'"),
+    (CacpOptions, dict(ratios='0.5,1.5'), 'cacp.ratios must be different numbers'),
+    (CacpOptions, dict(ratios='half'), 'cacp.ratios must be different numbers'),
+    (AutoCompressOptions, dict(stop_temperature=100.0),
+     r'autocompress.stop_temperature must be in \(0, temp'),
+    (AutoCompressOptions, dict(cooling=1 - 1e-9),
+     'autocompress.cooling must be such that 1 to 10000 temp'),
 ])
 def test_options_are_checked(options, values, message):
-    with pytest.raises(ValueError, match='^method_options: ' + message) as error:
+    with pytest.raises(ValueError, match='^' + message) as error:
         options(**values)
     assert '\n' not in str(error.value)
-    assert targets('0.3/0.5') == (0.3, 0.5)
+    assert CacpOptions(ratios='0.3,0.5').targets == (0.3, 0.5)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.data import load_data
-from tfprune.models import build_model
+from tfprune.data.loading import load_data
+from tfprune.models.building import build_model
 from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
 from tfprune.training.distribution import check_compilable, make_strategy

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune.data import Augmentation, load_data
-from tfprune.models import build_model, load_initial_weights
+from tfprune.data.image_data import Augmentation
+from tfprune.data.loading import load_data
+from tfprune.models.building import build_model
+from tfprune.models.initial_weights import load_initial_weights
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / '../shared/data'
 GREY = dict(image_shape=(8, 8, 1), num_classes=10, mean=(0.3,), std=(0.4,))

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from keras import layers
 
-from tfprune.config import Config
-from tfprune.models import (as_classifier, build_model, is_model_file, load_initial_weights,
-                            run_custom_layers)
-from tfprune.runs.trainer import train_and_prune
+from tfprune.models.building import build_model
+from tfprune.models.initial_weights import load_initial_weights
+from tfprune.models.model_files import as_classifier, run_custom_layers
+from tfprune.models.names import is_model_file
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import check_promises, randomize
 

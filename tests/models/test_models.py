@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 
 CIFAR = dict(
     image_shape=(32, 32, 3), num_classes=10, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

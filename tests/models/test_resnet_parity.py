@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tfprune.costs.model import CostModel
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import widths_of
 from tfprune.pruning.surgery import prune_model

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from tfprune.costs.model import count_cost
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.pruning.depth import removable_blocks, remove_blocks
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import (TOYS, check_promises, max_relative_difference, plain, randomize,

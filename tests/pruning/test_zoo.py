@@ -9,7 +9,8 @@ import pytest
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel, count_cost
 from tfprune.methods.controls import uniform_widths
-from tfprune.models import MODELS, build_model
+from tfprune.models.building import build_model
+from tfprune.models.names import MODELS
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import select_channels
 from tfprune.pruning.surgery import prune_model

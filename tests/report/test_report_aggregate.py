@@ -81,13 +81,14 @@ def test_rows_round_trip(runs, tmp_path):
 
 
 def test_configurations_differ_by_flags_not_by_data_dir(tmp_path):
-    for name, changes in (('a', {}), ('b', {'data_dir': '/elsewhere'}), ('c', {'agent': 'sac'})):
+    for name, changes in (('a', {}), ('b', {'data_dir': '/elsewhere'}), ('c', {'rlal.agent': 'sac'})
+                          ):
         run = make_run(tmp_path / name, seed=0 if name == 'a' else 1)
         config = json.loads((run / 'config.json').read_text())
         (run / 'config.json').write_text(json.dumps({**config, **changes}))
     ppo, sac = report.aggregate(rows_of(tmp_path))
-    assert (ppo['n'], ppo['flags']) == (2, '--agent=ppo')
-    assert (sac['n'], sac['flags']) == (1, '--agent=sac')
+    assert (ppo['n'], ppo['flags']) == (2, '--rlal.agent=ppo')
+    assert (sac['n'], sac['flags']) == (1, '--rlal.agent=sac')
 
 
 def test_one_path_with_another_content_is_another_line(tmp_path):

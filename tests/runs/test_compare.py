@@ -14,9 +14,9 @@ import pytest
 
 from made_up_runs import make_run
 from tfprune import command_line, report
-from tfprune.config import Config
 from tfprune.report.comparison import against
 from tfprune.runs.comparison import Cell, Comparison, Grid, families, last_line, plan
+from tfprune.runs.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BASE = '''--model=resnet8
@@ -154,8 +154,8 @@ def test_plan(tmp_path, flagfiles):
     assert [str(cell.run_dir.relative_to(tmp_path / 'out')) for cell in cells] == [
         'dense/s0', 'dense/s1', 'rlal/macs0.5/s0', 'rlal/macs0.5/s1', 'rlal/params0.4/s0',
         'rlal/params0.4/s1']
-    assert [cell.config.budgets for cell in cells[2::2]] == [{'macs': 0.5}, {'params': 0.4}]
-    assert {cell.config.batch_size for cell in cells} == {32}
+    assert [cell.config.costs.limits for cell in cells[2::2]] == [{'macs': 0.5}, {'params': 0.4}]
+    assert {cell.config.training.batch_size for cell in cells} == {32}
     assert cells[3].config.seed == 1 and cells[3].log == tmp_path / 'out/rlal/macs0.5/s1.log'
     # What the arguments say is what scripts/train.py reads.
     assert command_line.read_config(cells[4].arguments) == cells[4].config
@@ -166,8 +166,8 @@ def test_what_begins_with_random_weights_is_given_none(tmp_path, flagfiles, monk
     (tmp_path / 'w.npz').touch()
     scratch, uniform = planned(flagfiles, tmp_path / 'out', 'scratch,uniform', extra=[
         '--initial_weights=w.npz', '--data_dir=d'])
-    assert (scratch.config.initial_weights, scratch.config.data_dir) == ('', 'd')
-    assert uniform.config.initial_weights == 'w.npz'
+    assert (scratch.config.models.initial_weights, scratch.config.data.data_dir) == ('', 'd')
+    assert uniform.config.models.initial_weights == 'w.npz'
 
 
 def test_methods_that_only_decide_share_their_epochs(tmp_path, flagfiles):
@@ -183,11 +183,11 @@ def test_methods_that_only_decide_share_their_epochs(tmp_path, flagfiles):
 def cacp_cells(flagfiles, out, *budgets, flags='--macs=0.5'):
     """{folder: budgets of the run} of cacp, ratios 0.3 and 0.5, beside uniform."""
     pathlib.Path(flagfiles.format('cacp')).write_text(
-        f'--flagfile={flagfiles.format("base")}\n--method=cacp\n--method_options=ratios=0.3/0.5\n'
+        f'--flagfile={flagfiles.format("base")}\n--method=cacp\n--cacp.ratios=0.3,0.5\n'
         f'{flags}\n')
     cells = planned(flagfiles, out, 'uniform,cacp', budgets=budgets)
     assert sum(cell.name == 'uniform' for cell in cells) == len(budgets or [''])
-    return {cell.run_dir.parent.relative_to(out).as_posix(): cell.config.budgets
+    return {cell.run_dir.parent.relative_to(out).as_posix(): cell.config.costs.limits
             for cell in cells if cell.name == 'cacp'}
 
 
@@ -223,7 +223,7 @@ def test_a_budget_added_later_finds_the_folders_of_before(tmp_path, flagfiles):
     for folder, budgets in cacp_cells(flagfiles, out, 'macs=0.5', 'params=0.5').items():
         cell, = (cell for cell in planned(flagfiles, out, 'cacp', (0,), ['macs=0.5', 'params=0.5'])
                  if cell.run_dir == out / folder / 's0')
-        assert cell.config.budgets == budgets
+        assert cell.config.costs.limits == budgets
         cell.run_dir.mkdir(parents=True)
         (cell.run_dir / 'config.json').write_text(json.dumps(cell.config.to_json()))
         (cell.run_dir / 'config.flags').touch()
@@ -371,8 +371,8 @@ def test_flagfiles_of_comparisons(tmp_path, monkeypatch, path):
                  if line.startswith('--'))
     cells = planned(flags['method_flagfiles'], tmp_path / 'out', flags['methods'],
                     [0, 1, 2], flags['budgets'].split(','))
-    assert len({cell.config.total_epochs for cell in cells}) == 1
-    lines = [{'label': cell.name, 'method': cell.config.method, 'budgets': cell.config.budgets,
+    assert len({cell.config.epochs.total for cell in cells}) == 1
+    lines = [{'label': cell.name, 'method': cell.config.method, 'budgets': cell.config.costs.limits,
               'configuration': cell.config.to_json(), 'seeds': [cell.config.seed],
               'accuracies': [0.9], 'test_images': [100]} for cell in cells if not cell.config.seed]
     alone = {line['label'] for line in lines if not against(line, 'uniform', lines)[2]}

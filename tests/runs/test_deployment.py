@@ -1,5 +1,4 @@
 """Files for phones and servers at the end of a run: all measured, what they lose is said."""
-import dataclasses
 import json
 import pathlib
 import signal
@@ -13,16 +12,17 @@ import numpy as np
 import pytest
 
 from made_up_runs import Page, html_of, make_run
-from tfprune.config import Config
-from tfprune.data import load_data
-from tfprune.export import FORMATS
+from tfprune.data.loading import load_data
+from tfprune.export.exporter import FORMATS
 from tfprune.export.tflite import convert
 from tfprune.report import model_card
 from tfprune.report.artifact_table import artifact_rows, losses
 from tfprune.report.reading import read_run
-from tfprune.runs import trainer
+from tfprune.runs import run as runner
+from tfprune.runs.config import Config
 from tfprune.runs.deployment import Deployment, check_convertible, deploy, representative_images
-from tfprune.runs.epochs import Interrupted
+from tfprune.runs.problem import OwnModel
+from tfprune.runs.state import Interrupted
 from tfprune.training.step import StopTraining
 
 L = keras.layers
@@ -53,12 +53,12 @@ def config(tmp_path_factory):
     x = L.ReLU()(L.BatchNormalization()(L.Conv2D(64, 3, padding='same', use_bias=False)(x)))
     path = tmp_path_factory.mktemp('model') / 'small.keras'
     keras.Model(image, L.Dense(10)(L.GlobalAveragePooling2D()(x))).save(path)
-    return dataclasses.replace(CONFIG, model=str(path))
+    return CONFIG.replace(model=str(path))
 
 
 @pytest.fixture(scope='module')
 def result(config, tmp_path_factory):
-    return trainer.train_and_prune(config, tmp_path_factory.mktemp('run') / 'run', progress=False)
+    return runner.train_and_prune(config, tmp_path_factory.mktemp('run') / 'run', progress=False)
 
 
 def test_every_file_is_measured(result):
@@ -89,19 +89,19 @@ def test_every_file_is_measured(result):
 def test_stopped_in_quantization_aware_fine_tuning_it_is_done_anew(
         config, result, tmp_path, monkeypatch):
     begun = []
-    real = trainer.finish
+    real = runner.finish
 
     def finish(*args):
         begun.append(True)
         return real(*args)
 
-    monkeypatch.setattr(trainer, 'finish', finish)
+    monkeypatch.setattr(runner, 'finish', finish)
     with pytest.raises(Interrupted, match='before the end of the export'):
-        trainer.train_and_prune(config, tmp_path / 'run', progress=False,
-                                should_stop=lambda: bool(begun))
+        runner.train_and_prune(config, tmp_path / 'run', progress=False,
+                               should_stop=lambda: bool(begun))
     assert not (tmp_path / 'run/report.json').exists()
     monkeypatch.undo()
-    again = trainer.train_and_prune(config, tmp_path / 'run', progress=False)
+    again = runner.train_and_prune(config, tmp_path / 'run', progress=False)
     images = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1))
     # The bytes hold names of tensors, which count what the process built before.
     answers = [FORMATS['tflite_int8_qat'].open(run.run_dir / 'export/model_int8_qat.tflite')(images)
@@ -114,9 +114,9 @@ def test_a_layer_without_int8_form_is_named_before_training(tmp_path):
     x = L.Conv2D(6, 3)(image)
     x = L.GlobalAveragePooling2D()(L.PReLU(name='bent')(x))
     keras.Model(image, L.Dense(10)(x)).save(tmp_path / 'mine.keras')
-    config = dataclasses.replace(CONFIG, model=str(tmp_path / 'mine.keras'))
+    config = CONFIG.replace(model=str(tmp_path / 'mine.keras'))
     with pytest.raises(ValueError, match="layer 'bent'"):
-        trainer.train_and_prune(config, tmp_path / 'run', progress=False)
+        runner.train_and_prune(config, tmp_path / 'run', progress=False)
     assert not (tmp_path / 'run').exists()
 
 
@@ -124,10 +124,10 @@ def test_what_would_stop_the_export_is_said_before_training(tmp_path):
     image = keras.Input((8, 8, 1))
     x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3)(image))
     model = keras.Model(image, L.Dense(10)(keras.ops.erfinv(x)))
-    own = trainer.OwnProblem(model, load_data('digits', reward_images=100))
+    own = OwnModel(model, load_data('digits', reward_images=100))
     with pytest.raises(ValueError, match='TFLite has no operator for: Erfinv'):
-        trainer.train_and_prune(dataclasses.replace(CONFIG, quantize=''), tmp_path / 'run',
-                                own=own, progress=False)
+        runner.train_and_prune(CONFIG.replace(quantize=''), tmp_path / 'run',
+                               own=own, progress=False)
     model = keras.Model(image, L.Dense(10)(x))
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/thesis.txt').write_text('mine')
@@ -187,7 +187,8 @@ def test_report_and_card(tmp_path):
 
 def test_asked_to_stop_nothing_more_is_written_or_tested(config, tmp_path):
     """Asked before each of three files, each of three tests, each of three numbers of threads."""
-    model, data = keras.models.load_model(config.model), load_data('digits', reward_images=100)
+    model = keras.models.load_model(config.models.model)
+    data = load_data('digits', reward_images=100)
     for asked in (1, 7):
         times = iter(range(10))
         with pytest.raises(StopTraining):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfprune import export
-from tfprune.data import load_data
+from tfprune.data.loading import load_data
+from tfprune.export import exporter as export
 from tfprune.runs import artifacts
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

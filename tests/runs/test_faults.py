@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from light_export import light_export
-from tfprune.config import Config
-from tfprune.runs import trainer
+from tfprune.runs import run as runner
+from tfprune.runs.config import Config
 
 CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
                 random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1,
@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, light_export():
         patch.setattr(os, 'replace', lambda a, b: (written.append(pathlib.Path(b).name),
                                                    replace(a, b))[1])
-        result = trainer.train_and_prune(CONFIG, run_dir, progress=False)
+        result = runner.train_and_prune(CONFIG, run_dir, progress=False)
     return result, written
 
 
@@ -51,8 +51,8 @@ def test_dying_at_a_write_changes_nothing(victim, whole, tmp_path, monkeypatch):
     with light_export():
         with monkeypatch.context() as patch, pytest.raises(Died):
             patch.setattr(os, 'replace', die)
-            trainer.train_and_prune(CONFIG, tmp_path / 'run', progress=False)
-        resumed = trainer.train_and_prune(CONFIG, tmp_path / 'run', progress=False)
+            runner.train_and_prune(CONFIG, tmp_path / 'run', progress=False)
+        resumed = runner.train_and_prune(CONFIG, tmp_path / 'run', progress=False)
     for one, other in zip(result.model.get_weights(), resumed.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert files_of(tmp_path / 'run') == files_of(result.run_dir)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfprune.config import Config
-from tfprune.data import load_data
+from tfprune.data.loading import load_data
 from tfprune.runs import artifacts
-from tfprune.runs.trainer import train_and_prune
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CLASSES = ['dark', 'light']

@@ -12,9 +12,9 @@ import tensorflow as tf
 from keras import layers
 
 from light_export import light_export
-from tfprune.models import compiled_optimizer, compiled_optimizer_of_file
+from tfprune.models.compiled import compiled_optimizer, compiled_optimizer_of_file
 from tfprune.runs import first_epoch, given
-from tfprune.runs.epochs import Interrupted
+from tfprune.runs.state import Interrupted
 from tfprune.significance import fell
 from tfprune.training.distribution import make_strategy
 from tfprune.training.step import Optimization, Trainer
@@ -173,7 +173,7 @@ def test_resuming_measures_and_chooses_nothing_anew(trained, tmp_path, monkeypat
         raise Stop
 
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr('tfprune.runs.phases.Phases._prune', fail)
+        patch.setattr('tfprune.runs.run.prune', fail)
         run(trained, tmp_path / 'run')
     monkeypatch.setattr('tfprune.runs.given.measure', fail)
     monkeypatch.setattr('tfprune.runs.given.choose_recipe', fail)

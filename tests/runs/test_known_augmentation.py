@@ -11,10 +11,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from light_export import light_export
-from tfprune.config import Config
-from tfprune.data import load_data
+from tfprune.data.loading import load_data
+from tfprune.runs.config import Config
 from tfprune.runs.known_augmentation import as_chosen, known_augmentation
-from tfprune.runs.trainer import train_and_prune
+from tfprune.runs.run import train_and_prune
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,6 @@
 """What a run had written and its folder lost while it was interrupted is said, also in the report;
 a failure before the first checkpoint leaves a folder that another configuration may take.
 """
-import dataclasses
 import json
 import shutil
 
@@ -10,11 +9,10 @@ import pytest
 import tfprune  # noqa: F401  (before keras)
 from light_export import light_export
 from tfprune import report
-from tfprune.config import Config
 from tfprune.report.reading import read_run
-from tfprune.runs import epochs, lost_parts, trainer
+from tfprune.runs import epochs, lost_parts, run as runner
+from tfprune.runs.config import Config
 from tfprune.runs.folder import OWN_FILES, RunFolder
-from tfprune.runs.phases import Phases
 
 CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
                 random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
@@ -24,7 +22,7 @@ CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, w
 
 def run(folder, config=CONFIG, **options):
     with light_export():
-        return trainer.train_and_prune(config, folder, progress=False, **options)
+        return runner.train_and_prune(config, folder, progress=False, **options)
 
 
 @pytest.fixture(scope='module')
@@ -110,21 +108,21 @@ def test_an_export_that_is_gone_is_made_again(whole, tmp_path):
                                    KeyboardInterrupt()])
 def test_a_failure_before_the_first_checkpoint_leaves_nothing(tmp_path, monkeypatch, error):
     """Of whatever kind, and wherever what was written lies; a user's own file stays."""
-    def fail(phases):
-        (phases.folder.path / 'tensorboard').mkdir()
-        (phases.folder.path / 'tensorboard/events').touch()
+    def fail(state, problem):
+        (state.folder.path / 'tensorboard').mkdir()
+        (state.folder.path / 'tensorboard/events').touch()
         raise error
 
-    monkeypatch.setattr(Phases, 'run', fail)
+    monkeypatch.setattr(runner, 'restore_run', fail)
     with pytest.raises(type(error)):
         run(tmp_path / 'a/b/run')
     assert not list(tmp_path.iterdir())
 
-    def fail_beside_a_note(phases):
-        (phases.folder.path / 'notes.txt').write_text('mine')
-        fail(phases)
+    def fail_beside_a_note(state, problem):
+        (state.folder.path / 'notes.txt').write_text('mine')
+        fail(state, problem)
 
-    monkeypatch.setattr(Phases, 'run', fail_beside_a_note)
+    monkeypatch.setattr(runner, 'restore_run', fail_beside_a_note)
     with pytest.raises(type(error)):
         run(tmp_path / 'run')
     assert [path.name for path in (tmp_path / 'run').iterdir()] == ['notes.txt']
@@ -132,7 +130,7 @@ def test_a_failure_before_the_first_checkpoint_leaves_nothing(tmp_path, monkeypa
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_is_taken_over(tmp_path):
     """By another configuration, or the same of other files; a run that has begun is not."""
-    path, other = tmp_path / 'run', dataclasses.replace(CONFIG, seed=5)
+    path, other = tmp_path / 'run', CONFIG.replace(seed=5)
     RunFolder(path, CONFIG).close()  # and was killed
     (path / 'tensorboard').mkdir()
     (path / 'data.json').write_text('{"name": "of before"}')
@@ -159,6 +157,6 @@ def test_a_project_with_files_of_these_names_is_left_alone(tmp_path, text, besid
     for name, content in (('config.json', text), ('data.json', 'mine')):
         (tmp_path / name).write_text(content)
     with pytest.raises(ValueError):
-        RunFolder(tmp_path, dataclasses.replace(CONFIG, seed=8))
+        RunFolder(tmp_path, CONFIG.replace(seed=8))
     assert {path.name for path in tmp_path.iterdir()} == {beside, 'config.json', 'data.json'}
     assert (tmp_path / 'data.json').read_text() == 'mine'

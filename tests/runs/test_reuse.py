@@ -2,7 +2,7 @@
 import tfprune  # noqa: F401  (before keras)
 import pytest
 
-from tfprune.config import Config
+from tfprune.runs.config import Config
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.reuse import take_epochs
 

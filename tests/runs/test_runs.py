@@ -12,8 +12,8 @@ import tfprune
 import pytest
 
 from tfprune import machine
-from tfprune.config import Config
 from tfprune.files import write_text
+from tfprune.runs.config import Config
 from tfprune.runs.folder import RunFolder
 
 CONFIG = Config(seed=3)
@@ -91,7 +91,7 @@ def test_a_locked_folder(folder):
 def test_a_locked_folder_in_another_process(folder):
     code = textwrap.dedent('''
         import sys
-        from tfprune.config import Config
+        from tfprune import Config
         from tfprune.runs.folder import RunFolder
         try:
             RunFolder(sys.argv[1], Config(seed=3))
@@ -278,7 +278,7 @@ def test_a_real_failing_write_is_one_line(tmp_path):
     """The process may not write files beyond 1 KiB."""
     code = textwrap.dedent('''
         import resource, signal, sys
-        from tfprune.config import Config
+        from tfprune import Config
         from tfprune.runs.folder import RunFolder
         run = RunFolder(sys.argv[1], Config())
         run.write_json('x.json', ['old'])
@@ -304,7 +304,7 @@ def test_a_real_failing_write_is_one_line(tmp_path):
 def test_a_configuration_is_written_under_any_locale(tmp_path):
     code = textwrap.dedent('''
         import sys
-        from tfprune.config import Config
+        from tfprune import Config
         from tfprune.runs.folder import RunFolder
         for _ in range(2):
             RunFolder(sys.argv[1], Config(data_dir='gr\\u00f6\\u00dfer')).close()

@@ -13,17 +13,18 @@ import keras
 import numpy as np
 import pytest
 
-from tfprune.config import Config
 from tfprune.errors import one_line
-from tfprune.runs.trainer import train_and_prune
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = ['--model=resnet8', '--dataset=digits', '--warmup_epochs=1', '--random_epochs=1',
          '--joint_epochs=2', '--alignment_epochs=1', '--fine_tune_epochs=2', '--batch_size=32',
          '--reward_images=100', '--score_images=100', '--score_batch_size=100',
-         '--calibration_batches=1', '--episodes_per_epoch=2', '--random_reference_episodes=1',
-         '--comparison_episodes=2', '--context_size=4', '--context_updates=3',
-         '--agent_updates=2', '--alignment=adaptive', '--threads=1', '--macs=0.5',
+         '--calibration_batches=1', '--rlal.episodes_per_epoch=2',
+         '--rlal.random_reference_episodes=1',
+         '--rlal.comparison_episodes=2', '--rlal.context_size=4', '--rlal.context_updates=3',
+         '--rlal.agent_updates=2', '--rlal.alignment=adaptive', '--threads=1', '--macs=0.5',
          '--learning_rate=0.1']
 
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from keras import layers
 
 from light_export import light_export
-from tfprune.config import Config
 from tfprune.data.user_datasets import UserDatasets
+from tfprune.runs.config import Config
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import recount
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.pruning.masks import open_masks
 from tfprune.search.alignment import AlignmentPenalty, StrengthController, alignment_penalty
 from tfprune.structure.groups import trace_groups

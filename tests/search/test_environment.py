@@ -6,7 +6,7 @@ from tf_agents.environments import utils
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.search.environment import FEATURES, PruningEnv
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import TOYS, plain

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_up_problem import made_up_problem
+from made_up_problem import made_up_problem, started
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.methods.amc import AMC, AmcEnv
-from tfprune.methods.rlal import RLAL
+from tfprune.methods.amc import AmcEnv
 from tfprune.runs.checkpoints import restore
 from tfprune.search.agents import asked_for, carried_out, make_agent, play, random_policy
 from tfprune.search.environment import FEATURES, PruningEnv
@@ -105,7 +104,7 @@ def test_ppo_learns_from_the_actions_that_it_sampled(monkeypatch):
 
 
 def test_amc_learns_of_actions_as_asked_for_as_its_public_code():
-    method = AMC(made_up_problem('episodes=3,warmup_episodes=2,lockstep=2', method='amc'))
+    method = started('amc', made_up_problem(), episodes=3, warmup_episodes=2, lockstep=2)
     played = []
     observe = method.agent.observe
     method.agent.observe = lambda steps, **options: (played.append(steps),
@@ -180,12 +179,14 @@ def test_half_of_a_batch_is_of_actions_as_asked_for():
     assert (action[size // 2:] == 1.0).all()
 
 
+RLAL = dict(agent='ddpg', alignment='none', episodes_per_epoch=2, random_reference_episodes=0,
+            comparison_episodes=0, context_size=4, context_updates=5, agent_updates=1)
+
+
 def rlal(seed):
     keras.utils.set_random_seed(seed)
-    return RLAL(made_up_problem(
-        '', method='rlal', agent='ddpg', warmup_epochs=0, random_epochs=1, joint_epochs=2,
-        alignment_epochs=0, alignment='none', episodes_per_epoch=2, random_reference_episodes=0,
-        comparison_episodes=0, context_size=4, context_updates=5, agent_updates=1))
+    return started('rlal', made_up_problem(
+        warmup_epochs=0, random_epochs=1, joint_epochs=2, alignment_epochs=0), **RLAL)
 
 
 def test_rlal_learns_on_todays_z_and_goes_on_bit_for_bit(tmp_path):
@@ -255,7 +256,7 @@ def test_a_context_that_is_no_number_is_an_error():
     method = rlal(0)
     problem = dataclasses.replace(method.problem, score=lambda masks: float('nan'))
     with pytest.raises(ValueError, match=r'the reward of widths {.*} is nan'):
-        RLAL(problem).after_epoch(0)
+        started('rlal', problem, **RLAL).after_epoch(0)
     with pytest.raises(ValueError, match='the reward of an episode is inf'):
         method.history.append(0, np.zeros(9), np.inf)
     method.history.append(0, np.zeros(9), 0.5)

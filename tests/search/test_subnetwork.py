@@ -7,7 +7,7 @@ import tensorflow as tf
 from keras import layers
 
 from layer_families import FAMILIES, model_of
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.surgery import prune_model
 from tfprune.search.subnetwork import Subnetwork

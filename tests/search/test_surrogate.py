@@ -1,25 +1,24 @@
 """The decoder as a surrogate, and the search of known optimum on which it is measured."""
-import contextlib
 import itertools
 
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
+from made_up_problem import started
 
 from tfprune.benchmarks import learning
 from tfprune.benchmarks.known_optimum import DRIFTS, AdditiveAccuracy, Knapsack, resnet
-from tfprune.config import Config
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.methods.base import Problem
-from tfprune.methods.rlal import RLAL
 from tfprune.pruning.masks import nearest_width, widths_of
 from tfprune.search.context import ContextNetwork, ContextTrainer, EpisodeHistory
 from tfprune.search.environment import PruningEnv
+from tfprune.search.problem import Problem
 from tfprune.search.surrogate import best_unscored, clip_to_budget, predict, propose
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, residual
+from tfprune.training.options import Epochs
 
 
 @pytest.fixture(scope='module')
@@ -150,14 +149,13 @@ def test_the_best_by_the_decoder_are_better_than_chance_and_new(small):
 def rlal(small, **options):
     model, groups, costs, budget = small
     accuracy = AdditiveAccuracy.draw(budget.dense_widths, 0, 'static', 9)
-    config = Config(macs=.5, warmup_epochs=0, random_epochs=1, joint_epochs=2, alignment_epochs=0,
-                    alignment='none', episodes_per_epoch=6, random_reference_episodes=0,
-                    comparison_episodes=0, context_size=4, **options)
+    planned = Epochs(warmup_epochs=0, random_epochs=1, joint_epochs=2, alignment_epochs=0)
     keras.utils.set_random_seed(0)
-    return RLAL(Problem(
-        config, model, groups, costs, budget,
-        lambda masks: float(accuracy(list(widths_of(masks).values()), 0)), (),
-        contextlib.nullcontext))
+    return started('rlal', Problem(
+        model, groups, costs, budget, epochs=planned,
+        score=lambda masks: float(accuracy(list(widths_of(masks).values()), 0))),
+        alignment='none', episodes_per_epoch=6, random_reference_episodes=0,
+        comparison_episodes=0, context_size=4, **options)
 
 
 def test_the_history_learns_of_what_was_ranked_and_the_agent_does_not(small):

@@ -1,20 +1,21 @@
 """What a search costs: every forward and backward pass that it makes, no other; in steps."""
-import contextlib
 
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from made_up_problem import started
 
-from tfprune.config import Config
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.methods import Problem, make_method
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.pruning.masks import widths_of
+from tfprune.pruning.options import PruningOptions
+from tfprune.search.problem import Problem
 from tfprune.structure.groups import trace_groups
 from tfprune.training.account import EpochAccount, steps_left
+from tfprune.training.options import Epochs
 
 TRAIN, SCORED, SEEN = 1000, 50, 24  # images
 
@@ -65,7 +66,7 @@ def test_a_charge_is_a_finite_number():
 class Counted:
     """A problem whose score charges as a run's does, and what was scored, in epochs."""
 
-    def __init__(self, name, options='', **config):
+    def __init__(self, name, options=None, *, criterion='l1', **epochs):
         keras.utils.set_random_seed(0)
         model = build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0,), std=(1,))
         groups = trace_groups(model).without_residual()
@@ -82,12 +83,10 @@ class Counted:
         rng = np.random.default_rng(0)
         batches = [(tf.constant(rng.integers(0, 256, (SEEN // 2, 8, 8, 1)), tf.float32),
                     tf.constant(rng.integers(0, 10, SEEN // 2))) for _ in range(2)]
-        config = Config(method=name, macs=0.5, method_options=options, context_size=0,
-                        context_updates=0, agent='random', random_reference_episodes=2,
-                        comparison_episodes=2, episodes_per_epoch=3, **config)
-        self.method = make_method(Problem(
-            config, model, groups, costs, Budget(groups, costs, {'macs': 0.5}), score, batches,
-            contextlib.nullcontext, self.account))
+        self.method = started(name, Problem(
+            model, groups, costs, Budget(groups, costs, {'macs': 0.5}), epochs=Epochs(**epochs),
+            pruning=PruningOptions(criterion=criterion), score=score, account=self.account,
+            criterion_batches=batches), **(options or {}))
 
 
 # Forward and backward passes of the images that taylor looks at, through the dense model.
@@ -102,7 +101,7 @@ def test_a_criterion_that_needs_data_is_charged(criterion, charged):
 
 
 def test_rounds_are_charged_scores_and_criterion():
-    run = Counted('amc', 'episodes=6,warmup_episodes=2,lockstep=2', criterion='taylor')
+    run = Counted('amc', dict(episodes=6, warmup_episodes=2, lockstep=2), criterion='taylor')
     for round_ in range(3):
         run.method.search(round_)
     # Channels are ranked once a round.
@@ -113,8 +112,10 @@ def test_rounds_are_charged_scores_and_criterion():
 
 @pytest.mark.parametrize('alignment', ['fixed', 'adaptive'])
 def test_rlal_is_charged_with_what_it_learns_from(alignment):
-    run = Counted('rlal', criterion='taylor', alignment=alignment, warmup_epochs=0,
-                  random_epochs=1, joint_epochs=2, alignment_epochs=1)
+    options = dict(alignment=alignment, context_size=0, context_updates=0, agent='random',
+                   random_reference_episodes=2, comparison_episodes=2, episodes_per_epoch=3)
+    run = Counted('rlal', options, criterion='taylor', warmup_epochs=0, random_epochs=1,
+                  joint_epochs=2, alignment_epochs=1)
     after = [run.account.epochs]  # the first v
     for epoch in range(4):
         run.method.after_epoch(epoch)

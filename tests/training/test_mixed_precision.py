@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfprune.models import as_classifier
+from tfprune.models.model_files import as_classifier
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import max_relative_difference

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import test_replicas
-from tfprune.config import Config
-from tfprune.runs.trainer import train_and_prune
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
 from tfprune.training.distribution import Cluster
 
 LIMIT = 300  # seconds, most of them imports, of processes on a busy machine
@@ -27,8 +27,9 @@ CONFIG = Config(
     model='resnet8', dataset='digits', macs=0.5, warmup_epochs=0, random_epochs=1, joint_epochs=1,
     alignment_epochs=0, fine_tune_epochs=1, batch_size=128, learning_rate=0.01,
     fine_tune_learning_rate=0.005, reward_images=100, score_images=100, score_batch_size=50,
-    calibration_batches=1, episodes_per_epoch=2, random_reference_episodes=0,
-    comparison_episodes=0, context_size=2, context_updates=2, agent_updates=1)
+    calibration_batches=1,
+    rlal=dict(episodes_per_epoch=2, random_reference_episodes=0, comparison_episodes=0,
+              context_size=2, context_updates=2, agent_updates=1))
 FLAGS = [f'--{name}={value}' for name, value in CONFIG.to_json().items()]
 
 

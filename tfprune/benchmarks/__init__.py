@@ -6,18 +6,8 @@ scripts/benchmark.py, `format_table(rows)`, and a line in SUITES.
 
 from types import ModuleType
 
-from tfprune.benchmarks import (applications, artifacts, cost_model, dense_reward, input_pipeline,
-                                latency_table, learning, scoring, search, training_step)
+from tfprune.registry import Registry
 
-SUITES: dict[str, ModuleType] = {
-    'applications': applications,
-    'artifacts': artifacts,
-    'cost_model': cost_model,
-    'dense_reward': dense_reward,
-    'input_pipeline': input_pipeline,
-    'latency_table': latency_table,
-    'learning': learning,
-    'scoring': scoring,
-    'search': search,
-    'training_step': training_step,
-}
+SUITES: Registry[ModuleType] = Registry({name: f'tfprune.benchmarks.{name}:' for name in (
+    'applications', 'artifacts', 'cost_model', 'dense_reward', 'input_pipeline', 'latency_table',
+    'learning', 'scoring', 'search', 'training_step')})

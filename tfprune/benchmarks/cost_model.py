@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfprune.costs.model import CostModel
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.structure.groups import trace_groups
 
 OPTIONS: tuple[str, ...] = ()

@@ -5,17 +5,16 @@ half of the MACs; only the accuracy of a sub-network is made up (known_optimum.p
 is the reward after the last step, which both see. The paper's claim, on its networks, is 85% fewer
 episodes than AMC; AMC is another agent, here only the reward differs.
 """
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from tfprune.benchmarks.known_optimum import AdditiveAccuracy, resnet
-from tfprune.config import Config
-from tfprune.methods.base import Problem
+from tfprune.methods.options import PurlOptions
 from tfprune.methods.purl import PuRL
 from tfprune.pruning.masks import widths_of
+from tfprune.search.problem import Problem
 from tfprune.training.seeding import set_seed
 
 OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds', 'search_first_seed')
@@ -45,10 +44,8 @@ def rows(only: Sequence[str] = (), *, search_epochs: int = 30, search_episodes: 
 
         for reward in [name for name in REWARDS if name in only] or REWARDS:
             set_seed(seed, model)
-            config = Config(macs=0.5, seed=seed, method='purl', method_options=(
-                f'reward={reward},rounds={search_epochs},episodes={search_episodes}'))
-            purl = PuRL(Problem(config, model, groups, costs, budget, score, (),
-                                contextlib.nullcontext))
+            purl = PuRL(PurlOptions(reward=reward, rounds=search_epochs, episodes=search_episodes))
+            purl.start(Problem(model, groups, costs, budget, seed, score=score))
             metrics = []
             for round_ in range(search_epochs):
                 set_seed(1000 * seed + round_, model)

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.turns import cores, machine, quartiles
-from tfprune.data import ImageData, load_data
+from tfprune.data.image_data import ImageData
+from tfprune.data.loading import load_data
 from tfprune.data.options import DataOptions
 from tfprune.data.photographs import photographs
 from tfprune.machine import peak_process_bytes

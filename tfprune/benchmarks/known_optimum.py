@@ -13,7 +13,7 @@ import numpy as np
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.structure.groups import ChannelGroups, trace_groups
 
 DRIFTS = ('static', 'moving', 'oscillating')

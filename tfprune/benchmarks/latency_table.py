@@ -17,7 +17,7 @@ from tfprune.export.tflite import convert
 from tfprune.latency.build import build
 from tfprune.latency.phone import import_profiles, write_probes
 from tfprune.latency.table import LatencyTable
-from tfprune.models import untrained_model
+from tfprune.models.building import untrained_model
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
 

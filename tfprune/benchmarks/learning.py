@@ -7,7 +7,6 @@ accuracy of a sub-network is made up (known_optimum.py). A share of the optimum 
 
 under the accuracy of that epoch: 0 is chance, 1 the best decision there is.
 """
-import contextlib
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,14 +17,15 @@ import numpy as np
 from scipy import stats
 
 from tfprune.benchmarks.known_optimum import DRIFTS, AdditiveAccuracy, Knapsack, resnet
-from tfprune.config import Config
-from tfprune.methods.base import Problem
 from tfprune.methods.controls import uniform_widths
+from tfprune.methods.options import RlalOptions
 from tfprune.methods.rlal import RLAL
 from tfprune.pruning.masks import widths_of
 from tfprune.search.agents import play, random_policy
 from tfprune.search.environment import PruningEnv
+from tfprune.search.problem import Problem
 from tfprune.search.surrogate import predict
+from tfprune.training.options import Epochs
 
 OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds', 'search_first_seed')
 _PLAIN = dict(context_size=0, context_updates=0)
@@ -89,7 +89,7 @@ class Search:
         v; spearman: of the decoder's and the true rewards of 500 random decisions, after the epoch.
         """
         accuracy = AdditiveAccuracy.draw(self.budget.dense_widths, seed, drift, epochs)
-        config = self._config(variant, seed, epochs, episodes)
+        options, planned = self._options(variant, epochs, episodes)
         epoch, scorings = 0, 0
 
         def score(masks: Mapping[str, np.ndarray]) -> float:
@@ -98,8 +98,9 @@ class Search:
             return float(accuracy(np.array(list(widths_of(masks).values())), epoch))
 
         keras.utils.set_random_seed(seed)
-        method = RLAL(Problem(config, self.model, self.groups, self.costs, self.budget, score, (),
-                              contextlib.nullcontext))
+        method = RLAL(options)
+        method.start(Problem(self.model, self.groups, self.costs, self.budget, seed, planned,
+                             score=score))
         best, found = -np.inf, []
         for epoch in range(epochs):
             keras.utils.set_random_seed(seed + epoch)
@@ -119,7 +120,7 @@ class Search:
                 values['ranked'] = np.mean(by_source['surrogate'])
             shares = {name: round(float((value - low) / (high - low)), 4)
                       for name, value in values.items()}
-            if config.context_updates:
+            if options.context_updates:
                 predicted = predict(method.context, self.budget, self.random_widths, epoch)
                 shares['spearman'] = round(float(stats.spearmanr(predicted, others)[0]), 4)
             found.append(shares)
@@ -131,16 +132,17 @@ class Search:
                 **{name: [shares.get(name) for shares in found] for name in names}}
 
     @staticmethod
-    def _config(variant: Mapping[str, Any], seed: int, epochs: int, episodes: int) -> Config:
+    def _options(variant: Mapping[str, Any], epochs: int, episodes: int
+                 ) -> tuple[RlalOptions, Epochs]:
         """One epoch of random actions, then the agent's; all are random for `random`."""
         changes = dict(variant)
         first = epochs if changes.pop('random', False) else 1
         if changes.get('surrogate_candidates'):
             episodes -= changes['surrogate_scored']
-        return Config(macs=0.5, seed=seed, warmup_epochs=0, random_epochs=first,
-                      joint_epochs=epochs - first, alignment_epochs=0, alignment='none',
-                      episodes_per_epoch=episodes, random_reference_episodes=0,
-                      comparison_episodes=0, **changes)
+        planned = Epochs(warmup_epochs=0, random_epochs=first, joint_epochs=epochs - first,
+                         alignment_epochs=0)
+        return RlalOptions(alignment='none', episodes_per_epoch=episodes,
+                           random_reference_episodes=0, comparison_episodes=0, **changes), planned
 
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import tensorflow as tf
 
 from tfprune.benchmarks.turns import cores, machine
-from tfprune.config import Config
 from tfprune.report.reading import read_rows
-from tfprune.runs.epochs import Interrupted
-from tfprune.runs.trainer import train_and_prune
+from tfprune.runs.config import Config
+from tfprune.runs.run import train_and_prune
+from tfprune.runs.state import Interrupted
 
 OPTIONS = ('search_runs', 'search_model', 'search_dataset', 'search_episodes', 'cifar10_dir',
            'threads')
@@ -49,11 +49,11 @@ def rows(only: Sequence[str] = (), *, search_runs: Sequence[str] = (),
         config = Config(
             model=search_model, dataset=search_dataset, data_dir=cifar10_dir, macs=0.5,
             warmup_epochs=1, random_epochs=1, joint_epochs=2, alignment_epochs=0,
-            fine_tune_epochs=1, lr_warmup_epochs=0.5, episodes_per_epoch=search_episodes,
-            comparison_episodes=0)
+            fine_tune_epochs=1, lr_warmup_epochs=0.5,
+            rlal={'episodes_per_epoch': search_episodes, 'comparison_episodes': 0})
         try:
             train_and_prune(config, path, progress=False,
-                            should_stop=lambda: _epochs_done(path) == config.search_epochs)
+                            should_stop=lambda: _epochs_done(path) == config.epochs.search)
         except Interrupted:
             pass
         for row in epoch_rows(path):

@@ -28,7 +28,7 @@ import tensorflow as tf
 
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
 from tfprune.export.keras2 import to_keras2
-from tfprune.models import build_model
+from tfprune.models.building import build_model
 from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
 from tfprune.training.batch_norm import use_fused_batch_norm

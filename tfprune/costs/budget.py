@@ -180,6 +180,12 @@ class Budget:
         return Budget(self._groups, self._cost_model, limits, width_multiple=multiple,
                       min_keep_ratio=least)
 
+    def of(self, groups: ChannelGroups, cost_model: CostModel) -> 'Budget':
+        """The same limits, in numbers, on other groups."""
+        multiple, least = self._rounding
+        return Budget(groups, cost_model, {row['target']: row['limit'] for row in self.to_json()},
+                      width_multiple=multiple, min_keep_ratio=least)
+
     def as_dict(self, widths: Sequence[int] | np.ndarray) -> dict[str, int]:
         """{group name: width} of a width vector [G]."""
         return {name: int(w) for name, w in zip(self.names, widths)}

@@ -36,4 +36,5 @@ def load(options: DataOptions) -> ArrayImageData:
         class_names=tuple(str(digit) for digit in range(10)),
         mean=MEAN, std=STD, reward_images=options.reward_images, seed=options.seed,
         split_seed=options.split_seed,
-        augmentation=Augmentation(max_shift=1, flip=False, fill=(0,)) if options.augment else None)
+        augmentation=(Augmentation(max_shift=1, flip=False, fill=(0,)) if options.augmented
+                      else None))

@@ -33,4 +33,4 @@ def photographs(
     return ArrayImageData.from_arrays(
         name=name, train=train, test=test, class_names=class_names, mean=mean, std=std,
         reward_images=options.reward_images, seed=options.seed, split_seed=options.split_seed,
-        augmentation=augmentation if options.augment else None)
+        augmentation=augmentation if options.augmented else None)

@@ -1,12 +1,17 @@
-"""Export: a pruned model as the files that its users load, compared and counted."""
+"""Export: a pruned model as the files that its users load, compared and counted.
 
-from tfprune.export.base import Artifact, ArtifactCost, Format, TFLiteOptions
-from tfprune.export.exporter import FORMATS, ExportReport, export_model
-from tfprune.export.latency import (LatencyComparison, LatencyStats, compare_latency,
-                                    tflite_latency_ms)
-from tfprune.export.operator_cost import graph_cost, tflite_cost
-from tfprune.export.parity import FormPair, Parity, ParityError
+    exporter       `export_model`, and FORMATS by name
+    base           what a format is: `Format`
+    options        what is asked of the files
+    keras_file, saved_model, tflite, quantization_aware
+                   formats
+    parity         agreement of the forms of one model
+    latency        times of TFLite files
+    operators, operator_cost, flatbuffer, metadata
+                   what is in a file
+    serving, warmup, image_bytes
+                   SavedModels that are served
 
-__all__ = ['Artifact', 'ArtifactCost', 'ExportReport', 'FORMATS', 'FormPair', 'Format',
-           'LatencyComparison', 'LatencyStats', 'Parity', 'ParityError', 'TFLiteOptions',
-           'compare_latency', 'export_model', 'graph_cost', 'tflite_cost', 'tflite_latency_ms']
+To add a format: a file with a `Format`, and a line in FORMATS; from outside
+`FORMATS[name] = format`. Imports `costs`, `training` and what these import.
+"""

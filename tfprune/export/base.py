@@ -10,10 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.config import CHOICES
 from tfprune.data.pixels import BYTES, PixelRange
-
-IO_TYPES = CHOICES['tflite_io']
+from tfprune.export.options import IO_TYPES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,10 +26,11 @@ import tensorflow as tf
 from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.errors import unknown
 from tfprune.export import serving
-from tfprune.export.base import IO_TYPES, Format, WriteContext
+from tfprune.export.base import Format, WriteContext
+from tfprune.export.options import IO_TYPES
 from tfprune.export.quantizable import prepare
 from tfprune.export.tflite import open_file, run_converter, write_content
-from tfprune.models import as_logits, outputs_probabilities
+from tfprune.models.outputs import as_logits, outputs_probabilities
 from tfprune.training.seeding import derived_seed
 from tfprune.training.step import NonFiniteLossError, Schedule, StopTraining, cross_entropy
 

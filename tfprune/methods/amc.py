@@ -32,7 +32,6 @@ carry out others is a part of the environment that Q learns. With those carried 
 searches of known optimum, three seeds, ended alike (their last 50 episodes 0.75 of the way from
 random actions to the optimum either way).
 """
-import dataclasses
 import math
 from typing import Any, Mapping, Sequence
 
@@ -41,39 +40,18 @@ import tensorflow as tf
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.controls import uniform_widths
-from tfprune.methods.options import Options, count, number, one_of, rate, refuse
-from tfprune.methods.rewards import TodaysRewards
+from tfprune.methods.options import AmcOptions, Options
+from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.search.agents import DDPG, asked_for, mean_and_error, play, random_policy
 from tfprune.search.environment import PruningEnv
+from tfprune.search.problem import Problem
 from tfprune.structure.groups import ChannelGroups
 from tfprune.training.seeding import derived_seed
 
 FLOOR = 0.2
-
-
-@dataclasses.dataclass(frozen=True)
-class SearchOptions(Options):
-    """What a search of DDPG may be told."""
-    episodes: int = count(400, high=100_000)  # of the whole search
-    warmup_episodes: int = count(100, 0, 100_000)  # of these, the first, which act at random
-    lockstep: int = count(10, high=1000)  # episodes a round
-    learning_rate: float = rate(1e-4)  # of the actor, a tenth of the critic's
-    noise: float = number(0.5, 0, 10, open_low=True)  # standard deviation, agent's first episode
-    noise_decay: float = number(0.95, 0, 1, open_low=True)  # from one episode to the next
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.warmup_episodes >= self.episodes:
-            refuse('warmup_episodes', f'below episodes={self.episodes}, as the agent acts in those '
-                   'that follow', self.warmup_episodes)
-
-
-@dataclasses.dataclass(frozen=True)
-class AmcOptions(SearchOptions):
-    strategy: str = one_of('budget', 'accuracy')  # accuracy: for a ratio of the search's own
 
 
 class AmcEnv(PruningEnv):
@@ -131,12 +109,12 @@ def guaranteed_reward(accuracy: float, macs: int) -> float:
 class AMC(Method):
     """See the module."""
     only_decides = True
-    Options: type[Any] = AmcOptions
+    Options: type[Options] = AmcOptions
 
-    def __init__(self, problem: Problem):
-        super().__init__(problem)
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
         self._watch = Stopwatch()
-        self._accuracy = TodaysRewards(problem, self._watch)
+        self._accuracy = CurrentRewards(problem, self._watch)
         self._envs = self._environments()
         # Of each budget that is searched for; until an episode has been scored, its uniform widths.
         budgets = self._budgets()
@@ -145,9 +123,9 @@ class AMC(Method):
         self.best_widths = tf.Variable([self._first_widths(b) for b in budgets], trainable=False)
         self.best_rewards = tf.Variable([-np.inf] * len(budgets), trainable=False, dtype=tf.float64)
 
-    @classmethod
-    def needs_budget(cls, options: Any) -> bool:
-        return options.strategy == 'budget'
+    @property
+    def needs_budget(self) -> bool:
+        return self.options.strategy == 'budget'
 
     def rounds(self) -> int:
         return math.ceil(self.options.episodes / len(self._envs))
@@ -159,7 +137,7 @@ class AMC(Method):
         envs = self._envs[:options.episodes - first]
         at_random = first < options.warmup_episodes
         policy = (self.agent.collect_policy if not at_random else random_policy(
-            envs[0], derived_seed(self.problem.config.seed, round_, 0)))
+            envs[0], derived_seed(self.problem.seed, round_, 0)))
         metrics: dict[str, float] = {} if at_random else {'noise': float(self.agent.noise.numpy())}
         with self._watch('policy'):
             steps, _ = play(envs, policy)
@@ -180,10 +158,6 @@ class AMC(Method):
     def decide(self) -> Decision:
         return self._decision(0, self.problem.budget)
 
-    @property
-    def _bounded(self) -> bool:
-        return self.needs_budget(self.options)
-
     def _budgets(self) -> Sequence[Budget]:
         """What is searched for; environment i plays for the one of number i modulo their count."""
         return [self.problem.budget]
@@ -191,7 +165,7 @@ class AMC(Method):
     def _environments(self) -> list[AmcEnv]:
         problem = self.problem
         return [AmcEnv(problem.groups, problem.cost_model, self._evaluate, budget=problem.budget,
-                       bounded=self._bounded) for _ in range(self.options.lockstep)]
+                       bounded=self.needs_budget) for _ in range(self.options.lockstep)]
 
     def _agent(self) -> DDPG:
         # AMC's updates: a batch for each step of each episode.
@@ -204,14 +178,15 @@ class AMC(Method):
         options, size = self.options, len(self._envs)
         least = math.ceil(options.warmup_episodes / size) * size + budgets
         if options.episodes < least:
-            refuse('episodes', f'at least {least} where the agent is to act: with '
-                   f'warmup_episodes={options.warmup_episodes}, the first {least - budgets}, whole '
-                   f'rounds of {size}, act at random', options.episodes)
+            options.require(
+                'episodes', False, f'at least {least} where the agent is to act: with '
+                f'warmup_episodes={options.warmup_episodes}, the first {least - budgets}, whole '
+                f'rounds of {size}, act at random')
 
     def _evaluate(self, widths: Mapping[str, int]) -> float:
         """The reward of an episode."""
         accuracy = self._accuracy(widths)
-        if self._bounded:
+        if self.needs_budget:
             return accuracy
         return guaranteed_reward(accuracy, self.problem.cost_model(widths).macs)
 
@@ -224,7 +199,7 @@ class AMC(Method):
     def _remember(self, k: int, env: AmcEnv, reward: float) -> None:
         """Keeps the widths of the highest reward of budget k, of equals the first; without a
         budget the cheapest: a network without errors is rewarded alike whatever it costs."""
-        is_cheaper = not self._bounded and reward == self.best_rewards[k] and (
+        is_cheaper = not self.needs_budget and reward == self.best_rewards[k] and (
             self._macs(list(env.widths.values())) < self._macs(self.best_widths[k].numpy()))
         if reward > self.best_rewards[k] or is_cheaper:
             self.best_rewards[k].assign(reward)
@@ -235,9 +210,9 @@ class AMC(Method):
 
     def _decision(self, k: int, budget: Budget) -> Decision:
         widths = self.best_widths[k].numpy()
-        if self._bounded:
+        if self.needs_budget:
             widths = budget.fill(widths)
         return Decision(self.problem.select(budget.as_dict(widths)))
 
     def _first_widths(self, budget: Budget) -> np.ndarray:
-        return uniform_widths(budget) if self._bounded else budget.dense_widths
+        return uniform_widths(budget) if self.needs_budget else budget.dense_widths

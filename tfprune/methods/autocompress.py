@@ -25,7 +25,6 @@ it by 0.035 so, by 0.024 with 1000, 0.010 with 3000 (uniform: 0.052). 6. The sta
 then the last round's; the paper's is guided by layer size. 7. What rounding leaves of the budget is
 filled.
 """
-import dataclasses
 import math
 from typing import Any, Mapping
 
@@ -33,50 +32,16 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.costs.budget import Budget
-from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.controls import smallest_fitting, uniform_widths
-from tfprune.methods.options import Options, count, number, refuse
-from tfprune.methods.rewards import TodaysRewards
+from tfprune.methods.options import AutoCompressOptions
+from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.pruning.masks import nearest_width
 from tfprune.search.alignment import AlignmentPenalty
+from tfprune.search.problem import Problem
 
 _LEAST_RATE = 0.01  # what is 0 could not be scaled
-_MOST_TEMPERATURES = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class AutoCompressOptions(Options):
-    temperature: float = number(100.0, 0, 10 ** 6, open_low=True)  # the first
-    stop_temperature: float = number(20.0, 0, 10 ** 6, open_low=True)  # annealing ends at or below
-    # From one temperature to the next.
-    cooling: float = number(0.9, 0, 1, open_low=True, open_high=True)
-    proposals: int = count(8)  # scored at each temperature
-    # Largest change of a rate at the first temperature.
-    perturbation: float = number(0.35, 0, 1, open_low=True)
-    # E of an accuracy of 0 less that of 1.
-    energy: float = number(3000.0, 0, 10 ** 9, open_low=True)
-    progressive_rounds: int = count(2, high=1000)  # each a search and epochs of training
-    # lambda; what it does goes with the sum of the learning rates.
-    strength: float = number(0.2, 0, 1000)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.stop_temperature >= self.temperature:
-            refuse('stop_temperature', f'in (0, temperature={self.temperature})',
-                   self.stop_temperature)
-        if not 1 <= self._count <= _MOST_TEMPERATURES:
-            refuse('cooling', f'such that 1 to {_MOST_TEMPERATURES} temperatures lie above '
-                   f'stop_temperature={self.stop_temperature}, not {self._count}', self.cooling)
-
-    @property
-    def _count(self) -> int:
-        return math.ceil(math.log(self.stop_temperature / self.temperature)
-                         / math.log(self.cooling) - 1e-9)
-
-    def temperatures(self) -> list[float]:
-        """T_0, T_0 cooling, T_0 cooling^2, ... above the last."""
-        return [self.temperature * self.cooling ** i for i in range(self._count)]
 
 
 def rescaled(rates: np.ndarray, budget: Budget) -> np.ndarray:
@@ -149,12 +114,12 @@ class Annealing(tf.Module):
 
 class AutoCompress(Method):
     """See the module."""
-    Options: type[Any] = AutoCompressOptions
+    Options = AutoCompressOptions
 
-    def __init__(self, problem: Problem):
-        super().__init__(problem)
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
         self._watch = Stopwatch()
-        self._reward = TodaysRewards(problem, self._watch)
+        self._reward = CurrentRewards(problem, self._watch)
         self.annealing = Annealing(self.options, uniform_widths(problem.budget))
         with problem.scope():
             self.alignment = AlignmentPenalty(problem.model, problem.groups)
@@ -204,9 +169,9 @@ class AutoCompress(Method):
 
     def _starts(self) -> list[int]:
         """The first epochs of the progressive rounds; none where no epoch can follow a search."""
-        config = self.problem.config
-        first = max(1, config.warmup_epochs)
-        epochs = config.search_epochs - first
+        planned = self.problem.epochs
+        first = max(1, planned.warmup_epochs)
+        epochs = planned.search - first
         count = min(self.options.progressive_rounds, epochs)
         return [first + k * epochs // count for k in range(count)]
 
@@ -240,7 +205,7 @@ class AutoCompress(Method):
             self.problem.budget.as_dict(self.annealing.best_widths.numpy())))
 
     def _rng(self, time: int) -> np.random.Generator:
-        return np.random.default_rng((self.problem.config.seed, time, 0))
+        return np.random.default_rng((self.problem.seed, time, 0))
 
 
 def _summary(rows: list[Mapping[str, Any]]) -> dict[str, float]:

@@ -1,77 +1,22 @@
 """The contract of a pruning method: what it is given, what it returns, what is checkpointed.
 
-The trainer runs `search_epochs` epochs; after each it calls `after_epoch`. With the weights as they
+A run trains the epochs before surgery and calls `after_epoch` after each. With the weights as they
 are then it runs the method's rounds of search, asks for the decision, performs surgery and
 fine-tunes. A method's state is its tf.Variables (it is a tf.Module and is checkpointed as one,
 after each epoch and each round); a method without state is a function of the weights.
 """
 import dataclasses
-from typing import Any, Callable, Iterable, Iterator, Mapping
+from typing import Any, Mapping
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.config import Config
 from tfprune.costs.budget import Budget
-from tfprune.costs.model import CostModel
-from tfprune.methods.options import NoOptions, parse_options
-from tfprune.pruning.importance import Batch, score_groups
-from tfprune.pruning.masks import Masks, best_channels, widths_of
+from tfprune.methods.options import NoOptions, Options
+from tfprune.pruning.masks import Masks, widths_of
 from tfprune.pruning.sparsity import Zeros
-from tfprune.structure.groups import ChannelGroups
-from tfprune.training.account import EpochAccount
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What a method is given.
-
-    Attributes:
-        model: the dense model, whose weights train.
-        groups, cost_model, budget: what may be pruned, what it costs, what is allowed.
-        score: masks -> accuracy in [0, 1] on held-out training images; never test data. Charges
-            the account.
-        batches: (images, labels) that are trained on, for criteria that need data.
-        scope: context manager factory under which variables are to be created.
-        account: to be charged with whatever else a search computes.
-        score_batches: the held-out (images, labels) behind `score`, for what is no mask.
-        poll: called within long work that does not score; raises where the run is to stop.
-        train_batches: round -> the augmented batches of an epoch, in an order of the round's own.
-    """
-    config: Config
-    model: keras.Model
-    groups: ChannelGroups
-    cost_model: CostModel
-    budget: Budget
-    score: Callable[[Mapping[str, np.ndarray]], float]
-    batches: Iterable[Batch]
-    scope: Callable[[], Any]
-    account: EpochAccount = dataclasses.field(default_factory=lambda: EpochAccount(1, 1))
-    score_batches: Iterable[Batch] = ()
-    train_batches: Callable[[int], Iterable[Batch]] = lambda _: ()
-    poll: Callable[[], None] = lambda: None
-
-    def channel_scores(self) -> dict[str, np.ndarray]:
-        """The importance of each channel, {group name: [C_g]}, by the configured criterion on the
-        current weights. Charges the account with the images that the criterion looks at, forward
-        and backward."""
-        seen = 0
-
-        def counted() -> Iterator[Batch]:
-            nonlocal seen
-            for images, labels in self.batches:
-                seen += len(images)
-                yield images, labels
-
-        scores = score_groups(self.model, self.groups, criterion=self.config.criterion,
-                              seed=self.config.seed, data=counted())
-        self.account.train(seen, self.cost_model.dense.macs)
-        return scores
-
-    def select(self, widths: Mapping[str, int]) -> Masks:
-        """Masks of these widths by the configured criterion on the current weights."""
-        return best_channels(self.groups, widths, self.channel_scores())
+from tfprune.search.problem import Problem
+from tfprune.training.options import Epochs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +65,7 @@ class EpochResult:
 
 
 class Method(tf.Module):
-    """A way to decide what is pruned.
+    """A way to decide what is pruned: made of its options, started on a problem.
 
     Class attributes:
         prunes: False trains the dense model to the end.
@@ -128,44 +73,53 @@ class Method(tf.Module):
             are those of any other such method.
         decides_first: the decision is taken, and surgery done, before the first epoch.
         conditional: one search gives a decision for each of `ratios`.
-        Options: frozen dataclass of what --method_options may set.
+        Options: frozen dataclass of what it may be told.
+
+    Args:
+        options: an instance of Options; None for the defaults.
 
     Attributes:
-        options: an instance of Options.
+        options: what it was told.
+        problem: what it works on, once it has started.
     """
     prunes = True
     decides_first = False
     only_decides = False
     conditional = False
-    Options: type = NoOptions
+    Options: type[Options] = NoOptions
 
-    def __init__(self, problem: Problem):
+    def __init__(self, options: Any = None):
         super().__init__()
-        self.problem = problem
-        self.options = self.parse(problem.config)
+        self.options: Any = self.Options() if options is None else options
 
-    @classmethod
-    def parse(cls, config: Config) -> Any:
-        """The Options that a configuration gives; ValueError in one line."""
-        return parse_options(cls.Options, config.method_options, config.method)
+    def check(self, epochs: Epochs) -> None:
+        """Before a run of so many epochs does anything: ValueError, in one line with what to do,
+        where the method would search nothing, as another one does."""
+        del epochs
 
-    @classmethod
-    def check(cls, config: Config) -> None:
-        """Before a run of `config` does anything: ValueError, in one line with what to do, for
-        options that are wrong, and where the method would search nothing, as another one does."""
-        cls.parse(config)
-
-    @classmethod
-    def needs_budget(cls, options: Any) -> bool:
+    @property
+    def needs_budget(self) -> bool:
         """Whether there must be a limit that the decision keeps."""
-        del options
-        return cls.prunes
+        return self.prunes
 
-    @classmethod
-    def distils(cls, options: Any) -> bool:
+    @property
+    def distils(self) -> bool:
         """Whether fine-tuning also follows the dense model's logits; the method charges that."""
-        del options
         return False
+
+    @property
+    def leaves_zeros(self) -> bool:
+        """Whether single weights become zero, and must stay it in whatever trains them."""
+        return False
+
+    @property
+    def has_rounds(self) -> bool:
+        """Whether it searches on trained weights."""
+        return type(self).rounds is not Method.rounds
+
+    def start(self, problem: Problem) -> None:
+        """Makes what the search needs: variables, agents. Called once, before anything below."""
+        self.problem = problem
 
     def penalty(self) -> tf.Tensor | None:
         """A scalar that each training step adds to the loss; a function of variables."""

@@ -21,7 +21,6 @@ ours. 2. The run's own budget is one more condition, where it is none of `ratios
 `lockstep` episodes of each condition, and the noise shrinks with every episode, whatever its
 condition.
 """
-import dataclasses
 from typing import Any, Sequence
 
 import numpy as np
@@ -29,31 +28,10 @@ import tensorflow as tf
 from tf_agents.trajectories import trajectory
 
 from tfprune.costs.budget import Budget
-from tfprune.methods.amc import AMC, AmcEnv, SearchOptions
+from tfprune.methods.amc import AMC, AmcEnv
 from tfprune.methods.base import Decision
-from tfprune.methods.options import count, refuse
+from tfprune.methods.options import CacpOptions
 from tfprune.search.agents import DDPG
-
-
-@dataclasses.dataclass(frozen=True)
-class CacpOptions(SearchOptions):
-    lockstep: int = count(4, high=1000)  # episodes of each ratio a round
-    ratios: str = '0.3/0.5/0.7'  # targets, as ratios of the dense cost that the budget limits
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        targets(self.ratios)
-
-
-def targets(text: str) -> tuple[float, ...]:
-    """'0.3/0.5' -> (0.3, 0.5); ValueError unless they are different ratios in (0, 1)."""
-    try:
-        ratios = tuple(float(part) for part in text.split('/'))
-    except ValueError:
-        ratios = ()
-    if not ratios or len(set(ratios)) < len(ratios) or not all(0 < r < 1 for r in ratios):
-        refuse('ratios', 'different numbers in (0, 1), with / between them', repr(text))
-    return ratios
 
 
 class ConditionalDDPG(DDPG):
@@ -87,14 +65,13 @@ class CACP(AMC):
     conditional = True
     Options = CacpOptions
 
-    @classmethod
-    def needs_budget(cls, options: CacpOptions) -> bool:
-        del options
+    @property
+    def needs_budget(self) -> bool:
         return True
 
     def ratios(self) -> tuple[float, ...]:
         """The targets, each of which is decided for beside the run's own."""
-        return targets(self.options.ratios)
+        return self.options.targets
 
     def decide(self) -> Decision:
         return self.decide_for(self.problem.budget)
@@ -104,7 +81,7 @@ class CACP(AMC):
         for k, searched in enumerate(self._budgets()):
             if _same(searched, budget):
                 return self._decision(k, budget)
-        raise ValueError('method_options: ratios: cacp searched for the ratios '
+        raise ValueError('cacp.ratios: the search was for the ratios '
                          f'{self.options.ratios}; received a budget of {budget.to_json()}.')
 
     def _budgets(self) -> Sequence[Budget]:
@@ -112,7 +89,7 @@ class CACP(AMC):
         try:
             budgets = [problem.budget.scaled(ratio) for ratio in self.ratios()]
         except ValueError as error:
-            raise type(error)(f'method_options: ratios={self.options.ratios}: {error}') from None
+            raise type(error)(f'cacp.ratios={self.options.ratios}: {error}') from None
         if not any(_same(budget, problem.budget) for budget in budgets):
             budgets.append(problem.budget)
         return budgets

@@ -69,7 +69,7 @@ class Random(Method):
     only_decides = True
 
     def decide(self) -> Decision:
-        budget, rng = self.problem.budget, np.random.default_rng(self.problem.config.seed)
+        budget, rng = self.problem.budget, np.random.default_rng(self.problem.seed)
         widths: list[int] = []
         for dense, allowed in zip(budget.dense_widths, budget.allowed):
             wish = nearest_width(int(dense), float(rng.uniform()), allowed)

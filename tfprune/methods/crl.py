@@ -16,40 +16,29 @@ into it (`feasible` in the metrics is then 0). 4. No training within an episode:
 normalization alone is by the sub-network's own statistics. 5. State, ranking of channels
 (--criterion) and widths are those of the other methods here.
 """
-import dataclasses
 
 import numpy as np
 
-from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.best import BestEpisode, within
-from tfprune.methods.options import Options, count, number, rate
-from tfprune.methods.rewards import TodaysRewards
+from tfprune.methods.options import CrlOptions
+from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.search.agents import ConstrainedPPO, play
 from tfprune.search.environment import PruningEnv
-
-
-@dataclasses.dataclass(frozen=True)
-class CRLOptions(Options):
-    rounds: int = count(30)  # rounds of search
-    episodes: int = count(10, high=1000)  # episodes a round
-    updates: int = count(20)  # passes of PPO over a round's episodes
-    learning_rate: float = rate(0.01)  # of actor and critics
-    # nu at first; of a much smaller one the softplus has no slope left to move it.
-    multiplier: float = number(1.0, 1e-3, 1000)
-    multiplier_learning_rate: float = number(3.0, 0, 1000, open_low=True)  # of rho, a step a round
+from tfprune.search.problem import Problem
 
 
 class CRL(Method):
     """See the module."""
     only_decides = True
-    Options = CRLOptions
+    Options = CrlOptions
 
-    def __init__(self, problem: Problem):
-        super().__init__(problem)
-        options: CRLOptions = self.options
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
+        options: CrlOptions = self.options
         self._watch = Stopwatch()
-        self._reward = TodaysRewards(problem, self._watch)
+        self._reward = CurrentRewards(problem, self._watch)
         self._envs = [PruningEnv(problem.groups, problem.cost_model, self._reward,
                                  budget=problem.budget, bounded=False)
                       for _ in range(options.episodes)]

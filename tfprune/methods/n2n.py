@@ -16,7 +16,7 @@ Deviations: 1. cost is what the budget limits (of several limits that which is l
 where the paper has parameters. 2. The budget is exact: a removal that leaves less than it allows is
 invalid; shrinkage is bounded by it (costs.budget), so that C is nearly one number in the second
 stage, and accuracy decides. 3. What removes nothing has R = 0 as in the paper, so that any valid
-removal is better; without one all blocks stay. 4. Students train for --method_options=student_steps
+removal is better; without one all blocks stay. 4. Students train for --n2n.student_steps
 steps with Adam, not for epochs; the paper's five students an iteration are one round. 5. Removable
 are residual blocks with an identity shortcut, not single layers; channels are those of groups, by
 the configured criterion. 6. Students run on one replica. 7. In fine-tuning the squared
@@ -34,11 +34,10 @@ from tf_agents.environments import py_environment
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 
-from tfprune.config import split_names
 from tfprune.costs.budget import InfeasibleBudgetError
-from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.controls import uniform_widths
-from tfprune.methods.options import Options, count, number, rate, refuse
+from tfprune.methods.options import N2nOptions
 from tfprune.pruning.depth import Block, JointRemovalError, removable_blocks
 from tfprune.pruning.importance import Batch
 from tfprune.pruning.masks import Masks, best_channels
@@ -46,8 +45,8 @@ from tfprune.pruning.surgery import prune_model
 from tfprune.search.agents import mean_and_error, play
 from tfprune.search.agents.base import specs
 from tfprune.search.agents.reinforce import Reinforce, make_autoregressive, make_bidirectional
-from tfprune.search.blocks import without_blocks
 from tfprune.search.environment import PruningEnv, finite_reward
+from tfprune.search.problem import Problem
 from tfprune.training.distillation import StudentTrainer
 
 FACTORS = (.25, .5, .6, .7, .8, .9, 1.)
@@ -132,41 +131,22 @@ class RewardCache(tf.Module):
         return int.from_bytes(hashlib.sha256(text).digest()[:8], 'big', signed=True)
 
 
-@dataclasses.dataclass(frozen=True)
-class N2NOptions(Options):
-    removal_rounds: int = count(8, 0)  # rounds of removal
-    shrinkage_rounds: int = count(16, 0)  # rounds of shrinkage
-    rollouts: int = count(5, high=1000)  # students a round, fewer where they are known
-    student_steps: int = count(20, high=1_000_000)  # training steps of a student
-    student_learning_rate: float = rate(1e-3)  # of Adam
-    removal_learning_rate: float = rate(3e-3)  # of the removal policy
-    shrinkage_learning_rate: float = rate(1e-1)  # of the shrinkage policy
-    baseline_rate: float = number(0.2, 0, 1)  # weight of the newest round in the moving average
-    units: int = count(30, high=4096)  # of each LSTM
-    distil: bool = True  # fine-tune towards the teacher's logits, too
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.removal_rounds + self.shrinkage_rounds:
-            refuse('shrinkage_rounds', 'at least 1 where removal_rounds is 0: a search of no '
-                   'rounds is --method=uniform', 0)
-
-
 class N2N(Method):
     """See the module."""
     only_decides = True
-    Options = N2NOptions
+    Options = N2nOptions
 
-    def __init__(self, problem: Problem):
-        super().__init__(problem)
-        config, options = problem.config, self.options
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
+        options = self.options
         if 'latency_ms' in problem.budget.targets:
             raise ValueError("method 'n2n' removes layers, and a latency table is of one model: "
                              'limit macs, params or peak_memory_bytes instead.')
         self._blocks = tuple(_unfrozen_blocks(problem))
         self._table = _block_features(problem, self._blocks)
         if not self.rounds():
-            refuse('shrinkage_rounds', 'at least 1, as there are no blocks to remove', 0)
+            options.require('shrinkage_rounds', False,
+                            'at least 1, as there are no blocks to remove')
         learning: dict[str, Any] = {'units': options.units, 'baseline_rate': options.baseline_rate}
         self.remover: Reinforce | None = None
         if self._blocks:
@@ -184,16 +164,16 @@ class N2N(Method):
         self.widths = tf.Variable(tf.zeros([0], tf.int64), shape=[None], trainable=False)
         self.best = tf.Variable([0.0, -np.inf], dtype=tf.float64, trainable=False)
         self._students = StudentTrainer(
-            problem.model, problem.cost_model.dense.macs, problem.account, problem.score_batches,
+            problem.model, problem.cost_model.dense.macs, problem.account, problem.held_out,
             learning_rate=options.student_learning_rate,
-            calibration_batches=config.calibration_batches)
+            calibration_batches=problem.training.calibration_batches)
         self._round, self._taught = 0, list[Batch]()
         self._reduced: _Left | None = None
         self._accuracies: list[float] = []
 
-    @classmethod
-    def distils(cls, options: N2NOptions) -> bool:
-        return options.distil
+    @property
+    def distils(self) -> bool:
+        return self.options.distil
 
     def rounds(self) -> int:
         return self._removal_rounds + self.options.shrinkage_rounds
@@ -311,7 +291,7 @@ class N2N(Method):
         """What is left without these blocks; the latest is kept."""
         names = self._names(removed)
         if self._reduced is None or self._reduced.removed != names:
-            self._reduced = _Left(names, without_blocks(self.problem, names))
+            self._reduced = _Left(names, self.problem.without(names))
         return self._reduced
 
     def _names(self, removed: np.ndarray) -> tuple[str, ...]:
@@ -320,11 +300,11 @@ class N2N(Method):
     def _charge_distillation(self) -> None:
         """The teacher's forward passes in fine-tuning: a third of an epoch each, of as many epochs
         as are left with them."""
-        config, account = self.problem.config, self.problem.account
+        planned, account = self.problem.epochs, self.problem.account
         if not self.options.distil:
             return
-        epochs: float = config.fine_tune_epochs
-        if config.charge_search:
+        epochs: float = planned.fine_tune_epochs
+        if planned.charge_search:
             epochs = max(0.0, epochs - account.epochs) / (4 / 3)
         account.charge(epochs / 3)
 
@@ -347,7 +327,7 @@ class _Left:
 
 def _unfrozen_blocks(problem: Problem) -> list[Block]:
     """The removable blocks without a layer, or group of one, that the user froze."""
-    frozen = set(split_names(problem.config.frozen))
+    frozen = set(problem.structure.frozen_names)
     for name in list(frozen):
         if name in problem.groups.groups:
             frozen.update(problem.groups.groups[name].producers)

@@ -9,8 +9,8 @@ A_t and P_t are those of the network whose first t layers are pruned, T_A and T_
 The agent is DQN. The search is on frozen weights, in rounds of a few episodes in lockstep.
 
 form=weights is the published one: single weights are zeroed, and stay zero in fine-tuning; the
-model does not shrink. P is the share of all kernel weights that are zero, T_P --method_options'
-`sparsity`; no budget.
+model does not shrink. P is the share of all kernel weights that are zero, T_P is
+--purl.sparsity; no budget.
 
 form=channels prunes channels of groups, a step a group. Norms of filters are positive, so that
 alpha * sigma cannot be their threshold. Of normally distributed weights alpha * sigma removes the
@@ -30,7 +30,6 @@ the highest last reward, of which more goes. 6. reward=terminal, for comparison,
 network is scored after the last step alone, and that reward is every step's. 7. DQN's network,
 memory and exploration are ours (agents/dqn.py), as beta is.
 """
-import dataclasses
 import math
 import statistics
 from typing import Any, Callable, Mapping, Sequence
@@ -41,36 +40,19 @@ import tensorflow as tf
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 
-from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.best import BestEpisode, within
-from tfprune.methods.options import Options, count, number, one_of, rate
+from tfprune.methods.options import PurlOptions
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import best_channels, nearest_width, open_masks
 from tfprune.pruning.sparsity import kernels_of
 from tfprune.search.agents import DQN, carried_out, play
 from tfprune.search.environment import EpisodicEnv, finite_reward
+from tfprune.search.problem import Problem
 from tfprune.training.distribution import num_workers
 
 ALPHAS = np.arange(23) / 10
-
-
-@dataclasses.dataclass(frozen=True)
-class PuRLOptions(Options):
-    form: str = one_of('channels', 'weights')  # weights as published
-    reward: str = one_of('dense', 'terminal')  # terminal as AMC's
-    rounds: int = count(11)  # rounds of search
-    episodes: int = count(5, high=1000)  # episodes a round; the paper's 55 in all
-    # Weight form: T_P, the share of kernel weights that become zero.
-    sparsity: float = number(0.8, 0, 1, open_low=True, open_high=True)
-    # T_A, as a share of the dense accuracy.
-    target_accuracy: float = number(1.0, 0, 2, open_low=True)
-    beta: float = number(1.0, 0, 1000, open_low=True)  # scale of the reward
-    norm: str = one_of('l1', 'l2')  # of the filters
-    updates: int = count(60)  # for each step of an episode, steps of DQN a round
-    learning_rate: float = rate(0.001)  # of DQN
-    # Of exploration, an episode; at 1 all actions would be random for ever.
-    epsilon_decay: float = number(0.95, 0, 1, open_high=True)
 
 
 def reward_of(accuracy: float, progress: float, target_accuracy: float, beta: float) -> float:
@@ -133,7 +115,7 @@ class PuRLEnv(EpisodicEnv):
 class Channels:
     """What alphas do to channels; see the module."""
 
-    def __init__(self, problem: Problem, options: PuRLOptions):
+    def __init__(self, problem: Problem, options: PurlOptions):
         self._problem, self._norm = problem, options.norm
         self.steps = len(problem.groups)
         self._scores: Mapping[str, np.ndarray] = {}
@@ -183,20 +165,15 @@ def channel_threshold(norms: np.ndarray, alpha: float) -> float:
 class Weights:
     """What alphas do to single weights, a layer a kernel; see the module."""
 
-    def __init__(self, problem: Problem, options: PuRLOptions):
+    def __init__(self, problem: Problem, options: PurlOptions):
         with problem.scope():
             workers = num_workers(tf.distribute.get_strategy())
         if workers > 1:
-            raise ValueError('method_options: form=weights runs in one process; TF_CONFIG lists '
-                             'several.')
-        if 'int8_qat' in problem.config.quantizations:
-            raise ValueError('method_options: form=weights: quantize must not have int8_qat, whose '
-                             'fine-tuning would move zeros; received '
-                             f'{problem.config.quantize!r}.')
+            raise ValueError('purl.form=weights runs in one process; TF_CONFIG lists several.')
         self._problem, self._sparsity = problem, options.sparsity
         self._kernels = kernels_of(problem.model)
         if len({kernel.path for kernel in self._kernels}) < len(self._kernels):
-            raise ValueError('method_options: form=weights tells kernels by their paths, of which '
+            raise ValueError('purl.form=weights tells kernels by their paths, of which '
                              'two are equal: give the layers of nested models names of their own.')
         self.steps = len(self._kernels)
         self._magnitudes: list[np.ndarray] = []
@@ -270,11 +247,11 @@ class _Accuracies:
 class PuRL(Method):
     """See the module."""
     only_decides = True
-    Options = PuRLOptions
+    Options = PurlOptions
 
-    def __init__(self, problem: Problem):
-        super().__init__(problem)
-        options: PuRLOptions = self.options
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
+        options: PurlOptions = self.options
         self._form: Channels | Weights = (
             Channels(problem, options) if options.form == 'channels' else Weights(problem, options))
         self._watch = Stopwatch()
@@ -288,9 +265,13 @@ class PuRL(Method):
                          epsilon_decay=options.epsilon_decay)
         self.best = BestEpisode(steps)
 
-    @classmethod
-    def needs_budget(cls, options: PuRLOptions) -> bool:
-        return options.form == 'channels'
+    @property
+    def needs_budget(self) -> bool:
+        return self.options.form == 'channels'
+
+    @property
+    def leaves_zeros(self) -> bool:
+        return self.options.form == 'weights'
 
     def rounds(self) -> int:
         return self.options.rounds

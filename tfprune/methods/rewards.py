@@ -1,15 +1,15 @@
-"""The rewards of a day: accuracies of sub-networks while the weights stay."""
+"""Accuracies of sub-networks on the current weights, each measured once."""
 from typing import Mapping
 
 import numpy as np
 
-from tfprune.methods.base import Problem
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.search.environment import finite_reward
+from tfprune.search.problem import Problem
 
 
-class TodaysRewards:
+class CurrentRewards:
     """Widths -> masks, and their accuracy, on the current weights; each channel is scored and each
     accuracy measured once until the weights change."""
 

@@ -11,14 +11,14 @@ and alignment. Ganjdanesh, Gao, Huang, CVPR 2024, arXiv 2403.19490.
 Phases: warm-up (plain training); epochs of random actions; joint epochs (the agent acts, v is
 followed each epoch); epochs of alignment to the frozen v.
 
-Deviations: 1. PPO instead of SAC, which is --agent=sac. 2. The alignment starts with the joint
+Deviations: 1. PPO instead of SAC, which is --rlal.agent=sac. 2. The alignment starts with the joint
 epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by
 reward above their epoch's mean) and this epoch's, each scored now with channels chosen anew by the
 criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
-(--alignment=adaptive) is ours; the full model's accuracy in it is scored as the sub-network's. 5.
-At the end of the joint epochs the policy is compared with random actions on the same weights: a
+(--rlal.alignment=adaptive) is ours; the full model's accuracy in it is scored as the sub-network's.
+5. At the end of the joint epochs the policy is compared with random actions on the same weights: a
 measurement, from which nothing is learnt or chosen. 6. Until an episode has been scored v is
-the uniform decision; what v leaves of the budget is filled. 7. By --surrogate_candidates
+the uniform decision; what v leaves of the budget is filled. 7. By --rlal.surrogate_candidates
 the decoder ranks decisions nobody has tried, and the best are scored and are candidates for v. 8. A
 sub-network is scored with the batch-norm statistics of each batch of held-out images, whose number
 is --score_batch_size; the published method does not say with which. 9. The agent acts in epoch t
@@ -30,10 +30,10 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tfprune.config import Config
-from tfprune.methods.base import Decision, EpochResult, Method, Problem
+from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.controls import uniform_widths
-from tfprune.methods.rewards import TodaysRewards
+from tfprune.methods.options import RlalOptions
+from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.pruning.masks import Masks, open_masks
 from tfprune.search.agents import (Policy, carried_out, make_agent, mean_and_error, play,
@@ -41,67 +41,64 @@ from tfprune.search.agents import (Policy, carried_out, make_agent, mean_and_err
 from tfprune.search.alignment import AlignmentPenalty, StrengthController
 from tfprune.search.context import ContextNetwork, ContextTrainer, EpisodeHistory
 from tfprune.search.environment import PruningEnv
+from tfprune.search.problem import Problem
 from tfprune.search.surrogate import best_unscored
+from tfprune.training.options import Epochs
 from tfprune.training.seeding import derived_seed
 
 
 class RLAL(Method):
     """See the module."""
+    Options = RlalOptions
 
-    def __init__(self, problem: Problem):
-        super().__init__(problem)
-        config = problem.config
-        episodes = config.episodes_per_epoch
+    def start(self, problem: Problem) -> None:
+        super().start(problem)
+        options, episodes = self.options, self.options.episodes_per_epoch
         self._watch = Stopwatch()
-        self._reward = TodaysRewards(problem, self._watch)
+        self._reward = CurrentRewards(problem, self._watch)
         self._envs = [PruningEnv(problem.groups, problem.cost_model, self._reward,
-                                 budget=problem.budget, context_size=config.context_size)
+                                 budget=problem.budget, context_size=options.context_size)
                       for _ in range(episodes)]
-        num_groups = len(problem.groups)
+        num_groups, planned = len(problem.groups), problem.epochs
         # Before the context network: an initial weight is the next draw of the global seed.
-        self.agent = make_agent(config.agent, self._envs[0], episodes=episodes,
-                                learning_rate=config.agent_learning_rate,
-                                updates=config.agent_updates,
+        self.agent = make_agent(options.agent, self._envs[0], episodes=episodes,
+                                learning_rate=options.agent_learning_rate,
+                                updates=options.agent_updates,
                                 context=lambda epochs: self.context.network(epochs))
-        ranked = config.surrogate_scored if config.surrogate_candidates else 0
-        capacity = (episodes * (config.random_epochs + config.joint_epochs)
-                    + ranked * config.joint_epochs)
+        ranked = options.surrogate_scored if options.surrogate_candidates else 0
+        capacity = (episodes * (planned.random_epochs + planned.joint_epochs)
+                    + ranked * planned.joint_epochs)
         self.history = EpisodeHistory(max(1, capacity), num_groups)
-        network = ContextNetwork(max(1, config.search_epochs), num_groups,
-                                 context_size=config.context_size, seed=config.seed)
+        network = ContextNetwork(max(1, planned.search), num_groups,
+                                 context_size=options.context_size, seed=problem.seed)
         self.context = ContextTrainer(network, self.history,
-                                      learning_rate=config.context_learning_rate)
+                                      learning_rate=options.context_learning_rate)
         with problem.scope():
             self.alignment = AlignmentPenalty(problem.model, problem.groups)
         self._controller = StrengthController(self.alignment.strength,
-                                              target_gap=config.alignment_gap)
+                                              target_gap=options.alignment_gap)
         # v's widths; uniform until an episode has been scored.
         self.best_widths = tf.Variable(uniform_widths(problem.budget), trainable=False)
         self.alignment.set_masks(self._select(self.best_widths.numpy()))
 
-    @classmethod
-    def check(cls, config: Config) -> None:
-        super().check(config)
-        if not config.random_epochs + config.joint_epochs:
+    def check(self, epochs: Epochs) -> None:
+        if not epochs.random_epochs + epochs.joint_epochs:
             raise ValueError("method 'rlal' searches in random and joint epochs, of which there "
                              'are none: give --joint_epochs, or take --method=uniform, whose '
                              'decision this would be.')
-        if not config.joint_epochs and config.agent != 'random':
-            raise ValueError(f"method 'rlal': agent {config.agent!r} never acts, for joint_epochs "
-                             'is 0: give --joint_epochs, or take --agent=random.')
-        if config.surrogate_candidates and not config.context_updates:
-            raise ValueError('surrogate_candidates are ranked by the reward decoder, which learns '
-                             'nothing where context_updates is 0; received '
-                             f'surrogate_candidates={config.surrogate_candidates}.')
+        if not epochs.joint_epochs and self.options.agent != 'random':
+            raise ValueError(f"method 'rlal': agent {self.options.agent!r} never acts, for "
+                             'joint_epochs is 0: give --joint_epochs, or take '
+                             '--rlal.agent=random.')
 
     def penalty(self) -> tf.Tensor | None:
-        return None if self.problem.config.alignment == 'none' else self.alignment()
+        return None if self.options.alignment == 'none' else self.alignment()
 
     def phase(self, epoch: int) -> str:
-        return self.problem.config.phase(epoch)
+        return self.problem.epochs.phase(epoch)
 
     def after_epoch(self, epoch: int) -> EpochResult:
-        config, phase = self.problem.config, self.phase(epoch)
+        options, phase = self.options, self.phase(epoch)
         self._reward.forget()
         # z of this epoch, before the context learns of it: the agent acts and is judged under it.
         z = self.context.network(np.array([epoch]))[0].numpy()
@@ -115,11 +112,11 @@ class RLAL(Method):
             with self._watch('agent'):
                 metrics['agent_loss'] = self.agent.update()
             with self._watch('context'):
-                metrics['context_loss'] = self.context.fit(config.context_updates)
+                metrics['context_loss'] = self.context.fit(options.context_updates)
             rewards = [row['reward'] for row in rows]
             metrics['reward_mean'], _ = mean_and_error(rewards)
             metrics['reward_max'] = max(rewards)
-            if phase == 'joint' and config.surrogate_candidates:
+            if phase == 'joint' and options.surrogate_candidates:
                 with self._watch('surrogate', whole=True):
                     rows += self._score_ranked(epoch)
             with self._watch('rescoring', whole=True):
@@ -129,22 +126,22 @@ class RLAL(Method):
         if phase == 'joint':
             with self._watch('random_reference', whole=True), self.problem.account.uncharged():
                 reference = self._play_many(self._random_policy(epoch, 1), epoch,
-                                            'random_reference', config.random_reference_episodes)
+                                            'random_reference', options.random_reference_episodes)
             if reference:
                 metrics['random_reference_mean'], _ = mean_and_error(
                     [row['reward'] for row in reference])
             rows += reference
-            if self.phase(epoch + 1) != 'joint' and config.comparison_episodes:
+            if self.phase(epoch + 1) != 'joint' and options.comparison_episodes:
                 with self._watch('comparison', whole=True), self.problem.account.uncharged():
                     compared, played = self._compare(epoch)
                 metrics.update(compared)
                 rows += played
         if phase == 'alignment':
             # It sets lambda, or is for the report alone.
-            with (contextlib.nullcontext() if config.alignment == 'adaptive'
+            with (contextlib.nullcontext() if options.alignment == 'adaptive'
                   else self.problem.account.uncharged()):
                 metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
-        if config.alignment == 'adaptive' and 'subnetwork_accuracy' in metrics:
+        if options.alignment == 'adaptive' and 'subnetwork_accuracy' in metrics:
             with self._watch('rescoring', whole=True):
                 metrics['scored_full_accuracy'] = self.problem.score(
                     open_masks(self.problem.groups))
@@ -167,13 +164,13 @@ class RLAL(Method):
 
     def _score_ranked(self, epoch: int) -> list[Mapping[str, Any]]:
         """Scores what the decoder thinks best; the history learns of it, the agent does not."""
-        config, budget = self.problem.config, self.problem.budget
+        options, budget = self.options, self.problem.budget
         rows: list[Mapping[str, Any]] = []
         self._reward(budget.as_dict(self.best_widths.numpy()))
         for widths in best_unscored(
-                self.context, budget, epoch, candidates=config.surrogate_candidates,
-                count=config.surrogate_scored, rewards=self._reward.known(),
-                rng=np.random.default_rng((config.seed, epoch, 3))):
+                self.context, budget, epoch, candidates=options.surrogate_candidates,
+                count=options.surrogate_scored, rewards=self._reward.known(),
+                rng=np.random.default_rng((self.problem.seed, epoch, 3))):
             named = budget.as_dict(widths)
             reward = self._reward(named)
             self.history.append(epoch, 1 - widths / budget.dense_widths, reward)
@@ -198,12 +195,12 @@ class RLAL(Method):
 
     def _random_policy(self, epoch: int, stream: int) -> Policy:
         return random_policy(self._envs[0],
-                             derived_seed(self.problem.config.seed, epoch, stream))
+                             derived_seed(self.problem.seed, epoch, stream))
 
     def _compare(self, epoch: int) -> tuple[dict[str, float], list[Mapping[str, Any]]]:
         """Policy against random actions on the same weights, the same number of episodes each."""
-        count = self.problem.config.comparison_episodes
-        metrics: dict[str, float] = {}
+        count = self.options.comparison_episodes
+        metrics: dict[str, float] = {'comparison_episodes': count}
         played: list[Mapping[str, Any]] = []
         for source, policy in (('policy', self.agent.collect_policy),
                                ('random', self._random_policy(epoch, 2))):
@@ -220,7 +217,7 @@ class RLAL(Method):
         dense = self.problem.budget.dense_widths
         candidates = [self.best_widths.numpy()]
         candidates += [np.rint(dense * (1 - rates)).astype(np.int64) for rates
-                       in self.history.best(self.problem.config.rescored_candidates)]
+                       in self.history.best(self.options.rescored_candidates)]
         candidates += [np.array(widths, np.int64) for widths in self._reward.known()]
         scored = [self._reward(self.problem.budget.as_dict(widths)) for widths in candidates]
         filled = self.problem.budget.fill(candidates[int(np.argmax(scored))])
@@ -229,12 +226,12 @@ class RLAL(Method):
 
     def _set_strength(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """lambda for the next epoch: 0 until a joint epoch comes."""
-        config, strength = self.problem.config, self.alignment.strength
+        options, strength = self.options, self.alignment.strength
         coming = self.phase(epoch + 1)
-        if config.alignment == 'none' or coming not in ('joint', 'alignment'):
+        if options.alignment == 'none' or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
         elif 'scored_full_accuracy' not in metrics or not strength.numpy():
-            strength.assign(config.alignment_strength)
+            strength.assign(options.alignment_strength)
         else:
             self._controller.update(metrics['scored_full_accuracy'],
                                     metrics['subnetwork_accuracy'])

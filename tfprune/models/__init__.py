@@ -1,144 +1,18 @@
 """Dense models by name, or from a user's .keras file.
 
-To add a model: a file with a builder taking the keywords of `build_model` (a functional model of
-stock Keras layers, raw pixels in, logits out), and a line in MODELS.
+    names          MODELS by name
+    building       `build_model`
+    resnet_cifar, resnet, mobilenet, vgg, parts
+                   networks
+    model_files    .keras files and custom layers of a user's
+    outputs        logits and probabilities
+    compiled       the optimizer that a model was compiled with
+    initial_weights
+                   weights from a file
 
 resnet8 … resnet110 are the narrow CIFAR networks with padding shortcuts, resnet18, 34 and 50 the
 ImageNet ones with projections; a name with `_cifar` keeps the resolution of small images longer.
+
+To add a model: a file with a builder taking the keywords of `build_model` (a functional model of
+stock Keras layers, raw pixels in, logits out), and a line in MODELS. Imports `structure`, `data`.
 """
-
-import functools
-import pathlib
-from collections.abc import Callable, Sequence
-
-import keras
-
-from tfprune.data.options import parse_size
-from tfprune.errors import unknown
-from tfprune.models import mobilenet, resnet, resnet_cifar, vgg
-from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
-                                     compiled_optimizer_of_file, make_optimizer)
-from tfprune.models.initial_weights import load_initial_weights
-from tfprune.models.model_files import (as_classifier, at_image_shape, is_path, load_model_file,
-                                        read_keras_file, run_custom_layers)
-from tfprune.models.outputs import as_logits, outputs_probabilities
-from tfprune.structure.graph import functional_graph
-
-__all__ = ['MODELS', 'CompiledOptimizer', 'as_classifier', 'as_logits', 'build_model',
-           'compiled_optimizer', 'compiled_optimizer_of_file', 'is_model_file',
-           'load_initial_weights', 'load_model_file', 'make_optimizer', 'outputs_probabilities',
-           'run_custom_layers', 'untrained_model']
-
-_part = functools.partial
-MODELS: dict[str, Callable[..., keras.Model]] = {
-    'resnet8': _part(resnet_cifar.build, depth=8),
-    'resnet20': _part(resnet_cifar.build, depth=20),
-    'resnet32': _part(resnet_cifar.build, depth=32),
-    'resnet44': _part(resnet_cifar.build, depth=44),
-    'resnet56': _part(resnet_cifar.build, depth=56),
-    'resnet110': _part(resnet_cifar.build, depth=110),
-    'resnet18': _part(resnet.build, depth=18, small_images=False),
-    'resnet34': _part(resnet.build, depth=34, small_images=False),
-    'resnet50': _part(resnet.build, depth=50, small_images=False),
-    'resnet18_cifar': _part(resnet.build, depth=18, small_images=True),
-    'resnet34_cifar': _part(resnet.build, depth=34, small_images=True),
-    'resnet50_cifar': _part(resnet.build, depth=50, small_images=True),
-    'mobilenet_v1': _part(mobilenet.build_v1, small_images=False),
-    'mobilenet_v2': _part(mobilenet.build_v2, small_images=False),
-    'mobilenet_v1_cifar': _part(mobilenet.build_v1, small_images=True),
-    'mobilenet_v2_cifar': _part(mobilenet.build_v2, small_images=True),
-    'vgg16_bn_cifar': _part(vgg.build, depth=16),
-    'vgg19_bn_cifar': _part(vgg.build, depth=19),
-}
-
-DTYPE_POLICIES = ('float32', 'mixed_bfloat16')
-
-
-def is_model_file(name: str) -> bool:
-    """Whether `name` is meant as the path of a user's model; a name of MODELS comes first."""
-    return name not in MODELS and is_path(name)
-
-
-def build_model(
-    name: str,
-    *,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
-    seed: int = 0,
-    dtype_policy: str = 'float32',
-) -> keras.Model:
-    """Builds the model called `name`: pixels [B, H, W, C] in 0..255 -> logits [B, num_classes].
-
-    Args:
-      name: a key of MODELS; or the path of a .keras file, which brings its own normalization,
-        weights and dtype policies, so that mean, std and seed are for the others, and which may
-        give the probabilities of a softmax in place of logits.
-      image_shape: (H, W, C).
-      num_classes: at least 2.
-      mean: per channel, of pixels in [0, 1]; normalization is the model's first layer.
-      std: per channel, of pixels in [0, 1], positive.
-      seed: the initial weights are a function of it and of the layers' names.
-      dtype_policy: 'float32' or 'mixed_bfloat16'; normalization and logits are float32 in both.
-
-    Raises:
-      ValueError: naming the argument, what was expected and what was received.
-      FileNotFoundError: `name` is a path, and there is no such file.
-    """
-    if name not in MODELS and not is_model_file(name):
-        raise unknown('model', name, MODELS, ', or the path of a .keras file')
-    shape = tuple(image_shape)
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
-        raise ValueError(f'image_shape: expected (height, width, channels), received {image_shape}')
-    if num_classes < 2:
-        raise ValueError(f'num_classes: expected at least 2, received {num_classes}')
-    for key, values in (('mean', mean), ('std', std)):
-        if len(values) != shape[2]:
-            raise ValueError(
-                f'{key}: expected {shape[2]} values, one a channel of image_shape {shape}, '
-                f'received {tuple(values)}')
-    if min(std) <= 0:
-        raise ValueError(f'std: expected positive values, received {tuple(std)}')
-    if seed < 0:
-        raise ValueError(f'seed: expected at least 0, received {seed}')
-    if dtype_policy not in DTYPE_POLICIES:
-        raise ValueError(
-            f"Unknown dtype_policy '{dtype_policy}'. Available: {', '.join(DTYPE_POLICIES)}")
-    if is_model_file(name):
-        return load_model_file(
-            name, image_shape=shape, num_classes=num_classes, dtype_policy=dtype_policy)
-    return MODELS[name](
-        image_shape=shape, num_classes=num_classes, mean=mean, std=std, seed=seed,
-        dtype_policy=dtype_policy)
-
-
-def untrained_model(name: str, *, image_size: str = '', num_classes: int = 10) -> keras.Model:
-    """A model to look at: a .keras file, or a name of MODELS with random weights.
-
-    Args:
-      image_size: 'N', 'HxW' or 'HxWxC' of a named model, by default 32x32x3; of a file only where
-        that takes images of any size, and then needed.
-      num_classes: of a named model.
-
-    Raises ValueError, in one line, for a file that is not traceable, or a missing size.
-    """
-    height, width, channels = parse_size(image_size)
-    if not is_model_file(name):
-        channels = channels or 3
-        return build_model(name, image_shape=(height or 32, width or 32, channels),
-                           num_classes=num_classes, mean=(0.5,) * channels, std=(0.5,) * channels)
-    model = read_keras_file(pathlib.Path(name))
-    functional_graph(model)  # or it says what is wrong with the model
-    if len(model.inputs) != 1:
-        return model
-    fixed = model.inputs[0].shape[1:]
-    if any(given and size not in (None, given)
-           for size, given in zip(fixed, (height, width, channels))):
-        raise ValueError(f'{name} takes images {list(fixed)}: image_size must be left out; '
-                         f'received {image_size!r}')
-    if None in fixed[:2]:
-        if not (height and width):
-            raise ValueError(f'{name} takes images of any size: give --image_size')
-        return at_image_shape(model, (height, width, model.inputs[0].shape[3]), name)
-    return model

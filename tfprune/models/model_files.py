@@ -24,12 +24,6 @@ SUFFIX = '.keras'
 _HDF5 = ('.h5', '.hdf5')
 
 
-def is_path(name: str) -> bool:
-    """Whether `name` looks like a path, or is one."""
-    path = pathlib.Path(name)
-    return bool(name) and bool(path.suffix or len(path.parts) > 1 or path.exists())
-
-
 def run_custom_layers(paths: str) -> None:
     """Runs comma-separated Python files, so that the classes that they register can be loaded.
 

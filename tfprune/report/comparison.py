@@ -6,7 +6,6 @@ from typing import Any, Callable, Mapping, Sequence
 from markupsafe import Markup
 from scipy import stats
 
-from tfprune.config import Config
 from tfprune.errors import unknown
 from tfprune.plain_text import markdown_text
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
@@ -26,12 +25,8 @@ _ABOVE = "Better than {} (95% interval by Student's t above 0)"
 _BELOW = "Not shown to be better than {} (95% interval by Student's t not above 0)"
 _TOO_FEW = f'Too few seeds to compare with {{}} (fewer than {_FEWEST} pairs)'
 _PHASES = ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs')
-# By these a method may differ from its control: what it is, and what only its search reads.
-_OWN = ('method', 'method_options', 'agent', 'agent_learning_rate', 'agent_updates',
-        'context_size', 'context_updates', 'context_learning_rate', 'alignment',
-        'alignment_strength', 'alignment_gap', 'episodes_per_epoch', 'random_reference_episodes',
-        'rescored_candidates', 'surrogate_candidates', 'surrogate_scored', 'comparison_episodes',
-        'score_images', 'score_batch_size')
+# By these a method may differ from its control, and by its own options, whose names have a dot.
+_OWN = ('method', 'score_images', 'score_batch_size')
 
 
 def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
@@ -131,11 +126,11 @@ def against(line: Line, control: str, lines: Sequence[Line]) -> tuple[float, flo
 
 
 def _setting(line: Line) -> dict[str, Any]:
-    """What a method and its control have in common; a flag younger than a run had its default."""
-    values = Config().to_json() | line['configuration']
-    epochs = sum(values[name] for name in _PHASES)
+    """What a method and its control have in common."""
+    values = line['configuration']
+    epochs = sum(values.get(name, 0) for name in _PHASES)
     return {'search_epochs': epochs, **{name: value for name, value in values.items()
-                                        if name not in (*_OWN, *_PHASES)}}
+                                        if name not in (*_OWN, *_PHASES) and '.' not in name}}
 
 
 def _image_variance(accuracy: Any, images: Any) -> float:

@@ -6,10 +6,9 @@ import os
 import pathlib
 from typing import Any, Iterable, Mapping
 
-from tfprune.config import NOT_IDENTITY
 from tfprune.files import check_content, write_text
 from tfprune.report.reading import all_values, as_given, budgets, epoch_account, is_pruned
-from tfprune.run_files import read_json, read_rows
+from tfprune.run_files import NOT_IDENTITY, read_json, read_rows
 
 Row = Mapping[str, Any]
 SHOWN = ('method', 'model', 'dataset')

@@ -1,16 +1,20 @@
 """One run and many runs: from a configuration to a run folder with all that users load.
 
     api            `train_and_prune`: a configuration, or a model and datasets of one's own
-    trainer        one configuration in one run folder
-    problem        what a run works on, made before its first epoch
-    given, recipe, recipe_choice, first_epoch, known_augmentation
-                   a model that comes with weights: measured, trained on as it was trained
-    phases, epochs the epochs before surgery, the search, the decision, the epochs after it
-    outcome, deployment, artifacts
-                   the end: export, measurements, report
-    folder, checkpoints, lost_parts, reuse
+    config         `Config`: the parts that packages define, by the names of their flags
+    run            the steps of a run, in their order; each is a function of (state, problem):
+    opening, problem, given, restoring, pretraining, searching, surgery, fine_tuning, outcome
+    state          what a run has come to: `State`
+    epochs         the epoch loop, before surgery and after
+    recipe, recipe_choice, first_epoch, known_augmentation
+                   a model that comes with weights is trained on as it was trained
+    deployment, artifacts
+                   export and measurements
+    folder, checkpoints, decision_files, lost_parts, reuse
                    what is on disk, and how a run goes on from it
+    checks         what is wrong with a configuration, before anything is made of it
     comparison     many runs: methods, seeds and budgets
 
-Imports every other package but `benchmarks`.
+To add a step: a file with such a function, and its line in `run`. Imports every other package but
+`benchmarks`.
 """

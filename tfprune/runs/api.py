@@ -1,7 +1,6 @@
 """`tfprune.train_and_prune`: a configuration and a run folder, or one's own model and datasets."""
 
 import contextlib
-import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -10,13 +9,12 @@ from typing import Any, overload
 import keras
 import tensorflow as tf
 
-from tfprune.config import Config
 from tfprune.data.user_datasets import NAME, UserDatasets, batch_size_of
-from tfprune.errors import near
 from tfprune.models.model_files import check_weights
-from tfprune.report import format_table
-from tfprune.runs import trainer
-from tfprune.runs.trainer import OwnProblem, RunResult
+from tfprune.runs import run
+from tfprune.runs.config import Config, check_names
+from tfprune.runs.outcome import RunResult, end_of
+from tfprune.runs.problem import OwnModel
 
 
 @overload
@@ -44,7 +42,7 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
         pruned = train_and_prune(model=…, train_data=…, reward_data=…, test_data=…, macs=0.5)
 
     Args:
-      config, run_dir: see `trainer.train_and_prune`. With a model of one's own the folder may be
+      config, run_dir: see `runs.run.train_and_prune`. With a model of one's own the folder may be
         left out: the run is then not kept.
       model: a functional or Sequential Keras 3 classifier, images [B, H, W, C] as the datasets give
         them to logits or a softmax [B, K]. It stays as it is.
@@ -54,9 +52,10 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
       pixel_range: (what byte 0 of a picture is in the images, what byte 255 is), two numbers or two
         lists of one a channel, for files that take pictures; left out, it is taken from the values
         of the datasets where these are of 0…1, -1…1 or 0…255.
-      should_stop, progress: see `trainer.train_and_prune`.
-      options: the other fields of Config, such as method, macs, params, epochs of each phase;
-        batch_size is that of train_data if it is batched.
+      should_stop, progress: see `runs.run.train_and_prune`.
+      options: what Config takes, such as method, macs, params, epochs of each phase, and the
+        method's options under its name, as amc={'episodes': 120}; batch_size is that of train_data
+        if it is batched.
 
     Returns:
       A RunResult; or, of a model of one's own, the pruned and fine-tuned plain Keras model.
@@ -77,7 +76,7 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
                             f'received a config and {", ".join(beside)}')
         if run_dir is None:
             raise TypeError('run_dir: expected the path of a folder beside a config, received None')
-        return trainer.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
+        return run.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
     given = {'model': model, 'train_data': train_data, 'reward_data': reward_data,
              'test_data': test_data}
     missing = [name for name, value in given.items() if value is None]
@@ -89,15 +88,13 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
     data = UserDatasets.from_datasets(train_data, reward_data, test_data, num_classes=classes,
                                       class_names=class_names, pixel_range=pixel_range)
     ours = _config(model, data, batch_size_of(train_data), options)
-    own = OwnProblem(model, data)
+    own = OwnModel(model, data)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory()) if run_dir is None else run_dir
-        result = trainer.train_and_prune(ours, folder, own=own, should_stop=should_stop,
-                                         progress=progress)
+        result = run.train_and_prune(ours, folder, own=own, should_stop=should_stop,
+                                     progress=progress)
     if progress and result.report:
-        print(format_table(result.report))
-        if run_dir is not None:
-            print(f'Files: {result.run_dir / "export"}, report: {result.run_dir / "report.html"}')
+        print(end_of(result, kept=run_dir is not None))
     return result.model
 
 
@@ -141,11 +138,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
                  'mirror', 'cache_dir', 'reward_images', 'before_surgery_from'):
         if name in options:
             raise TypeError(f'{name}: not an option beside a model and datasets of your own')
-    fields = [field.name for field in dataclasses.fields(Config)]
-    for name in options:
-        if name not in fields:
-            raise TypeError(f'Unknown option {name!r}.{near(name, fields)} Available: '
-                            f'{", ".join(sorted(fields))}')
+    check_names(options)
 
 
 def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.data import DataOptions, ImageData
+from tfprune.data.image_data import ImageData
+from tfprune.data.options import DataOptions
 from tfprune.export import saved_model
 from tfprune.export.base import Artifact, ArtifactCost, dims, size_of
 from tfprune.export.exporter import FORMATS, is_tflite
@@ -135,7 +136,10 @@ def data_source(path: str | os.PathLike[str], dataset: str | None = None,
         raise ValueError(f'dataset: needed, since {path} is no run folder with a {CONFIG_FILE}')
     if dataset and dataset != config.get('dataset'):
         return dataset, given
-    return config['dataset'], {**DataOptions.names_in(config), **given}
+    names = (field.name for field in dataclasses.fields(DataOptions))
+    asked = {name: config[name] for name in names
+             if name != 'dataset' and config.get(name) is not None}
+    return config['dataset'], {**asked, **given}
 
 
 def check_classes(path: str | os.PathLike[str], dataset: str, data: ImageData) -> None:

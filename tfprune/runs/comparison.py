@@ -16,13 +16,15 @@ import time
 from typing import Any, Callable, Sequence
 
 from tfprune import report
-from tfprune.config import LIMITS, Config, check_limit, differing_fields, is_ratio, split_names
+from tfprune.config import LIMITS, check_limit, is_ratio, split_names
 from tfprune.errors import near, unknown
-from tfprune.methods import check_configuration, check_method
-from tfprune.methods.cacp import targets
-from tfprune.models import MODELS, is_model_file
+from tfprune.methods.base import Method
+from tfprune.methods.names import METHODS, make_method
+from tfprune.models.names import MODELS, is_model_file
 from tfprune.progress import leave_terminal
 from tfprune.run_files import read_config
+from tfprune.runs.checks import checked_method
+from tfprune.runs.config import Config, differing_fields
 from tfprune.runs.folder import check_free, has_begun
 from tfprune.runs.reuse import differing_before_surgery, other_ratios
 
@@ -120,7 +122,7 @@ def _cell(grid: Grid, name: str, limit: tuple[str, str] | None, seed: int,
         arguments, folder = _arguments(grid, path, limit, read_config)
         arguments.append(f'--seed={seed}')
         config = read_config(arguments)
-        check_configuration(config)
+        checked_method(config)
         _check_files(config)
         return Cell(name, tuple(arguments), config, grid.out / name / folder / f's{seed}')
     except (ValueError, TypeError, OSError) as error:
@@ -133,25 +135,25 @@ def _arguments(grid: Grid, path: pathlib.Path, limit: tuple[str, str] | None,
     no other has a folder.
     """
     own = read_config([f'--flagfile={path}'])
-    method = check_method(own.method)
+    method = make_method(own.method, own.options)
     arguments = [f'--flagfile={path}', *(
         flag for flag in grid.flags
         # What trains from random weights has none to begin with.
         if not (method.decides_first and flag.startswith(('--initial_weights=',
                                                           '--pretraining_epochs='))))]
-    if limit is None or not method.needs_budget(method.parse(own)):
+    if limit is None or not method.needs_budget:
         return arguments, ''
     target, value = limit
     # The only budget: what the flagfile sets besides is not asked for.
-    arguments += [f'--{other}=0' for other in own.budgets if other != target]
+    arguments += [f'--{other}=0' for other in own.costs.limits if other != target]
     folder = f'{target}{value}'
     if method.conditional:
-        asked = getattr(read_config([*arguments, f'--{target}={value}']), target)
-        folder, value = _shared(own, target, asked) or (folder, value)
+        asked = read_config([*arguments, f'--{target}={value}']).costs.limits[target]
+        folder, value = _shared(own, method, target, asked) or (folder, value)
     return [*arguments, f'--{target}={value}'], folder
 
 
-def _shared(own: Config, target: str, limit: float) -> tuple[str, str] | None:
+def _shared(own: Config, method: Method, target: str, limit: float) -> tuple[str, str] | None:
     """(folder, limit) of the run of a conditional method that serves a budget among others, by its
     flagfile alone, so that the run stays the same whatever budgets are asked for; None where the
     budget is none of its search.
@@ -159,10 +161,10 @@ def _shared(own: Config, target: str, limit: float) -> tuple[str, str] | None:
     Budgets of the flagfile's target share the run of the flagfile, in the method's own folder;
     those of another target a run in the target's, for the first ratio.
     """
-    ratios = targets(check_method(own.method).parse(own).ratios)
+    ratios, limits = method.ratios(), own.costs.limits
     served = is_ratio(target, limit) and limit in ratios
-    if list(own.budgets) == [target]:
-        return ('', str(own.budgets[target])) if served or limit == own.budgets[target] else None
+    if list(limits) == [target]:
+        return ('', str(limits[target])) if served or limit == limits[target] else None
     return (target, str(ratios[0])) if served else None
 
 
@@ -189,15 +191,17 @@ def _names(flagfiles: str) -> list[str]:
 
 def _check_files(config: Config) -> None:
     """FileNotFoundError names a file that the configuration names and that is not there."""
-    named = {'model': [config.model] if is_model_file(config.model) else [],
-             'initial_weights': [config.initial_weights], 'latency_table': [config.latency_table],
-             'custom_layers': split_names(config.custom_layers)}
+    models = config.models
+    named = {'model': [models.model] if is_model_file(models.model) else [],
+             'initial_weights': [models.initial_weights],
+             'latency_table': [config.costs.latency_table],
+             'custom_layers': split_names(models.custom_layers)}
     for field, paths in named.items():
         for path in filter(None, paths):
             if not pathlib.Path(path).is_file():
                 raise FileNotFoundError(f'{field} {path}: no such file.')
-    if config.model not in MODELS and not named['model']:
-        raise unknown('model', config.model, MODELS, ', or the path of a .keras file')
+    if models.model not in MODELS and not named['model']:
+        raise unknown('model', models.model, MODELS, ', or the path of a .keras file')
 
 
 def _check_folder(cell: Cell) -> None:
@@ -328,7 +332,7 @@ class Comparison:
             elif error:
                 rows.append({'run': str(cell.run_dir.relative_to(out)), 'cell': cell.name,
                              'finished': False, 'configuration': {}, 'epochs': None, **error,
-                             **{name: getattr(cell.config, name)
+                             **{name: cell.config.to_json()[name]
                                 for name in ('seed', 'method', 'model', 'dataset')}})
         planned = {cell.run_dir for cell in self.cells}
         others = {file.parent for pattern in ('*/s*', '*/*/s*')
@@ -354,7 +358,7 @@ def families(cells: Sequence[Cell]) -> list[list[Cell]]:
     found: list[list[Cell]] = []
     shared: list[list[Cell]] = []
     for cell in cells:
-        if not (cell.config.search_epochs and check_method(cell.config.method).only_decides):
+        if not (cell.config.epochs.search and METHODS[cell.config.method].only_decides):
             found.append([cell])
             continue
         for family in shared:

@@ -10,11 +10,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.config import QUANTIZATIONS, Config
-from tfprune.data import ImageData
-from tfprune.export import FORMATS, ExportReport, TFLiteOptions, export_model
-from tfprune.export.exporter import check_calibration, check_class_names, check_out_dir, is_tflite
+from tfprune.data.image_data import ImageData
+from tfprune.export.base import TFLiteOptions
+from tfprune.export.exporter import (ExportReport, FORMATS, check_calibration, check_class_names,
+                                     check_out_dir, export_model, is_tflite)
 from tfprune.export.latency import latencies_in_turns
+from tfprune.export.options import QUANTIZATIONS, ExportOptions
 from tfprune.export.quantizable import quantizable
 from tfprune.export.quantization_aware import QuantizationAware, quantize_aware
 from tfprune.export.tflite import convert
@@ -22,6 +23,7 @@ from tfprune.progress import Progress
 from tfprune.pruning.surgery import float32_copy
 from tfprune.report.artifact_table import losses
 from tfprune.runs.artifacts import count_correct
+from tfprune.training.options import TrainingOptions
 from tfprune.training.step import StopTraining
 
 BASE_FORMS = ('keras', 'saved_model', 'tflite')
@@ -46,16 +48,16 @@ class Deployment:
     quantization_aware: QuantizationAware = QuantizationAware()
 
     @classmethod
-    def of(cls, config: Config) -> Deployment:
-        """What a configuration asks for."""
+    def of(cls, options: ExportOptions, training: TrainingOptions, seed: int = 0) -> Deployment:
+        """What options ask for, the weights being trained as others say."""
         return cls(
-            config.quantizations, TFLiteOptions(
-                config.tflite_io, config.tflite_softmax, config.tflite_batch),
-            config.representative_images, config.batch_size,
+            options.quantizations, TFLiteOptions(
+                options.tflite_io, options.tflite_softmax, options.tflite_batch),
+            options.representative_images, training.batch_size,
             QuantizationAware(
-                epochs=config.quantize_epochs, learning_rate=config.quantize_learning_rate,
-                momentum=config.momentum, weight_decay=config.weight_decay or 0.0,
-                label_smoothing=config.label_smoothing, seed=config.seed))
+                epochs=options.quantize_epochs, learning_rate=options.quantize_learning_rate,
+                momentum=training.momentum, weight_decay=training.weight_decay or 0.0,
+                label_smoothing=training.label_smoothing, seed=seed))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,24 +3,19 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from tfprune.config import Config
-from tfprune.data import ImageData
+from tfprune.data.image_data import ImageData
 from tfprune.machine import peak_process_bytes
-from tfprune.progress import Progress
-from tfprune.runs.checkpoints import Checkpoints, Position
+from tfprune.runs.checkpoints import Position
 from tfprune.runs.first_epoch import FirstEpoch, note_lowered
-from tfprune.runs.folder import RunFolder
-from tfprune.training.distribution import is_chief
+from tfprune.runs.state import Interrupted, State
+from tfprune.training.options import TrainingOptions
 from tfprune.training.seeding import derived_seed, set_seed
 from tfprune.training.step import Evaluator, NonFiniteLossError, Schedule, StopTraining, Trainer
-
-
-class Interrupted(Exception):
-    """The run was asked to stop and has saved itself; the same command resumes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +35,12 @@ class Stage:
     schedule: Schedule
 
     @classmethod
-    def of(cls, begin: int, steps: int, config: Config, data: ImageData, peak: float,
+    def of(cls, begin: int, steps: int, options: TrainingOptions, data: ImageData, peak: float,
            warmup_epochs: float = 0.0) -> 'Stage':
         """The stage of so many steps from epoch `begin` on."""
-        per_epoch = data.num_train // config.batch_size
+        per_epoch = data.num_train // options.batch_size
         return cls(begin, begin + -(-steps // per_epoch), data, steps, per_epoch, Schedule(
-            config.schedule, peak, steps, round(warmup_epochs * per_epoch)))
+            options.schedule, peak, steps, round(warmup_epochs * per_epoch)))
 
     def steps_in(self, epoch: int) -> int:
         """Steps of an epoch."""
@@ -57,131 +52,147 @@ class Stage:
 
 
 @dataclasses.dataclass(frozen=True)
-class EpochLoop:
-    """Runs epochs of a trainer, with a row in metrics.jsonl and a checkpoint for each.
+class TrainedEpoch:
+    """What training an epoch has come to.
 
     Attributes:
-        held_out: batches whose accuracy is measured after each epoch; never test data.
-        should_stop: asked after each step and before each score; True saves and stops.
+        means: of the loss and its like.
+        seconds: of its steps, those before an interruption too.
+        held_out_accuracy: after it.
     """
-    config: Config
-    folder: RunFolder
-    checkpoints: Checkpoints
-    held_out: tf.data.Dataset
-    should_stop: Callable[[], bool]
-    progress: Progress
+    epoch: int
+    means: Mapping[str, float]
+    seconds: float
+    held_out_accuracy: float
 
-    def run(self, trainer: Trainer, state: tf.train.Checkpoint, position: Position,
-            stages: Sequence[Stage], after_epoch: Callable[[int], Mapping[str, Any]],
-            first_epoch: FirstEpoch | None = None) -> None:
-        """Trains from `position`, to which `state` has been restored, to the end of the stages.
 
-        Args:
-            state: what a checkpoint holds.
-            stages: one after the other.
-            after_epoch: epoch -> what it adds to the epoch's row.
-            first_epoch: what epoch 0 must not ruin.
+class EpochLoop:
+    """Epochs of a trainer, with a row in metrics.jsonl and a checkpoint for each.
 
-        Raises:
-            Interrupted: the run has stopped where it can go on.
-            NonFiniteLossError: names epoch and step; the checkpoints before it stand.
-            ValueError: see FirstEpoch.
+        for epoch in loop.epochs_left():
+            with loop.acting(loop.train(epoch)) as row:
+                row |= …  # what the stage adds to the epoch's row
+
+    Args:
+        saved: what a checkpoint holds; the loop begins where `state` stands, to which it is to be
+            restored.
+        stages: one after the other.
+
+    Raises:
+        Interrupted: the run has stopped where it can go on.
+        NonFiniteLossError: names epoch and step; the checkpoints before it stand.
+    """
+
+    def __init__(self, state: State, trainer: Trainer, saved: tf.train.Checkpoint,
+                 stages: Sequence[Stage]):
+        self.saved = saved
+        self._state, self._trainer, self._stages = state, trainer, stages
+        self._batch_size = state.config.training.batch_size
+        self._held_out = state.held_out_batches()
+        self.evaluate = Evaluator(trainer.model, trainer.strategy,
+                                  jit_compile=state.config.training.jit_compile)
+        self._scalars = _Scalars(state.folder.path / 'tensorboard', state.is_chief)
+
+    def epochs_left(self) -> range:
+        """From where the run stands to the end of the stages."""
+        return range(self._state.position.epoch, self._stages[-1].end if self._stages else 0)
+
+    def train(self, epoch: int) -> TrainedEpoch:
+        """Trains an epoch, or what the run has left of it; measures it on held-out images, never
+        test data."""
+        position = self._state.position
+        return self._train_from(position if epoch == position.epoch else Position(epoch))
+
+    def begin_again(self, trained: TrainedEpoch, judged: FirstEpoch) -> TrainedEpoch:
+        """Trains the first epoch, which has ruined given weights, anew at a lower rate.
+
+        ValueError: see `FirstEpoch.begin_again`.
         """
-        evaluate = Evaluator(trainer.model, trainer.strategy,
-                             jit_compile=self.config.jit_compile)
-        scalars = _Scalars(self.folder.path / 'tensorboard', is_chief(trainer.strategy))
-        for epoch in range(position.epoch, stages[-1].end if stages else 0):
-            stage = next(stage for stage in stages if epoch < stage.end)
-            place = position if epoch == position.epoch else Position(epoch)
-            trained = self._train_from(trainer, state, place, stage)
-            accuracy = evaluate(self.held_out)
-            while (epoch == 0 and first_epoch is not None
-                   and first_epoch.is_ruined(accuracy, evaluate)):
-                peak = stage.schedule.peak * float(trainer.rate_factor)
-                self.checkpoints.clear()  # the mended command, too, begins anew
-                said = first_epoch.begin_again(trainer, accuracy, peak)
-                self.progress.warn(f'{said}.')
-                note_lowered(self.folder, {float(trainer.rate_factor): said})
-                trained = self._train_from(trainer, state, Position(epoch), stage)
-                accuracy = evaluate(self.held_out)
-            begun = time.perf_counter()
-            try:
-                row = {'reward_accuracy': accuracy, **after_epoch(epoch)}
-            except StopTraining:
-                raise self._interrupted(epoch) from None
-            steps = stage.steps_in(epoch)
-            rate = stage.learning_rate(epoch, steps - 1) * float(trainer.rate_factor)
-            self._write({'epoch': epoch, 'learning_rate': rate, **trained.means,
-                         'images_per_second': steps * self.config.batch_size / trained.seconds,
-                         'train_seconds': trained.seconds,
-                         'method_seconds': time.perf_counter() - begun,
-                         'peak_process_bytes': peak_process_bytes(), **row}, scalars)
-            self.checkpoints.save(Position(epoch + 1), state)
-            if self.should_stop():
-                raise self._interrupted(epoch + 1)
-        trainer.finish()
+        state, trainer = self._state, self._trainer
+        peak = self._stage(trained.epoch).schedule.peak * float(trainer.rate_factor)
+        state.checkpoints.clear()  # the mended command, too, begins anew
+        said = judged.begin_again(trainer, trained.held_out_accuracy, peak)
+        state.progress.warn(f'{said}.')
+        note_lowered(state.folder, {float(trainer.rate_factor): said})
+        return self._train_from(Position(trained.epoch))
 
-    def _train_from(self, trainer: Trainer, state: tf.train.Checkpoint, place: Position,
-                    stage: Stage) -> '_Trained':
+    @contextlib.contextmanager
+    def acting(self, trained: TrainedEpoch) -> Iterator[dict[str, Any]]:
+        """What is done after an epoch, which adds to its row; then all is saved."""
+        epoch, state, begun = trained.epoch, self._state, time.perf_counter()
+        row: dict[str, Any] = {'reward_accuracy': trained.held_out_accuracy}
+        try:
+            yield row
+        except StopTraining:
+            raise self._interrupted(epoch) from None
+        stage = self._stage(epoch)
+        steps = stage.steps_in(epoch)
+        rate = stage.learning_rate(epoch, steps - 1) * float(self._trainer.rate_factor)
+        self._write({'epoch': epoch, 'learning_rate': rate, **trained.means,
+                     'images_per_second': steps * self._batch_size / trained.seconds,
+                     'train_seconds': trained.seconds,
+                     'method_seconds': time.perf_counter() - begun,
+                     'peak_process_bytes': peak_process_bytes(), **row})
+        state.checkpoints.save(Position(epoch + 1), self.saved)
+        if state.should_stop():
+            raise self._interrupted(epoch + 1)
+
+    def _stage(self, epoch: int) -> Stage:
+        return next(stage for stage in self._stages if epoch < stage.end)
+
+    def _train_from(self, place: Position) -> TrainedEpoch:
         """Trains what is left of an epoch, its random streams set; a checkpoint then has all of
         its steps."""
-        set_seed(derived_seed(self.config.seed, place.epoch), trainer.model)
-        trained = self._train(trainer, state, place, stage)
+        trainer, epoch = self._trainer, place.epoch
+        set_seed(derived_seed(self._state.config.seed, epoch), trainer.model)
+        means, seconds = self._train(place)
         # What comes next may take long: a kill then costs none of the steps.
-        steps = stage.steps_in(place.epoch)
+        steps = self._stage(epoch).steps_in(epoch)
         trainer.steps_done.assign(steps)
-        self.checkpoints.save(Position(place.epoch, steps, trained.seconds), state)
+        self._state.checkpoints.save(Position(epoch, steps, seconds), self.saved)
         trainer.steps_done.assign(0)
-        return trained
+        return TrainedEpoch(epoch, means, seconds, self.evaluate(self._held_out))
 
-    def _train(self, trainer: Trainer, state: tf.train.Checkpoint, start: Position, stage: Stage
-               ) -> '_Trained':
-        batch, begun = self.config.batch_size, time.perf_counter()
-        steps = stage.steps_in(start.epoch)
+    def _train(self, start: Position) -> tuple[Mapping[str, float], float]:
+        """(means, seconds)."""
+        state, stage, begun = self._state, self._stage(start.epoch), time.perf_counter()
+        steps, planned = stage.steps_in(start.epoch), state.config.epochs
 
         def seconds() -> float:
             return start.seconds + time.perf_counter() - begun
 
         def on_step(step: int, means: dict[str, float]) -> None:
-            self.progress.step(batch, means)
-            if self.should_stop():
-                raise StopTraining()
+            state.progress.step(self._batch_size, means)
+            state.poll()
 
-        self.progress.start_epoch(f'epoch {start.epoch + 1}/{self.config.total_epochs}',
-                                  steps * batch, start.step * batch)
+        state.progress.start_epoch(f'epoch {start.epoch + 1}/{planned.total}',
+                                   steps * self._batch_size, start.step * self._batch_size)
         try:
-            means = trainer.train_epoch(
-                stage.data.train_batches(start.epoch, batch).take(steps),
+            means = self._trainer.train_epoch(
+                stage.data.train_batches(start.epoch, self._batch_size).take(steps),
                 lambda step: stage.learning_rate(start.epoch, step), on_step=on_step)
         except StopTraining:
-            step = int(trainer.steps_done)
-            self.checkpoints.save(Position(start.epoch, step, seconds()), state)
+            step = int(self._trainer.steps_done)
+            state.checkpoints.save(Position(start.epoch, step, seconds()), self.saved)
             raise self._interrupted(start.epoch) from None
         except NonFiniteLossError as error:
-            before = start.epoch < self.config.search_epochs
+            before = start.epoch < planned.search
             flag = 'learning_rate' if before else 'fine_tune_learning_rate'
             raise NonFiniteLossError(
                 f'epoch {start.epoch + 1}: {error} A lower --{flag} may help or, in a model of '
                 'your own, a Rescaling layer of its pixels.') from None
         finally:
-            self.progress.end_epoch()
-        return _Trained(means, seconds())
+            state.progress.end_epoch()
+        return means, seconds()
 
-    def _write(self, row: Mapping[str, Any], scalars: '_Scalars') -> None:
+    def _write(self, row: Mapping[str, Any]) -> None:
         row = {name: value for name, value in row.items() if value == value}  # no NaN in JSON
-        self.folder.append_rows('metrics.jsonl', [row])
-        scalars.write(row)
-        self.progress.say(_summary(row))
+        self._state.folder.append_rows('metrics.jsonl', [row])
+        self._scalars.write(row)
+        self._state.progress.say(_summary(row))
 
     def _interrupted(self, epoch: int) -> Interrupted:
-        return Interrupted(f'stopped after {epoch} of {self.config.total_epochs} epochs; the same '
-                           f'command resumes {self.folder.path}.')
-
-
-@dataclasses.dataclass(frozen=True)
-class _Trained:
-    means: Mapping[str, float]
-    seconds: float
+        return self._state.interrupted(f'{epoch} of {self._state.config.epochs.total} epochs')
 
 
 class _Scalars:

@@ -7,10 +7,11 @@ import pathlib
 import shutil
 from typing import Any, Callable, Collection, Iterable, Mapping
 
-from tfprune.config import Config, differing_fields, split_names
+from tfprune.config import split_names
 from tfprune.files import naming, write_text
 from tfprune.machine import describe_environment
 from tfprune.run_files import read_config, read_json, read_rows
+from tfprune.runs.config import Config, differing_fields
 
 # Fields that may name files.
 _FILES = ('model', 'initial_weights', 'custom_layers', 'latency_table')
@@ -236,8 +237,9 @@ def changed_files(files: Mapping[str, str], environment: Mapping[str, Any] | Non
 def _digests(config: Config) -> dict[str, str]:
     """sha256 of the files that the configuration names, by field."""
     digests = {}
+    flags = config.to_json()
     for name in _FILES:
-        value = getattr(config, name)
+        value = flags[name]
         parts = [value] if pathlib.Path(value).is_file() else split_names(value)
         paths = [pathlib.Path(part) for part in parts]
         if paths and all(path.is_file() for path in paths):

@@ -11,20 +11,18 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.data import ImageData
-from tfprune.progress import Progress
+from tfprune.data.image_data import ImageData
 from tfprune.pruning.surgery import float32_copy
-from tfprune.runs.epochs import Interrupted
 from tfprune.runs.first_epoch import FirstEpoch
-from tfprune.runs.folder import RunFolder
 from tfprune.runs.known_augmentation import as_chosen, known_augmentation, sample
-from tfprune.runs.problem import Setup, held_out_batches
 from tfprune.runs.recipe import FILE, Given, Recipe
 from tfprune.runs.recipe_choice import choose_recipe
+from tfprune.runs.state import Interrupted, State
+from tfprune.search.problem import Problem
 from tfprune.significance import ERRORS
 from tfprune.structure.graph import unfold
 from tfprune.training.batch_norm import reestimate_batch_norm
-from tfprune.training.distribution import from_chief, is_chief
+from tfprune.training.distribution import from_chief
 from tfprune.training.step import Batch, Evaluator, StopTraining
 
 _STATISTICS_BATCHES = 20
@@ -75,67 +73,57 @@ def knows_labels(outputs: np.ndarray, labels: np.ndarray) -> bool:
     return bool(_accuracy(outputs, labels) - chance > ERRORS * error)
 
 
-def first_epoch(setup: Setup) -> FirstEpoch | None:
+def first_epoch(state: State, problem: Problem) -> FirstEpoch | None:
     """What the first epoch is judged by; None where there is nothing to ruin."""
-    given, recipe = setup.given, setup.recipe
-    if given is None or not given.is_trained or not setup.config.check_first_epoch:
+    given = state.given
+    if given is None or not given.is_trained or not state.config.training.check_first_epoch:
         return None
     return FirstEpoch(
-        given.held_out_floor, given.trained_on_floor, sample(setup.data, given.images),
-        given.images, [keras.ops.convert_to_numpy(v) for v in setup.model.variables],
-        may_lower='learning_rate' not in recipe.stated)
+        given.held_out_floor, given.trained_on_floor, sample(state.data, given.images),
+        given.images, [keras.ops.convert_to_numpy(v) for v in problem.model.variables],
+        may_lower='learning_rate' not in state.recipe.stated)
 
 
-def with_recipe(setup: Setup, folder: RunFolder, strategy: tf.distribute.Strategy,
-                progress: Progress, should_stop: Callable[[], bool] = lambda: False) -> Setup:
-    """The setup with the scores of the given model and the recipe; said, and kept in the run's
-    folder, so that a resumed run does not choose again.
+def judge_given(state: State, problem: Problem) -> None:
+    """Adds to the state the scores of the given model, the recipe, and training images augmented no
+    more than it bears; said, and kept in the run's folder, so that a resumed run does not choose
+    again.
 
-    Raises Interrupted: should_stop() became true while rates were tested.
+    Raises Interrupted: the run was asked to stop while rates were tested.
     """
     known = None
-    if is_chief(strategy):
-        known = folder.read_json(FILE)
+    if state.is_chief:
+        known = state.folder.read_json(FILE)
         if known is None:
             try:
-                known = _measured_and_chosen(setup, progress, should_stop)
+                known = _measured_and_chosen(state, problem)
             except StopTraining:
                 raise Interrupted('stopped before the first epoch; the same command begins '
-                                  f'{folder.path} anew.') from None
-            folder.write_json(FILE, known)
-    known = from_chief(strategy, known)
-    recipe = Recipe.from_json(known['training'])
-    return dataclasses.replace(
-        setup, recipe=recipe, given=known['given'] and Given(**known['given']),
-        data=as_chosen(setup.data, recipe.augmentation))
+                                  f'{state.folder.path} anew.') from None
+            state.folder.write_json(FILE, known)
+    known = from_chief(state.strategy, known)
+    state.recipe = Recipe.from_json(known['training'])
+    state.given = known['given'] and Given(**known['given'])
+    state.data = as_chosen(state.data, state.recipe.augmentation)
 
 
-def _measured_and_chosen(setup: Setup, progress: Progress, should_stop: Callable[[], bool]
-                         ) -> dict[str, Any]:
-    augmentation = ''
-    if setup.has_weights:
-        progress.say('scoring the model as given ...')
-        plain = float32_copy(setup.model)
-        setup, augmentation = _known_images(setup, plain)
-        given = measure(plain, setup.data, held_out_batches(setup), setup.config.batch_size)
-        setup = dataclasses.replace(setup, given=given)
-        progress.say(f'as given: test accuracy {given.test_accuracy:.2%}, on held-out training '
-                     f'images, which it may know, {given.held_out_accuracy:.2%}')
-    recipe = choose_recipe(setup, should_stop, progress.say)
+def _measured_and_chosen(state: State, problem: Problem) -> dict[str, Any]:
+    config, say, augmentation = state.config, state.progress.say, ''
+    if state.has_weights:
+        say('scoring the model as given ...')
+        plain = float32_copy(problem.model)
+        if config.data.augment is None:
+            state.data, augmentation = known_augmentation(plain, state.data,
+                                                          config.scoring.score_images)
+        state.given = measure(plain, state.data, state.held_out_batches(),
+                              config.training.batch_size)
+        say(f'as given: test accuracy {state.given.test_accuracy:.2%}, on held-out training '
+            f'images, which it may know, {state.given.held_out_accuracy:.2%}')
+    recipe = choose_recipe(state, problem)
     if augmentation:
-        recipe = dataclasses.replace(recipe, augmentation=setup.data.augmented,
+        recipe = dataclasses.replace(recipe, augmentation=state.data.augmented,
                                      reasons=(augmentation, *recipe.reasons))
     for reason in recipe.reasons:
-        progress.say(f'{reason}.')
-    return {'given': setup.given and dataclasses.asdict(setup.given),
+        say(f'{reason}.')
+    return {'given': state.given and dataclasses.asdict(state.given),
             'training': recipe.to_json()}
-
-
-def _known_images(setup: Setup, plain: keras.Model) -> tuple[Setup, str]:
-    """The setup, whose training images are augmented no more than the given weights bear; with the
-    reason."""
-    config = setup.config
-    if config.augment is not None:
-        return setup, ''
-    data, why = known_augmentation(plain, setup.data, config.score_images)
-    return dataclasses.replace(setup, data=data), why

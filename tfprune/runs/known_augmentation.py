@@ -15,7 +15,7 @@ import math
 import keras
 import tensorflow as tf
 
-from tfprune.data import ImageData
+from tfprune.data.image_data import ImageData
 from tfprune.significance import fell
 from tfprune.training.step import Evaluator
 

@@ -1,30 +1,26 @@
 """What an unfinished run had written that is no longer in its folder, when it is resumed."""
 from collections.abc import Iterable
 
-from tfprune.methods import check_method
-from tfprune.methods.base import Method
-from tfprune.runs.checkpoints import Position
-from tfprune.runs.folder import RunFolder
-from tfprune.runs.problem import Setup
 from tfprune.runs.reuse import RATIOS_FILE
+from tfprune.runs.state import State
 
 
-def lost_parts(setup: Setup, folder: RunFolder, position: Position, after_surgery: bool
-               ) -> list[str]:
-    """What is missing of the files of a run that stands at `position`, a phrase a file.
+def lost_parts(state: State) -> list[str]:
+    """What is missing of the files of a run that stands at `state.position`, a phrase a file.
 
     metrics.jsonl has a row an epoch that is done, rounds.jsonl a row a round; rows that say how
     episodes went have episodes in episodes.jsonl; after surgery there are dense.keras, where the
     dense model had weights, and the decisions of a method with several ratios.
     """
-    config, method = setup.config, check_method(setup.config.method)
+    folder, position, method = state.folder, state.position, state.method
+    is_own = not state.config.run.before_surgery_from
     metrics, rounds = (folder.read_rows(name) for name in ('metrics.jsonl', 'rounds.jsonl'))
     lost = [_rows('metrics.jsonl', 'epoch', position.epoch, (row['epoch'] for row in metrics))]
     done = position.round
-    if after_surgery and not config.before_surgery_from and method.rounds is not Method.rounds:
+    if state.has_decided and is_own and method.has_rounds:
         done = max([1, *(row['round'] + 1 for row in rounds)])  # how many it had is not known
     lost.append(_rows('rounds.jsonl', 'round', done, (row['round'] for row in rounds)))
-    if not config.before_surgery_from:
+    if is_own:
         played = {('round', row['round']) if 'round' in row else ('epoch', row['epoch'])
                   for row in folder.read_rows('episodes.jsonl')}
         told = {(kind, row[kind]) for kind, rows in (('epoch', metrics), ('round', rounds))
@@ -34,10 +30,10 @@ def lost_parts(setup: Setup, folder: RunFolder, position: Position, after_surger
             lost.append(_rows('episodes.jsonl', kind, max(expected, default=-1) + 1, [
                 number for number in range(max(expected, default=-1) + 1)
                 if number not in expected or (kind, number) in played]))
-    if after_surgery:
-        trained = config.search_epochs or setup.has_weights
+    if state.has_decided:
+        trained = state.config.epochs.search or state.has_weights
         names = ['dense.keras'] if trained and not method.decides_first else []
-        names += [RATIOS_FILE] if method.conditional and not config.before_surgery_from else []
+        names += [RATIOS_FILE] if method.conditional and is_own else []
         lost += [name for name in names if not (folder.path / name).exists()]
     return [phrase for phrase in lost if phrase]
 

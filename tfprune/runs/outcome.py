@@ -2,32 +2,33 @@
 import dataclasses
 import datetime
 import pathlib
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Mapping, Sequence
 
 import keras
 
-from tfprune.config import Config
 from tfprune.costs.model import Cost, count_cost
-from tfprune.data import ImageData
+from tfprune.data.image_data import ImageData
 from tfprune.errors import Fault
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.files import write_text
 from tfprune.latency.table import prediction_row
 from tfprune.machine import peak_process_bytes
-from tfprune.methods import Decision, check_method
+from tfprune.methods.base import Decision
 from tfprune.models.model_files import read_keras_file
-from tfprune.progress import Progress
 from tfprune.pruning.sparsity import count_zeros
-from tfprune.report import model_card, write_html
+from tfprune.report import format_table, model_card, write_html
+from tfprune.report.artifact_table import format_artifacts
 from tfprune.report.reading import read_run
 from tfprune.report.table import shortfall_sentences
 from tfprune.runs.artifacts import count_correct
-from tfprune.runs.deployment import Deployment, deploy
+from tfprune.runs.deployment import BASE_FORMS, Deployment, deploy
 from tfprune.runs.first_epoch import lowered
 from tfprune.runs.folder import RunFolder
-from tfprune.runs.problem import FineTuning, Setup
-from tfprune.search.blocks import without_blocks
+from tfprune.runs.state import FineTuning, Interrupted, State
+from tfprune.search.problem import Problem
+from tfprune.training.distribution import from_chief
+from tfprune.training.step import StopTraining
 
 CARD_FILE = 'export/model_card.md'
 
@@ -35,7 +36,47 @@ _AGENT_METRICS = ('policy_reward_mean', 'policy_reward_error', 'policy_reward_ma
                   'random_reward_mean', 'random_reward_error', 'random_reward_max')
 
 
-def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a finished run gives.
+
+    Attributes:
+        run_dir: its folder.
+        model: the pruned and fine-tuned float32 Keras model.
+        report: the content of report.json; empty in workers that are not the chief.
+    """
+    run_dir: pathlib.Path
+    model: keras.Model
+    report: Mapping[str, Any]
+
+
+def end_of(result: RunResult, *, kept: bool = True) -> str:
+    """What a run says at its end.
+
+    Args:
+        kept: whether its folder stays.
+    """
+    if not result.report:
+        return 'done; worker 0 exports and reports.'
+    rows, parts = result.report['artifacts'], [format_table(result.report)]
+    if len(rows) > len(BASE_FORMS):
+        parts.append(f'{format_artifacts(rows, result.report["dense_latency"])}\n')
+    if kept:
+        parts.append(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
+    return '\n'.join(parts)
+
+
+def read_finished(state: State) -> RunResult | None:
+    """The result of a finished run, for all workers; None for others."""
+    found = _read_finished(state.folder) if state.is_chief else None
+    if not from_chief(state.strategy, found is not None):
+        return None
+    model, report = found or _read_finished(state.folder)  # type: ignore[misc]
+    state.progress.say(f'{state.folder.path} is finished.')
+    return RunResult(state.folder.path, model, report)
+
+
+def _read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | None:
     """(pruned model, report.json) of a finished run; None for others, and for one whose model is
     gone and is exported again from its last checkpoint.
 
@@ -56,73 +97,90 @@ def read_finished(folder: RunFolder) -> tuple[keras.Model, Mapping[str, Any]] | 
     return read_keras_file(path), report
 
 
-def finish(setup: Setup, folder: RunFolder, pruned: keras.Model, decision: Decision,
-           progress: Progress, should_stop: Callable[[], bool] = lambda: False,
-           missing: Sequence[str] = ()) -> Mapping[str, Any]:
-    """Measures, exports and reports the pruned float32 model; returns report.json's content.
-
-    missing: what of the run's files was lost while it was interrupted.
+def finish(state: State, problem: Problem) -> RunResult:
+    """Measures, exports and reports the pruned float32 model; the chief's, others only have it.
 
     Raises:
-        StopTraining: should_stop() became true before the end.
+        Interrupted: the run was asked to stop before the end.
         Fault: the recount of the pruned model is not what was predicted.
         ParityError: two exported forms disagree.
     """
-    config, data, budget = setup.config, setup.data, setup.budget
-    left = without_blocks(setup, decision.removed)
+    if not state.is_chief:
+        return RunResult(state.folder.path, state.pruned, {})
+    try:
+        report = _measured_and_exported(state, problem)
+    except StopTraining:
+        raise Interrupted('stopped before the end of the export; the same command begins it '
+                          f'anew in {state.folder.path}.') from None
+    state.folder.write_json('report.json', report)
+    for sentence in shortfall_sentences(report):
+        state.progress.warn(sentence)
+    _present(state.folder)
+    return RunResult(state.folder.path, state.pruned, report)
+
+
+def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
+    """The content of report.json."""
+    folder, data, decision, pruned = state.folder, state.data, state.decision, state.pruned
+    left = problem.without(decision.removed)
     predicted = left.cost_model(decision.widths)
     if count_cost(pruned) != dataclasses.replace(predicted, latency_ms=None):
         raise Fault(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
     dense = _dense_model(folder)
     dense_tflite = None if dense is None else convert(dense)
-    settings = Deployment.of(dataclasses.replace(config, weight_decay=setup.recipe.weight_decay))
+    settings = Deployment.of(state.config.export, dataclasses.replace(
+        state.config.training, weight_decay=state.recipe.weight_decay), state.config.seed)
     deployed = deploy(pruned, data, folder.path / 'export', settings, dense_tflite=dense_tflite,
-                      should_stop=should_stop, progress=progress, overwrite=True)
+                      should_stop=state.asked_to_stop, progress=state.progress, overwrite=True)
     by_form = {row['form']: row for row in deployed.rows}
-    tflite = by_form['tflite']
-    metrics = folder.read_rows('metrics.jsonl')
-    fine_tuned = _whole(FineTuning.after(setup, decision).epochs)
-    report = {
-        'method': config.method, 'model': config.model, 'dataset': config.dataset,
-        'seed': config.seed, 'decides_first': check_method(config.method).decides_first,
+    tflite, metrics = by_form['tflite'], folder.read_rows('metrics.jsonl')
+    return {
+        **_what_was_run(state), **_training(state),
         'budgets': [row | {'cost': getattr(predicted, row['target'])}
-                    for row in budget.to_json()],
-        'epochs': {'pretraining': config.pretraining_epochs, 'search': config.search_epochs,
-                   'search_equivalents': decision.search_equivalents,
-                   'fine_tune': fine_tuned, 'total': config.search_epochs + fine_tuned},
-        'given': None if setup.given is None else dataclasses.asdict(setup.given),
-        'training': setup.recipe.to_json() | {
-            'reasons': [*setup.recipe.reasons, *lowered(folder.path).values()]},
-        'dense': _side(setup.cost_model.dense, _accuracy(dense, data),
+                    for row in problem.budget.to_json()],
+        'dense': _side(problem.cost_model.dense, _accuracy(dense, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
                         tflite['latency']),
         'sparsity': count_zeros(pruned) if decision.zeros else None,
-        'uncounted': setup.cost_model.uncounted,
+        'uncounted': problem.cost_model.uncounted,
         'latency_ratio': tflite['latency'][0]['ratio'],
         'artifacts': deployed.rows, 'dense_latency': deployed.dense_latency,
         'latency_prediction': prediction_row(
             left.cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
-        'groups': _groups(setup, left, decision), 'removed_blocks': list(decision.removed),
-        'agent': _agent(config, metrics),
+        'groups': _groups(problem, left, decision), 'removed_blocks': list(decision.removed),
+        'agent': _agent(metrics),
         'input': deployed.exported.pixels.to_json(),
         'parity': dataclasses.asdict(deployed.exported.parity),
-        'missing': list(missing),
-        'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl'), missing),
+        'missing': list(state.missing),
+        'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl'), state.missing),
         # Of every process that had a part in the run.
         'peak_process_bytes': max([peak_process_bytes(), *(row.get('peak_process_bytes', 0)
                                                            for row in metrics)]),
-        'test_images': data.num_test,
-        'class_names': list(data.class_names),
         'finished': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
         'files': {form: str(path.relative_to(folder.path.resolve()))
                   for form, path in deployed.exported.paths.items()},
     }
-    folder.write_json('report.json', report)
-    for sentence in shortfall_sentences(report):
-        progress.warn(sentence)
-    _present(folder)
-    return report
+
+
+def _what_was_run(state: State) -> dict[str, Any]:
+    config, data = state.config, state.data
+    return {'method': config.method, 'model': config.models.model, 'dataset': config.data.dataset,
+            'seed': config.seed, 'decides_first': state.method.decides_first,
+            'test_images': data.num_test, 'class_names': list(data.class_names)}
+
+
+def _training(state: State) -> dict[str, Any]:
+    """Epochs, what the model scored as given, and how it was trained."""
+    planned, recipe = state.config.epochs, state.recipe
+    fine_tuned = _whole(FineTuning.after(state).epochs)
+    return {
+        'epochs': {'pretraining': planned.pretraining_epochs, 'search': planned.search,
+                   'search_equivalents': state.decision.search_equivalents,
+                   'fine_tune': fine_tuned, 'total': planned.search + fine_tuned},
+        'given': None if state.given is None else dataclasses.asdict(state.given),
+        'training': recipe.to_json() | {
+            'reasons': [*recipe.reasons, *lowered(state.folder.path).values()]}}
 
 
 def _whole(epochs: float) -> float:
@@ -130,11 +188,11 @@ def _whole(epochs: float) -> float:
     return int(epochs) if epochs == int(epochs) else epochs
 
 
-def _groups(setup: Setup, left: Setup, decision: Decision) -> list[dict[str, Any]]:
+def _groups(problem: Problem, left: Problem, decision: Decision) -> list[dict[str, Any]]:
     """A row a group that could be narrowed before blocks were removed, or after; what disappeared
     with a block has no width."""
-    dense = {**setup.groups, **{name: width for name, width in left.groups.items()
-                                if name not in setup.groups}}
+    dense = {**problem.groups, **{name: width for name, width in left.groups.items()
+                                  if name not in problem.groups}}
     return [{'name': name, 'dense_width': width,
              'width': decision.widths.get(name, width) if name in left.groups.groups else 0}
             for name, width in dense.items()]
@@ -178,10 +236,10 @@ def _side(cost: Cost, accuracy: float | None, tflite_bytes: int | None,
             'latency_p90_ms': seen.get('p90_ms')}
 
 
-def _agent(config: Config, metrics: list[dict[str, Any]]) -> dict[str, Any] | None:
+def _agent(metrics: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Policy against random actions on the same weights; None for methods without an agent."""
     for row in metrics:
         if 'policy_reward_mean' in row:
-            return {'episodes': config.comparison_episodes,
+            return {'episodes': int(row['comparison_episodes']),
                     **{name: row.get(name) for name in _AGENT_METRICS}}
     return None

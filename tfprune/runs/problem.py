@@ -1,106 +1,118 @@
-"""What a run works on, made before its first epoch."""
+"""Makes the problem of a run: data, dense model, groups, costs, budget."""
 import dataclasses
+import hashlib
+import json
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfprune.config import Config
-from tfprune.costs.budget import Budget
+from tfprune.costs.budget import Budget, check_counted
 from tfprune.costs.model import CostModel
-from tfprune.data import ImageData
-from tfprune.errors import Fault
-from tfprune.methods import Decision
-from tfprune.models import CompiledOptimizer
+from tfprune.data.image_data import ImageData
+from tfprune.data.loading import load
+from tfprune.latency.table import LatencyTable
+from tfprune.models.building import build_model
+from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
+                                     compiled_optimizer_of_file)
+from tfprune.models.initial_weights import load_initial_weights
+from tfprune.models.model_files import as_classifier
+from tfprune.models.names import is_model_file
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.surgery import prune_model
-from tfprune.runs.recipe import FROM_RANDOM, Given, Recipe
-from tfprune.search.blocks import without_blocks
-from tfprune.structure.groups import ChannelGroups
-from tfprune.training.account import steps_left
+from tfprune.runs.config import Config
+from tfprune.runs.deployment import Deployment, check_convertible, check_deployable
+from tfprune.runs.state import State
+from tfprune.search.problem import Problem, trace_problem_groups
+from tfprune.structure.groups import trace_groups
 
 
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """The dense model, what may be pruned of it, and how it is trained.
+@dataclasses.dataclass(frozen=True, eq=False)
+class OwnModel:
+    """A user's own model and data, in place of those that a configuration names.
 
     Attributes:
-        has_weights: whether the dense model came with weights of its own.
-        compiled: the optimizer that it came with.
-        given: what the model scored as it was given; None without weights of its own.
-        recipe: how it is trained; its numbers, not the configuration's, which may be None.
+        model: a classifier with its weights; it is copied.
+        data: its images.
     """
-    config: Config
-    data: ImageData
     model: keras.Model
-    groups: ChannelGroups
-    cost_model: CostModel
-    budget: Budget
-    has_weights: bool = False
-    compiled: CompiledOptimizer | None = None
-    given: Given | None = None
-    recipe: Recipe = FROM_RANDOM
-
-
-@dataclasses.dataclass(frozen=True)
-class FineTuning:
-    """What is trained after the decision.
-
-    Attributes:
-        data: the training images, those among them that were held out and that nothing scores.
-        steps: in all.
-        per_epoch: steps of an epoch.
-    """
     data: ImageData
-    steps: int
-    per_epoch: int
 
-    @property
-    def epochs(self) -> float:
-        """Epochs of its data."""
-        return self.steps / self.per_epoch
-
-    @classmethod
-    def after(cls, setup: Setup, decision: Decision) -> 'FineTuning':
-        """As the configuration says, less the search where that is charged."""
-        config = setup.config
-        data = setup.data.with_released(config.score_images)
-        before, after = (each.num_train // config.batch_size for each in (setup.data, data))
-        # An epoch of the account is one before the decision.
-        charged = decision.search_equivalents * before / after if config.charge_search else 0.0
-        return cls(data, steps_left(config.fine_tune_epochs, after, charged), after)
+    def digest(self) -> str:
+        """sha256 of the model's configuration, weights and optimizer."""
+        digest = hashlib.sha256(self.model.to_json().encode())
+        for value in self.model.get_weights():
+            digest.update(np.ascontiguousarray(value).tobytes())
+        compiled = compiled_optimizer(self.model)
+        digest.update(json.dumps(compiled and compiled.config, default=str).encode())
+        return digest.hexdigest()
 
 
-def apply_decision(setup: Setup, decision: Decision) -> keras.Model:
-    """The model of `setup` without the blocks and channels that the decision removes."""
-    left = without_blocks(setup, decision.removed)
-    return prune_model(left.model, left.groups, decision.masks)
+def make_problem(state: State, own: OwnModel | None = None) -> Problem:
+    """What the run works on; data.json, groups.json and cost.json say it. Whatever is impossible
+    fails here.
+
+    Adds to the state: the data, the sizes that fit them, whether the model came with weights and
+    with which optimizer.
+    """
+    state.data = data = own.data if own else load(state.config.of_data())
+    state.config = config = state.config.sized(data.num_reward)
+    if data.num_train < config.training.batch_size:
+        raise ValueError(f'batch_size={config.training.batch_size} is larger than the '
+                         f'{data.num_train} training images.')
+    keras.utils.set_random_seed(config.seed)
+    with state.strategy.scope():
+        model = _own_model(own) if own else _named_model(config, data)
+    groups = trace_problem_groups(model, config.structure)
+    costs = config.costs
+    table = LatencyTable.load(costs.latency_table) if costs.latency_table else None
+    cost_model = CostModel(model, groups, latency_table=table)
+    check_deployable(model, data, Deployment.of(config.export, config.training))
+    is_file = is_model_file(config.models.model)
+    if own or is_file:
+        check_convertible(model)
+    # What has no budget cannot miss it.
+    limits = costs.limits if state.method.needs_budget else {'macs': 1.0}
+    if not costs.accept_uncounted:
+        check_counted(cost_model, limits)
+    budget = Budget(groups, cost_model, limits, width_multiple=costs.width_multiple,
+                    min_keep_ratio=costs.min_keep_ratio)
+    # Some methods ask for scores after hours only: what is wrong with the criterion is said now.
+    score_groups(model, groups, criterion=config.pruning.criterion,
+                 data=state.criterion_batches().take(1))
+    state.has_weights = bool(own or config.models.initial_weights or is_file)
+    state.compiled = _compiled(config, own)
+    # Random augmentation of a user's dataset may show other pixels each time.
+    state.folder.keep_json('data.json', data.to_json(), observed=['pixel_range'])
+    state.folder.write_json('groups.json', groups.to_json())
+    state.folder.write_json('cost.json', {
+        'dense': dataclasses.asdict(cost_model.dense),
+        'budgets': budget.to_json(), 'uncounted': cost_model.uncounted})
+    return Problem(model, groups, cost_model, budget, config.seed, config.epochs, config.structure,
+                   config.pruning, config.training, scope=state.strategy.scope)
 
 
-def check_within_budget(setup: Setup, decision: Decision) -> None:
-    """Fault where a method decided on more than the budget allows: a fault of its own."""
-    left = without_blocks(setup, decision.removed)
-    widths = [decision.widths.get(name, width) for name, width in left.groups.items()]
-    if not left.budget.fits(widths):
-        cost = left.cost_model(dict(zip(left.groups, widths)))
-        raise Fault(f'method {setup.config.method!r} decided on {cost}, which the budget '
-                    f'{left.budget.to_json()} does not allow')
+def _compiled(config: Config, own: OwnModel | None) -> CompiledOptimizer | None:
+    """The optimizer that the given model was compiled with, if any and if it is wanted."""
+    if config.training.optimizer != 'compiled':
+        return None
+    if own:
+        return compiled_optimizer(own.model)
+    files = [name for name in (config.models.initial_weights, config.models.model)
+             if name.endswith('.keras')]
+    return compiled_optimizer_of_file(files[0]) if files else None
 
 
-def held_out_batches(setup: Setup) -> tf.data.Dataset:
-    """The held-out training images that score sub-networks and epochs."""
-    config = setup.config
-    return setup.data.reward_batches(config.score_batch_size).take(
-        config.score_images // config.score_batch_size)
+def _own_model(own: OwnModel) -> keras.Model:
+    model = as_classifier(own.model, source=f"model '{own.model.name}'",
+                          image_shape=own.data.image_shape, num_classes=own.data.num_classes)
+    return prune_model(model, trace_groups(model), {})  # a copy
 
 
-def criterion_batches(config: Config, data: ImageData) -> tf.data.Dataset:
-    """Batches of training images for criteria that need data."""
-    return data.calibration_batches(config.batch_size, config.criterion_batches)
-
-
-def criterion_scores(setup: Setup) -> dict[str, np.ndarray]:
-    """{group name: [C_g]}: the importance of each channel by the configured criterion."""
-    config = setup.config
-    return score_groups(setup.model, setup.groups, criterion=config.criterion, seed=config.seed,
-                        data=criterion_batches(config, setup.data))
+def _named_model(config: Config, data: ImageData) -> keras.Model:
+    policy = ('mixed_bfloat16' if config.training.mixed_precision == 'bfloat16' else 'float32')
+    model = build_model(config.models.model, image_shape=data.image_shape,
+                        num_classes=data.num_classes, mean=data.mean, std=data.std,
+                        seed=config.seed, dtype_policy=policy)
+    if config.models.initial_weights:
+        load_initial_weights(model, config.models.initial_weights)
+    return model

@@ -10,18 +10,19 @@
 
 and no weight decay beside the regularizers of the user's own model.
 """
-from typing import Callable, Mapping
+from typing import Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.methods import check_method
 from tfprune.methods.controls import uniform_widths
+from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import best_channels
 from tfprune.pruning.surgery import prune_model
-from tfprune.runs.problem import Setup, criterion_batches, criterion_scores, held_out_batches
 from tfprune.runs.recipe import FROM_RANDOM, Recipe
+from tfprune.runs.state import State
+from tfprune.search.problem import Problem
 from tfprune.significance import fell
 from tfprune.training.rate_test import (FACTORS, STEPS, RateTest, at_least, best_recovering,
                                         largest_harmless)
@@ -31,22 +32,18 @@ from tfprune.training.step import Optimization
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
 
-def choose_recipe(setup: Setup, should_stop: Callable[[], bool] = lambda: False,
-                  say: Callable[[str], None] = lambda _: None) -> Recipe:
-    """How a setup is trained; rates are tested where nothing else says them.
+def choose_recipe(state: State, problem: Problem) -> Recipe:
+    """How a model is trained; rates are tested where nothing else says them.
 
-    Args:
-        should_stop: asked in tests; True raises StopTraining.
-        say: is told what is tested, which takes up to minutes.
+    Raises StopTraining: the run was asked to stop in a test.
     """
-    config, given, compiled = setup.config, setup.given, setup.compiled
-    starts_trained = (given is not None and given.is_trained
-                      and not check_method(config.method).decides_first)
+    options, given, compiled = state.config.training, state.given, state.compiled
+    starts_trained = (given is not None and given.is_trained and not state.method.decides_first)
     reasons: list[str] = []
-    rates = _Rates(setup, should_stop, say, reasons)
-    stated = {name: getattr(config, name) for name in (
+    rates = _Rates(state, problem, reasons)
+    stated = {name: getattr(options, name) for name in (
         'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
-        if getattr(config, name) is not None}
+        if getattr(options, name) is not None}
     if compiled and not compiled.scheduled and compiled.learning_rate:
         before = after = compiled.learning_rate
         reasons.append(f'the model is compiled with {compiled.name}, which trains it on at '
@@ -70,7 +67,7 @@ def choose_recipe(setup: Setup, should_stop: Callable[[], bool] = lambda: False,
             'the batch-norm statistics of the given model are not those of the training images as '
             f'they are augmented here: with theirs it scores {given.held_out_floor:.2%} in place '
             f'of {given.held_out_accuracy:.2%} on held-out images')
-    if has_own_losses(setup.model):
+    if has_own_losses(problem.model):
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')
     chosen = {'learning_rate': before, 'fine_tune_learning_rate': after, 'weight_decay': decay}
@@ -98,39 +95,37 @@ class _Rates:
         reasons: a sentence is added for each rate that is chosen.
     """
 
-    def __init__(self, setup: Setup, should_stop: Callable[[], bool], say: Callable[[str], None],
-                 reasons: list[str]):
-        self._setup, self._should_stop, self._say, self._reasons = setup, should_stop, say, reasons
-        method = check_method(setup.config.method)
-        self._narrows = method.prunes and method.needs_budget(method.parse(setup.config))
+    def __init__(self, state: State, problem: Problem, reasons: list[str]):
+        self._state, self._problem, self._reasons = state, problem, reasons
+        self._options, self._epochs = state.config.training, state.config.epochs
+        self._narrows = state.method.prunes and state.method.needs_budget
 
     def tested(self) -> tuple[float, float]:
         """Rates before and after surgery; those that flags say are not tested."""
-        config, compiled = self._setup.config, self._setup.compiled
+        options, compiled = self._options, self._state.compiled
         largest = (compiled.learning_rate if compiled else 0.0) or FROM_RANDOM.learning_rate
         rates = [largest * factor for factor in FACTORS]
-        before, after = config.learning_rate, config.fine_tune_learning_rate
+        before, after = options.learning_rate, options.fine_tune_learning_rate
         if before is None:
             before = largest
-            if config.search_epochs:
+            if self._epochs.search:
                 before, why = largest_harmless(self._test({}), rates)
                 self._reasons.append(f'learning rate before surgery: {why}')
         if after is None:
             after = before
-            if config.fine_tune_epochs and self._narrows:
+            if self._epochs.fine_tune_epochs and self._narrows:
                 after, why = best_recovering(self._test(self._uniform_masks()), rates)
                 self._reasons.append(f'learning rate after surgery: {why}')
-            elif config.fine_tune_epochs and not config.search_epochs:
+            elif self._epochs.fine_tune_epochs and not self._epochs.search:
                 after, why = largest_harmless(self._test({}), rates)
                 self._reasons.append(f'learning rate: {why}')
         return before, after
 
     def not_decayed(self, rate: float) -> float:
         """The rate after surgery of an optimizer that is compiled with `rate`."""
-        config = self._setup.config
-        if not config.fine_tune_epochs or not self._narrows:
+        if not self._epochs.fine_tune_epochs or not self._narrows:
             return rate
-        steps = config.fine_tune_epochs * (self._setup.data.num_train // config.batch_size)
+        steps = self._epochs.fine_tune_epochs * self._state.steps_per_epoch
         after, why = at_least(self._test(self._uniform_masks()), rate, steps)
         if why and after != rate:
             why += ('; as it is compiled it would be too low to make up for lost channels (before '
@@ -140,23 +135,25 @@ class _Rates:
         return after
 
     def _uniform_masks(self) -> dict[str, np.ndarray]:
-        setup = self._setup
-        widths = setup.budget.as_dict(uniform_widths(setup.budget))
-        return best_channels(setup.groups, widths, criterion_scores(setup))
+        problem, config = self._problem, self._state.config
+        scores = score_groups(problem.model, problem.groups, criterion=config.pruning.criterion,
+                              seed=config.seed, data=self._state.criterion_batches())
+        return best_channels(problem.groups, problem.budget.as_dict(uniform_widths(problem.budget)),
+                             scores)
 
     def _test(self, masks: Mapping[str, np.ndarray]) -> RateTest:
-        setup, config, data = self._setup, self._setup.config, self._setup.data
-        self._say('testing learning rates on a copy' + ', pruned to uniform widths' * bool(masks)
-                  + ' ...')
-        epochs = -(-STEPS // (data.num_train // config.batch_size))
-        batches = data.train_batches(config.total_epochs, config.batch_size)
-        for epoch in range(1, epochs):
+        state, problem, options = self._state, self._problem, self._options
+        state.progress.say('testing learning rates on a copy'
+                           + ', pruned to uniform widths' * bool(masks) + ' ...')
+        total, count = self._epochs.total, -(-STEPS // state.steps_per_epoch)
+        batches = state.data.train_batches(total, options.batch_size)
+        for epoch in range(1, count):
             batches = batches.concatenate(
-                data.train_batches(config.total_epochs + epoch, config.batch_size))
+                state.data.train_batches(total + epoch, options.batch_size))
         return RateTest(
-            prune_model(setup.model, setup.groups, masks),
-            Optimization(config.momentum, 0.0, config.label_smoothing, config.batch_size,
-                         optimizer=setup.compiled.config if setup.compiled else None),
-            batches.take(STEPS), [images for images, _ in criterion_batches(config, data)],
-            list(held_out_batches(setup)), derived_seed(config.seed, _PLACE), self._should_stop,
-            self._say)
+            prune_model(problem.model, problem.groups, masks),
+            Optimization(options.momentum, 0.0, options.label_smoothing, options.batch_size,
+                         optimizer=state.compiled.config if state.compiled else None),
+            batches.take(STEPS), [images for images, _ in state.criterion_batches()],
+            list(state.held_out_batches()), derived_seed(problem.seed, _PLACE), state.stops_alone,
+            state.progress.say)

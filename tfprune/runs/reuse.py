@@ -9,17 +9,19 @@ from typing import Any, Mapping
 
 import keras
 
-from tfprune.config import AFTER_TRAINING, LIMITS, Config, differing_fields
-from tfprune.methods import Decision, check_method
-from tfprune.models import load_initial_weights
+from tfprune.config import LIMITS
+from tfprune.errors import look_up
+from tfprune.methods.base import Decision
+from tfprune.methods.names import METHODS
+from tfprune.models.initial_weights import load_initial_weights
 from tfprune.run_files import read_config, read_json, read_rows
+from tfprune.runs.config import AFTER_TRAINING, Config, differing_fields
 from tfprune.runs.first_epoch import lowered, note_lowered
 from tfprune.runs.folder import RunFolder, changed_files
 from tfprune.runs.recipe import FILE
 
 RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
-_MAY_DIFFER = ('method', 'method_options', 'charge_search', 'pretraining_epochs', *LIMITS,
-               *AFTER_TRAINING)
+_MAY_DIFFER = ('method', 'charge_search', 'pretraining_epochs', *LIMITS, *AFTER_TRAINING)
 
 
 def differing_before_surgery(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
@@ -27,23 +29,29 @@ def differing_before_surgery(ours: Config, theirs: Mapping[str, Any]) -> list[st
     that only decide.
     """
     may_differ = tuple(f'--{name}:' for name in _MAY_DIFFER)
-    return [row for row in differing_fields(ours, theirs) if not row.startswith(may_differ)]
+    return [row for row in differing_fields(ours, theirs)
+            if not row.startswith(may_differ) and '.' not in row.partition(':')[0]]
+
+
+def _of_method(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The method and its options."""
+    return {name: value for name, value in flags.items() if name == 'method' or '.' in name}
 
 
 def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
-    """Takes weights and rows of metrics.jsonl from the run `config.before_surgery_from`.
+    """Takes weights and rows of metrics.jsonl from the run that the configuration names.
 
     Raises:
         ValueError: it, or this run, is of a method that acts before surgery; or it differs in
             flags, which are listed, or in the content of the files that they name.
         FileNotFoundError: it is no run, or has not come to surgery yet.
     """
-    source = pathlib.Path(config.before_surgery_from)
+    source = pathlib.Path(config.run.before_surgery_from)
     theirs = read_config(source)
     if theirs is None or not (source / 'dense.keras').exists():
         raise FileNotFoundError(f'before_surgery_from: {source} is no run that came to surgery.')
     for name in (config.method, theirs['method']):
-        if not check_method(name).only_decides:
+        if not look_up('method', name, METHODS).only_decides:
             raise ValueError(f'before_surgery_from: method {name!r} acts before surgery; its '
                              'epochs are its own.')
     ours = Config.from_json(folder.read_json('config.json'))  # as given, like theirs
@@ -64,21 +72,20 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
     load_initial_weights(model, str(source / 'dense.keras'))
     note_lowered(folder, lowered(source))  # in those epochs: so is the rate after surgery
     folder.append_rows('metrics.jsonl', [row for row in read_rows(source / 'metrics.jsonl')
-                                         if row['epoch'] < config.search_epochs])
+                                         if row['epoch'] < config.epochs.search])
 
 
 def take_search(config: Config, folder: RunFolder) -> Decision | None:
     """Takes the decision for this budget, and the rows of rounds.jsonl, from the run
-    `config.before_surgery_from`; None where the search is this run's own.
+    of `take_epochs`; None where the search is this run's own.
 
     ValueError: the search was for other budgets.
     """
-    source = pathlib.Path(config.before_surgery_from)
+    source = pathlib.Path(config.run.before_surgery_from)
     decisions, theirs = read_json(source / RATIOS_FILE), read_config(source) or {}
-    if decisions is None or any(theirs.get(name) != getattr(config, name)
-                                for name in ('method', 'method_options')):
+    if decisions is None or _of_method(theirs) != _of_method(config.to_json()):
         return None
-    limit, = config.budgets.values()
+    limit, = config.costs.limits.values()
     if repr(limit) not in decisions:
         raise ValueError(f'before_surgery_from: {source} decided for {", ".join(decisions)}, not '
                          f'for {limit:g}.')
@@ -91,7 +98,7 @@ def other_ratios(config: Config, run_dir: pathlib.Path) -> dict[str, Config]:
     decisions = read_json(run_dir / RATIOS_FILE)
     if decisions is None:
         return {}
-    target, = config.budgets
+    target, = config.costs.limits
     values = config.to_json() | {'before_surgery_from': str(run_dir)}
     return {ratio: Config.from_json(values | {target: float(ratio)}) for ratio in decisions
             if float(ratio) != values[target]}

@@ -1,5 +1,7 @@
 """Deciding on widths: the environment, its agents, the reward of a sub-network.
 
+    problem        what is to be solved: `Problem`
+    options        on which images rewards are measured
     environment    pruning as episodes of TF-Agents, one step a group: `PruningEnv`
     agents         PPO, SAC, DDPG, DQN, REINFORCE behind one contract
     subnetwork     the model under masks, at the cost of the sub-network
@@ -7,7 +9,6 @@
     context        epoch embeddings, the recurrent network over them, the reward decoder
     surrogate      the decoder as a surrogate of the reward
     alignment      the penalty that pulls weights to a sub-network: `alignment_penalty`
-    blocks         the problem that is left without residual blocks
 
 Imports `costs` and `training` and what these import. Only `environment`, `agents` and the methods
 know TF-Agents.

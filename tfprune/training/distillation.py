@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.models import as_logits
+from tfprune.models.outputs import as_logits
 from tfprune.pruning.importance import Batch
 from tfprune.structure.graph import unfold
 from tfprune.training.account import EpochAccount

@@ -15,7 +15,8 @@ import tensorflow as tf
 from tensorflow.python.framework import config as tf_config  # has no public name for 'off'
 
 from tfprune.errors import unknown
-from tfprune.models import as_logits, make_optimizer
+from tfprune.models.compiled import make_optimizer
+from tfprune.models.outputs import as_logits
 from tfprune.pruning.sparsity import kernels_of
 from tfprune.structure.graph import Untracked
 from tfprune.training.batch_norm import synchronize_batch_norm, use_fused_batch_norm

@@ -4,7 +4,7 @@ All randomness comes from one tf.random.Generator per agent, a variable. TF-Agen
 TensorFlow's op seeds, which are fixed when a function is traced: every `set_random_seed` would
 replay the same exploration noise, and a resumed run, which traces later, would draw another.
 
-To add one: a file with a subclass of `Agent`, a line in AGENTS and in config.CHOICES. DQN and
+To add one: a file with a subclass of `Agent`, a line in AGENTS and in RlalOptions' choices. DQN and
 ConstrainedPPO want environments of their own and stand outside of AGENTS.
 """
 from typing import Callable

@@ -1,0 +1,40 @@
+"""Pruning methods by name, and what each may be told; no method is imported before it is used."""
+from typing import TYPE_CHECKING, Any
+
+from tfprune.errors import look_up
+from tfprune.methods import options as of
+from tfprune.registry import Registry
+
+if TYPE_CHECKING:
+    from tfprune.methods.base import Method
+
+METHODS: Registry[type['Method']] = Registry({
+    'rlal': 'tfprune.methods.rlal:RLAL',
+    'amc': 'tfprune.methods.amc:AMC',
+    'cacp': 'tfprune.methods.cacp:CACP',
+    'autocompress': 'tfprune.methods.autocompress:AutoCompress',
+    'n2n': 'tfprune.methods.n2n:N2N',
+    'purl': 'tfprune.methods.purl:PuRL',
+    'crl': 'tfprune.methods.crl:CRL',
+    'dense': 'tfprune.methods.controls:Dense',
+    'uniform': 'tfprune.methods.controls:Uniform',
+    'random': 'tfprune.methods.controls:Random',
+    'magnitude': 'tfprune.methods.controls:Magnitude',
+    'scratch': 'tfprune.methods.controls:Scratch',
+})
+# Of the methods above; any other has them in its class.
+_OPTIONS: dict[str, type[of.Options]] = {
+    'rlal': of.RlalOptions, 'amc': of.AmcOptions, 'cacp': of.CacpOptions,
+    'autocompress': of.AutoCompressOptions, 'n2n': of.N2nOptions, 'purl': of.PurlOptions,
+    'crl': of.CrlOptions,
+    **{name: of.NoOptions for name in ('dense', 'uniform', 'random', 'magnitude', 'scratch')}}
+
+
+def options_of(name: str) -> type[of.Options]:
+    """The class of a method's options."""
+    return _OPTIONS[name] if name in _OPTIONS else METHODS[name].Options
+
+
+def make_method(name: str, options: Any = None) -> 'Method':
+    """A method, which has not started; ValueError with the right names for a wrong one."""
+    return look_up('method', name, METHODS)(options)

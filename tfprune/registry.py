@@ -1,0 +1,40 @@
+"""Names of things that are imported only when they are used."""
+import importlib
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Generic, TypeVar
+
+T = TypeVar('T')
+
+
+class Registry(MutableMapping[str, T], Generic[T]):
+    """A dictionary whose values may stand as 'module:name', or 'module:' for the module itself,
+    imported at the first look.
+
+    So that --help can list names without importing TensorFlow.
+    """
+
+    def __init__(self, entries: Mapping[str, T | str]):
+        self._entries: dict[str, T | str] = dict(entries)
+
+    def __getitem__(self, name: str) -> T:
+        entry = self._entries[name]
+        if isinstance(entry, str):
+            module, _, attribute = entry.partition(':')
+            found: Any = importlib.import_module(module)
+            entry = self._entries[name] = getattr(found, attribute) if attribute else found
+        return entry  # type: ignore[return-value]
+
+    def __setitem__(self, name: str, value: T) -> None:
+        self._entries[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)

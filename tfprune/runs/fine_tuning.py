@@ -1,0 +1,105 @@
+"""The epochs after surgery."""
+from collections.abc import Callable
+
+import keras
+import tensorflow as tf
+
+from tfprune.methods.base import Decision
+from tfprune.pruning.sparsity import zeroing
+from tfprune.runs.checkpoints import restore
+from tfprune.runs.epochs import EpochLoop, Stage
+from tfprune.runs.first_epoch import fine_tune_rate
+from tfprune.runs.pretraining import stage_before_surgery
+from tfprune.runs.state import FineTuning, State, plain_float32
+from tfprune.search.problem import Problem
+from tfprune.structure.graph import unfold
+from tfprune.training.batch_norm import batch_norm_layers, reestimate_batch_norm
+from tfprune.training.distribution import from_chief
+
+# Share of a moving average that may be older than the training after surgery.
+YOUNG = 0.05
+
+
+def fine_tune(state: State, problem: Problem) -> None:
+    """Trains the state's pruned model to the last epoch, and leaves it in float32."""
+    plan = FineTuning.after(state)
+    _train(state, plan)
+    _settle_if_young(state, plan.steps)
+    if state.should_stop():
+        raise state.interrupted_before('export')
+    state.pruned = plain_float32(state.pruned)
+
+
+def _train(state: State, plan: FineTuning) -> None:
+    config, decision, pruned = state.config, state.decision, state.pruned
+    first = state.method.decides_first
+    if not plan.steps and config.epochs.fine_tune_epochs:
+        state.progress.warn(
+            f'the search cost {decision.search_equivalents:.1f} epochs; charged, it leaves '
+            f'none of {config.epochs.fine_tune_epochs} to fine-tuning.')
+    keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
+    trainer = state.trainer(pruned, teacher=_teacher(state), constrain=keep_zeros)
+    stages = [stage_before_surgery(state, plan.data)] if first else []
+    stages += [Stage.of(config.epochs.search, plan.steps, config.training, plan.data,
+                        fine_tune_rate(state.folder.path, state.recipe))]
+    loop = EpochLoop(state, trainer, tf.train.Checkpoint(model=pruned, trainer=trainer), stages)
+    if state.prefix:
+        restore(loop.saved, state.prefix)
+    else:
+        _begin(state, keep_zeros)
+    for epoch in loop.epochs_left():
+        with loop.acting(loop.train(epoch)) as row:
+            row['phase'] = 'train' if first else 'fine_tune'
+    trainer.finish()
+
+
+def _begin(state: State, keep_zeros: Callable[[], None] | None) -> None:
+    """What surgery leaves to do before the first step."""
+    if keep_zeros:
+        keep_zeros()
+    if keep_zeros or not state.method.decides_first and _is_smaller(state.decision):
+        _settle(state)
+
+
+def _settle(state: State) -> None:
+    """Batch-norm statistics of the sub-network, as when it was scored."""
+    pruned = state.pruned
+
+    @tf.function
+    def forward(images: tf.Tensor) -> None:
+        state.strategy.run(lambda x: pruned(tf.cast(x, tf.float32), training=True), (images,))
+
+    batches = state.data.calibration_batches(state.config.scoring.score_batch_size,
+                                             state.config.training.calibration_batches)
+    reestimate_batch_norm(unfold(pruned), forward, (images for images, _ in batches))
+
+
+def _is_smaller(decision: Decision) -> bool:
+    """Whether it removes anything, single weights too."""
+    return bool(decision.zeros or decision.removed) or not all(
+        mask.all() for mask in decision.masks.values())
+
+
+def _settle_if_young(state: State, steps: int) -> None:
+    """Re-estimates the statistics after training that was too short for them to follow, of so many
+    steps since surgery; those that came with a model which lost nothing stay its own."""
+    cut = not state.method.decides_first and _is_smaller(state.decision)
+    if state.has_weights and not cut:
+        return
+    if not cut:
+        steps += state.config.epochs.search * state.steps_per_epoch
+    if steps and any(layer.trainable and layer.momentum ** steps > YOUNG
+                     for layer in batch_norm_layers(state.pruned)):
+        _settle(state)
+
+
+def _teacher(state: State) -> keras.Model | None:
+    """The dense model as it was before surgery, for a method that distils.
+
+    From its file, as a run that is resumed after surgery has it nowhere else.
+    """
+    if not state.method.distils:
+        return None
+    from_chief(state.strategy, 'the file is written')
+    with state.strategy.scope():
+        return keras.models.load_model(state.folder.path / 'dense.keras')

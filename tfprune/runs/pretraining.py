@@ -1,0 +1,55 @@
+"""The epochs before surgery."""
+import tensorflow as tf
+
+from tfprune.data.image_data import ImageData
+from tfprune.runs.checkpoints import Position, restore
+from tfprune.runs.epochs import EpochLoop, Stage
+from tfprune.runs.given import first_epoch
+from tfprune.runs.reuse import take_epochs
+from tfprune.runs.state import State
+from tfprune.search.problem import Problem
+
+
+def pretrain(state: State, problem: Problem) -> None:
+    """Trains the dense model to surgery, the method acting after each epoch; or takes the epochs
+    from another run.
+
+    What comes next stands after the last of them.
+    """
+    if state.config.run.before_surgery_from and not (state.method.decides_first or state.prefix):
+        take_epochs(state.config, state.folder, problem.model)
+        state.took_epochs = True
+    elif state.surgery_epoch and not state.position.round:
+        _train(state, problem)
+    else:
+        return
+    state.position, state.prefix = Position(state.surgery_epoch), None
+
+
+def stage_before_surgery(state: State, data: ImageData) -> Stage:
+    """The learning rate's first stage, on these examples."""
+    options, epochs = state.config.training, state.config.epochs.search
+    return Stage.of(0, epochs * (data.num_train // options.batch_size), options, data,
+                    state.recipe.learning_rate, options.lr_warmup_epochs)
+
+
+def _train(state: State, problem: Problem) -> None:
+    method, scorer = state.method, state.scorer
+    judged = first_epoch(state, problem)
+    trainer = state.trainer(problem.model, penalty=method.penalty)
+    loop = EpochLoop(state, trainer, tf.train.Checkpoint(
+        model=problem.model, trainer=trainer, method=method, account=problem.account),
+        [stage_before_surgery(state, state.data)])
+    if state.prefix:
+        restore(loop.saved, state.prefix)
+    for epoch in loop.epochs_left():
+        trained = loop.train(epoch)
+        while epoch == 0 and judged and judged.is_ruined(trained.held_out_accuracy, loop.evaluate):
+            trained = loop.begin_again(trained, judged)
+        with loop.acting(trained) as row:
+            result = scorer.lead(lambda: method.after_epoch(epoch), method)
+            if result is not None:  # the chief's alone
+                state.folder.append_rows('episodes.jsonl', result.episodes)
+                row |= {'phase': method.phase(epoch), **result.metrics,
+                        'search_equivalents': problem.account.epochs}
+    trainer.finish()

@@ -1,0 +1,113 @@
+"""What is to be solved: a dense model, what it costs, a budget, and what decisions are worth."""
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.costs.budget import Budget
+from tfprune.costs.model import CostModel
+from tfprune.pruning.depth import remove_blocks
+from tfprune.pruning.importance import Batch, score_groups
+from tfprune.pruning.masks import Masks, best_channels
+from tfprune.pruning.options import PruningOptions
+from tfprune.structure.graph import unfold
+from tfprune.structure.groups import ChannelGroups, trace_groups
+from tfprune.structure.options import StructureOptions
+from tfprune.training.account import EpochAccount
+from tfprune.training.options import Epochs, TrainingOptions
+
+Score = Callable[[Mapping[str, np.ndarray]], float]
+
+
+def _not_scored(masks: Mapping[str, np.ndarray]) -> float:
+    raise NotImplementedError('this problem has no reward')
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What a run works on, and what a method is given.
+
+    Attributes:
+        model: the dense model, whose weights train.
+        groups, cost_model, budget: what may be pruned, what it costs, what is allowed.
+        seed, epochs, structure, pruning, training: parts of the configuration.
+        score: masks -> accuracy in [0, 1] on held-out training images; never test data. Charges
+            the account.
+        account: to be charged with whatever else a search computes.
+        criterion_batches: (images, labels) that are trained on, for criteria that need data.
+        held_out: the held-out (images, labels) behind `score`, for what is no mask.
+        train_batches: round -> the augmented batches of an epoch, in an order of the round's own.
+        scope: context manager factory under which variables are to be created.
+        poll: called within long work that does not score; raises where the run is to stop.
+    """
+    model: keras.Model
+    groups: ChannelGroups
+    cost_model: CostModel
+    budget: Budget
+    seed: int = 0
+    epochs: Epochs = Epochs()
+    structure: StructureOptions = StructureOptions()
+    pruning: PruningOptions = PruningOptions()
+    training: TrainingOptions = TrainingOptions()
+    score: Score = _not_scored
+    account: EpochAccount = dataclasses.field(default_factory=lambda: EpochAccount(1, 1))
+    criterion_batches: Iterable[Batch] = ()
+    held_out: Iterable[Batch] = ()
+    train_batches: Callable[[int], Iterable[Batch]] = lambda _: ()
+    scope: Callable[[], Any] = contextlib.nullcontext
+    poll: Callable[[], None] = lambda: None
+
+    def channel_scores(self) -> dict[str, np.ndarray]:
+        """The importance of each channel, {group name: [C_g]}, by the configured criterion on the
+        current weights. Charges the account with the images that the criterion looks at, forward
+        and backward."""
+        seen = 0
+
+        def counted() -> Iterator[Batch]:
+            nonlocal seen
+            for images, labels in self.criterion_batches:
+                seen += len(images)
+                yield images, labels
+
+        scores = score_groups(self.model, self.groups, criterion=self.pruning.criterion,
+                              seed=self.seed, data=counted())
+        self.account.train(seen, self.cost_model.dense.macs)
+        return scores
+
+    def select(self, widths: Mapping[str, int]) -> Masks:
+        """Masks of these widths by the configured criterion on the current weights."""
+        return best_channels(self.groups, widths, self.channel_scores())
+
+    def without(self, blocks: Sequence[str]) -> Problem:
+        """The problem that is left without these blocks: the model as `remove_blocks` gives it, its
+        groups and costs, traced anew, and the same limits in numbers; itself for none.
+
+        Raises:
+          ValueError: see `remove_blocks`.
+          InfeasibleBudgetError: what is left cannot be narrowed so far.
+        """
+        if not blocks:
+            return self
+        model = remove_blocks(self.model, blocks)
+        graph, all_groups = unfold(model), trace_problem_groups(
+            model, dataclasses.replace(self.structure, frozen='', prune_residual_groups=True))
+        frozen = [name for name in self.structure.frozen_names
+                  if name in graph.layers or name in all_groups.groups]
+        groups = trace_problem_groups(
+            model, dataclasses.replace(self.structure, frozen=','.join(frozen)))
+        cost_model = CostModel(model, groups)
+        return dataclasses.replace(self, model=model, groups=groups, cost_model=cost_model,
+                                   budget=self.budget.of(groups, cost_model))
+
+
+def trace_problem_groups(model: keras.Model, options: StructureOptions) -> ChannelGroups:
+    """The groups of a model that options say."""
+    groups = trace_groups(model, frozen=options.frozen_names,
+                          unknown_layers=options.unknown_layers,
+                          prune_frozen=options.prune_frozen)
+    return groups if options.prune_residual_groups else groups.without_residual()
