@@ -5,6 +5,7 @@ import math
 import re
 
 from tfprune import report
+from tfprune.methods.names import METHODS
 from tfprune.runs.config import Config
 
 DENSE = {'test_accuracy': 0.975, 'macs': 4000, 'params': 800, 'peak_memory_bytes': 512,
@@ -31,6 +32,7 @@ def make_report(method='rlal', seed=0, **changes):
                     'width': 16 if method == 'dense' else 7},
                    {'name': 'stage2/conv1', 'dense_width': 32, 'width': 32}],
         'agent': AGENT if method == 'rlal' else None,
+        'phases': dict(METHODS[method].phases), 'sources': dict(METHODS[method].sources),
         'parity': {'images': 32, 'source': 'representative', 'largest_output': 9.5, 'pairs': [
             {'first': 'keras', 'second': 'tflite', 'difference': 3e-6, 'limit': 1e-4}]},
         'seconds': {'training': 60.0, 'search': 40.0, 'total': 100.0}, 'test_images': 1900,

@@ -1,5 +1,6 @@
 """A stranger's additions, each in one place, from README and docstrings alone: a method, a layer
 rule, an export format."""
+import dataclasses
 import json
 import pathlib
 
@@ -9,40 +10,51 @@ import numpy as np
 import pytest
 
 from light_export import light_export
+from tfprune.config import Range, field_of
 from tfprune.costs.model import count_cost
 from tfprune.export.base import Artifact, ArtifactCost, Format
 from tfprune.export.exporter import FORMATS
 from tfprune.methods.base import Decision, Method
 from tfprune.methods.names import METHODS
+from tfprune.methods.options import Options
 from tfprune.runs.config import Config
 from tfprune.runs.run import train_and_prune
 from tfprune.structure.layer_rules import RULES
 from tfprune.testing import check_promises, max_relative_difference, randomize
 
 
+@dataclasses.dataclass(frozen=True)
+class WidestFirstOptions(Options):
+    step: int = field_of(1, 'This many channels go at a time.', Range(1, 100))
+
+
 class WidestFirst(Method):
-    """Takes a channel of the widest group until the budget is kept."""
+    """Takes channels of the widest group until the budget is kept."""
     only_decides = True
+    Options = WidestFirstOptions
 
     def decide(self):
         budget = self.problem.budget
         widths = np.array(budget.dense_widths)
         while not budget.fits(widths):
-            widths[widths.argmax()] -= 1
+            widths[widths.argmax()] -= self.options.step
         return Decision(self.problem.select(budget.as_dict(widths)))
 
 
 def test_a_method(monkeypatch, tmp_path):
     monkeypatch.setitem(METHODS, 'widest_first', WidestFirst)
-    config = Config(method='widest_first', model='resnet8', dataset='digits', macs=0.5,
-                    warmup_epochs=1, random_epochs=0, joint_epochs=0, alignment_epochs=0,
-                    fine_tune_epochs=1, batch_size=256, reward_images=100, score_images=100)
+    with pytest.raises(ValueError, match=r'step must be in \[1, 100\]; received 0'):
+        Config(method='widest_first', widest_first={'step': 0})
+    config = Config(method='widest_first', widest_first={'step': 2}, model='resnet8',
+                    dataset='digits', macs=0.5, warmup_epochs=1, random_epochs=0, joint_epochs=0,
+                    alignment_epochs=0, fine_tune_epochs=1, batch_size=256, reward_images=100,
+                    score_images=100)
     with light_export():
         result = train_and_prune(config, tmp_path / 'run', progress=False)
     dense, pruned = (result.report[side]['macs'] for side in ('dense', 'pruned'))
     assert count_cost(result.model).macs == pruned <= 0.5 * dense
     widths = [row['width'] for row in result.report['groups']]
-    assert max(widths) - min(widths) <= 1  # of 16, 32 and 64
+    assert max(widths) - min(widths) <= 2  # of 16, 32 and 64
 
 
 @keras.saving.register_keras_serializable('test_extending')

@@ -55,8 +55,8 @@ def define_config_flags(names: Iterable[str] = (),
     """Defines the flags of a `Config`, with their defaults, help and groups.
 
     Args:
-      names: of flags; none for all, those of every method's options included.
-      flag_values: where; the script's own.
+        names: of flags; none for all, those of every method's options included.
+        flag_values: where; the script's own.
     """
     for part in (*PARTS.values(), *(options for _, options in option_parts())):
         _define_part(part, names, flag_values)
@@ -163,9 +163,9 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
     """Parses the flags and runs a script; ends the process as this module says.
 
     Args:
-      script: its name, which stands before each error.
-      body: what it does, with the arguments that are no flags; returns the exit code, None for 0.
-      takes_arguments: whether there may be such arguments.
+        script: its name, which stands before each error.
+        body: what it does, with the arguments that are no flags; returns the exit code, None for 0.
+        takes_arguments: whether there may be such arguments.
     """
     scripts = str(pathlib.Path(body.__code__.co_filename).parent)
     if _IS_SCRIPT and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
@@ -229,8 +229,8 @@ def stop_on_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
     process at once.
 
     Args:
-      numbers: of the signals.
-      said: what the user reads when one comes.
+        numbers: of the signals.
+        said: what the user reads when one comes.
     """
     received: list[int] = []
 

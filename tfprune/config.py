@@ -47,10 +47,10 @@ def field_of(default: Any, text: str, within: Range | None = None, *,
     """A field of a part.
 
     Args:
-      text: its help.
-      within: what a number can be.
-      choices: what a name can be; none for any text.
-      is_flag: whether it is part of a configuration, or given in Python alone.
+        text: its help.
+        within: what a number can be.
+        choices: what a name can be; none for any text.
+        is_flag: whether it is part of a configuration, or given in Python alone.
     """
     return dataclasses.field(default=default, metadata={
         'help': text, 'within': within, 'choices': tuple(choices), 'is_flag': is_flag})
@@ -61,10 +61,10 @@ class Part:
     """Fields of one package, with plain values; a subclass adds fields, all with defaults.
 
     Class attributes:
-      prefix: of the names of its flags, in errors.
+        prefix: of the names of its flags, in errors.
 
     Raises:
-      TypeError, ValueError: name the field, what was expected and what was received.
+        TypeError, ValueError: name the field, what was expected and what was received.
     """
     prefix: ClassVar[str] = ''
 

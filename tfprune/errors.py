@@ -102,11 +102,11 @@ def look_up(kind: str, name: str, registry: Mapping[str, T], also: str = '') -> 
     """What a registry has under a name.
 
     Args:
-      kind: what it is a name of, for the message.
-      also: what may stand in place of a name, for the message.
+        kind: what it is a name of, for the message.
+        also: what may stand in place of a name, for the message.
 
     Raises:
-      ValueError: nothing; near names and all of them are offered.
+        ValueError: nothing; near names and all of them are offered.
     """
     if name not in registry:
         raise unknown(kind, name, registry, also)

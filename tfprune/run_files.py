@@ -32,7 +32,8 @@ CONTENT: dict[str, files.Shape] = {
         'groups': [{'name': str, 'dense_width': int, 'width': int}], 'agent': (dict, None),
         'seconds': {'training': (float, None), 'search': (float, None), 'total': (float, None)},
         'test_images': int, 'files?': {str: str}, 'class_names?': [str], 'artifacts?': [dict],
-        'missing?': [str], 'given?': (dict, None), 'training?': dict,
+        'phases?': {str: str},
+        'sources?': {str: str}, 'missing?': [str], 'given?': (dict, None), 'training?': dict,
         'budgets': [{'target': str, 'asked': float, 'limit': float, 'dense': float,
                      'cost': float}]},
 }

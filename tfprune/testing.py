@@ -174,10 +174,10 @@ class Promises:
     """What `check_promises` found on one model.
 
     Attributes:
-      groups: prunable groups.
-      gated_difference: largest relative difference of the gated to the pruned model.
-      dense_difference: of a surgery that removes nothing to the model.
-      predicted, counted: (MACs, parameters) by CostModel and by recount of the pruned model.
+        groups: prunable groups.
+        gated_difference: largest relative difference of the gated to the pruned model.
+        dense_difference: of a surgery that removes nothing to the model.
+        predicted, counted: (MACs, parameters) by CostModel and by recount of the pruned model.
     """
     groups: int
     gated_difference: float

@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from tfprune.export import exporter, exporter as export, interpreter, keras_file, tflite
 from tfprune.export.base import ArtifactCost
-from tfprune.export.latency import compare_latency, tflite_latency_ms
 from tfprune.export.operator_cost import tflite_cost
 from tfprune.export.parity import ParityError, measure_parity
 from tfprune.training.step import StopTraining
@@ -401,20 +400,3 @@ def test_small_cnn_costs_the_same_in_every_form(report):
     params = 5 * 27 + 5 * 45 + 20 + 42
     assert costs['keras'].params == costs['saved_model'].params == params
     assert costs['tflite'].params == params - 20 + 2 * 5  # a bias, and one of zeros, for norm1
-
-
-def test_latency(report):
-    one = tflite_latency_ms(report.paths['tflite'], repetitions=20, warmup=1)
-    assert 0 < one.p10 <= one.median <= one.p90
-    assert (one.repetitions, one.threads) == (20, 1)
-    with pytest.raises(ValueError, match='threads: expected at least 1, received 0'):
-        tflite_latency_ms(report.paths['tflite'], threads=0)
-
-
-def test_compare_latency_gives_pruned_over_dense(report):
-    """150 times the multiply-adds take more time, in whichever order."""
-    large = tflite.convert(small_cnn(channels=64))
-    small = report.paths['tflite'].read_bytes()
-    forward = compare_latency(large, small, rounds=5, repetitions=5)
-    assert forward.ratio < 0.7 and forward.pruned.median < forward.dense.median
-    assert compare_latency(small, large, rounds=5, repetitions=5).ratio > 1 / 0.7

@@ -14,8 +14,8 @@ def call_apart(function: Callable[..., Any], *, threads: int = 0, **arguments: A
     """function(**arguments) in a new process, everything as JSON.
 
     Args:
-      function: of a module, by its name.
-      threads: within an operation of TensorFlow; 0 is its default.
+        function: of a module, by its name.
+        threads: within an operation of TensorFlow; 0 is its default.
 
     Raises ValueError with the last line of what the process says if it fails.
     """

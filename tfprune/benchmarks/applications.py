@@ -37,9 +37,9 @@ def rows(only: Sequence[str] = (), *, files: bool = True) -> Iterator[dict[str, 
     """Yields one row a model.
 
     Args:
-      only: some of NAMES; none for all.
-      files: whether to save the result and use it in a process without tfprune, too: load, train a
-        step, convert to TFLite.
+        only: some of NAMES; none for all.
+        files: whether to save the result and use it in a process without tfprune, too: load, train
+            a step, convert to TFLite.
 
     Raises ValueError for an unknown name.
     """

@@ -36,13 +36,13 @@ def rows(only: Sequence[str] = (), *, artifacts: Sequence[str] = (),
     """Yields one row a file and number of threads, the first file being what ratios refer to.
 
     Args:
-      only: some of the files, by name.
-      artifacts: .tflite files, .keras files (converted to float32), run folders (their dense model
-        and all their .tflite files) or export folders.
-      artifact_threads: of the interpreter.
-      rounds, repetitions: see `latencies_in_turns`.
-      profile: whether to time each operator, at the first number of threads.
-      memory: whether to run each file in a process of its own for its peak memory.
+        only: some of the files, by name.
+        artifacts: .tflite files, .keras files (converted to float32), run folders (their dense
+            model and all their .tflite files) or export folders.
+        artifact_threads: of the interpreter.
+        rounds, repetitions: see `latencies_in_turns`.
+        profile: whether to time each operator, at the first number of threads.
+        memory: whether to run each file in a process of its own for its peak memory.
 
     Raises ValueError or OSError for what is no such file, before anything is measured.
     """

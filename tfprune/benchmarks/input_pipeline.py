@@ -34,13 +34,13 @@ def rows(only: Sequence[str] = (), *, cifar10_dir: str = '', image_folder: str =
     """Yields a row a source of images, for each model.
 
     Args:
-      only: some of SOURCES.
-      cifar10_dir: where tensorflow-datasets has CIFAR-10; '' makes noise of its shape.
-      image_folder: class folders of image files; '' makes one of JPEG files, 128x128.
-      image_size: of the images of the folder; '' is 128.
-      models: whose training step the pipeline is compared with.
-      pipeline_rounds: repetitions of BATCHES_A_ROUND batches.
-      threads: within an operation, and cores; 0 is all.
+        only: some of SOURCES.
+        cifar10_dir: where tensorflow-datasets has CIFAR-10; '' makes noise of its shape.
+        image_folder: class folders of image files; '' makes one of JPEG files, 128x128.
+        image_size: of the images of the folder; '' is 128.
+        models: whose training step the pipeline is compared with.
+        pipeline_rounds: repetitions of BATCHES_A_ROUND batches.
+        threads: within an operation, and cores; 0 is all.
 
     Raises ValueError for an unknown source or data that cannot be read.
     """

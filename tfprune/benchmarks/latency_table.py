@@ -32,16 +32,16 @@ def rows(only: Sequence[str] = (), *, model: str = '',
     """Measures a table, or imports one, or writes the files to measure elsewhere.
 
     Args:
-      only: nothing: a table is made as a whole.
-      model: a .keras file or a name of MODELS.
-      image_size, num_classes: see `untrained_model`.
-      table: the file to write, or to go on with.
-      checks: random widths at which to compare prediction and measurement.
-      artifact_threads: the first is that of the table.
-      probe_files: writes the files to measure to this folder, and measures nothing.
-      profiles: reads the profiles in this folder in place of measuring.
-      device: what the device of the profiles is called.
-      seed: of the random widths.
+        only: nothing: a table is made as a whole.
+        model: a .keras file or a name of MODELS.
+        image_size, num_classes: see `untrained_model`.
+        table: the file to write, or to go on with.
+        checks: random widths at which to compare prediction and measurement.
+        artifact_threads: the first is that of the table.
+        probe_files: writes the files to measure to this folder, and measures nothing.
+        profiles: reads the profiles in this folder in place of measuring.
+        device: what the device of the profiles is called.
+        seed: of the random widths.
 
     Raises ValueError or OSError for arguments that do not fit.
     """

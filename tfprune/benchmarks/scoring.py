@@ -46,15 +46,15 @@ def rows(only: Sequence[str] = (), *, models: Sequence[str] = ('resnet20', 'resn
     """Yields a row a kind of sub-network for each model, then one of memory for the first.
 
     Args:
-      only: 'time' or 'memory'.
-      models: names of MODELS, on images of 32x32.
-      score_images, score_batch_size: as in a run.
-      subnetworks: random ones of each kind.
-      score_rounds: turns of each.
-      sliced: whether weights are sliced to the kept channels; else masks over the full network.
-      memory_subnetworks, memory_images: scored one after another in a process of its own, on how
-        many images.
-      threads: within an operation, and cores; 0 is all.
+        only: 'time' or 'memory'.
+        models: names of MODELS, on images of 32x32.
+        score_images, score_batch_size: as in a run.
+        subnetworks: random ones of each kind.
+        score_rounds: turns of each.
+        sliced: whether weights are sliced to the kept channels; else masks over the full network.
+        memory_subnetworks, memory_images: scored one after another in a process of its own, on how
+            many images.
+        threads: within an operation, and cores; 0 is all.
     """
     for name in only:
         if name not in ('time', 'memory'):

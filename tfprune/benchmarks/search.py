@@ -31,11 +31,11 @@ def rows(only: Sequence[str] = (), *, search_runs: Sequence[str] = (),
     """Yields a row a joint epoch but the first of each run, in which functions are traced.
 
     Args:
-      only: run folders, by name.
-      search_runs: run folders of the method rlal; none makes a run.
-      search_model, search_dataset, search_episodes: of that run; episodes an epoch.
-      cifar10_dir: where tensorflow-datasets has CIFAR-10.
-      threads: within an operation, and cores, of that run; 0 is all.
+        only: run folders, by name.
+        search_runs: run folders of the method rlal; none makes a run.
+        search_model, search_dataset, search_episodes: of that run; episodes an epoch.
+        cifar10_dir: where tensorflow-datasets has CIFAR-10.
+        threads: within an operation, and cores, of that run; 0 is all.
 
     Raises ValueError or OSError for a folder without joint epochs.
     """

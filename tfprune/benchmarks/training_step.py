@@ -57,14 +57,14 @@ def rows(only: Sequence[str] = (), *, models: Sequence[str] = ('resnet20', 'resn
     """Yields a row a contestant, for each model and dtype.
 
     Args:
-      only: some of CONTESTANTS.
-      models: CIFAR ResNets of MODELS, 'resnet20', ….
-      dtypes: of DTYPES.
-      step_rounds: turns, of one step each.
-      torch_python: a Python that has PyTorch; '' takes this one, and leaves the contestant out if
-        it has none.
-      determinism: whether TensorFlow runs as in tfprune's own runs.
-      threads: within an operation, and cores; 0 is all.
+        only: some of CONTESTANTS.
+        models: CIFAR ResNets of MODELS, 'resnet20', ….
+        dtypes: of DTYPES.
+        step_rounds: turns, of one step each.
+        torch_python: a Python that has PyTorch; '' takes this one, and leaves the contestant out if
+            it has none.
+        determinism: whether TensorFlow runs as in tfprune's own runs.
+        threads: within an operation, and cores; 0 is all.
 
     Raises ValueError for unknown names, OSError where the worker of PyTorch fails.
     """

@@ -17,15 +17,15 @@ class GroupRow:
     """One channel group.
 
     Attributes:
-      name: the layer that produces it first.
-      width, least_width: channels now, and the fewest allowed.
-      macs: multiply-adds of the layers that write it, each layer's shared out among the channels
-        that it writes; over all groups they sum to the model's.
-      params: parameters along its channels in the layers that write it, likewise.
-      macs_saved: multiply-adds that go if this group alone has its least width.
-      members: all layers that touch it.
-      is_residual: whether a sum couples it.
-      reason: why it is not prunable; None if it is.
+        name: the layer that produces it first.
+        width, least_width: channels now, and the fewest allowed.
+        macs: multiply-adds of the layers that write it, each layer's shared out among the channels
+            that it writes; over all groups they sum to the model's.
+        params: parameters along its channels in the layers that write it, likewise.
+        macs_saved: multiply-adds that go if this group alone has its least width.
+        members: all layers that touch it.
+        is_residual: whether a sum couples it.
+        reason: why it is not prunable; None if it is.
     """
     name: str
     width: int
@@ -43,14 +43,14 @@ class Analysis:
     """A model before any training.
 
     Attributes:
-      model: its name.
-      inputs: the shapes of its inputs, 'H×W×C'.
-      groups: every group, in topological order.
-      dense: its cost.
-      least: its cost with all prunable groups at their least widths: the smallest budget.
-      prunable_macs: multiply-adds of layers with a prunable group on one side or both.
-      uncounted: "layer (class)" of what may multiply, but could not be counted.
-      fixed: what has no rule and multiplies; its multiply-adds stay.
+        model: its name.
+        inputs: the shapes of its inputs, 'H×W×C'.
+        groups: every group, in topological order.
+        dense: its cost.
+        least: its cost with all prunable groups at their least widths: the smallest budget.
+        prunable_macs: multiply-adds of layers with a prunable group on one side or both.
+        uncounted: "layer (class)" of what may multiply, but could not be counted.
+        fixed: what has no rule and multiplies; its multiply-adds stay.
     """
     model: str
     inputs: tuple[str, ...]
@@ -73,12 +73,12 @@ def analyze(model: keras.Model, groups: ChannelGroups, *, width_multiple: int = 
     """Returns what of `model` can be pruned.
 
     Args:
-      model: a functional or Sequential model of fixed input size.
-      groups: its channel groups (`trace_groups`), those that must stay already unprunable.
-      width_multiple, min_keep_ratio: the widths that are allowed; see `masks.allowed_widths`.
+        model: a functional or Sequential model of fixed input size.
+        groups: its channel groups (`trace_groups`), those that must stay already unprunable.
+        width_multiple, min_keep_ratio: the widths that are allowed; see `masks.allowed_widths`.
 
     Raises:
-      ValueError: for groups of another model, or sizes that are not fixed.
+        ValueError: for groups of another model, or sizes that are not fixed.
     """
     cost_model = CostModel(model, groups)
     least = {name: int(allowed_widths(width, multiple=width_multiple,

@@ -34,12 +34,12 @@ class Cost:
     """What a model costs at batch 1.
 
     Attributes:
-      macs: multiply-adds.
-      params: all weights, frozen ones and moving statistics included, as model.count_params().
-      peak_memory_bytes: the most bytes of live float32 activations while the layers run in order;
-        normalization, activation, dropout, rescaling and flatten work in place where they can.
-      trainable_params: of `params`, those that train.
-      latency_ms: from the latency table, None without one.
+        macs: multiply-adds.
+        params: all weights, frozen ones and moving statistics included, as model.count_params().
+        peak_memory_bytes: the most bytes of live float32 activations while the layers run in order;
+            normalization, activation, dropout, rescaling and flatten work in place where they can.
+        trainable_params: of `params`, those that train.
+        latency_ms: from the latency table, None without one.
     """
     macs: int
     params: int
@@ -122,15 +122,15 @@ class CostModel:
     """The cost of a model under any widths of its channel groups.
 
     Attributes:
-      group_names: the prunable groups, the order of all width vectors [G].
-      dense_widths: their dense widths, int64 [G].
-      dense: the cost of the dense model.
-      layers: every call of a layer with a rule that costs MACs, in topological order.
-      fixed: every call of what has no rule that costs MACs, in topological order.
-      layer_outputs: the tensor in `groups.layout` that each of them makes.
-      latency_table: as given.
-      uncounted: "layer (class)" of what has no rule and may multiply, but could not be counted; []
-        says that all is counted.
+        group_names: the prunable groups, the order of all width vectors [G].
+        dense_widths: their dense widths, int64 [G].
+        dense: the cost of the dense model.
+        layers: every call of a layer with a rule that costs MACs, in topological order.
+        fixed: every call of what has no rule that costs MACs, in topological order.
+        layer_outputs: the tensor in `groups.layout` that each of them makes.
+        latency_table: as given.
+        uncounted: "layer (class)" of what has no rule and may multiply, but could not be counted;
+            [] says that all is counted.
     """
 
     def __init__(self, model: keras.Model, groups: ChannelGroups, *,
@@ -138,8 +138,8 @@ class CostModel:
         """Traces nothing again: `groups` must be those of `model`.
 
         Raises:
-          ValueError: for groups or a latency table of another model, or activations whose size is
-            not fixed.
+            ValueError: for groups or a latency table of another model, or activations whose size is
+                not fixed.
         """
         self.group_names = tuple(groups)
         self.dense_widths = np.array([groups[name] for name in groups], np.int64)
@@ -166,7 +166,7 @@ class CostModel:
         """Returns the cost at {group name: width}; a missing group is dense.
 
         Raises:
-          ValueError, TypeError: for an unknown group, a width out of range or not an integer.
+            ValueError, TypeError: for an unknown group, a width out of range or not an integer.
         """
         checked = check_widths(self._groups, widths)
         row = np.array([[checked[name] for name in self.group_names]], np.int64)
@@ -177,8 +177,8 @@ class CostModel:
         """Returns each cost, int64 [N] (latency float64), for widths int [N, G].
 
         Raises:
-          TypeError: if `widths` is not integer.
-          ValueError: for a wrong shape, or a width out of range.
+            TypeError: if `widths` is not integer.
+            ValueError: for a wrong shape, or a width out of range.
         """
         widths = np.asarray(widths)
         size = len(self.group_names)
@@ -198,7 +198,7 @@ class CostModel:
         """Returns the cost `name` as a fast function of a width vector int [G], unchecked.
 
         Raises:
-          ValueError: for an unknown target.
+            ValueError: for an unknown target.
         """
         if name not in self._values:
             hint = ' (latency_ms needs a latency table)' if name == 'latency_ms' else ''

@@ -21,13 +21,13 @@ class ArrayImageData(ImageData):
     """ImageData from two pairs of arrays; made by `from_arrays`.
 
     Attributes:
-      train_images: uint8 tensor [N, H, W, C] of training and reward images.
-      train_labels: int32 tensor [N].
-      test_images: uint8 tensor [M, H, W, C].
-      test_labels: int32 tensor [M].
-      train_indices: int64 array [num_train], into train_images.
-      reward_indices: int64 array [num_reward], into train_images, disjoint from train_indices.
-      seed: of order and augmentation; the split does not depend on it.
+        train_images: uint8 tensor [N, H, W, C] of training and reward images.
+        train_labels: int32 tensor [N].
+        test_images: uint8 tensor [M, H, W, C].
+        test_labels: int32 tensor [M].
+        train_indices: int64 array [num_train], into train_images.
+        reward_indices: int64 array [num_reward], into train_images, disjoint from train_indices.
+        seed: of order and augmentation; the split does not depend on it.
     """
 
     train_images: tf.Tensor
@@ -58,14 +58,14 @@ class ArrayImageData(ImageData):
         Images are shared, not copied, where TensorFlow can: do not change them afterwards.
 
         Args:
-          train: (uint8 [N, H, W, C], integers [N]).
-          test: (uint8 [M, H, W, C], integers [M]).
-          reward_images: size of the reward split, 0 for a tenth of the images up to 5,000; a
-            random share of each class that depends on split_seed alone, see `reward_split`.
+            train: (uint8 [N, H, W, C], integers [N]).
+            test: (uint8 [M, H, W, C], integers [M]).
+            reward_images: size of the reward split, 0 for a tenth of the images up to 5,000; a
+                random share of each class that depends on split_seed alone, see `reward_split`.
 
         Raises:
-          ValueError: wrong dtype, shape or label, names of classes that look the same, an empty
-            split, more than half of the images of each class; names the array or argument.
+            ValueError: wrong dtype, shape or label, names of classes that look the same, an empty
+                split, more than half of the images of each class; names the array or argument.
         """
         for split, (images, labels) in (('train', train), ('test', test)):
             _check_arrays(f'{name}, {split} split', images, labels, len(class_names))

@@ -11,14 +11,14 @@ def shift_and_flip(images, rows, cols, flips, fill):
     mirroring the crop.
 
     Args:
-      images: uint8 [B, H, W, C].
-      rows: int32 [B], offset in pixels.
-      cols: int32 [B], offset in pixels.
-      flips: bool [B].
-      fill: uint8 [C].
+        images: uint8 [B, H, W, C].
+        rows: int32 [B], offset in pixels.
+        cols: int32 [B], offset in pixels.
+        flips: bool [B].
+        fill: uint8 [C].
 
     Returns:
-      uint8 [B, H, W, C].
+        uint8 [B, H, W, C].
     """
     batch, height, width, channels = tf.unstack(tf.shape(images))
     y = rows[:, None] + tf.range(height)
@@ -37,14 +37,14 @@ def random_shift_and_flip(images, seed, *, max_shift: int, flip: bool, fill):
     """`shift_and_flip` with offsets uniform in -max_shift … max_shift and, if `flip`, fair coins.
 
     Args:
-      images: uint8 [B, H, W, C].
-      seed: integer [2]; the result is a function of images and seed.
-      max_shift: pixels.
-      flip: whether to mirror left and right.
-      fill: uint8 [C].
+        images: uint8 [B, H, W, C].
+        seed: integer [2]; the result is a function of images and seed.
+        max_shift: pixels.
+        flip: whether to mirror left and right.
+        fill: uint8 [C].
 
     Returns:
-      uint8 [B, H, W, C].
+        uint8 [B, H, W, C].
     """
     batch = tf.shape(images)[0]
     seeds = tf.random.split(seed, 2)

@@ -34,8 +34,8 @@ def decode(path: str, height: int | None, width: int | None, channels: int) -> n
     pictures in one file it is the first.
 
     Args:
-      height, width: in pixels; None keeps the image's own size.
-      channels: 1 or 3.
+        height, width: in pixels; None keeps the image's own size.
+        channels: 1 or 3.
 
     Raises OSError for what is no regular file, and whatever Pillow raises on a damaged one.
     """
@@ -76,7 +76,7 @@ def decode_all(paths: Sequence[str], images: np.ndarray, resize: bool) -> dict[i
     """Decodes files in parallel into images [N, H, W, C]; {index: why} of the unreadable ones.
 
     Raises:
-      SizeError: an image of another size, if not `resize`.
+        SizeError: an image of another size, if not `resize`.
     """
     height, width, channels = images.shape[1:]
     unreadable = {}

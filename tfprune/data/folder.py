@@ -41,8 +41,8 @@ def load(options: DataOptions) -> ArrayImageData:
     """The images in options.data_dir.
 
     Raises:
-      ValueError: no such layout; images that cannot be read, or not be brought to one size.
-      OSError: the folder is not there or cannot be read.
+        ValueError: no such layout; images that cannot be read, or not be brought to one size.
+        OSError: the folder is not there or cannot be read.
     """
     try:
         return _load(options)

@@ -35,19 +35,19 @@ class ImageData(abc.ABC):
     gives them; the consumer casts on the device.
 
     Attributes:
-      name: key in DATASETS, or a set of tensorflow-datasets.
-      image_shape: (H, W, C).
-      num_classes: labels are 0 … num_classes - 1.
-      class_names: of length num_classes.
-      mean: per channel, of pixels in [0, 1]; constants that models are built with.
-      std: per channel, of pixels in [0, 1].
-      num_train: images that are trained on (without the reward split).
-      num_reward: training images held out for rewards.
-      num_test: images seen once, at the end.
-      pixel_range: the lowest and the highest pixel value of all splits; (0, 255) of pictures.
-      pixels: what a byte of a picture is in the images.
-      augmentation: of training images; None for plain ones, and for those of a user's dataset,
-        which are augmented there or not.
+        name: key in DATASETS, or a set of tensorflow-datasets.
+        image_shape: (H, W, C).
+        num_classes: labels are 0 … num_classes - 1.
+        class_names: of length num_classes.
+        mean: per channel, of pixels in [0, 1]; constants that models are built with.
+        std: per channel, of pixels in [0, 1].
+        num_train: images that are trained on (without the reward split).
+        num_reward: training images held out for rewards.
+        num_test: images seen once, at the end.
+        pixel_range: the lowest and the highest pixel value of all splits; (0, 255) of pictures.
+        pixels: what a byte of a picture is in the images.
+        augmentation: of training images; None for plain ones, and for those of a user's dataset,
+            which are augmented there or not.
     """
 
     name: str

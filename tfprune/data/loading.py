@@ -35,12 +35,12 @@ def load_data(name: str, **options: Any) -> 'ImageData':
     """Loads the data set called `name`.
 
     Args:
-      name: a key of DATASETS, or any image classification set of tensorflow-datasets.
-      **options: the fields of DataOptions.
+        name: a key of DATASETS, or any image classification set of tensorflow-datasets.
+        **options: the fields of DataOptions.
 
     Raises:
-      ValueError: unknown name, impossible split or option, damaged or unreadable data.
-      FileNotFoundError: the files are not there; says how to get them.
+        ValueError: unknown name, impossible split or option, damaged or unreadable data.
+        FileNotFoundError: the files are not there; says how to get them.
     """
     given = {key: value for key, value in options.items() if value is not None}
     return load(DataOptions(dataset=name, **given))

@@ -40,9 +40,9 @@ def draw(sizes: np.ndarray, count: int, most: np.ndarray, rng: np.random.Generat
     largest, equal ones in random order; at most `most`.
 
     Args:
-      sizes: images of each class, integers [K].
-      count: at most Σ most.
-      most: of each class, integers [K].
+        sizes: images of each class, integers [K].
+        count: at most Σ most.
+        most: of each class, integers [K].
     """
     whole, rest = np.divmod(count * sizes.astype(np.int64), sizes.sum())
     drawn, by_chance = np.minimum(whole, most), rng.permutation(len(sizes))
@@ -62,10 +62,10 @@ def reward_split(name: str, labels: np.ndarray, class_names: tuple[str, ...], re
     all m hold n · m_c / m, give or take one or two.
 
     Args:
-      reward_images: m, or 0 for a tenth of the images, up to 5,000.
+        reward_images: m, or 0 for a tenth of the images, up to 5,000.
 
     Raises:
-      ValueError: more than half of the images of each class.
+        ValueError: more than half of the images of each class.
     """
     size, sizes = len(labels), np.bincount(labels, minlength=len(class_names))
     at_most = sizes // 2  # half, so that one at least stays
@@ -96,8 +96,8 @@ def name_small_classes(name: str, class_names: tuple[str, ...], sizes: np.ndarra
     """One warning that names the classes with few images, and those without a reward image.
 
     Args:
-      sizes: training images of each class, [K].
-      drawn: reward images of each class, [K].
+        sizes: training images of each class, [K].
+        drawn: reward images of each class, [K].
     """
     few, said = np.flatnonzero(sizes < FEW), []
     # Fewer reward images than classes cannot be of every class.

@@ -29,11 +29,11 @@ def stored(shape: tuple[int, int, int, int], fill: Fill,
     """(images uint8 [n, H, W, C], numbers int32 [n]), n <= N, as `fill` writes them.
 
     Args:
-      shape: [N, H, W, C], the most that `fill` writes.
-      path: the file to read them from, or to write if it is not there; None for memory.
+        shape: [N, H, W, C], the most that `fill` writes.
+        path: the file to read them from, or to write if it is not there; None for memory.
 
     Raises:
-      OSError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     if path is None:
         images, numbers = _aligned(shape), np.empty(shape[0], np.int32)

@@ -34,12 +34,13 @@ def load(name: str, options: DataOptions) -> ArrayImageData:
     """The tensorflow-datasets set `name`, 'set' or 'set/config', of images with one label each.
 
     Args:
-      options: data_dir is where sets are, or are put; None for tensorflow-datasets' own default.
+        options: data_dir is where sets are, or are put; None for tensorflow-datasets' own default.
 
     Raises:
-      FileNotFoundError: not prepared there and cannot be downloaded; says how to get it.
-      UnknownSetError: tensorflow-datasets does not know it.
-      ValueError: not for classification, images of several sizes and no image_size, damaged files.
+        FileNotFoundError: not prepared there and cannot be downloaded; says how to get it.
+        UnknownSetError: tensorflow-datasets does not know it.
+        ValueError: not for classification, images of several sizes and no image_size, damaged
+            files.
     """
     where = options.data_dir or '~/tensorflow_datasets'
     builder = _builder(name, options.data_dir)
@@ -156,8 +157,9 @@ def _read(builder, keys: tuple[str, str], image_shape: tuple[int, int, int], opt
     """All images [N, H, W, C] and labels [N] of a split.
 
     Args:
-      places: gives the place of each example in the order of the files, [N]; None keeps the order.
-      made_by: the numbers that the places depend on.
+        places: gives the place of each example in the order of the files, [N]; None keeps the
+            order.
+        made_by: the numbers that the places depend on.
     """
     size = builder.info.splits[split].num_examples
 

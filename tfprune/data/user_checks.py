@@ -21,10 +21,10 @@ class Form:
     """How a dataset gives its examples.
 
     Attributes:
-      batched: whether an element is a batch.
-      one_hot: whether a label is a row of num_classes numbers; else it is one number.
-      image_shape: (H, W, C).
-      dtype: of the images.
+        batched: whether an element is a batch.
+        one_hot: whether a label is a row of num_classes numbers; else it is one number.
+        image_shape: (H, W, C).
+        dtype: of the images.
     """
 
     batched: bool
@@ -75,9 +75,9 @@ class Found:
     """What one pass over a dataset found.
 
     Attributes:
-      by_class: images of each class, int64 [num_classes].
-      changes: how often a label differs from the one before it.
-      low, high: the lowest and the highest pixel value.
+        by_class: images of each class, int64 [num_classes].
+        changes: how often a label differs from the one before it.
+        low, high: the lowest and the highest pixel value.
     """
 
     by_class: np.ndarray
@@ -94,9 +94,9 @@ def look(name: str, data: tf.data.Dataset, form: Form, num_classes: int) -> Foun
     """Looks at every image and label of `data` once.
 
     Raises:
-      ValueError: there are no images; a pixel is not finite; a label is no class, or a row that is
-        not one-hot. Names the dataset and the first image that is wrong, counted from 0. Or the
-        dataset itself fails, with its reason.
+        ValueError: there are no images; a pixel is not finite; a label is no class, or a row that
+            is not one-hot. Names the dataset and the first image that is wrong, counted from 0. Or
+            the dataset itself fails, with its reason.
     """
     by_class, changes, last = np.zeros(num_classes, np.int64), 0, 0
     low, high, count = np.inf, -np.inf, 0

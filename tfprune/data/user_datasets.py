@@ -27,7 +27,7 @@ class UserDatasets(ImageData):
     bit for bit only if that is a function of TensorFlow's seed.
 
     Attributes:
-      train, reward, test: (images [H, W, C], label int32), not batched.
+        train, reward, test: (images [H, W, C], label int32), not batched.
     """
 
     train: tf.data.Dataset
@@ -48,20 +48,20 @@ class UserDatasets(ImageData):
         """Checks and counts the datasets, in one pass over each.
 
         Args:
-          train_data: (images, labels), batched or not, as for `model.fit`: images [H, W, C] of
-            whatever range the model takes, labels whole numbers or one-hot. Shuffled and augmented
-            as the user wants; it must end.
-          reward_data: training images that are held out to score sub-networks.
-          test_data: images seen once, at the end.
-          num_classes: outputs of the model.
-          class_names: of the labels; their numbers if there are none.
-          pixel_range: what the bytes 0 and 255 of a picture are in the images, numbers or lists of
-            one a channel.
+            train_data: (images, labels), batched or not, as for `model.fit`: images [H, W, C] of
+                whatever range the model takes, labels whole numbers or one-hot. Shuffled and
+                augmented as the user wants; it must end.
+            reward_data: training images that are held out to score sub-networks.
+            test_data: images seen once, at the end.
+            num_classes: outputs of the model.
+            class_names: of the labels; their numbers if there are none.
+            pixel_range: what the bytes 0 and 255 of a picture are in the images, numbers or lists
+                of one a channel.
 
         Raises:
-          TypeError: an argument is no tf.data dataset of pairs of numbers.
-          ValueError: names the dataset, what was expected and what was received: image shapes,
-            pixels that are not finite, labels, sizes, names of classes.
+            TypeError: an argument is no tf.data dataset of pairs of numbers.
+            ValueError: names the dataset, what was expected and what was received: image shapes,
+                pixels that are not finite, labels, sizes, names of classes.
         """
         names = _class_names(class_names, num_classes)
         given = {'train_data': train_data, 'reward_data': reward_data, 'test_data': test_data}

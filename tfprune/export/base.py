@@ -113,6 +113,7 @@ class Format:
     family: what reads it: 'keras', 'saved_model' or 'tflite'.
     has_io: whether TFLiteOptions.io is the type of its input and output.
     advice: what to try where it loses accuracy.
+    is_always_written: whether every export has it, unless formats are named.
     """
 
     location: str
@@ -123,6 +124,7 @@ class Format:
     family: str = ''
     has_io: bool = False
     advice: str = 'look at its parity'
+    is_always_written: bool = False
 
 
 def dims(shape: tuple[int, ...]) -> str:

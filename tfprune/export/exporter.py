@@ -39,6 +39,7 @@ FORMATS: dict[str, Format] = {
     'tflite_int8': tflite.INT8_FORMAT,
     'tflite_int8_qat': quantization_aware.FORMAT,
 }
+BASE_FORMS = tuple(name for name, form in FORMATS.items() if form.is_always_written)
 MEMORY = 'model'  # the model in memory, the form that the others are written from
 PARITY_FILE = 'parity.json'
 PARITY_IMAGES = 32
@@ -60,7 +61,7 @@ class ExportReport:
 
 
 def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
-                 formats: Sequence[str] = ('keras', 'saved_model', 'tflite'),
+                 formats: Sequence[str] | None = None,
                  representative_data: np.ndarray | None = None,
                  pixel_range: tuple[Any, Any] | PixelRange | None = None,
                  class_names: Sequence[str] | None = None,
@@ -95,7 +96,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     if not isinstance(model, keras.Model):
         raise TypeError(f'model: expected a Keras 3 model, received {type(model).__name__}')
     out_dir = checked_path(out_dir)
-    formats = check_formats(formats)
+    formats = check_formats(BASE_FORMS if formats is None else formats)
     check_float32(model)
     image_shape = image_shape_of(model)
     check_class_names(class_names, num_classes_of(model))

@@ -33,11 +33,11 @@ def to_keras2(model: keras.Model, *, swish_as_product: bool = False) -> Any:
     times stays one layer. Regularisers and constraints of weights are left out.
 
     Args:
-      swish_as_product: whether swish becomes two layers, x sigmoid(x), as TFLite computes it.
+        swish_as_product: whether swish becomes two layers, x sigmoid(x), as TFLite computes it.
 
     Raises:
-      TypeError, ValueError: for what is not a functional or Sequential Keras 3 model, and for a
-        layer or keras.ops operation without counterpart, which is named with its class.
+        TypeError, ValueError: for what is not a functional or Sequential Keras 3 model, and for a
+            layer or keras.ops operation without counterpart, which is named with its class.
     """
     graph = unfold(model)
     rebuild = _Rebuild(swish_as_product)

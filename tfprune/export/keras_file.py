@@ -52,4 +52,4 @@ def open_file(path: pathlib.Path) -> Artifact:
 
 
 FORMAT = Format(location='pruned.keras', write=write, open=open_file, tolerance=1e-4,
-                family='keras')
+                family='keras', is_always_written=True)

@@ -35,13 +35,13 @@ class Step:
     """What the runtime computes at one go; `alone` makes it a file.
 
     Attributes:
-      kind: its operator, 'CONV_2D', or two that are one, 'PAD+CONV_2D'.
-      name: the tensor that it makes.
-      signature: equal for steps that differ in widths and weights only.
-      in_width, out_width: channels of the tensor that it reads first, and of the one it makes.
-      scaling: which widths its time is a function of: 'both', 'in', or 'linear' where it cannot be
-        made at other widths, and time is taken to be in proportion to out_width.
-      macs_per_pair: multiply-adds at in- and out-width 1, 0 without a kernel.
+        kind: its operator, 'CONV_2D', or two that are one, 'PAD+CONV_2D'.
+        name: the tensor that it makes.
+        signature: equal for steps that differ in widths and weights only.
+        in_width, out_width: channels of the tensor that it reads first, and of the one it makes.
+        scaling: which widths its time is a function of: 'both', 'in', or 'linear' where it cannot
+            be made at other widths, and time is taken to be in proportion to out_width.
+        macs_per_pair: multiply-adds at in- and out-width 1, 0 without a kernel.
     """
     kind: str
     name: str

@@ -51,7 +51,7 @@ def quantizable(model: keras.Model) -> Any:
     The ranges of its activations are not measured yet.
 
     Raises:
-      ValueError: names the layer that has no counterpart in tf_keras or no int8 form.
+        ValueError: names the layer that has no counterpart in tf_keras or no int8 form.
     """
     return prepare(model)[1]
 

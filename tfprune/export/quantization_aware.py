@@ -46,11 +46,11 @@ class QuantizationAware:
     """How quantization-aware fine-tuning trains: SGD, the learning rate falls as a cosine to 0.
 
     Attributes:
-      epochs: at least 1.
-      learning_rate: its peak; about a fiftieth of that of the fine-tuning before.
-      momentum, weight_decay, label_smoothing: as of the fine-tuning before.
-      calibration_batches: of the first epoch, which measure the ranges before training.
-      seed: with the epoch it decides dropout.
+        epochs: at least 1.
+        learning_rate: its peak; about a fiftieth of that of the fine-tuning before.
+        momentum, weight_decay, label_smoothing: as of the fine-tuning before.
+        calibration_batches: of the first epoch, which measure the ranges before training.
+        seed: with the epoch it decides dropout.
     """
     epochs: int = 3
     learning_rate: float = 0.001
@@ -80,16 +80,16 @@ def quantize_aware(model: keras.Model, batches: Batches,
     operations, bit for bit.
 
     Args:
-      model: a float32 classifier of images, logits or softmax out.
-      batches: epoch -> (images [B, H, W, C], int labels [B]); asked for epochs 0, 1, …
-      pixels: the range of the images.
-      should_stop: asked after each step; True raises StopTraining.
-      on_epoch: told the epoch and its means, loss, cross_entropy and accuracy.
+        model: a float32 classifier of images, logits or softmax out.
+        batches: epoch -> (images [B, H, W, C], int labels [B]); asked for epochs 0, 1, …
+        pixels: the range of the images.
+        should_stop: asked after each step; True raises StopTraining.
+        on_epoch: told the epoch and its means, loss, cross_entropy and accuracy.
 
     Raises:
-      ValueError: names the layer that has no counterpart in tf_keras or no int8 form.
-      NonFiniteLossError: the loss or a weight became NaN or infinite; names epoch and step.
-      StopTraining: see should_stop.
+        ValueError: names the layer that has no counterpart in tf_keras or no int8 form.
+        NonFiniteLossError: the loss or a weight became NaN or infinite; names epoch and step.
+        StopTraining: see should_stop.
     """
     with _seeded_tf_keras() as set_seed:
         set_seed(settings.seed)

@@ -155,4 +155,4 @@ def open_bytes(path: str | os.PathLike[str]) -> Callable[[Sequence[bytes]], Pred
 
 
 FORMAT = Format(location='saved_model/1', write=write, open=open_directory, tolerance=1e-4,
-                family='saved_model')
+                family='saved_model', is_always_written=True)

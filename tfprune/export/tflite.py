@@ -157,7 +157,8 @@ def format_of(form: str, location: str, *, tolerance: float | None) -> Format:
     return Format(location=location, write=functools.partial(write, form=form),
                   open=functools.partial(open_file, form=None if form == FLOAT32 else form),
                   tolerance=tolerance, needs_images=form == INT8, has_io=form == INT8,
-                  family='tflite', advice=_ADVICE.get(form, Format.advice))
+                  family='tflite', advice=_ADVICE.get(form, Format.advice),
+                  is_always_written=form == FLOAT32)
 
 
 FORMAT = format_of(FLOAT32, 'model.tflite', tolerance=1e-4)

@@ -55,8 +55,8 @@ def import_profiles(folder: str | os.PathLike[str], *, machine: str, threads: in
     """The table of the CSV files NNNNN.csv that `machine` made of the files of `write_probes`.
 
     Args:
-      machine: what the device is called in the report.
-      threads: as given to benchmark_model by --num_threads.
+        machine: what the device is called in the report.
+        threads: as given to benchmark_model by --num_threads.
 
     FileNotFoundError if the folder or a profile is missing, ValueError for what is no profile.
     """

@@ -103,11 +103,12 @@ class LatencyTable:
     """Operator times of one device, for the models whose operators were measured.
 
     Attributes:
-      about: the device: 'machine', 'runtime', 'threads', and what else is known of the measurement.
-      call_ms: what a call costs beside its operators, a value a pass.
-      surfaces: by signature.
-      models: by `model_digest`: 'name' of the model, and its steps.
-      source: what it is called in messages.
+        about: the device: 'machine', 'runtime', 'threads', and what else is known of the
+            measurement.
+        call_ms: what a call costs beside its operators, a value a pass.
+        surfaces: by signature.
+        models: by `model_digest`: 'name' of the model, and its steps.
+        source: what it is called in messages.
     """
     about: dict[str, Any]
     call_ms: list[float] = dataclasses.field(default_factory=list)
@@ -157,7 +158,7 @@ class LatencyTable:
         """Returns widths int [..., G] of `groups` -> whole nanoseconds, int64 [...].
 
         Raises:
-          ValueError: if the operators of `model` are not in the table, or not all measured.
+            ValueError: if the operators of `model` are not in the table, or not all measured.
         """
         found = self.models.get(model_digest(model, groups))
         if found is None:

@@ -114,6 +114,8 @@ class Annealing(tf.Module):
 
 class AutoCompress(Method):
     """See the module."""
+    phases = {**Method.phases, 'group_lasso': 'group lasso'}
+    sources = {'annealing': 'annealing'}
     Options = AutoCompressOptions
 
     def start(self, problem: Problem) -> None:

@@ -73,6 +73,9 @@ class Method(tf.Module):
             are those of any other such method.
         decides_first: the decision is taken, and surgery done, before the first epoch.
         conditional: one search gives a decision for each of `ratios`.
+        phases: what `phase` may say -> how a report says it.
+        sources: `source` of rows of episodes -> how a report says it; those of random actions
+            begin with 'random'.
         Options: frozen dataclass of what it may be told.
 
     Args:
@@ -86,6 +89,8 @@ class Method(tf.Module):
     decides_first = False
     only_decides = False
     conditional = False
+    phases: Mapping[str, str] = {'train': 'training'}
+    sources: Mapping[str, str] = {'random': 'random actions', 'policy': 'policy'}
     Options: type[Options] = NoOptions
 
     def __init__(self, options: Any = None):

@@ -49,6 +49,10 @@ from tfprune.training.seeding import derived_seed
 
 class RLAL(Method):
     """See the module."""
+    phases = {'warmup': 'warm-up', 'random': 'random actions', 'joint': 'joint',
+              'alignment': 'alignment'}
+    sources = {**Method.sources, 'random_reference': 'random actions, for reference',
+               'surrogate': 'chosen by the decoder'}
     Options = RlalOptions
 
     def start(self, problem: Problem) -> None:

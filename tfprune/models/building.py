@@ -27,19 +27,19 @@ def build_model(
     """Builds the model called `name`: pixels [B, H, W, C] in 0..255 -> logits [B, num_classes].
 
     Args:
-      name: a key of MODELS; or the path of a .keras file, which brings its own normalization,
-        weights and dtype policies, so that mean, std and seed are for the others, and which may
-        give the probabilities of a softmax in place of logits.
-      image_shape: (H, W, C).
-      num_classes: at least 2.
-      mean: per channel, of pixels in [0, 1]; normalization is the model's first layer.
-      std: per channel, of pixels in [0, 1], positive.
-      seed: the initial weights are a function of it and of the layers' names.
-      dtype_policy: 'float32' or 'mixed_bfloat16'; normalization and logits are float32 in both.
+        name: a key of MODELS; or the path of a .keras file, which brings its own normalization,
+            weights and dtype policies, so that mean, std and seed are for the others, and which may
+            give the probabilities of a softmax in place of logits.
+        image_shape: (H, W, C).
+        num_classes: at least 2.
+        mean: per channel, of pixels in [0, 1]; normalization is the model's first layer.
+        std: per channel, of pixels in [0, 1], positive.
+        seed: the initial weights are a function of it and of the layers' names.
+        dtype_policy: 'float32' or 'mixed_bfloat16'; normalization and logits are float32 in both.
 
     Raises:
-      ValueError: naming the argument, what was expected and what was received.
-      FileNotFoundError: `name` is a path, and there is no such file.
+        ValueError: naming the argument, what was expected and what was received.
+        FileNotFoundError: `name` is a path, and there is no such file.
     """
     if name not in MODELS and not is_model_file(name):
         raise unknown('model', name, MODELS, ', or the path of a .keras file')
@@ -72,9 +72,9 @@ def untrained_model(name: str, *, image_size: str = '', num_classes: int = 10) -
     """A model to look at: a .keras file, or a name of MODELS with random weights.
 
     Args:
-      image_size: 'N', 'HxW' or 'HxWxC' of a named model, by default 32x32x3; of a file only where
-        that takes images of any size, and then needed.
-      num_classes: of a named model.
+        image_size: 'N', 'HxW' or 'HxWxC' of a named model, by default 32x32x3; of a file only where
+            that takes images of any size, and then needed.
+        num_classes: of a named model.
 
     Raises ValueError, in one line, for a file that is not traceable, or a missing size.
     """

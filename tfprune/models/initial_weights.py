@@ -32,9 +32,9 @@ def load_initial_weights(model: keras.Model, path: str | pathlib.Path) -> None:
     """Sets the weights of `model` to those in the file; on an error the model is as it was.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: another suffix, a damaged file, or arrays that differ from the model's; names
-        path, array, expected and received shape.
+        FileNotFoundError: there is no such file.
+        ValueError: another suffix, a damaged file, or arrays that differ from the model's; names
+            path, array, expected and received shape.
     """
     path = pathlib.Path(path)
     readers = {'.npz': _load_npz, '.weights.h5': _load_h5, '.keras': _load_keras}

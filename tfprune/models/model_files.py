@@ -49,9 +49,9 @@ def load_model_file(
     """The classifier in a .keras file, weights included; each layer keeps its own dtype policy.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: it is no .keras file, damaged, needs code that is not registered, or does not fit
-        `image_shape` and `num_classes`; or `dtype_policy` is not that of its layers.
+        FileNotFoundError: there is no such file.
+        ValueError: it is no .keras file, damaged, needs code that is not registered, or does not
+            fit `image_shape` and `num_classes`; or `dtype_policy` is not that of its layers.
     """
     path = pathlib.Path(path)
     model = read_keras_file(path)
@@ -105,9 +105,9 @@ def as_classifier(
     """The same layers as a model of one image tensor [B, H, W, C] to one tensor [B, num_classes].
 
     Args:
-      source: how a message calls the model.
-      image_shape: (H, W, C) of the data.
-      num_classes: of the data.
+        source: how a message calls the model.
+        image_shape: (H, W, C) of the data.
+        num_classes: of the data.
 
     Raises ValueError, in one line, if the model is not such a classifier or cannot be traced.
     """

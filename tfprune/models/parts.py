@@ -20,8 +20,8 @@ class Parts:
     """Layers on [B, H, W, C] of one model.
 
     Attributes:
-      seed: with a layer's name it decides the layer's initial weights.
-      dtype_policy: of all layers but the two ends, which are float32.
+        seed: with a layer's name it decides the layer's initial weights.
+        dtype_policy: of all layers but the two ends, which are float32.
     """
     seed: int
     dtype_policy: str

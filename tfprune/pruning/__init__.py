@@ -1,5 +1,6 @@
 """Taking channels away: which are important, masks, gates, and surgery.
 
+    options        by which criterion channels are ranked
     importance     criteria: the importance of each channel within its group
     masks          widths and masks: `select_channels`
     gates          masks as variables in front of the layers that mix channels: `insert_gates`

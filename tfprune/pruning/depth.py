@@ -23,8 +23,8 @@ class Block:
     """A residual block.
 
     Attributes:
-      name: the path of its sum, as of any layer: 'nested_model/layer'.
-      layers: the paths of all that disappears with it alone, its sum included, in order.
+        name: the path of its sum, as of any layer: 'nested_model/layer'.
+        layers: the paths of all that disappears with it alone, its sum included, in order.
     """
     name: str
     layers: tuple[str, ...]
@@ -37,7 +37,7 @@ def removable_blocks(model: keras.Model) -> dict[str, Block]:
     are one block.
 
     Raises:
-      TypeError, ValueError: see `graph.unfold`.
+        TypeError, ValueError: see `graph.unfold`.
     """
     graph = unfold(model)
     found = {}
@@ -57,8 +57,8 @@ def remove_blocks(model: keras.Model, names: Iterable[str]) -> keras.Model:
     models too, keep names, configs and weights.
 
     Raises:
-      ValueError: for a name that no removable block has.
-      JointRemovalError: a nested model would keep only some of its outputs.
+        ValueError: for a name that no removable block has.
+        JointRemovalError: a nested model would keep only some of its outputs.
     """
     names = [names] if isinstance(names, str) else list(names)
     blocks = removable_blocks(model)
@@ -112,10 +112,10 @@ class _Removal:
     """What is left of a graph when sums become one of their terms.
 
     Attributes:
-      nested: the nested models by id.
-      shortcuts: id of a removed sum -> the place of that term.
-      needed: the values that contribute to an output.
-      layers: the paths of all that contributes to none, in order.
+        nested: the nested models by id.
+        shortcuts: id of a removed sum -> the place of that term.
+        needed: the values that contribute to an output.
+        layers: the paths of all that contributes to none, in order.
     """
 
     def __init__(self, graph: Graph, places: Mapping[str, int]) -> None:

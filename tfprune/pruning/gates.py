@@ -86,10 +86,11 @@ class GatedModel:
     """A model with gates that shares all layers of the dense model.
 
     Attributes:
-      model: the gated model, on the same inputs. Training it trains the dense one, and the reverse.
-      graph: what it runs, gates apart.
-      groups: the channel groups that the gates know.
-      gates: tensor id in `groups.layout` to its gate.
+        model: the gated model, on the same inputs. Training it trains the dense one, and the
+            reverse.
+        graph: what it runs, gates apart.
+        groups: the channel groups that the gates know.
+        gates: tensor id in `groups.layout` to its gate.
     """
     model: keras.Model
     graph: Graph
@@ -100,7 +101,7 @@ class GatedModel:
         """Assigns the masks, {group name: bool [C_g]}; a missing group opens. Never retraces.
 
         Raises:
-          ValueError, TypeError: for unknown groups or masks of another shape or type.
+            ValueError, TypeError: for unknown groups or masks of another shape or type.
         """
         kept = self.groups.layout.kept(check_masks(self.groups, masks))
         for tensor, gate in self.gates.items():
@@ -114,7 +115,7 @@ def insert_gates(model: keras.Model, groups: ChannelGroups) -> GatedModel:
     before. Consumers of one tensor share its gate.
 
     Raises:
-      ValueError: if `groups` was traced on another model.
+        ValueError: if `groups` was traced on another model.
     """
     graph, layout = unfold(model), groups.layout
     check_traced(model, graph, groups)

@@ -28,7 +28,7 @@ class Evidence:
     """What a criterion may look at.
 
     Attributes:
-      batches: training data, finite; None where there is none.
+        batches: training data, finite; None where there is none.
     """
     model: keras.Model
     groups: ChannelGroups
@@ -43,7 +43,7 @@ class Evidence:
         input channel c this is ∂L/∂z_c for a gate z_c = 1 in front of the layer.
 
         Raises:
-          ValueError: for no data, labels that are no integers [B], several outputs.
+            ValueError: for no data, labels that are no integers [B], several outputs.
         """
         slots = [slot for slot in self.groups.layout.weights if slot.is_kernel]
         kernels = [slot.variable(self.model).value for slot in slots]
@@ -177,12 +177,12 @@ def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 
     A group that lacks what the criterion looks at is scored by l1, with a warning.
 
     Args:
-      criterion: a name in CRITERIA.
-      seed: for 'random'.
-      data: for 'taylor', batches of (images, integer labels [B]) of training images, finite.
+        criterion: a name in CRITERIA.
+        seed: for 'random'.
+        data: for 'taylor', batches of (images, integer labels [B]) of training images, finite.
 
     Raises:
-      ValueError: for an unknown criterion, one that no group has anything for, or missing data.
+        ValueError: for an unknown criterion, one that no group has anything for, or missing data.
     """
     score = look_up('criterion', criterion, CRITERIA)
     evidence = Evidence(model, groups, seed, data)

@@ -20,7 +20,7 @@ def allowed_widths(dense_width: int, *, multiple: int = 1, min_keep_ratio: float
     the dense width itself.
 
     Raises:
-      ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range.
     """
     if dense_width < 1:
         raise ValueError(f'dense_width must be at least 1, received {dense_width}')
@@ -38,7 +38,7 @@ def nearest_width(dense: int, rate: float, allowed: np.ndarray) -> int:
     """Returns the allowed width nearest to dense · (1 − rate); of two the larger.
 
     Raises:
-      ValueError: if `rate` is not in [0, 1] or `allowed` is empty.
+        ValueError: if `rate` is not in [0, 1] or `allowed` is empty.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f'rate must be in [0, 1], received {rate}')
@@ -55,15 +55,15 @@ def select_channels(model: keras.Model, groups: ChannelGroups, widths: Mapping[s
     """Returns masks that keep the `widths[g]` channels of highest score; of equals the first.
 
     Args:
-      model: the dense model, whose weights are scored.
-      groups: its channel groups.
-      widths: group name to width; a missing group stays dense.
-      criterion: a name in `criteria.CRITERIA`.
-      seed, data: for the criteria 'random' and 'taylor', see `criteria.score_groups`.
+        model: the dense model, whose weights are scored.
+        groups: its channel groups.
+        widths: group name to width; a missing group stays dense.
+        criterion: a name in `criteria.CRITERIA`.
+        seed, data: for the criteria 'random' and 'taylor', see `criteria.score_groups`.
 
     Raises:
-      ValueError, TypeError: for unknown groups, widths out of range, an unknown criterion, or one
-        that lacks what it needs.
+        ValueError, TypeError: for unknown groups, widths out of range, an unknown criterion, or one
+            that lacks what it needs.
     """
     widths = check_widths(groups, widths)
     pruned = [name for name in groups if widths[name] < groups[name]]
@@ -98,8 +98,8 @@ def check_widths(groups: ChannelGroups, widths: Mapping[str, int]) -> dict[str, 
     """Returns one int per prunable group, the dense width where `widths` has none.
 
     Raises:
-      ValueError: for an unknown or unprunable group, or a width outside [1, dense width].
-      TypeError: for a width that is not an integer.
+        ValueError: for an unknown or unprunable group, or a width outside [1, dense width].
+        TypeError: for a width that is not an integer.
     """
     _check_names(groups, widths)
     for name, width in widths.items():
@@ -115,8 +115,8 @@ def check_masks(groups: ChannelGroups, masks: Mapping[str, np.ndarray]) -> Masks
     """Returns one bool array [C_g] per prunable group, all True where `masks` has none.
 
     Raises:
-      ValueError: for an unknown or unprunable group, a wrong shape, or a mask that keeps nothing.
-      TypeError: for a mask that is not boolean.
+        ValueError: for an unknown or unprunable group, a wrong shape, or a mask that keeps nothing.
+        TypeError: for a mask that is not boolean.
     """
     _check_names(groups, masks)
     checked = open_masks(groups)

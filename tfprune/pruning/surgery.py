@@ -22,15 +22,15 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     Topology, layer names, inputs and outputs are those of `model`.
 
     Args:
-      model: the dense model.
-      groups: its channel groups.
-      masks: {group name: bool [C_g]}, True = kept; a missing group stays whole.
-      dtype_policy: the policy of every layer of the result, those in layers included, e.g.
-        'float32' for the export of a model trained under 'mixed_bfloat16'; None keeps each layer's
-        own.
+        model: the dense model.
+        groups: its channel groups.
+        masks: {group name: bool [C_g]}, True = kept; a missing group stays whole.
+        dtype_policy: the policy of every layer of the result, those in layers included, e.g.
+            'float32' for the export of a model trained under 'mixed_bfloat16'; None keeps each
+            layer's own.
 
     Raises:
-      ValueError, TypeError: for unknown groups, wrong masks, or groups of another model.
+        ValueError, TypeError: for unknown groups, wrong masks, or groups of another model.
     """
     graph, layout = unfold(model), groups.layout
     check_traced(model, graph, groups)

@@ -10,9 +10,6 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 from tfprune.report.canvas import BLUE, GREEN, GREY, ORANGE, WIDTH, canvas, legend_below
 from tfprune.report.reading import Row, Run, as_given, finite, is_pruned, surgery_first
 
-_PHASES = {'warmup': 'warm-up', 'random': 'random actions', 'joint': 'joint',
-           'alignment': 'alignment', 'train': 'training', 'fine_tune': 'fine-tuning'}
-
 
 def plot_accuracy(run: Run) -> str | None:
     """Accuracy of full, sub- and pruned model by epoch; test accuracies at the end."""
@@ -68,12 +65,7 @@ def plot_episodes(run: Run) -> str | None:
         else:
             axes = fig.add_subplot(grid[0]) if grid else fig.add_subplot()
             axes.set(xlabel='round of search', ylabel='reward')
-        for name, label, color, shift in (
-                ('random', 'random actions', ORANGE, 0.0),
-                ('random_reference', 'random actions, for reference', ORANGE, 0.18),
-                ('policy', 'policy', BLUE, 0.0),
-                ('annealing', 'annealing', BLUE, 0.0),
-                ('surrogate', 'chosen by the decoder', GREEN, 0.18)):
+        for name, label, color, shift in _styles(run.report.get('sources', {})):
             _reward_dots(axes, sources.get(name, []), label, color, shift)
         if place == 'epoch':  # of rounds the method says what a reward is
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
@@ -81,6 +73,16 @@ def plot_episodes(run: Run) -> str | None:
             _comparison(fig.add_subplot(grid[1]), compared)
         legend_below(fig, axes)
         return svg()
+
+
+def _styles(sources: Mapping[str, str]) -> list[tuple[str, str, str, float]]:
+    """(name, label, color, shift) of each source: the first of random actions, and of others, is
+    drawn at its epoch, further ones a little beside it."""
+    at_random = [name for name in sources if name.startswith('random')]
+    acting = [name for name in sources if name not in at_random]
+    return [(name, sources[name], ORANGE if names is at_random else BLUE if not place else GREEN,
+             0.18 if place else 0.0)
+            for names in (at_random, acting) for place, name in enumerate(names)]
 
 
 def plot_strength(run: Run) -> str | None:
@@ -176,6 +178,7 @@ def _epoch_axes(fig: Figure, run: Run, ylabel: str, *, place: Any = None, named:
     axes.set(xlabel='epoch', ylabel=ylabel, xlim=(0.5, last + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis='x', visible=False)
+    names = {'fine_tune': 'fine-tuning', **run.report.get('phases', {})}
     ends: list[float] = []  # right end of the last name in each row of names
     for number, (phase, group) in enumerate(itertools.groupby(rows, lambda r: r.get('phase'))):
         epochs = [row['epoch'] + 1 for row in group]
@@ -183,7 +186,7 @@ def _epoch_axes(fig: Figure, run: Run, ylabel: str, *, place: Any = None, named:
         if number % 2:
             axes.axvspan(left, right, color='#eff2f5', linewidth=0, zorder=0)
         if named and phase:
-            _name_phase(axes, _PHASES.get(phase, phase), (left + right) / 2, last, ends)
+            _name_phase(axes, names.get(phase, phase), (left + right) / 2, last, ends)
     if rows and rows[0]['epoch'] < end <= rows[-1]['epoch']:
         axes.axvline(end + 0.5, color='#3b444b', linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
         if named:

@@ -42,26 +42,27 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
         pruned = train_and_prune(model=…, train_data=…, reward_data=…, test_data=…, macs=0.5)
 
     Args:
-      config, run_dir: see `runs.run.train_and_prune`. With a model of one's own the folder may be
-        left out: the run is then not kept.
-      model: a functional or Sequential Keras 3 classifier, images [B, H, W, C] as the datasets give
-        them to logits or a softmax [B, K]. It stays as it is.
-      train_data, reward_data, test_data: tf.data datasets of (images, labels), batched or not; see
-        `UserDatasets.from_datasets`. Rewards come from reward_data, held-out training images.
-      class_names: of the labels, for report and export.
-      pixel_range: (what byte 0 of a picture is in the images, what byte 255 is), two numbers or two
-        lists of one a channel, for files that take pictures; left out, it is taken from the values
-        of the datasets where these are of 0…1, -1…1 or 0…255.
-      should_stop, progress: see `runs.run.train_and_prune`.
-      options: what Config takes, such as method, macs, params, epochs of each phase, and the
-        method's options under its name, as amc={'episodes': 120}; batch_size is that of train_data
-        if it is batched.
+        config, run_dir: see `runs.run.train_and_prune`. With a model of one's own the folder may be
+            left out: the run is then not kept.
+        model: a functional or Sequential Keras 3 classifier, images [B, H, W, C] as the datasets
+            give them to logits or a softmax [B, K]. It stays as it is.
+        train_data, reward_data, test_data: tf.data datasets of (images, labels), batched or not;
+            see `UserDatasets.from_datasets`. Rewards come from reward_data, held-out training
+            images.
+        class_names: of the labels, for report and export.
+        pixel_range: (what byte 0 of a picture is in the images, what byte 255 is), two numbers or
+            two lists of one a channel, for files that take pictures; left out, it is taken from the
+            values of the datasets where these are of 0…1, -1…1 or 0…255.
+        should_stop, progress: see `runs.run.train_and_prune`.
+        options: what Config takes, such as method, macs, params, epochs of each phase, and the
+            method's options under its name, as amc={'episodes': 120}; batch_size is that of
+            train_data if it is batched.
 
     Returns:
-      A RunResult; or, of a model of one's own, the pruned and fine-tuned plain Keras model.
+        A RunResult; or, of a model of one's own, the pruned and fine-tuned plain Keras model.
 
     Raises:
-      TypeError, ValueError: name the argument, what was expected, what was received.
+        TypeError, ValueError: name the argument, what was expected, what was received.
     """
     _check_arguments(run_dir, should_stop, progress)
     if config is not None:

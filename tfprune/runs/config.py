@@ -45,13 +45,13 @@ class Config:
         Config(model='resnet20', macs=0.5, method='amc', amc={'episodes': 120})
 
     Args:
-      flags: fields of any part by name, as the flags of scripts/train.py; the method's options
-        under its name, as a mapping or an instance of its Options, or one by one as
-        'amc.episodes'. What is left out has its default.
+        flags: fields of any part by name, as the flags of scripts/train.py; the method's options
+            under its name, as a mapping or an instance of its Options, or one by one as
+            'amc.episodes'. What is left out has its default.
 
     Raises:
-      TypeError: a name that is none, or a value of another type.
-      ValueError: a value that its field cannot have.
+        TypeError: a name that is none, or a value of another type.
+        ValueError: a value that its field cannot have.
     """
     run: RunOptions
     models: ModelOptions

@@ -12,8 +12,8 @@ import numpy as np
 
 from tfprune.data.image_data import ImageData
 from tfprune.export.base import TFLiteOptions
-from tfprune.export.exporter import (ExportReport, FORMATS, check_calibration, check_class_names,
-                                     check_out_dir, export_model, is_tflite)
+from tfprune.export.exporter import (BASE_FORMS, FORMATS, ExportReport, check_calibration,
+                                     check_class_names, check_out_dir, export_model, is_tflite)
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.options import QUANTIZATIONS, ExportOptions
 from tfprune.export.quantizable import quantizable
@@ -26,7 +26,6 @@ from tfprune.runs.artifacts import count_correct
 from tfprune.training.options import TrainingOptions
 from tfprune.training.step import StopTraining
 
-BASE_FORMS = ('keras', 'saved_model', 'tflite')
 THREADS = (1, 2, 4)
 
 
@@ -35,11 +34,11 @@ class Deployment:
     """Which files are written and how.
 
     Attributes:
-      quantizations: keys of QUANTIZATIONS.
-      tflite: options of the TFLite files.
-      representative_images: training images that full-integer files are calibrated on.
-      batch_size: of quantization-aware fine-tuning.
-      quantization_aware: how it trains.
+        quantizations: keys of QUANTIZATIONS.
+        tflite: options of the TFLite files.
+        representative_images: training images that full-integer files are calibrated on.
+        batch_size: of quantization-aware fine-tuning.
+        quantization_aware: how it trains.
     """
     quantizations: tuple[str, ...] = ()
     tflite: TFLiteOptions = TFLiteOptions()
@@ -65,11 +64,11 @@ class Deployed:
     """What was written and measured.
 
     Attributes:
-      exported: the files and their parity.
-      rows: one a file: form, file, bytes, accuracy, lost (accuracy of the Keras model less its
-        own) and, of TFLite files, latency: [{threads, median_ms, p10_ms, p90_ms, ratio}], the
-        ratio being to the dense float32 file, None without one.
-      dense_latency: the same of the dense float32 file, without ratio; [] without one.
+        exported: the files and their parity.
+        rows: one a file: form, file, bytes, accuracy, lost (accuracy of the Keras model less its
+            own) and, of TFLite files, latency: [{threads, median_ms, p10_ms, p90_ms, ratio}], the
+            ratio being to the dense float32 file, None without one.
+        dense_latency: the same of the dense float32 file, without ratio; [] without one.
     """
     exported: ExportReport
     rows: list[dict[str, Any]]
@@ -83,9 +82,9 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
     """Writes and measures all forms of a float32 model.
 
     Args:
-      dense_tflite: the float32 file that latencies are compared with, in turns.
-      should_stop: asked in quantization-aware fine-tuning and before each file that is written or
-        tested; True raises StopTraining. An export that is written as a whole stays.
+        dense_tflite: the float32 file that latencies are compared with, in turns.
+        should_stop: asked in quantization-aware fine-tuning and before each file that is written or
+            tested; True raises StopTraining. An export that is written as a whole stays.
 
     Raises what `export_model` and `quantize_aware` raise; nothing is left behind then.
     """

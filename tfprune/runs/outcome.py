@@ -9,6 +9,7 @@ import keras
 from tfprune.costs.model import Cost, count_cost
 from tfprune.data.image_data import ImageData
 from tfprune.errors import Fault
+from tfprune.export.exporter import BASE_FORMS
 from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.files import write_text
@@ -22,7 +23,7 @@ from tfprune.report.artifact_table import format_artifacts
 from tfprune.report.reading import read_run
 from tfprune.report.table import shortfall_sentences
 from tfprune.runs.artifacts import count_correct
-from tfprune.runs.deployment import BASE_FORMS, Deployment, deploy
+from tfprune.runs.deployment import Deployment, deploy
 from tfprune.runs.first_epoch import lowered
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.state import FineTuning, Interrupted, State
@@ -122,7 +123,7 @@ def finish(state: State, problem: Problem) -> RunResult:
 def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
     """The content of report.json."""
     folder, data, decision, pruned = state.folder, state.data, state.decision, state.pruned
-    left = problem.without(decision.removed)
+    left = state.left
     predicted = left.cost_model(decision.widths)
     if count_cost(pruned) != dataclasses.replace(predicted, latency_ms=None):
         raise Fault(f'the pruned model costs {count_cost(pruned)}, predicted {predicted}.')
@@ -167,6 +168,7 @@ def _what_was_run(state: State) -> dict[str, Any]:
     config, data = state.config, state.data
     return {'method': config.method, 'model': config.models.model, 'dataset': config.data.dataset,
             'seed': config.seed, 'decides_first': state.method.decides_first,
+            'phases': dict(state.method.phases), 'sources': dict(state.method.sources),
             'test_images': data.num_test, 'class_names': list(data.class_names)}
 
 

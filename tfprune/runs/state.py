@@ -15,6 +15,7 @@ from tfprune.runs.checkpoints import Checkpoints, Position
 from tfprune.runs.config import Config
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.recipe import FROM_RANDOM, Given, Recipe
+from tfprune.search.problem import Problem
 from tfprune.training.account import steps_left
 from tfprune.training.batch_norm import synchronize_batch_norm
 from tfprune.training.distribution import SharedScorer, any_worker, is_chief, num_workers
@@ -43,7 +44,7 @@ class State:
         missing: what of the run's files was lost while it was interrupted.
         took_epochs: whether those before surgery came from another run.
         decision: what stays of the model.
-        pruned: the model after surgery.
+        left, pruned: the problem without the removed blocks; the model after surgery.
     """
     config: Config
     method: Method
@@ -63,6 +64,7 @@ class State:
     missing: Sequence[str] = ()
     took_epochs: bool = False
     decision: Decision = None  # type: ignore[assignment]
+    left: Problem = None  # type: ignore[assignment]
     pruned: keras.Model = None
 
     @property

@@ -88,8 +88,8 @@ class Problem:
         groups and costs, traced anew, and the same limits in numbers; itself for none.
 
         Raises:
-          ValueError: see `remove_blocks`.
-          InfeasibleBudgetError: what is left cannot be narrowed so far.
+            ValueError: see `remove_blocks`.
+            InfeasibleBudgetError: what is left cannot be narrowed so far.
         """
         if not blocks:
             return self

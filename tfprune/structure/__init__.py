@@ -1,5 +1,6 @@
 """What a Keras model is made of: its graph, its layers' rules, its channel groups.
 
+    options        which groups may be pruned
     graph          the calls of a model in order, nested models unfolded
     layer_rules    one class a layer: how channels flow through it, its weights, its costs
     groups         which channels are removed together: `trace_groups`

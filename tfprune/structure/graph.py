@@ -17,13 +17,13 @@ class Step:
     """One call of a layer or an operation.
 
     Attributes:
-      path: its name; inside a nested model 'model/name'. A layer that stands in several places has
-        the path of its first call.
-      operation: the Keras layer, or operation of keras.ops.
-      arguments: how Keras calls it, with symbolic tensors.
-      tensors: those symbolic tensors.
-      inputs: the values of `tensors`, indices into `Graph.shapes`.
-      outputs: the values that it makes, likewise.
+        path: its name; inside a nested model 'model/name'. A layer that stands in several places
+            has the path of its first call.
+        operation: the Keras layer, or operation of keras.ops.
+        arguments: how Keras calls it, with symbolic tensors.
+        tensors: those symbolic tensors.
+        inputs: the values of `tensors`, indices into `Graph.shapes`.
+        outputs: the values that it makes, likewise.
     """
     path: str
     operation: Any
@@ -49,10 +49,10 @@ class Graph:
     """A model as steps in the order in which Keras runs them.
 
     Attributes:
-      steps: all calls; the inputs of a nested model are steps that pass a value on.
-      shapes: of every value, [B, …].
-      inputs, outputs: the values that the model takes and gives.
-      nested: the models that were unfolded, by id.
+        steps: all calls; the inputs of a nested model are steps that pass a value on.
+        shapes: of every value, [B, …].
+        inputs, outputs: the values that the model takes and gives.
+        nested: the models that were unfolded, by id.
     """
     steps: tuple[Step, ...]
     shapes: tuple[Shape, ...]
@@ -80,9 +80,9 @@ def functional_graph(model: keras.Model) -> Any:
     """Returns the functional graph of a functional or built Sequential model.
 
     Raises:
-      TypeError: if `model` is not a Keras 3 model.
-      ValueError: if it is subclassed or not built, or a layer has other weights than its class:
-        quantized ones, or those of LoRA beside them.
+        TypeError: if `model` is not a Keras 3 model.
+        ValueError: if it is subclassed or not built, or a layer has other weights than its class:
+            quantized ones, or those of LoRA beside them.
     """
     if not isinstance(model, keras.Model):
         kind = f'{type(model).__module__}.{type(model).__name__}'

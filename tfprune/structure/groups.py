@@ -35,13 +35,13 @@ class Group:
     """Channels that are removed together.
 
     Attributes:
-      name: the layer that produces it first, with a suffix '/1', '/2' where groups share it.
-      width: its number of channels in the dense model.
-      producers: layers whose kernels write it.
-      consumers: channel-mixing layers that read it.
-      members: all layers that touch it, in topological order.
-      is_residual: whether a sum couples it with other channels, as in a residual stream: those of
-        another kernel, or the zeros of a padded shortcut.
+        name: the layer that produces it first, with a suffix '/1', '/2' where groups share it.
+        width: its number of channels in the dense model.
+        producers: layers whose kernels write it.
+        consumers: channel-mixing layers that read it.
+        members: all layers that touch it, in topological order.
+        is_residual: whether a sum couples it with other channels, as in a residual stream: those of
+            another kernel, or the zeros of a padded shortcut.
     """
     name: str
     width: int
@@ -56,9 +56,9 @@ class ChannelGroups(Mapping[str, int]):
     """The prunable groups, name to dense width in topological order, and all about the others.
 
     Attributes:
-      groups: every group by name.
-      unprunable: name to the reason, a sentence, for those that are not in the mapping.
-      layout: where the groups stand in tensors and weights.
+        groups: every group by name.
+        unprunable: name to the reason, a sentence, for those that are not in the mapping.
+        layout: where the groups stand in tensors and weights.
     """
     groups: Mapping[str, Group]
     unprunable: Mapping[str, str]
@@ -186,16 +186,16 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
     normalization alone makes up for nothing.
 
     Args:
-      model: a functional or built Sequential Keras model on channels-last images.
-      frozen: names of groups, or of layers whose output channels stay.
-      unknown_layers: 'freeze' keeps every channel that a layer without a rule touches; 'raise'
-        refuses such a model.
-      prune_frozen: whether groups that frozen layers read are prunable all the same.
+        model: a functional or built Sequential Keras model on channels-last images.
+        frozen: names of groups, or of layers whose output channels stay.
+        unknown_layers: 'freeze' keeps every channel that a layer without a rule touches; 'raise'
+            refuses such a model.
+        prune_frozen: whether groups that frozen layers read are prunable all the same.
 
     Raises:
-      TypeError: if `model` is not a Keras 3 model.
-      ValueError: if it cannot be traced, or an argument is wrong.
-      UnsupportedLayerError: for a layer without a rule, if unknown_layers='raise'.
+        TypeError: if `model` is not a Keras 3 model.
+        ValueError: if it cannot be traced, or an argument is wrong.
+        UnsupportedLayerError: for a layer without a rule, if unknown_layers='raise'.
     """
     if unknown_layers not in ('freeze', 'raise'):
         raise ValueError(f"unknown_layers must be 'freeze' or 'raise', received {unknown_layers!r}")

@@ -1,5 +1,6 @@
 """How weights are trained: steps, batch normalization, replicas, the account of epochs.
 
+    options        what is asked of training: `TrainingOptions`, `Epochs`
     step           a training step and an epoch under tf.distribute: `Trainer`, `Evaluator`
     batch_norm     batch normalization: found, fused, synchronized, its statistics re-estimated
     distribution   replicas of one process, or several worker processes

@@ -41,11 +41,11 @@ def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:
     With `--custom_layers=FILE` the call stands in that file, below the class.
 
     Args:
-      layer_class: a class of layers; subclasses need a rule of their own.
-      rule: what differs from `LayerRule`, a layer that treats each channel by itself.
+        layer_class: a class of layers; subclasses need a rule of their own.
+        rule: what differs from `LayerRule`, a layer that treats each channel by itself.
 
     Raises:
-      TypeError: for anything else.
+        TypeError: for anything else.
     """
     if not (isinstance(layer_class, type) and issubclass(layer_class, keras.Operation)):
         raise TypeError(f'layer_class: expected a class of Keras layers, received {layer_class!r}')
@@ -58,7 +58,7 @@ def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
     """Returns the rule of the layer that is called, or None and the reason why there is none.
 
     Raises:
-      ValueError: for a layer on channels-first images.
+        ValueError: for a layer on channels-first images.
     """
     layer = call.layer
     rule = RULES.get(type(layer))

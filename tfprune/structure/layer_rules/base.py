@@ -81,10 +81,10 @@ class Call:
     """One call of a layer or operation, as a rule sees it.
 
     Attributes:
-      layer: a Keras layer, or an operation of keras.ops.
-      input_shapes: with the batch axis first, [B, …, C], of each tensor among the arguments.
-      output_shapes: likewise.
-      arguments: the values among the arguments that are no tensors of the graph.
+        layer: a Keras layer, or an operation of keras.ops.
+        input_shapes: with the batch axis first, [B, …, C], of each tensor among the arguments.
+        output_shapes: likewise.
+        arguments: the values among the arguments that are no tensors of the graph.
     """
     layer: Any
     input_shapes: tuple[Shape, ...]
@@ -122,11 +122,11 @@ class Keras2Layer:
     """The layer of tf_keras, the Keras 2 of quantization-aware training, that computes the same.
 
     Attributes:
-      kind: its class in tf_keras.layers; '' for that of the Keras 3 layer.
-      config: key of the Keras 3 config -> key in tf_keras.
-      weights: name of a Keras 3 weight -> name in tf_keras.
-      lacks: keys that tf_keras does not have -> the value that means what tf_keras does anyway.
-      ignores: keys that tf_keras does not have and that change no value.
+        kind: its class in tf_keras.layers; '' for that of the Keras 3 layer.
+        config: key of the Keras 3 config -> key in tf_keras.
+        weights: name of a Keras 3 weight -> name in tf_keras.
+        lacks: keys that tf_keras does not have -> the value that means what tf_keras does anyway.
+        ignores: keys that tf_keras does not have and that change no value.
     """
     kind: str = ''
     config: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -188,10 +188,10 @@ class LayerRule:
         """Returns the config of the pruned layer.
 
         Args:
-          layer: the dense layer.
-          config: its config, which may be changed.
-          kept_in: for each input which positions stay, bool [C_in] each.
-          kept_out: which positions of the output stay, bool [C_out].
+            layer: the dense layer.
+            config: its config, which may be changed.
+            kept_in: for each input which positions stay, bool [C_in] each.
+            kept_out: which positions of the output stay, bool [C_out].
         """
         del layer, kept_in, kept_out
         return config
@@ -200,9 +200,9 @@ class LayerRule:
         """Returns the layer's output by weights of fewer channels, or None if the rule cannot.
 
         Args:
-          layer: the dense layer, of one input.
-          inputs: tensor [B, …, C'] of the kept channels, whose number the graph need not know.
-          weights: name to tensor, what is kept of each of `weight_axes`.
+            layer: the dense layer, of one input.
+            inputs: tensor [B, …, C'] of the kept channels, whose number the graph need not know.
+            weights: name to tensor, what is kept of each of `weight_axes`.
         """
         del layer, inputs, weights
         return None
@@ -232,7 +232,7 @@ def positions(call: Call, shape: Shape) -> int:
     """Returns the number of positions per channel of a tensor [B, …, C]: 1 for [B, C].
 
     Raises:
-      ValueError: if the size is not fixed.
+        ValueError: if the size is not fixed.
     """
     sizes = shape[1:-1]
     if None in sizes:
