@@ -18,7 +18,7 @@ BELOW = {
     'latency': ('export',), 'runs': ('methods', 'report', 'latency'), 'benchmarks': ('runs',),
 }
 # Modules at the top that use the packages: tools of tests.
-ABOVE = {'testing', 'command_line', '__init__'}
+ABOVE = {'testing', 'command_line', 'callbacks', '__init__'}
 # Library -> who may import it; all others reach it through these, if at all.
 LIBRARIES = {
     'tf_agents': ('search/environment.py', 'search/agents/', 'methods/'),

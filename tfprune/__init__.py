@@ -32,13 +32,18 @@ _EXPORTS = {
     'LatencyTable': 'latency.table',
     'Config': 'runs.config',
     'train_and_prune': 'runs.api',
+    'prune_to_budget': 'runs.own_training',
+    'search_widths': 'runs.own_training',
+    'SearchResult': 'runs.own_training',
     'export_model': 'export.exporter',
     'ParityError': 'export.parity',
 }
-__all__ = sorted(_EXPORTS)
+__all__ = sorted([*_EXPORTS, 'callbacks'])
 
 
 def __getattr__(name: str):
+    if name == 'callbacks':
+        return importlib.import_module('tfprune.callbacks')
     if name not in _EXPORTS:
         raise AttributeError(f"module 'tfprune' has no attribute {name!r}")
     return getattr(importlib.import_module(f'tfprune.{_EXPORTS[name]}'), name)

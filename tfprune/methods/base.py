@@ -73,6 +73,7 @@ class Method(tf.Module):
             are those of any other such method.
         decides_first: the decision is taken, and surgery done, before the first epoch.
         conditional: one search gives a decision for each of `ratios`.
+        needs_examples: it trains, on `Problem.train_batches` and `held_out`, of a classifier.
         phases: what `phase` may say -> how a report says it.
         sources: `source` of rows of episodes -> how a report says it; those of random actions
             begin with 'random'.
@@ -89,6 +90,7 @@ class Method(tf.Module):
     decides_first = False
     only_decides = False
     conditional = False
+    needs_examples = False
     phases: Mapping[str, str] = {'train': 'training'}
     sources: Mapping[str, str] = {'random': 'random actions', 'policy': 'policy'}
     Options: type[Options] = NoOptions

@@ -134,6 +134,7 @@ class RewardCache(tf.Module):
 class N2N(Method):
     """See the module."""
     only_decides = True
+    needs_examples = True
     Options = N2nOptions
 
     def start(self, problem: Problem) -> None:

@@ -1,6 +1,7 @@
 """One run and many runs: from a configuration to a run folder with all that users load.
 
     api            `train_and_prune`: a configuration, or a model and datasets of one's own
+    own_training   `prune_to_budget`, `search_widths`: nothing is trained, any score
     config         `Config`: the parts that packages define, by the names of their flags
     run            the steps of a run, in their order; each is a function of (state, problem):
     opening, problem, given, restoring, pretraining, searching, surgery, fine_tuning, outcome

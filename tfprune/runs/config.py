@@ -70,7 +70,7 @@ class Config:
             given = {field.name: flags.pop(field.name) for field in flag_fields(part)
                      if field.name in flags}
             object.__setattr__(self, name, part(**given))
-        object.__setattr__(self, 'options', _method_options(self.run.method, flags))
+        object.__setattr__(self, 'options', method_options(self.run.method, flags))
         check_names(flags, self.run.method)
 
     @property
@@ -171,7 +171,7 @@ def _dotted(method: str, options: Options | Mapping[str, Any]) -> dict[str, Any]
     return {f'{method}.{name}': value for name, value in values.items()}
 
 
-def _method_options(method: str, flags: dict[str, Any]) -> Options:
+def method_options(method: str, flags: dict[str, Any]) -> Options:
     """The options of a method, which are taken out of `flags`."""
     if method not in METHODS:
         raise unknown('method', method, METHODS)
