@@ -5,8 +5,10 @@ import pathlib
 import pytest
 
 from tfprune.export.exporter import ExportReport
+from tfprune.export.keras_file import open_model
 from tfprune.export.parity import Parity
 from tfprune.runs import outcome
+from tfprune.runs.artifacts import count_correct
 from tfprune.runs.deployment import Deployed
 
 _TIMES = {'threads': 1, 'median_ms': 1.0, 'p10_ms': 1.0, 'p90_ms': 1.0, 'ratio': None}
@@ -31,7 +33,7 @@ def _deploy(model, data, out_dir, settings, *, dense_tflite=None, **_):
     path = pathlib.Path(out_dir).resolve() / 'pruned.keras'
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
-    accuracy = outcome._accuracy(model, data)
+    accuracy = count_correct(open_model(model, path), data) / data.num_test
     rows = [{'form': 'keras', 'file': path.name, 'bytes': path.stat().st_size,
              'accuracy': accuracy, 'lost': 0.0},
             {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1, 'accuracy': accuracy,

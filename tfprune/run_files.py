@@ -22,6 +22,9 @@ CONTENT: dict[str, files.Shape] = {
     'training.json': {'given': (dict, None), 'training': {
         'learning_rate': float, 'fine_tune_learning_rate': float, 'weight_decay': float,
         'reasons': [str], 'stated': [str], 'augmentation?': str}, 'lowered?': {str: str}},
+    'answers.json': {'classes': [{'images': int, 'before': (int, None), 'after': int}],
+                     'confusion': (list, None),
+                     'changed': [{'index': int, 'label': int, 'before': int, 'after': int}]},
     'decision.json': _DECISION, 'ratios.json': {str: _DECISION},
     'metrics.jsonl': {'epoch': int}, 'episodes.jsonl': {'epoch': int},
     'rounds.jsonl': {'epoch': int, 'round': int, 'seconds': float},

@@ -6,6 +6,8 @@ from markupsafe import Markup
 
 from tfprune.files import write_text
 from tfprune.report import plots
+from tfprune.report.answers import (changes_sentence, class_rows, confusions, plot_changed,
+                                    plot_confusion)
 from tfprune.report.artifact_table import artifact_rows, latency_notes, losses
 from tfprune.report.model_card import card_rows
 from tfprune.report.page import figure, joined, link, page, section, table, tiles
@@ -14,6 +16,8 @@ from tfprune.report.table import (MISSING, account_sentence, agent_sentences, bu
                                   columns, count, duration, headline, latency_sentences, listed,
                                   mark, milliseconds, percent, points, quotient, reference_accuracy,
                                   sparsity_sentences, table_notes, table_rows, training_sentences)
+
+_MOST_ROWS = 25  # classes of a table that is open
 
 
 def write_html(run_dir: str | os.PathLike[str]) -> None:
@@ -31,8 +35,8 @@ def render(run: Run) -> str:
     """The page; a section without content is left out."""
     report = run.report
     title = f'{report["method"]}: {report["model"]} on {report["dataset"]}, seed {report["seed"]}'
-    parts = (_tiles, _table, _accuracy, _episodes, _widths, _strength, _loss, _parity, _files,
-             _card, _classes, _environment, _configuration)
+    parts = (_tiles, _table, _accuracy, _by_class, _changed, _episodes, _widths, _strength, _loss,
+             _parity, _files, _card, _classes, _environment, _configuration)
     lead = headline(report).removeprefix(title).strip(', ')
     return page(title, lead, joined([part(run) for part in parts]))
 
@@ -77,6 +81,25 @@ def _accuracy(run: Run) -> Markup:
                'images decide nothing: models are measured on them as given, before surgery and '
                'after the last epoch.')
     return _plot(run, 'Accuracy', plots.plot_accuracy, caption)
+
+
+def _by_class(run: Run) -> Markup:
+    rows = class_rows(run)
+    if not rows:
+        return Markup()
+    plot, mistakes = plot_confusion(run), confusions(run)
+    drawn = figure(plot, 'Answers by class', 'Test images by class and answer; the darker, the '
+                   'larger the share of the class.') if plot else Markup()
+    return section('Accuracy by class', joined([drawn, table(rows)]), paragraphs=list(filter(None, (
+        changes_sentence(run),
+        f'Commonest mistakes of the pruned model: {"; ".join(mistakes)}.' if mistakes else ''))),
+        closed=len(rows) > _MOST_ROWS)
+
+
+def _changed(run: Run) -> Markup:
+    caption = ('Test images that one of the two models alone answers right, the first of each '
+               'kind: answer before surgery → after it; orange: right before, blue: right after.')
+    return _plot(run, 'Pictures that changed class', plot_changed, caption)
 
 
 def _episodes(run: Run) -> Markup:

@@ -3,8 +3,12 @@ import dataclasses
 import math
 import os
 import pathlib
+import zipfile
 from typing import Any, Mapping, Sequence, TypeGuard
 
+import numpy as np
+
+from tfprune.errors import first_line
 from tfprune.run_files import read_json, read_rows
 
 Row = Mapping[str, Any]
@@ -19,6 +23,8 @@ class Run:
         report, config, environment, data: the JSON files of these names.
         metrics: rows of metrics.jsonl, one an epoch, in order.
         episodes: rows of episodes.jsonl, in the order played.
+        answers: of the models before and after surgery, answers.json; None where it is not there.
+        pictures: uint8 [n, H, W, C], of its `changed`; None where they are not there.
     """
     path: pathlib.Path
     report: Mapping[str, Any]
@@ -27,6 +33,8 @@ class Run:
     metrics: Sequence[Row]
     episodes: Sequence[Row]
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    answers: Mapping[str, Any] | None = None
+    pictures: np.ndarray | None = None
 
 
 def read_run(run_dir: str | os.PathLike[str]) -> Run:
@@ -40,7 +48,18 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
     return Run(path, report, read_json(path / 'config.json') or {},
                read_json(path / 'environment.json') or {},
                [metrics[epoch] for epoch in sorted(metrics)], read_rows(path / 'episodes.jsonl'),
-               read_json(path / 'data.json') or {})
+               read_json(path / 'data.json') or {}, read_json(path / 'answers.json'),
+               _pictures(path / 'changed.npz'))
+
+
+def _pictures(path: pathlib.Path) -> np.ndarray | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as stored:
+            return stored['pictures']
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise ValueError(f'{path} is damaged: {first_line(error)}') from None
 
 
 def all_values(environment: Row, name: str) -> str | None:

@@ -9,7 +9,7 @@
     epochs         the epoch loop, before surgery and after
     recipe, recipe_choice, first_epoch, known_augmentation
                    a model that comes with weights is trained on as it was trained
-    deployment, artifacts
+    deployment, artifacts, answers
                    export and measurements
     folder, checkpoints, decision_files, lost_parts, reuse
                    what is on disk, and how a run goes on from it

@@ -103,13 +103,22 @@ def measure(artifact: Artifact, data: ImageData, *, batch_size: int = 250,
 def count_correct(artifact: Artifact, data: ImageData, *, batch_size: int = 250,
                   on_batch: Callable[[int], Any] | None = None) -> int:
     """How many of all test images an artifact classifies right; see `measure`."""
+    answers, labels = predicted_classes(artifact, data, batch_size=batch_size, on_batch=on_batch)
+    return int(np.sum(answers == labels))
+
+
+def predicted_classes(artifact: Artifact, data: ImageData, *, batch_size: int = 250,
+                      on_batch: Callable[[int], Any] | None = None
+                      ) -> tuple[np.ndarray, np.ndarray]:
+    """(answers, labels), int [N] each, of all test images; see `measure`."""
     check_fits(artifact, data)
-    correct = 0
+    answers, known = [], []
     for pixels, labels in data.test_batches(batch_size).as_numpy_iterator():
-        correct += int(np.sum(np.argmax(artifact(pixels), axis=-1) == labels))
+        answers.append(np.argmax(artifact(pixels), axis=-1))
+        known.append(labels)
         if on_batch is not None:
             on_batch(len(labels))
-    return correct
+    return np.concatenate(answers), np.concatenate(known)
 
 
 def check_fits(artifact: Artifact, data: ImageData) -> None:

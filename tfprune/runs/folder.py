@@ -22,7 +22,7 @@ _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.fl
 OWN_FILES = {*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.json',
              'training.json', 'tensorboard', 'checkpoints', 'metrics.jsonl', 'episodes.jsonl',
              'rounds.jsonl', 'dense.keras', 'decision.json', 'zeros.npz', 'ratios.json', 'ratios',
-             'export', 'report.json', 'report.html'}
+             'export', 'answers.json', 'changed.npz', 'report.json', 'report.html'}
 
 
 class RunFolder:

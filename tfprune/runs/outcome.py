@@ -7,10 +7,8 @@ from typing import Any, Mapping, Sequence
 import keras
 
 from tfprune.costs.model import Cost, count_cost
-from tfprune.data.image_data import ImageData
 from tfprune.errors import Fault
 from tfprune.export.exporter import BASE_FORMS
-from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.files import write_text
 from tfprune.latency.table import prediction_row
@@ -22,7 +20,7 @@ from tfprune.report import format_table, model_card, write_html
 from tfprune.report.artifact_table import format_artifacts
 from tfprune.report.reading import read_run
 from tfprune.report.table import shortfall_sentences
-from tfprune.runs.artifacts import count_correct
+from tfprune.runs.answers import write_answers
 from tfprune.runs.deployment import Deployment, deploy
 from tfprune.runs.first_epoch import lowered
 from tfprune.runs.folder import RunFolder
@@ -139,7 +137,7 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
         **_what_was_run(state), **_training(state),
         'budgets': [row | {'cost': getattr(predicted, row['target'])}
                     for row in problem.budget.to_json()],
-        'dense': _side(problem.cost_model.dense, _accuracy(dense, data),
+        'dense': _side(problem.cost_model.dense, write_answers(folder, dense, pruned, data),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
                         tflite['latency']),
@@ -219,12 +217,6 @@ def _present(folder: RunFolder) -> None:
 def _dense_model(folder: RunFolder) -> keras.Model | None:
     path: pathlib.Path = folder.path / 'dense.keras'
     return read_keras_file(path) if path.exists() else None
-
-
-def _accuracy(model: keras.Model | None, data: ImageData) -> float | None:
-    if model is None:
-        return None
-    return count_correct(open_model(model, pathlib.Path(model.name)), data) / data.num_test
 
 
 def _side(cost: Cost, accuracy: float | None, tflite_bytes: int | None,
