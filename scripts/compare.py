@@ -61,7 +61,7 @@ def main(_: Sequence[str]) -> int:
     with command_line.importing():
         from tfprune import report
     if ROWS.value:
-        present(_completed(report.read_rows_file(ROWS.value)))
+        present([completed(row) for row in report.read_rows_file(ROWS.value)])
         return 0
     from tfprune.runs.comparison import Comparison, Grid, plan
     out = pathlib.Path(_given('out', OUT.value))
@@ -125,12 +125,6 @@ def present(rows: Sequence[dict]) -> None:
 def _passed_on() -> list[str]:
     given = (flags.FLAGS[name] for name in PASSED_ON)
     return [flag.serialize() for flag in given if flag.present]
-
-
-def _completed(rows: Sequence[dict]) -> list[dict]:
-    """Rows with the flags that are younger than they are."""
-    return [row | {'configuration': completed(row['configuration'])} if row['configuration']
-            else row for row in rows]
 
 
 def _given(name: str, value: str | None) -> str:

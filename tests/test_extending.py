@@ -57,6 +57,29 @@ def test_a_method(monkeypatch, tmp_path):
     assert max(widths) - min(widths) <= 2  # of 16, 32 and 64
 
 
+def test_options_from_outside_are_flags(monkeypatch):
+    """Of a method under another name, of a plain dataclass, of one whose annotations are text."""
+    from tfprune import command_line
+    from tfprune.methods.amc import AMC
+
+    texts = dataclasses.make_dataclass(
+        'Texts', [('depth', 'int', 3), ('way', 'str', 'up')], frozen=True)
+    for name, base, options in (('widest', WidestFirst, WidestFirstOptions), ('mine', AMC, None),
+                                ('texts', WidestFirst, texts), ('uniform', WidestFirst, texts)):
+        monkeypatch.setitem(METHODS, name, type(name, (base,), {'Options': options} if options
+                                                else {}))
+    for arguments, expected in (
+            (['--method=widest', '--widest.step=5'], {'widest': {'step': 5}}),
+            (['--method=mine', '--mine.episodes=200'], {'mine': {'episodes': 200}}),
+            (['--method=texts', '--texts.depth=4'], {'texts': texts(4, 'up')}),
+            (['--method=uniform', '--uniform.way=down'], {'uniform': texts(3, 'down')})):
+        read = command_line.read_config(arguments)
+        assert read == Config(method=arguments[0].partition('=')[2], **expected)
+        assert read.replace(seed=1).options == read.options
+    with pytest.raises(TypeError, match="texts.depth must be int; received str 'x'"):
+        Config(method='texts', texts={'depth': 'x'})
+
+
 @keras.saving.register_keras_serializable('test_extending')
 class Scale(keras.layers.Layer):
     """y = x * factor, one factor for each channel."""

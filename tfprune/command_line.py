@@ -58,22 +58,26 @@ def define_config_flags(names: Iterable[str] = (),
         names: of flags; none for all, those of every method's options included.
         flag_values: where; the script's own.
     """
-    for part in (*PARTS.values(), *(options for _, options in option_parts())):
-        _define_part(part, names, flag_values)
+    for part in PARTS.values():
+        _define_part(part, '', names, flag_values)
+    for method, options in option_parts():
+        _define_part(options, f'{method}.', names, flag_values)
 
 
-def _define_part(part: type[Part], names: Iterable[str], values: flags.FlagValues) -> None:
+def _define_part(part: type, prefix: str, names: Iterable[str], values: flags.FlagValues) -> None:
+    """`prefix`: of the names; a part from outside may be any dataclass."""
     for field in flag_fields(part):
-        name, text = f'{part.prefix}{field.name}', field.metadata['help']
+        name, text = f'{prefix}{field.name}', field.metadata.get('help', '')
         if names and name not in names:
             continue
-        listed: Iterable[str] = _LISTED.get(name) or field.metadata['choices']
+        listed: Iterable[str] = _LISTED.get(name, field.metadata.get('choices', ()))
         text += f' One of: {", ".join(listed)}.' if listed else ''
         _DEFINE[kind(field)[0]](name, field.default, text, flag_values=values)
-        flags.register_validator(name, functools.partial(_check, field, part.prefix),
+        flags.register_validator(name, functools.partial(_check, field, prefix),
                                  flag_values=values)
-        title = inspect.getdoc(part) or ''
-        _GROUPS.setdefault(title.split('.')[0], []).append(name)
+        if values is flags.FLAGS:
+            title = inspect.getdoc(part) if issubclass(part, Part) else ''
+            _GROUPS.setdefault((title or prefix).split('.')[0], []).append(name)
 
 
 def config_of_flags(names: Iterable[str] = (), values: flags.FlagValues = flags.FLAGS) -> Config:

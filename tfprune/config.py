@@ -92,7 +92,12 @@ def flag_fields(part: Any) -> Iterator[dataclasses.Field]:
 
 
 def kind(field: dataclasses.Field) -> tuple[type, bool]:
-    """The type of a field's values, and whether None may stand in its place."""
+    """The type of a field's values, and whether None may stand in its place.
+
+    Of an annotation that is text (`from __future__ import annotations`) the default tells it.
+    """
+    if isinstance(field.type, str):
+        return type(field.default), False
     types = typing.get_args(field.type) or (field.type,)
     return types[0], type(None) in types
 

@@ -24,6 +24,10 @@ class Registry(MutableMapping[str, T], Generic[T]):
             entry = self._entries[name] = getattr(found, attribute) if attribute else found
         return entry  # type: ignore[return-value]
 
+    def is_imported(self, name: str) -> bool:
+        """Whether the value stands there itself."""
+        return not isinstance(self._entries[name], str)
+
     def __setitem__(self, name: str, value: T) -> None:
         self._entries[name] = value
 

@@ -112,7 +112,7 @@ def test_a_control_differs_by_its_method_alone(tmp_path):
     assert against(lines[3], 'uniform', [*lines[:2], lines[3]])[2] == 0
     # A flag younger than the control had its default.
     del rows[2]['configuration']['frozen']
-    rows[2]['configuration'] = completed(rows[2]['configuration'])
+    rows[2] = completed(rows[2])
     lines = report.aggregate(rows + rlal)
     assert against(lines[3], 'uniform', lines)[2] == 1
 

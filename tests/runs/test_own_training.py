@@ -81,10 +81,12 @@ def test_statistics_are_those_of_the_calibration_data(trained, digits):
 
 
 @pytest.mark.parametrize('method, options', [
-    ('amc', FEW), ('random', {}), ('uniform', {}), ('crl', {'rounds': 2, 'episodes': 2}),
-    ('purl', {'rounds': 2, 'episodes': 2, 'updates': 1}),
+    ('amc', FEW), ('random', {}), ('uniform', {}),
     ('autocompress', {'proposals': 1, 'stop_temperature': 80}),
-    ('rlal', {'episodes_per_epoch': 2, 'comparison_episodes': 0, 'context_updates': 2})])
+    ('rlal', {'episodes_per_epoch': 2, 'comparison_episodes': 0, 'context_updates': 2}),
+    *(pytest.param(name, options, marks=pytest.mark.slow) for name, options in (
+        ('crl', {'rounds': 2, 'episodes': 2}),
+        ('purl', {'rounds': 2, 'episodes': 2, 'updates': 1})))])
 def test_methods_search_by_a_score_of_ones_own(method, options):
     """The score wants the first layer narrow, and is all that they know."""
     model = two_inputs()
@@ -102,6 +104,7 @@ def test_methods_search_by_a_score_of_ones_own(method, options):
     assert bool(found.episodes) == (method not in ('random', 'uniform'))
 
 
+@pytest.mark.slow
 def test_a_search_repeats_and_another_seed_searches_elsewhere(trained, digits):
     def rewards(seed):
         return [row['reward'] for row in tfprune.search_widths(

@@ -43,6 +43,8 @@ def load_data(name: str, **options: Any) -> 'ImageData':
         FileNotFoundError: the files are not there; says how to get them.
     """
     given = {key: value for key, value in options.items() if value is not None}
+    if isinstance(given.get('image_size'), int):
+        given['image_size'] = str(given['image_size'])
     return load(DataOptions(dataset=name, **given))
 
 

@@ -39,7 +39,6 @@ FORMATS: dict[str, Format] = {
     'tflite_int8': tflite.INT8_FORMAT,
     'tflite_int8_qat': quantization_aware.FORMAT,
 }
-BASE_FORMS = tuple(name for name, form in FORMATS.items() if form.is_always_written)
 MEMORY = 'model'  # the model in memory, the form that the others are written from
 PARITY_FILE = 'parity.json'
 PARITY_IMAGES = 32
@@ -96,7 +95,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     if not isinstance(model, keras.Model):
         raise TypeError(f'model: expected a Keras 3 model, received {type(model).__name__}')
     out_dir = checked_path(out_dir)
-    formats = check_formats(BASE_FORMS if formats is None else formats)
+    formats = check_formats(base_forms() if formats is None else formats)
     check_float32(model)
     image_shape = image_shape_of(model)
     check_class_names(class_names, num_classes_of(model))
@@ -138,6 +137,11 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
             (partial / LABELS_FILE).write_text(label_lines(class_names), encoding='utf-8')
     paths = {name: out_dir / FORMATS[name].location for name in formats}
     return ExportReport(out_dir=out_dir, paths=paths, bytes=sizes, parity=parity, pixels=pixels)
+
+
+def base_forms() -> tuple[str, ...]:
+    """The formats that every export has."""
+    return tuple(name for name, form in FORMATS.items() if form.is_always_written)
 
 
 def check_formats(formats: Sequence[str]) -> tuple[str, ...]:

@@ -125,7 +125,8 @@ class Method(tf.Module):
         return type(self).rounds is not Method.rounds
 
     def start(self, problem: Problem) -> None:
-        """Makes what the search needs: variables, agents. Called once, before anything below."""
+        """Makes what the search needs: variables, agents. Called once, before anything below but
+        `ratios`."""
         self.problem = problem
 
     def penalty(self) -> tf.Tensor | None:

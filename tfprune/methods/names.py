@@ -22,7 +22,7 @@ METHODS: Registry[type['Method']] = Registry({
     'magnitude': 'tfprune.methods.controls:Magnitude',
     'scratch': 'tfprune.methods.controls:Scratch',
 })
-# Of the methods above; any other has them in its class.
+# Of the methods above, until they are imported; each has them in its class, too.
 _OPTIONS: dict[str, type[of.Options]] = {
     'rlal': of.RlalOptions, 'amc': of.AmcOptions, 'cacp': of.CacpOptions,
     'autocompress': of.AutoCompressOptions, 'n2n': of.N2nOptions, 'purl': of.PurlOptions,
@@ -32,7 +32,7 @@ _OPTIONS: dict[str, type[of.Options]] = {
 
 def options_of(name: str) -> type[of.Options]:
     """The class of a method's options."""
-    return _OPTIONS[name] if name in _OPTIONS else METHODS[name].Options
+    return METHODS[name].Options if METHODS.is_imported(name) else _OPTIONS[name]
 
 
 def make_method(name: str, options: Any = None) -> 'Method':

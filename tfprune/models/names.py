@@ -1,6 +1,5 @@
 """Dense models by name; none is imported before it is used."""
 
-import functools
 import importlib
 import pathlib
 from collections.abc import Callable
@@ -14,7 +13,6 @@ def _from(module: str, **options: Any) -> Callable[..., 'keras.Model']:
     """A builder of a module of this package, with some of its arguments."""
     function = options.pop('function', 'build')
 
-    @functools.wraps(_from)
     def build(**others: Any) -> 'keras.Model':
         made = importlib.import_module(f'tfprune.models.{module}')
         return getattr(made, function)(**options, **others)

@@ -24,7 +24,7 @@ from tfprune.models.names import MODELS, is_model_file
 from tfprune.progress import leave_terminal
 from tfprune.run_files import read_config
 from tfprune.runs.checks import checked_method
-from tfprune.runs.config import Config, differing_fields
+from tfprune.runs.config import Config, completed, differing_fields
 from tfprune.runs.folder import check_free, has_begun
 from tfprune.runs.reuse import differing_before_surgery, other_ratios
 
@@ -376,7 +376,8 @@ def _rows(run_dir: pathlib.Path, out: pathlib.Path) -> list[dict[str, Any]]:
     rows = report.run_rows(run_dir)
     if len(folder.parts) > 1 and folder.parts[1] not in LIMITS:
         del rows[1:]  # the shared run has them
-    return [row | {'run': f'{folder}/{row["run"]}', 'cell': folder.parts[0]} for row in rows]
+    return [completed(row) | {'run': f'{folder}/{row["run"]}', 'cell': folder.parts[0]}
+            for row in rows]
 
 
 def last_line(log: pathlib.Path) -> str:

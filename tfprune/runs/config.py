@@ -150,11 +150,14 @@ def default_values(method: str) -> dict[str, Any]:
     return values | {f'{method}.{field.name}': field.default for field in own} | {'method': method}
 
 
-def completed(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a row, whose flags that are younger than it have their defaults."""
-    values = default_values(configuration['method'])
-    return {name: value for name, value in values.items()
-            if name not in ('seed', *NOT_IDENTITY)} | dict(configuration)
+def completed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a run, in whose configuration flags that are younger than it have their defaults."""
+    known = row['configuration']
+    if 'method' not in known:
+        return dict(row)
+    values = {name: value for name, value in default_values(known['method']).items()
+              if name not in ('seed', *NOT_IDENTITY)}
+    return {**row, 'configuration': values | dict(known)}
 
 
 def option_parts() -> Iterator[tuple[str, type[Options]]]:
@@ -166,6 +169,9 @@ def option_parts() -> Iterator[tuple[str, type[Options]]]:
 
 def _dotted(method: str, options: Options | Mapping[str, Any]) -> dict[str, Any]:
     """{'method.option': value}."""
+    if not (isinstance(options, Mapping) or dataclasses.is_dataclass(options)):
+        raise TypeError(f'{method} must be a mapping or its Options; received '
+                        f'{type(options).__name__} {options!r}.')
     values = (options if isinstance(options, Mapping)
               else {field.name: getattr(options, field.name) for field in flag_fields(options)})
     return {f'{method}.{name}': value for name, value in values.items()}

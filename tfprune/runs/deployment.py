@@ -12,7 +12,7 @@ import numpy as np
 
 from tfprune.data.image_data import ImageData
 from tfprune.export.base import TFLiteOptions
-from tfprune.export.exporter import (BASE_FORMS, FORMATS, ExportReport, check_calibration,
+from tfprune.export.exporter import (FORMATS, ExportReport, base_forms, check_calibration,
                                      check_class_names, check_out_dir, export_model, is_tflite)
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.options import QUANTIZATIONS, ExportOptions
@@ -94,8 +94,9 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
     if 'int8_qat' in settings.quantizations:
         quantized = fine_tune_quantized(model, data, settings, should_stop, progress)
     progress.say('exporting ...')
+    further = (QUANTIZATIONS[name] for name in settings.quantizations)
     exported = export_model(
-        model, out_dir, formats=(*BASE_FORMS, *(QUANTIZATIONS[q] for q in settings.quantizations)),
+        model, out_dir, formats=(*base_forms(), *further),
         representative_data=representative_images(data, settings.representative_images),
         pixel_range=data.pixels, class_names=data.class_names,
         tflite_options=settings.tflite, quantized=quantized, overwrite=overwrite,

@@ -8,7 +8,7 @@ import keras
 
 from tfprune.costs.model import Cost, count_cost
 from tfprune.errors import Fault
-from tfprune.export.exporter import BASE_FORMS
+from tfprune.export.exporter import base_forms
 from tfprune.export.tflite import convert
 from tfprune.files import write_text
 from tfprune.latency.table import prediction_row
@@ -58,8 +58,8 @@ def end_of(result: RunResult, *, kept: bool = True) -> str:
     if not result.report:
         return 'done; worker 0 exports and reports.'
     rows, parts = result.report['artifacts'], [format_table(result.report)]
-    if len(rows) > len(BASE_FORMS):
-        parts.append(f'{format_artifacts(rows, result.report["dense_latency"])}\n')
+    if len(rows) > len(base_forms()):
+        parts.append(f'\n{format_artifacts(rows, result.report["dense_latency"])}\n')
     if kept:
         parts.append(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
     return '\n'.join(parts)

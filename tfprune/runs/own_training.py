@@ -14,7 +14,7 @@ import numpy as np
 
 from tfprune.config import flag_fields
 from tfprune.costs.budget import Budget, check_counted
-from tfprune.costs.model import Cost, CostModel
+from tfprune.costs.model import Cost
 from tfprune.costs.options import BudgetOptions
 from tfprune.errors import first_line, near
 from tfprune.methods.base import Decision, Method
@@ -25,6 +25,7 @@ from tfprune.pruning.importance import Batch
 from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.surgery import prune_model
 from tfprune.runs.config import method_options
+from tfprune.runs.problem import cost_model_of
 from tfprune.search.problem import Problem, trace_problem_groups
 from tfprune.structure.graph import unfold
 from tfprune.structure.options import StructureOptions
@@ -152,9 +153,9 @@ def _problem(model: keras.Model, seed: int, data: Iterable[Batch] | None,
         part(**{name: value for name, value in options.items() if known[name] is part})
         for part in _PARTS)
     if not costs.limits:
-        raise ValueError('a budget is needed: macs, params or peak_memory_bytes.')
+        raise ValueError('a budget is needed: macs, params, peak_memory_bytes or latency_ratio.')
     groups = trace_problem_groups(model, structure)
-    cost_model = CostModel(model, groups)
+    cost_model = cost_model_of(model, groups, costs)
     if not costs.accept_uncounted:
         check_counted(cost_model, costs.limits)
     budget = Budget(groups, cost_model, costs.limits, width_multiple=costs.width_multiple,

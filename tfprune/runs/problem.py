@@ -8,6 +8,7 @@ import numpy as np
 
 from tfprune.costs.budget import Budget, check_counted
 from tfprune.costs.model import CostModel
+from tfprune.costs.options import BudgetOptions
 from tfprune.data.image_data import ImageData
 from tfprune.data.loading import load
 from tfprune.latency.table import LatencyTable
@@ -23,7 +24,7 @@ from tfprune.runs.config import Config
 from tfprune.runs.deployment import Deployment, check_convertible, check_deployable
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem, trace_problem_groups
-from tfprune.structure.groups import trace_groups
+from tfprune.structure.groups import ChannelGroups, trace_groups
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,8 +65,7 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
         model = _own_model(own) if own else _named_model(config, data)
     groups = trace_problem_groups(model, config.structure)
     costs = config.costs
-    table = LatencyTable.load(costs.latency_table) if costs.latency_table else None
-    cost_model = CostModel(model, groups, latency_table=table)
+    cost_model = cost_model_of(model, groups, costs)
     check_deployable(model, data, Deployment.of(config.export, config.training))
     is_file = is_model_file(config.models.model)
     if own or is_file:
@@ -89,6 +89,12 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
         'budgets': budget.to_json(), 'uncounted': cost_model.uncounted})
     return Problem(model, groups, cost_model, budget, config.seed, config.epochs, config.structure,
                    config.pruning, config.training, scope=state.strategy.scope)
+
+
+def cost_model_of(model: keras.Model, groups: ChannelGroups, costs: BudgetOptions) -> CostModel:
+    """What the model costs; its latency by the table that options name."""
+    table = LatencyTable.load(costs.latency_table) if costs.latency_table else None
+    return CostModel(model, groups, latency_table=table)
 
 
 def _compiled(config: Config, own: OwnModel | None) -> CompiledOptimizer | None:

@@ -18,7 +18,9 @@ from tfprune.runs.problem import OwnModel, make_problem
 from tfprune.runs.restoring import restore_run
 from tfprune.runs.reuse import other_ratios
 from tfprune.runs.searching import search, start_method
+from tfprune.runs.state import State
 from tfprune.runs.surgery import prune
+from tfprune.search.problem import Problem
 from tfprune.training.distribution import check_compilable, losing_workers, make_strategy
 from tfprune.training.step import make_deterministic
 
@@ -29,8 +31,7 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnModel
     """Runs `config` in `run_dir`, or resumes it there; a finished run is only read.
 
     Args:
-        own: the user's model and data; config.models.model and config.data.dataset are then mere
-            names.
+        own: the user's model and data; those that the configuration names are then mere names.
         should_stop: asked after each step and each score; True saves and raises Interrupted.
         progress: whether to show a progress bar.
 
@@ -67,9 +68,13 @@ def _run(config: Config, path: pathlib.Path, own: OwnModel | None,
         judge_given(state, problem)
         restore_run(state, problem)
         if not state.has_decided:
-            problem = start_method(state, problem)
-            pretrain(state, problem)
-            search(state, problem)
+            _decide(state, problem)
         prune(state, problem)
         fine_tune(state, problem)
         return finish(state, problem)
+
+
+def _decide(state: State, problem: Problem) -> None:
+    searched = start_method(state, problem)
+    pretrain(state, searched)
+    search(state, searched)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tfprune.errors import Fault
 from tfprune.files import replacing
 from tfprune.methods.base import Decision
+from tfprune.methods.names import make_method
 from tfprune.pruning.masks import widths_of
 from tfprune.runs.checkpoints import Position, restore
 from tfprune.runs.decision_files import with_saved_zeros, with_zeros
@@ -65,6 +66,9 @@ def search(state: State, problem: Problem) -> None:
         decision = _decide(state, problem)
     _check_within_budget(state, problem, decision)
     state.decision = decision
+    # What the search was made of, images and networks, is not kept through fine-tuning.
+    state.method = make_method(state.config.method, state.config.options)
+    state.scorer = None  # type: ignore[assignment]
     state.position, state.prefix = Position(state.surgery_epoch), None
     if not state.is_chief:
         return
