@@ -23,7 +23,7 @@ def make_report(method='rlal', seed=0, **changes):
     pruned = {**PRUNED, 'macs': 4000} if method == 'dense' else PRUNED
     return {
         'method': method, 'model': 'resnet8', 'dataset': 'digits', 'seed': seed,
-        'decides_first': method == 'scratch',
+        'decides_first': method == 'scratch', 'is_control': METHODS[method].is_control,
         'budgets': [{'target': 'macs', 'asked': 0.5, 'limit': 2000, 'dense': 4000,
                      'cost': pruned['macs']}],
         'epochs': {'search': 6, 'fine_tune': 4, 'total': 10}, 'dense': dense, 'pruned': pruned,

@@ -36,7 +36,8 @@ CONTENT: dict[str, files.Shape] = {
         'seconds': {'training': (float, None), 'search': (float, None), 'total': (float, None)},
         'test_images': int, 'files?': {str: str}, 'class_names?': [str], 'artifacts?': [dict],
         'phases?': {str: str},
-        'sources?': {str: str}, 'missing?': [str], 'given?': (dict, None), 'training?': dict,
+        'sources?': {str: str}, 'is_control?': bool,
+        'missing?': [str], 'given?': (dict, None), 'training?': dict,
         'budgets': [{'target': str, 'asked': float, 'limit': float, 'dense': float,
                      'cost': float}]},
 }

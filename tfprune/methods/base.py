@@ -72,6 +72,7 @@ class Method(tf.Module):
         only_decides: neither penalizes nor acts after epochs, so that the epochs before surgery
             are those of any other such method.
         decides_first: the decision is taken, and surgery done, before the first epoch.
+        is_control: what others have to beat at the same budget.
         conditional: one search gives a decision for each of `ratios`.
         needs_examples: it trains, on `Problem.train_batches` and `held_out`, of a classifier.
         phases: what `phase` may say -> how a report says it.
@@ -89,6 +90,7 @@ class Method(tf.Module):
     prunes = True
     decides_first = False
     only_decides = False
+    is_control = False
     conditional = False
     needs_examples = False
     phases: Mapping[str, str] = {'train': 'training'}

@@ -54,6 +54,7 @@ class Dense(Method):
 
 class Uniform(Method):
     only_decides = True
+    is_control = True
 
     def decide(self) -> Decision:
         budget = self.problem.budget
@@ -63,10 +64,12 @@ class Uniform(Method):
 class Scratch(Uniform):
     decides_first = True
     only_decides = False
+    is_control = False
 
 
 class Random(Method):
     only_decides = True
+    is_control = True
 
     def decide(self) -> Decision:
         budget, rng = self.problem.budget, np.random.default_rng(self.problem.seed)

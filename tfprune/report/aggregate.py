@@ -24,7 +24,8 @@ _GIVEN = 'as given, %'
 def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     """One dict a configuration, in the order of their first run; unfinished runs count for none.
 
-    Keys: label (the cell of a comparison, else the method), method, model, dataset, budgets
+    Keys: label (the cell of a comparison, else the method), method, is_control, decides_first,
+    model, dataset, budgets
     ({target: limit}; {} where no budget was to be kept), epochs; macs, macs_ratios, params [n];
     uncounted, the names of what macs leaves out;
     runs, seeds; n; accuracies, test_images [of each run]; accuracy_mean, accuracy_sd (sample
@@ -134,6 +135,8 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
     given, given_sd = mean_and_sd(row.get('given_test_accuracy') for row in by_seed)
     first = members[0]
     return {'label': first.get('cell') or first['method'],
+            'is_control': first.get('is_control', False),
+            'decides_first': first.get('decides_first', False),
             **{name: first[name] for name in SHOWN}, 'epochs': first['epochs'],
             'budgets': {target: first['configuration'][target] for target in LIMITS
                         if _keeps_a_budget(first) and first['configuration'].get(target)},

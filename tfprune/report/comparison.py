@@ -18,7 +18,6 @@ from tfprune.report.rows import Row
 from tfprune.report.table import MISSING, align, count, duration, listed, markdown, percent, written
 
 Line = Mapping[str, Any]
-CONTROLS = ('uniform', 'random')  # what a method has to beat
 _FEWEST = 3  # pairs that a difference is judged by
 _MOST_DOTTED = 30  # lines whose runs are drawn one by one
 _ABOVE = "Better than {} (95% interval by Student's t above 0)"
@@ -88,12 +87,12 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
     """Which methods do not beat a control of the same budget, in words."""
     said = []
     budgets = _budgets(lines)
-    for budget, name in itertools.product(budgets, CONTROLS):
+    for budget, name in itertools.product(budgets, controls(lines)):
         found: dict[str, list[str]] = {_ABOVE: [], _BELOW: [], _TOO_FEW: []}
         for line in lines:
             mean, error, pairs = against(line, name, lines)
             if (finite(mean) and budget_text(line) == budget
-                    and line['method'] not in (*CONTROLS, 'scratch')):
+                    and not (line['is_control'] or line['decides_first'])):
                 text = (_TOO_FEW if pairs < _FEWEST
                         else _ABOVE if mean > _quantile(pairs) * error else _BELOW)
                 found[text].append(line['label'])
@@ -101,6 +100,11 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
         said += [f'{text.format(name)}{where}: {listed(labels)}.' for text, labels in found.items()
                  if labels]
     return said
+
+
+def controls(lines: Sequence[Line]) -> list[str]:
+    """The methods that the others have to beat, in the order of their lines."""
+    return list(dict.fromkeys(line['method'] for line in lines if line['is_control']))
 
 
 def against(line: Line, control: str, lines: Sequence[Line]) -> tuple[float, float, int]:
@@ -148,15 +152,16 @@ _AGENT_NOTE = ('Rewards of the policy and of random actions on the same weights,
 
 
 def _column_notes(lines: Sequence[Line]) -> list[str]:
+    names = controls(lines)
     sparse = [f'{line["label"]}: {percent(line["zeros"], 1)} of the kernel weights are zero, which '
               'leaves MACs and parameters as they are.' for line in lines if finite(line['zeros'])]
-    return [*sparse, 'MACs and params: the most of any seed.',
-            f'against {listed(CONTROLS)}: test accuracy minus that of the control with the same '
-            'seed, budget, epochs and weights, in points, mean ± standard error over the pairs, '
-            'no less than the test images alone give it, √(p(1 - p)/N) of both runs; a number of '
-            'seeds beside it: only they have a pair. A 95% interval is the mean ± '
-            f'{_quantile(3):.1f} standard errors for 3 pairs, {_quantile(5):.1f} for 5, by '
-            "Student's t.",
+    pairs = [f'against {listed(names)}: test accuracy minus that of the control with the same '
+             'seed, budget, epochs and weights, in points, mean ± standard error over the pairs, '
+             'no less than the test images alone give it, √(p(1 - p)/N) of both runs; a number of '
+             'seeds beside it: only they have a pair. A 95% interval is the mean ± '
+             f'{_quantile(3):.1f} standard errors for 3 pairs, {_quantile(5):.1f} for 5, by '
+             "Student's t."] if names else []
+    return [*sparse, 'MACs and params: the most of any seed.', *pairs,
             'epochs: pretraining, training before surgery, search and fine-tuning; a search counts '
             'by its passes, those forward and backward of every training image through the dense '
             'model being one epoch.']
@@ -218,8 +223,9 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
         told |= {'model': lambda line: line['model'], 'dataset': lambda line: line['dataset']}
     if any(finite(line['given_accuracy_mean']) for line in lines):
         told['as given, %'] = lambda line: plus_minus(line, 'given_accuracy')
+    names = controls(lines)
     rows = [['method', *told, 'MACs', 'of dense', 'params', 'n', 'test accuracy, %',
-             *(f'against {name}' for name in CONTROLS), 'before surgery, %', 'epochs',
+             *(f'against {name}' for name in names), 'before surgery, %', 'epochs',
              'of these search', 'time a run']]
     for line in lines:
         name = ', '.join(filter(None, (line['label'], line['flags'])))
@@ -229,7 +235,7 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
             count(max(line['macs'])) + '+' * bool(line['uncounted']),
             percent(max(line['macs_ratios'])),
             count(max(line['params'])), str(line['n']), plus_minus(line, 'accuracy'),
-            *(_points(*against(line, control, lines), line['n']) for control in CONTROLS),
+            *(_points(*against(line, control, lines), line['n']) for control in names),
             plus_minus(line, 'dense_accuracy') if min(line['macs_ratios']) < 1 else MISSING,
             _epochs(account['total']), _epochs(account['search_equivalents']),
             duration(line['seconds'])])

@@ -18,6 +18,7 @@ _FINISHED = {
     **dict.fromkeys(('method', 'model', 'dataset'), str), 'pruned': bool, 'epochs': float,
     **dict.fromkeys(('macs', 'dense_macs', 'params'), float),
     **dict.fromkeys(('test_accuracy', 'dense_test_accuracy', 'seconds'), (float, None)),
+    'is_control?': bool, 'decides_first?': bool,
     'account?': dict, 'budgets?': [{'asked': float}], 'agent?': (dict, None),
     'sparsity?': ({'zeros': float, 'kernel_weights': float}, None),
     'widths?': {str: [float]}, 'cell?': str, 'test_images?': (int, None)}
@@ -62,6 +63,7 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     dense, pruned = report['dense'], report['pruned']
     return row | {
         'epochs_done': report['epochs']['total'], 'epochs': report['epochs']['total'],
+        'is_control': report.get('is_control', False), 'decides_first': report['decides_first'],
         'pruned': is_pruned(report), 'budgets': budgets(report),
         'test_accuracy': pruned['test_accuracy'], 'dense_test_accuracy': dense['test_accuracy'],
         'given_test_accuracy': (as_given(report) or {}).get('test_accuracy'),

@@ -166,7 +166,8 @@ def _what_was_run(state: State) -> dict[str, Any]:
     config, data = state.config, state.data
     return {'method': config.method, 'model': config.models.model, 'dataset': config.data.dataset,
             'seed': config.seed, 'decides_first': state.method.decides_first,
-            'phases': dict(state.method.phases), 'sources': dict(state.method.sources),
+            'is_control': state.method.is_control, 'phases': dict(state.method.phases),
+            'sources': dict(state.method.sources),
             'test_images': data.num_test, 'class_names': list(data.class_names)}
 
 
