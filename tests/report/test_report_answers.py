@@ -49,6 +49,12 @@ def test_the_page_has_them_escaped(run, tmp_path):
     assert 'data:image/png' in plot_changed(run) and plot_confusion(run).count('<text') > 7
 
 
+@pytest.mark.parametrize('channels', [1, 2, 3, 4, 7])
+def test_pictures_of_any_number_of_channels_are_drawn(run, channels):
+    pictures = np.full((1, 5, 4, channels), 200, np.uint8)
+    assert 'data:image/png' in plot_changed(dataclasses.replace(run, pictures=pictures))
+
+
 def test_a_damaged_file_of_pictures_is_named(tmp_path):
     folder = make_run(tmp_path / 'run')
     (folder / 'changed.npz').write_bytes(b'no archive')

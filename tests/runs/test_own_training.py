@@ -1,4 +1,6 @@
 """Pruning beside a user's own fit: by a budget alone, by a score of one's own, with alignment."""
+import warnings
+
 import tfprune  # before keras
 import keras
 import numpy as np
@@ -113,6 +115,15 @@ def test_a_search_repeats_and_another_seed_searches_elsewhere(trained, digits):
 
     first = rewards(0)
     assert first == rewards(0) != rewards(1)
+
+
+def test_a_search_without_calibration_data_warns_where_it_matters(trained):
+    with pytest.warns(UserWarning, match='give calibration_data'):
+        tfprune.search_widths(trained, lambda model: 0.5, macs=0.5, method='uniform')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        tfprune.search_widths(two_inputs(), lambda model: 0.5, macs=0.5, method='uniform',
+                              progress=False)
 
 
 def test_weights_are_aligned_in_a_users_own_fit(trained, digits):

@@ -69,7 +69,8 @@ def plot_changed(run: Run) -> str | None:
     with canvas('changed', height=1.75 * rows) as (fig, svg):
         for place, (row, picture) in enumerate(zip(changed, run.pictures)):
             axes = fig.add_subplot(rows, _IN_A_ROW, place + 1)
-            axes.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture,
+            # Of other than three channels: their mean, in gray.
+            axes.imshow(picture if picture.shape[-1] == 3 else picture.mean(-1),
                         cmap='gray', vmin=0, vmax=255, interpolation='nearest')
             axes.set_axis_off()
             is_lost = row['before'] == row['label']

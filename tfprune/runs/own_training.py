@@ -6,6 +6,7 @@ any loss. What comes back is a plain Keras model for the user's own `fit`.
 import dataclasses
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from tfprune.runs.problem import cost_model_of
 from tfprune.search.problem import Problem, trace_problem_groups
 from tfprune.structure.graph import unfold
 from tfprune.structure.options import StructureOptions
-from tfprune.training.batch_norm import reestimate_batch_norm
+from tfprune.training.batch_norm import batch_norm_layers, reestimate_batch_norm
 from tfprune.training.options import Epochs
 from tfprune.training.seeding import derived_seed, set_seed
 
@@ -125,6 +126,9 @@ def search_widths(model: keras.Model, reward_fn: RewardFn, *, method: str = 'amc
     searching = make_method(method, method_options(method, own))
     problem = _problem(model, seed, criterion_data, options)
     pruned = _Pruned(problem, _batches(calibration_data))
+    if not pruned.batches and batch_norm_layers(model):
+        warnings.warn('search_widths scores sub-networks with the batch-norm statistics of the '
+                      'whole model, which are not theirs: give calibration_data.', stacklevel=2)
     reward = _Reward(pruned, reward_fn)
     _check_method(searching, method)
     acting = 0 if searching.has_rounds or searching.only_decides else epochs
