@@ -217,7 +217,7 @@ def test_script_refuses_an_empty_out(tmp_path):
     command = [sys.executable, ROOT / 'scripts/export.py', '--out=', f'--model={tmp_path}/x.keras']
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith('export.py: error: --out')
+    assert done.stderr.splitlines()[-1].startswith('export.py: error: out must be')
 
 
 def test_script_exports_any_model(tmp_path, result):

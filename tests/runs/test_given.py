@@ -109,6 +109,7 @@ def test_a_rate_that_ruins_is_lowered_and_said(trained, tmp_path, capsys):
     assert after['learning_rate'] <= 0.31  # the same optimizer's
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_its_first_epoch_begins_again_ends_as_if_it_had_not(
         trained, tmp_path, monkeypatch):
     class Died(BaseException):

@@ -30,7 +30,7 @@ CONFIG = Config(
     calibration_batches=1,
     rlal=dict(episodes_per_epoch=2, random_reference_episodes=0, comparison_episodes=0,
               context_size=2, context_updates=2, agent_updates=1))
-FLAGS = [f'--{name}={value}' for name, value in CONFIG.to_json().items()]
+FLAGS = [f'--{name}={value}' for name, value in CONFIG.to_json().items() if value is not None]
 
 
 def free_ports(count):
