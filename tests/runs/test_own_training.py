@@ -121,7 +121,7 @@ def test_a_search_without_calibration_data_warns_where_it_matters(trained):
     with pytest.warns(UserWarning, match='give calibration_data'):
         tfprune.search_widths(trained, lambda model: 0.5, macs=0.5, method='uniform')
     with warnings.catch_warnings():
-        warnings.simplefilter('error')
+        warnings.simplefilter('error', UserWarning)
         tfprune.search_widths(two_inputs(), lambda model: 0.5, macs=0.5, method='uniform',
                               progress=False)
 
