@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.methods.base import Decision
-from tfprune.search.alignment import AlignmentPenalty
+from tfprune.search.alignment import AlignmentPenalty, check_strength
 from tfprune.structure.groups import trace_groups
 
 
@@ -33,11 +33,10 @@ class Alignment(keras.callbacks.Callback):
 
     def __init__(self, decision: Decision | Mapping[str, np.ndarray], strength: float = 1e-4):
         super().__init__()
+        check_strength(strength)
         self._masks = decision.masks if isinstance(decision, Decision) else decision
         self.strength = tf.Variable(strength, trainable=False, dtype=tf.float32)
         self._penalty: AlignmentPenalty | None = None
-        if not np.isfinite(strength) or strength < 0:
-            raise ValueError(f'strength must be finite and at least 0; received {strength}.')
 
     def set_model(self, model: keras.Model) -> None:
         """Before the training step is made: the loss that it takes has the penalty."""

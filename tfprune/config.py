@@ -91,6 +91,11 @@ def flag_fields(part: Any) -> Iterator[dataclasses.Field]:
     return (field for field in dataclasses.fields(part) if field.metadata.get('is_flag', True))
 
 
+def values_of(part: Any) -> dict[str, Any]:
+    """{flag: value} of a part, the prefix left out."""
+    return {field.name: getattr(part, field.name) for field in flag_fields(part)}
+
+
 def kind(field: dataclasses.Field) -> tuple[type, bool]:
     """The type of a field's values, and whether None may stand in its place.
 

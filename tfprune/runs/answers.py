@@ -69,9 +69,12 @@ def _answers(model: keras.Model, data: ImageData) -> tuple[np.ndarray, np.ndarra
 
 def _pictures(data: ImageData, indices: list[int]) -> np.ndarray:
     """Test images of these indices, uint8 [n, H, W, C], in their order."""
-    found, first = {}, 0
+    found: dict[int, np.ndarray] = {}
+    first = 0
     low, high = data.pixel_range
     for pixels, _ in data.test_batches(250).as_numpy_iterator():
+        if len(found) == len(indices):
+            break
         for index in indices:
             if first <= index < first + len(pixels):
                 share = (pixels[index - first].astype(np.float64) - low) / max(high - low, 1e-12)

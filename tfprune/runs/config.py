@@ -7,7 +7,8 @@ import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from tfprune.config import SEED, Part, check_type, check_value, field_of, flag_fields, plain
+from tfprune.config import (SEED, Part, check_type, check_value, field_of, flag_fields, plain,
+                            values_of)
 from tfprune.costs.options import BudgetOptions
 from tfprune.data.options import DataOptions
 from tfprune.errors import near, unknown
@@ -104,8 +105,9 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """{flag: value} of all parts, and of the method's options."""
-        values = {field.name: getattr(getattr(self, name), field.name)
-                  for name, part in PARTS.items() for field in flag_fields(part)}
+        values: dict[str, Any] = {}
+        for name in PARTS:
+            values |= values_of(getattr(self, name))
         return values | _dotted(self.method, self.options)
 
     def to_flags(self) -> str:
@@ -172,8 +174,7 @@ def _dotted(method: str, options: Options | Mapping[str, Any]) -> dict[str, Any]
     if not (isinstance(options, Mapping) or dataclasses.is_dataclass(options)):
         raise TypeError(f'{method} must be a mapping or its Options; received '
                         f'{type(options).__name__} {options!r}.')
-    values = (options if isinstance(options, Mapping)
-              else {field.name: getattr(options, field.name) for field in flag_fields(options)})
+    values = options if isinstance(options, Mapping) else values_of(options)
     return {f'{method}.{name}': value for name, value in values.items()}
 
 
@@ -184,7 +185,7 @@ def method_options(method: str, flags: dict[str, Any]) -> Options:
     options = options_of(method)
     given = flags.pop(method, {})
     if isinstance(given, options):
-        given = {field.name: getattr(given, field.name) for field in flag_fields(given)}
+        given = values_of(given)
     if not isinstance(given, Mapping):
         raise TypeError(f'{method} must be a mapping or {options.__name__}; '
                         f'received {type(given).__name__} {given!r}.')

@@ -192,7 +192,7 @@ class EpochLoop:
         self._state.progress.say(_summary(row))
 
     def _interrupted(self, epoch: int) -> Interrupted:
-        return self._state.interrupted(f'{epoch} of {self._state.config.epochs.total} epochs')
+        return self._state.interrupted(f'after {epoch} of {self._state.config.epochs.total} epochs')
 
 
 class _Scalars:

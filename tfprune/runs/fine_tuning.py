@@ -26,7 +26,7 @@ def fine_tune(state: State, problem: Problem) -> None:
     _train(state, plan)
     _settle_if_young(state, plan.steps)
     if state.should_stop():
-        raise state.interrupted_before('export')
+        raise state.interrupted('before export')
     state.pruned = plain_float32(state.pruned)
 
 

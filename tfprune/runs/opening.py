@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
+from tfprune.methods.names import make_method
 from tfprune.progress import Progress
 from tfprune.runs.checkpoints import SharedCheckpoints
-from tfprune.runs.checks import checked_method
 from tfprune.runs.config import Config, differing_fields
 from tfprune.runs.folder import RunFolder, WatchedFolder
 from tfprune.runs.problem import OwnModel
@@ -24,7 +24,8 @@ def opened(config: Config, run_dir: pathlib.Path, own: OwnModel | None,
     folder, shown = _folder(config, run_dir, own, strategy), Progress(
         progress and is_chief(strategy))
     try:
-        yield State(config, checked_method(config), folder, strategy, shown, should_stop,
+        method = make_method(config.method, config.options)
+        yield State(config, method, folder, strategy, shown, should_stop,
                     SharedCheckpoints(folder.path / 'checkpoints', shown.warn, strategy))
     except BaseException:
         folder.forget_unbegun()

@@ -14,7 +14,6 @@ import keras
 import numpy as np
 
 from tfprune.config import flag_fields
-from tfprune.costs.budget import Budget, check_counted
 from tfprune.costs.model import Cost
 from tfprune.costs.options import BudgetOptions
 from tfprune.errors import first_line, near
@@ -26,7 +25,7 @@ from tfprune.pruning.importance import Batch
 from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.surgery import prune_model
 from tfprune.runs.config import method_options
-from tfprune.runs.problem import cost_model_of
+from tfprune.runs.problem import budget_of, cost_model_of
 from tfprune.search.problem import Problem, trace_problem_groups
 from tfprune.structure.graph import unfold
 from tfprune.structure.options import StructureOptions
@@ -160,10 +159,7 @@ def _problem(model: keras.Model, seed: int, data: Iterable[Batch] | None,
         raise ValueError('a budget is needed: macs, params, peak_memory_bytes or latency_ratio.')
     groups = trace_problem_groups(model, structure)
     cost_model = cost_model_of(model, groups, costs)
-    if not costs.accept_uncounted:
-        check_counted(cost_model, costs.limits)
-    budget = Budget(groups, cost_model, costs.limits, width_multiple=costs.width_multiple,
-                    min_keep_ratio=costs.min_keep_ratio)
+    budget = budget_of(groups, cost_model, costs, costs.limits)
     return Problem(model, groups, cost_model, budget, seed, structure=structure, pruning=pruning,
                    criterion_batches=() if data is None else data)
 

@@ -2,6 +2,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 
 import keras
 import numpy as np
@@ -72,10 +73,7 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
         check_convertible(model)
     # What has no budget cannot miss it.
     limits = costs.limits if state.method.needs_budget else {'macs': 1.0}
-    if not costs.accept_uncounted:
-        check_counted(cost_model, limits)
-    budget = Budget(groups, cost_model, limits, width_multiple=costs.width_multiple,
-                    min_keep_ratio=costs.min_keep_ratio)
+    budget = budget_of(groups, cost_model, costs, limits)
     # Some methods ask for scores after hours only: what is wrong with the criterion is said now.
     score_groups(model, groups, criterion=config.pruning.criterion,
                  data=state.criterion_batches().take(1))
@@ -88,13 +86,23 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
         'dense': dataclasses.asdict(cost_model.dense),
         'budgets': budget.to_json(), 'uncounted': cost_model.uncounted})
     return Problem(model, groups, cost_model, budget, config.seed, config.epochs, config.structure,
-                   config.pruning, config.training, scope=state.strategy.scope)
+                   config.pruning, config.training, scope=state.strategy.scope,
+                   criterion_batches=state.criterion_batches())
 
 
 def cost_model_of(model: keras.Model, groups: ChannelGroups, costs: BudgetOptions) -> CostModel:
     """What the model costs; its latency by the table that options name."""
     table = LatencyTable.load(costs.latency_table) if costs.latency_table else None
     return CostModel(model, groups, latency_table=table)
+
+
+def budget_of(groups: ChannelGroups, cost_model: CostModel, costs: BudgetOptions,
+              limits: Mapping[str, float]) -> Budget:
+    """The budget of these limits; ValueError for a share of what is not counted."""
+    if not costs.accept_uncounted:
+        check_counted(cost_model, limits)
+    return Budget(groups, cost_model, limits, width_multiple=costs.width_multiple,
+                  min_keep_ratio=costs.min_keep_ratio)
 
 
 def _compiled(config: Config, own: OwnModel | None) -> CompiledOptimizer | None:

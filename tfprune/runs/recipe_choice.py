@@ -17,8 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.methods.controls import uniform_widths
-from tfprune.pruning.importance import score_groups
-from tfprune.pruning.masks import best_channels
 from tfprune.pruning.surgery import prune_model
 from tfprune.runs.recipe import FROM_RANDOM, Recipe
 from tfprune.runs.state import State
@@ -135,11 +133,8 @@ class _Rates:
         return after
 
     def _uniform_masks(self) -> dict[str, np.ndarray]:
-        problem, config = self._problem, self._state.config
-        scores = score_groups(problem.model, problem.groups, criterion=config.pruning.criterion,
-                              seed=config.seed, data=self._state.criterion_batches())
-        return best_channels(problem.groups, problem.budget.as_dict(uniform_widths(problem.budget)),
-                             scores)
+        budget = self._problem.budget
+        return self._problem.select(budget.as_dict(uniform_widths(budget)))
 
     def _test(self, masks: Mapping[str, np.ndarray]) -> RateTest:
         state, problem, options = self._state, self._problem, self._options

@@ -38,7 +38,7 @@ def start_method(state: State, problem: Problem) -> Problem:
     total, batch_size = problem.epochs.total, problem.training.batch_size
     problem = dataclasses.replace(
         problem, score=_Charged(state, problem, account), account=account,
-        criterion_batches=state.criterion_batches(), held_out=state.held_out_batches(),
+        held_out=state.held_out_batches(),
         # Epochs that no schedule has.
         train_batches=lambda round_: state.data.train_batches(total + round_, batch_size),
         poll=state.poll_alone)
@@ -130,7 +130,7 @@ def _run_rounds(state: State, problem: Problem) -> None:
 
 
 def _rounds(done: int, of: int) -> str:
-    return f'{done} of {of} rounds of search'
+    return f'after {done} of {of} rounds of search'
 
 
 def _decide(state: State, problem: Problem) -> Decision:

@@ -108,14 +108,9 @@ class State:
         if self.stops_alone():
             raise StopTraining()
 
-    def interrupted(self, done: str) -> Interrupted:
-        """The end of a run that was asked to stop, after so much."""
-        return Interrupted(f'stopped after {done}; the same command resumes {self.folder.path}.')
-
-    def interrupted_before(self, stage: str) -> Interrupted:
-        """The same where all epochs are done."""
-        return Interrupted(f'stopped before {stage}; the same command resumes '
-                           f'{self.folder.path}.')
+    def interrupted(self, where: str) -> Interrupted:
+        """The end of a run that was asked to stop, 'after …' or 'before …'."""
+        return Interrupted(f'stopped {where}; the same command resumes {self.folder.path}.')
 
     def held_out_batches(self) -> tf.data.Dataset:
         """The held-out training images that score sub-networks and epochs."""

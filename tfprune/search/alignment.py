@@ -29,7 +29,7 @@ class AlignmentPenalty(tf.Module):
 
     def __init__(self, model: keras.Model, groups: ChannelGroups, *, strength: float = 0.0):
         super().__init__()
-        _check_strength(strength)
+        check_strength(strength)
         self._groups = groups
         self.strength = tf.Variable(strength, trainable=False, dtype=tf.float32, name='strength')
         self.masks = {name: tf.Variable(mask.astype(np.float32), trainable=False, name='mask')
@@ -104,6 +104,7 @@ class StrengthController:
         return value
 
 
-def _check_strength(strength: float) -> None:
+def check_strength(strength: float) -> None:
+    """ValueError unless lambda is one."""
     if not np.isfinite(strength) or strength < 0:
         raise ValueError(f'strength must be finite and at least 0; received {strength}.')
