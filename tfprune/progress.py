@@ -57,10 +57,10 @@ class Progress:
                               bar_format='{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} '
                               '[{rate_fmt}, {remaining} left{postfix}]')
 
-    def step(self, images: int, means: dict[str, float]) -> None:
-        """Advances the bar."""
+    def step(self, images: int, means: dict[str, float], metric: str = 'accuracy') -> None:
+        """Advances the bar, which shows the loss and a metric of `means`."""
         if self._bar is not None:
-            self._bar.set_postfix(loss=f'{means["loss"]:.3f}', accuracy=f'{means["accuracy"]:.3f}',
+            self._bar.set_postfix({name: f'{means[name]:.3f}' for name in ('loss', metric)},
                                   refresh=False)
             self._bar.update(images)
 

@@ -1,4 +1,5 @@
-"""Differences of accuracies, and how many standard errors they are."""
+"""Differences of accuracies and of mean scores, and how many standard errors they are."""
+import dataclasses
 import math
 
 import numpy as np
@@ -15,7 +16,19 @@ def fell(before: float, after: float, images: int) -> bool:
     return before - after > ERRORS * math.sqrt(variance)
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """The mean of the scores of so many examples, and its standard error."""
+    mean: float
+    error: float
+    examples: int
+
+    def lost(self, after: 'Scored') -> bool:
+        """Whether the mean fell by more than ERRORS standard errors of the difference."""
+        return self.mean - after.mean > ERRORS * math.hypot(self.error, after.error)
+
+
 def paired(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """(mean gain, its standard error) of accuracy, from hits on the same images, bool [n]."""
+    """(mean gain, its standard error) of scores of the same examples, [n] each."""
     gains = after.astype(float) - before.astype(float)
     return float(gains.mean()), float(gains.std() / math.sqrt(len(gains)))

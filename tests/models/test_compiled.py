@@ -71,7 +71,7 @@ def compare():
     assert trainer._train_step.experimental_get_tracing_count() == 1
     assert trainer._gradients.experimental_get_tracing_count() == 1
     batch = next(iter(digits.train_batches(0, BATCH)))
-    assert 'HloModule' in trainer._gradients.experimental_get_compiler_ir(*batch)(stage='hlo')
+    assert 'HloModule' in trainer._gradients.experimental_get_compiler_ir(batch)(stage='hlo')
 
 
 def test_several_replicas_on_cpu_are_refused():

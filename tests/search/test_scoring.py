@@ -11,7 +11,7 @@ from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import random_masks, randomize, residual
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import are_right
+from tfprune.tasks.classification import are_right
 
 
 class Masked:
@@ -66,7 +66,7 @@ def test_sliced_scores_are_masked_scores(problem):
 
 
 def test_without_images():
-    with pytest.raises(ValueError, match='scoring needs reward images; received none'):
+    with pytest.raises(ValueError, match='scoring needs reward examples; received none'):
         SubnetworkScorer(None, make_strategy(), batches().take(0))
 
 

@@ -9,19 +9,24 @@ from tfprune.training.rate_test import at_least, best_recovering, largest_harmle
 
 class FakeTest:
     """Hits of 100 images by rate."""
+    on = 'on held-out images'
 
     def __init__(self, **right):
         self._right = {float(rate.strip('_').replace('_', '.')): n for rate, n in right.items()}
 
-    def hits(self, rate):
+    def scores(self, rate):
         return np.arange(100) < self._right[rate]
+
+    @staticmethod
+    def shown(scores):
+        return f'{scores.mean():.2%}'
 
 
 def test_which_rate_is_taken():
     rates = (1.0, 0.1, 0.01)
     harmless = FakeTest(_0=80, _1=10, _0_1=79, _0_01=80)
     # One image of a hundred less: gain -0.01, its error sqrt(.01 * .99) / 10 = 0.00995.
-    assert paired(harmless.hits(0.0), harmless.hits(0.1)) == pytest.approx((-0.01, 0.00995), 1e-3)
+    assert paired(harmless.scores(0.0), harmless.scores(0.1)) == pytest.approx((-0.01, 0.00995), 1e-3)
     assert largest_harmless(harmless, rates)[0] == 0.01
     assert largest_harmless(FakeTest(_0=80, _1=10, _0_1=80, _0_01=80), rates)[0] == 0.1
     assert largest_harmless(FakeTest(_0=80, _1=10, _0_1=20, _0_01=30), rates)[0] == 0.01
@@ -48,12 +53,12 @@ def test_a_rate_that_has_decayed_is_raised(right, steps, expected):
 
 def test_a_rate_is_not_raised_for_what_may_be_chance():
     # 14 more of 100 than by 0.01, and more than twice as many recovered, but others are lost.
-    class Test:
-        def hits(self, rate):
+    class Test(FakeTest):
+        def scores(self, rate):
             right = {0.0: set(range(40)), 0.01: set(range(50))}
             return np.isin(np.arange(100), list(right.get(rate, set(range(20, 84)))))
 
-    assert paired(Test().hits(0.01), Test().hits(0.03))[0] == pytest.approx(0.14)
+    assert paired(Test().scores(0.01), Test().scores(0.03))[0] == pytest.approx(0.14)
     assert at_least(Test(), 0.01, 40) == (0.01, '')
 
 

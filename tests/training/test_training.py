@@ -11,10 +11,11 @@ from keras import layers
 from tfprune.runs.checkpoints import Checkpoints, Position, restore
 from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
+from tfprune.tasks.classification import cross_entropy
 from tfprune.testing import residual
 from tfprune.training.distribution import make_strategy
 from tfprune.training.step import (Evaluator, NonFiniteLossError, Optimization, Schedule,
-                                   StopTraining, Trainer, cross_entropy)
+                                   StopTraining, Trainer)
 
 BATCH, STEPS = 8, 5
 

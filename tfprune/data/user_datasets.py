@@ -28,11 +28,13 @@ class UserDatasets(ImageData):
 
     Attributes:
         train, reward, test: (images [H, W, C], label int32), not batched.
+        is_shuffled: whether training images are shuffled here, as those of arrays are.
     """
 
     train: tf.data.Dataset
     reward: tf.data.Dataset
     test: tf.data.Dataset
+    is_shuffled: bool = False
 
     @classmethod
     def from_datasets(
@@ -44,6 +46,7 @@ class UserDatasets(ImageData):
         num_classes: int,
         class_names: Sequence[str] | None = None,
         pixel_range: tuple[Any, Any] | None = None,
+        is_shuffled: bool = False,
     ) -> 'UserDatasets':
         """Checks and counts the datasets, in one pass over each.
 
@@ -57,6 +60,7 @@ class UserDatasets(ImageData):
             class_names: of the labels; their numbers if there are none.
             pixel_range: what the bytes 0 and 255 of a picture are in the images, numbers or lists
                 of one a channel.
+            is_shuffled: see the class.
 
         Raises:
             TypeError: an argument is no tf.data dataset of pairs of numbers.
@@ -90,7 +94,7 @@ class UserDatasets(ImageData):
             mean=(0.0,) * image_shape[-1], std=(1.0,) * image_shape[-1],
             num_train=found['train_data'].count, num_reward=found['reward_data'].count,
             num_test=found['test_data'].count, train=train, reward=reward, test=test,
-            pixel_range=extremes, pixels=_pixels(stated, forms, *extremes))
+            is_shuffled=is_shuffled, pixel_range=extremes, pixels=_pixels(stated, forms, *extremes))
 
     def to_json(self) -> dict[str, Any]:
         return {**super().to_json(), 'bytes': None if self.pixels.is_taken or not (
@@ -108,7 +112,10 @@ class UserDatasets(ImageData):
     def train_batches(self, epoch: int, batch_size: int) -> tf.data.Dataset:
         """num_train // batch_size whole batches, as the user's dataset gives them."""
         self._check_training(epoch, batch_size)
-        return self.train.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        images = self.train
+        if self.is_shuffled:
+            images = images.shuffle(self.num_train, seed=epoch, reshuffle_each_iteration=False)
+        return images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     def reward_batches(self, batch_size: int) -> tf.data.Dataset:
         self._check_batch_size(batch_size)

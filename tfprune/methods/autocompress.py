@@ -140,7 +140,9 @@ class AutoCompress(Method):
         self._reward.forget()
         if self.phase(epoch) == 'group_lasso':
             with self._watch('rescoring', whole=True), self.problem.account.uncharged():
-                metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
+                measure = self.problem.measure
+                metrics[f'subnetwork_{measure.name}'] = measure.value(
+                    self.problem.score(self.alignment.get_masks()))
         if epoch + 1 in self._starts():
             stage = self._starts().index(epoch + 1)
             rows = [{'epoch': epoch, 'stage': stage, **row} for row in self._search(stage, epoch)]

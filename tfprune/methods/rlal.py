@@ -104,6 +104,7 @@ class RLAL(Method):
     def after_epoch(self, epoch: int) -> EpochResult:
         options, phase = self.options, self.phase(epoch)
         self._reward.forget()
+        self._noted: dict[str, float] = {}
         # z of this epoch, before the context learns of it: the agent acts and is judged under it.
         z = self.context.network(np.array([epoch]))[0].numpy()
         for env in self._envs:
@@ -124,7 +125,7 @@ class RLAL(Method):
                 with self._watch('surrogate', whole=True):
                     rows += self._score_ranked(epoch)
             with self._watch('rescoring', whole=True):
-                metrics['subnetwork_accuracy'] = self._rescore()
+                self._note(metrics, 'subnetwork', self._rescore())
         if phase != 'alignment':
             self.alignment.set_masks(self._select(self.best_widths.numpy()))
         if phase == 'joint':
@@ -144,12 +145,12 @@ class RLAL(Method):
             # It sets lambda, or is for the report alone.
             with (contextlib.nullcontext() if options.alignment == 'adaptive'
                   else self.problem.account.uncharged()):
-                metrics['subnetwork_accuracy'] = self.problem.score(self.alignment.get_masks())
-        if options.alignment == 'adaptive' and 'subnetwork_accuracy' in metrics:
+                self._note(metrics, 'subnetwork', self.problem.score(self.alignment.get_masks()))
+        if options.alignment == 'adaptive' and 'subnetwork' in self._noted:
             with self._watch('rescoring', whole=True):
-                metrics['scored_full_accuracy'] = self.problem.score(
-                    open_masks(self.problem.groups))
-        self._set_strength(epoch, metrics)
+                self._note(metrics, 'scored_full', self.problem.score(
+                    open_masks(self.problem.groups)))
+        self._set_strength(epoch)
         metrics.update(self._watch.take())
         return EpochResult(metrics, tuple(rows))
 
@@ -217,7 +218,7 @@ class RLAL(Method):
         return metrics, played
 
     def _rescore(self) -> float:
-        """Sets best_widths to the best candidate on the current weights; returns its accuracy."""
+        """Sets best_widths to the best candidate on the current weights; returns its reward."""
         dense = self.problem.budget.dense_widths
         candidates = [self.best_widths.numpy()]
         candidates += [np.rint(dense * (1 - rates)).astype(np.int64) for rates
@@ -228,17 +229,22 @@ class RLAL(Method):
         self.best_widths.assign(filled)
         return self._reward(self.problem.budget.as_dict(filled))
 
-    def _set_strength(self, epoch: int, metrics: Mapping[str, float]) -> None:
+    def _note(self, metrics: dict[str, float], what: str, reward: float) -> None:
+        """Keeps a reward of this epoch, and adds the metric behind it to the epoch's row."""
+        self._noted[what] = reward
+        measure = self.problem.measure
+        metrics[f'{what}_{measure.name}'] = measure.value(reward)
+
+    def _set_strength(self, epoch: int) -> None:
         """lambda for the next epoch: 0 until a joint epoch comes."""
         options, strength = self.options, self.alignment.strength
         coming = self.phase(epoch + 1)
         if options.alignment == 'none' or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
-        elif 'scored_full_accuracy' not in metrics or not strength.numpy():
+        elif 'scored_full' not in self._noted or not strength.numpy():
             strength.assign(options.alignment_strength)
         else:
-            self._controller.update(metrics['scored_full_accuracy'],
-                                    metrics['subnetwork_accuracy'])
+            self._controller.update(self._noted['scored_full'], self._noted['subnetwork'])
 
     def _select(self, widths: np.ndarray) -> Masks:
         return self._reward.select(self.problem.budget.as_dict(widths))

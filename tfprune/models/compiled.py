@@ -5,10 +5,12 @@ import dataclasses
 import json
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
+
+from tfprune.structure.keras_internals import schedule_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +22,32 @@ class CompiledOptimizer:
         learning_rate: what it was compiled with, or has been set to since; the initial one of a
             schedule, 0 where that does not say.
         scheduled: whether the rate followed a schedule of its own, which ends with its training.
+        schedule: that schedule, step -> rate; None where it is not at hand.
+        iterations: steps that are done.
     """
     config: Mapping[str, Any]
     learning_rate: float
     scheduled: bool
+    schedule: Callable[[int], Any] | None = None
+    iterations: int = 0
 
     @property
     def name(self) -> str:
         """Its class: Adam, SGD, …"""
         return self.config['class_name']
+
+    def scheduled_rate(self, step: int) -> float:
+        """The schedule's rate so many steps from now."""
+        assert self.schedule is not None
+        return float(self.schedule(self.iterations + step))
+
+    def goes_on(self, steps: int) -> bool:
+        """Whether there is a schedule that has not come to its end: in so many steps from now its
+        rate is somewhere a hundredth of the highest that it had, or more."""
+        if self.schedule is None or not steps:
+            return False
+        past = max(float(self.schedule(step)) for step in _places(self.iterations))
+        return max(map(self.scheduled_rate, _places(steps))) >= 0.01 * past > 0
 
     @classmethod
     def from_config(cls, serialized: Mapping[str, Any]) -> 'CompiledOptimizer':
@@ -53,8 +72,17 @@ def compiled_optimizer(model: keras.Model) -> CompiledOptimizer | None:
     """That of a model in memory; None where it is not compiled. Raises as for a file."""
     if not getattr(model, 'compiled', False) or getattr(model, 'optimizer', None) is None:
         return None
-    return _checked(CompiledOptimizer.from_config(keras.optimizers.serialize(model.optimizer)),
-                    model.name)
+    found = CompiledOptimizer.from_config(keras.optimizers.serialize(model.optimizer))
+    if found.scheduled:
+        found = dataclasses.replace(
+            found, schedule=schedule_of(model.optimizer),
+            iterations=int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
+    return _checked(found, model.name)
+
+
+def _places(steps: int) -> Iterator[int]:
+    """At most 200 of so many steps, the first and the last among them."""
+    return iter(sorted({round(place * max(0, steps - 1) / 199) for place in range(200)}))
 
 
 def compiled_optimizer_of_file(path: str | pathlib.Path) -> CompiledOptimizer | None:

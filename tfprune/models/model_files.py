@@ -8,7 +8,7 @@ import json
 import pathlib
 import runpy
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -178,6 +178,39 @@ def at_image_shape(model: keras.Model, image_shape: tuple[int, int, int], source
     except Exception as error:  # of whatever layer the size does not suit
         raise ValueError(f'{source}: does not take images {list(image_shape)}: '
                          f'{first_line(error, 300)}') from error
+
+
+def at_shapes(model: keras.Model, shapes: Mapping[str, Sequence[int | None]], source: str
+              ) -> keras.Model:
+    """A model that can be trained on examples of these shapes, with the weights of `model`: itself
+    unless it takes inputs of any size, of which costs and exports need one.
+
+    Args:
+        shapes: of the examples' inputs by name, without the batch.
+
+    Raises:
+        ValueError: names `source`: it cannot be traced, has no weights that train, computes in
+            numbers that are not trained, or does not suit the shapes.
+    """
+    try:
+        graph = functional_graph(model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{source}: {error}') from None
+    if not model.trainable_variables:
+        raise ValueError(f'{source}: has no trainable weights')
+    _check_precision(model, source)
+    if not any(None in tensor.shape[1:] for tensor in graph.inputs):
+        return model
+    inputs = keras.tree.map_structure(
+        lambda tensor: keras.Input(tuple(shapes[tensor.name]), tensor.shape[0], tensor.dtype,
+                                   name=tensor.name), graph.input)
+    try:
+        fixed = keras.models.clone_model(model, input_tensors=inputs)
+        fixed.set_weights(model.get_weights())
+    except Exception as error:  # of whatever layer the size does not suit
+        raise ValueError(f'{source}: does not take examples of {dict(shapes)}: '
+                         f'{first_line(error, 300)}') from error
+    return fixed
 
 
 def _check_kind(path: pathlib.Path) -> None:

@@ -46,6 +46,9 @@ def as_logits(model: keras.Model, outputs: Any) -> tf.Tensor:
     then -log p of the label, the gradient that of the logits before the softmax.
     """
     outputs = tf.cast(outputs, tf.float32)
-    if not outputs_probabilities(model):
-        return outputs
-    return tf.math.log(tf.maximum(outputs, _SMALLEST))
+    return log_probabilities(outputs) if outputs_probabilities(model) else outputs
+
+
+def log_probabilities(probabilities: tf.Tensor) -> tf.Tensor:
+    """log p, finite for p = 0."""
+    return tf.math.log(tf.maximum(probabilities, _SMALLEST))

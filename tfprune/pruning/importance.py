@@ -19,8 +19,10 @@ from tfprune.errors import look_up
 from tfprune.models.outputs import as_logits
 from tfprune.structure.groups import ChannelGroups
 
-# (images [B, …], integer labels [B]), as tensors or arrays
-Batch = tuple[Any, Any]
+# (images [B, …], integer labels [B]) of a classifier, (x, y) or (x, y, weights) of other tasks; as
+# tensors or arrays
+Batch = tuple[Any, ...]
+BatchLoss = Callable[[keras.Model, Batch], tf.Tensor]  # the mean loss of a batch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,17 +31,19 @@ class Evidence:
 
     Attributes:
         batches: training data, finite; None where there is none.
+        loss: of a batch; None for the cross-entropy of a classifier.
     """
     model: keras.Model
     groups: ChannelGroups
     seed: int
     batches: Iterable[Batch] | None
+    loss: BatchLoss | None = None
 
     @functools.cached_property
     def first_order(self) -> dict[tuple[str, str], np.ndarray]:
         """W ⊙ ∂L/∂W of every kernel (layer, weight), summed but for its input axis: [N, C_in].
 
-        L is the mean cross-entropy of each of the N batches, with the model as it predicts. Of the
+        L is the mean loss of each of the N batches, with the model as it predicts. Of the
         input channel c this is ∂L/∂z_c for a gate z_c = 1 in front of the layer.
 
         Raises:
@@ -48,10 +52,10 @@ class Evidence:
         slots = [slot for slot in self.groups.layout.weights if slot.is_kernel]
         kernels = [slot.variable(self.model).value for slot in slots]
         rows = []
-        for images, labels in self.batches or ():
+        for batch in self.batches or ():
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(kernels)  # those of frozen layers too
-                loss = _cross_entropy(self.model, images, labels)
+                loss = (self.loss or _cross_entropy)(self.model, batch)
             gradients = tape.gradient(loss, kernels, unconnected_gradients='zero')
             rows.append([
                 tf.reduce_sum(kernel * gradient, [a for a in range(len(slot.shape))
@@ -83,8 +87,9 @@ def _values(variable: keras.Variable) -> np.ndarray:
     return keras.ops.convert_to_numpy(variable).astype(np.float64)
 
 
-def _cross_entropy(model: keras.Model, images: Any, labels: Any) -> tf.Tensor:
+def _cross_entropy(model: keras.Model, batch: Batch) -> tf.Tensor:
     """Mean cross-entropy of a batch, of logits or of a final softmax."""
+    images, labels = batch
     if len(model.outputs) != 1:
         raise ValueError("criterion 'taylor' needs a model with one output; "
                          f"'{model.name}' has {len(model.outputs)}")
@@ -171,7 +176,8 @@ CRITERIA: dict[str, Criterion] = {
 
 def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 'l1',
                  seed: int = 0, data: Iterable[Batch] | None = None,
-                 names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+                 names: Iterable[str] | None = None, loss: BatchLoss | None = None
+                 ) -> dict[str, np.ndarray]:
     """Returns the scores, float64 [C_g], of the prunable groups (or of `names` among them).
 
     A group that lacks what the criterion looks at is scored by l1, with a warning.
@@ -180,12 +186,13 @@ def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 
         criterion: a name in CRITERIA.
         seed: for 'random'.
         data: for 'taylor', batches of (images, integer labels [B]) of training images, finite.
+        loss: for 'taylor', of a batch of `data`; None for the cross-entropy of a classifier.
 
     Raises:
         ValueError: for an unknown criterion, one that no group has anything for, or missing data.
     """
     score = look_up('criterion', criterion, CRITERIA)
-    evidence = Evidence(model, groups, seed, data)
+    evidence = Evidence(model, groups, seed, data, loss)
     scores = {name: score(evidence, name) for name in (groups if names is None else names)}
     lacking = [name for name, value in scores.items() if value is None]
     if lacking:

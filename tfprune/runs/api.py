@@ -1,4 +1,4 @@
-"""`tfprune.train_and_prune`: a configuration and a run folder, or one's own model and datasets."""
+"""`tfprune.train_and_prune`: a configuration and a run folder, or one's own model and data."""
 
 import contextlib
 import os
@@ -7,14 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import keras
-import tensorflow as tf
 
-from tfprune.data.user_datasets import NAME, UserDatasets, batch_size_of
-from tfprune.models.model_files import check_weights
 from tfprune.runs import run
 from tfprune.runs.config import Config, check_names
 from tfprune.runs.outcome import RunResult, end_of
+from tfprune.runs.own_model import own_model
 from tfprune.runs.problem import OwnModel
+
+_POSITIONS = {True: ('model', 'train_data', 'reward_data', 'test_data'),
+              False: ('config', 'run_dir')}
 
 
 @overload
@@ -23,8 +24,10 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *,
 
 
 @overload
-def train_and_prune(*, model: keras.Model, train_data: tf.data.Dataset,
-                    reward_data: tf.data.Dataset, test_data: tf.data.Dataset,
+def train_and_prune(model: keras.Model, train_data: Any, reward_data: Any, test_data: Any, *,
+                    monitor: str | None = ..., mode: str = ...,
+                    class_weight: Mapping[int, float] | None = ...,
+                    callbacks: Sequence[keras.callbacks.Callback] = ...,
                     class_names: Sequence[str] | None = ...,
                     pixel_range: tuple[Any, Any] | None = ...,
                     run_dir: str | os.PathLike | None = ...,
@@ -32,27 +35,34 @@ def train_and_prune(*, model: keras.Model, train_data: tf.data.Dataset,
                     **options: Any) -> keras.Model: ...
 
 
-def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, reward_data=None,
-                    test_data=None, class_names=None, pixel_range=None,
-                    should_stop=lambda: False, progress=True,
-                    **options):
+def train_and_prune(*args, **options):
     """Trains, prunes and fine-tunes: a configuration in a run folder, or a user's own model.
 
-        result = train_and_prune(Config(…), 'runs/x')                       -> RunResult
-        pruned = train_and_prune(model=…, train_data=…, reward_data=…, test_data=…, macs=0.5)
+        result = train_and_prune(Config(…), 'runs/x')                            -> RunResult
+        pruned = train_and_prune(model, train_data, reward_data, test_data, macs=0.5,
+                                 monitor='val_mean_io_u')                        -> keras.Model
+
+    What a model of one's own is compiled with is its task: optimizer, loss, loss weights, metrics;
+    sample weights come with the data. A classifier of pictures need not be compiled.
 
     Args:
         config, run_dir: see `runs.run.train_and_prune`. With a model of one's own the folder may be
             left out: the run is then not kept.
-        model: a functional or Sequential Keras 3 classifier, images [B, H, W, C] as the datasets
-            give them to logits or a softmax [B, K]. It stays as it is.
-        train_data, reward_data, test_data: tf.data datasets of (images, labels), batched or not;
-            see `UserDatasets.from_datasets`. Rewards come from reward_data, held-out training
-            images.
-        class_names: of the labels, for report and export.
+        model: a functional or Sequential Keras 3 model. It stays as it is.
+        train_data, reward_data, test_data: (x, y) or (x, y, weights) of arrays [N, …], tf.data
+            datasets or PyDatasets of such, batched or not, of the structures that the model takes
+            and gives. Rewards come from reward_data, held-out training examples.
+        monitor: the compiled metric that is the reward, and by which models are compared, as Keras'
+            callbacks name it; left out, the first metric, without any the loss.
+        mode: 'max' or 'min'; 'auto' knows it of Keras' metrics.
+        class_weight: {class: weight in the loss}, as for `fit`.
+        callbacks: Keras' callbacks. They see epochs and steps of the dense model, and then of the
+            pruned one, with metrics of reward_data as val_…; each phase is a `fit` to them, which
+            EarlyStopping ends.
+        class_names: of a classifier's outputs, for report and export.
         pixel_range: (what byte 0 of a picture is in the images, what byte 255 is), two numbers or
             two lists of one a channel, for files that take pictures; left out, it is taken from the
-            values of the datasets where these are of 0…1, -1…1 or 0…255.
+            values of the data where these are of 0…1, -1…1 or 0…255.
         should_stop, progress: see `runs.run.train_and_prune`.
         options: what Config takes, such as method, macs, params, epochs of each phase, and the
             method's options under its name, as amc={'episodes': 120}; batch_size is that of
@@ -64,12 +74,27 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
     Raises:
         TypeError, ValueError: name the argument, what was expected, what was received.
     """
+    names = _POSITIONS[bool(args) and isinstance(args[0], keras.Model)]
+    if len(args) > len(names):
+        raise TypeError(f'train_and_prune takes {", ".join(names)} by position; received '
+                        f'{len(args)} arguments')
+    twice = [name for name in names[:len(args)] if name in options]
+    if twice:
+        raise TypeError(f'train_and_prune: {twice[0]} is given twice')
+    return _train_and_prune(**dict(zip(names, args)), **options)
+
+
+def _train_and_prune(*, config=None, run_dir=None, model=None, train_data=None, reward_data=None,
+                     test_data=None, monitor=None, mode='auto', class_weight=None, callbacks=(),
+                     class_names=None, pixel_range=None, should_stop=lambda: False, progress=True,
+                     **options):
     _check_arguments(run_dir, should_stop, progress)
+    about = {'monitor': monitor, 'class_weight': class_weight, 'callbacks': callbacks or None,
+             'class_names': class_names, 'pixel_range': pixel_range}
+    data = {'train_data': train_data, 'reward_data': reward_data, 'test_data': test_data}
     if config is not None:
-        beside = [*(name for name, value in (
-            ('model', model), ('train_data', train_data), ('reward_data', reward_data),
-            ('test_data', test_data), ('class_names', class_names),
-            ('pixel_range', pixel_range)) if value is not None), *options]
+        beside = [*(name for name, value in {'model': model, **data, **about}.items()
+                    if value is not None), *options]
         if not isinstance(config, Config):
             raise TypeError(f'config: expected a tfprune.Config, received {_kind(config)}')
         if beside:
@@ -78,18 +103,15 @@ def train_and_prune(config=None, run_dir=None, *, model=None, train_data=None, r
         if run_dir is None:
             raise TypeError('run_dir: expected the path of a folder beside a config, received None')
         return run.train_and_prune(config, run_dir, should_stop=should_stop, progress=progress)
-    given = {'model': model, 'train_data': train_data, 'reward_data': reward_data,
-             'test_data': test_data}
-    missing = [name for name, value in given.items() if value is None]
+    missing = [name for name, value in {'model': model, **data}.items() if value is None]
     if missing:
         raise TypeError(f'train_and_prune needs a config and a run_dir, or a model and datasets: '
                         f'missing {", ".join(missing)}')
-    classes = _classes(model)
+    if not isinstance(model, keras.Model):
+        raise TypeError(f'model: expected a Keras 3 model, received {_kind(model)}')
     _check_options(options)
-    data = UserDatasets.from_datasets(train_data, reward_data, test_data, num_classes=classes,
-                                      class_names=class_names, pixel_range=pixel_range)
-    ours = _config(model, data, batch_size_of(train_data), options)
-    own = OwnModel(model, data)
+    own = own_model(model, **data, mode=mode, seed=options.get('seed', 0), **about)
+    ours = _config(own, options)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory()) if run_dir is None else run_dir
         result = run.train_and_prune(ours, folder, own=own, should_stop=should_stop,
@@ -115,26 +137,9 @@ def _kind(value: Any) -> str:
     return f'{type(value).__name__} {text if len(text) < 60 else text[:57] + "..."}'
 
 
-def _classes(model: keras.Model) -> int:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f'model: expected a Keras 3 model, received {_kind(model)}')
-    try:
-        check_weights(model)
-    except ValueError as error:
-        raise ValueError(f"model '{model.name}': {error}") from None
-    shape = getattr(model, 'output_shape', None)
-    if not isinstance(shape, tuple) or len(shape) != 2 or not shape[1]:
-        raise ValueError(f"model '{model.name}': expected one output [None, classes], received "
-                         f'{shape}')
-    if shape[1] == 1:
-        raise ValueError(f"model '{model.name}': gives a single output; expected one a class, two "
-                         'for a binary classifier, as logits or by a softmax')
-    return shape[1]
-
-
 def _check_options(options: Mapping[str, Any]) -> None:
     """TypeError for what is no option, or none beside a model and datasets, before any counting."""
-    for name in ('model', 'initial_weights', 'custom_layers', 'mixed_precision', 'dataset',
+    for name in ('model', 'task', 'initial_weights', 'custom_layers', 'mixed_precision', 'dataset',
                  'data_dir', 'image_size', 'test_fraction', 'skip_unreadable', 'augment',
                  'mirror', 'cache_dir', 'reward_images', 'before_surgery_from'):
         if name in options:
@@ -142,9 +147,8 @@ def _check_options(options: Mapping[str, Any]) -> None:
     check_names(options)
 
 
-def _config(model: keras.Model, data: UserDatasets, batch_size: int | None,
-            options: dict[str, Any]) -> Config:
+def _config(own: OwnModel, options: dict[str, Any]) -> Config:
     """The configuration, with sizes that fit the data where none are given."""
-    sizes = {'batch_size': min(batch_size or 128, data.num_train),
-             'reward_images': data.num_reward}
-    return Config(**{**sizes, **options, 'model': model.name, 'dataset': NAME})
+    sizes = {'batch_size': min(own.batch_size or 128, own.data.num_train),
+             'reward_images': own.data.num_reward}
+    return Config(**{**sizes, **options, 'model': own.model.name, 'dataset': own.data.name})

@@ -8,20 +8,26 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
 
+from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData
 from tfprune.data.options import DataOptions
 from tfprune.export import saved_model
 from tfprune.export.base import Artifact, ArtifactCost, dims, size_of
 from tfprune.export.exporter import FORMATS, is_tflite
 from tfprune.run_files import read_json
+from tfprune.structure.graph import functional_graph
+from tfprune.tasks.base import Task
 
 EXPORT_DIR = 'export'  # in a run folder
 CONFIG_FILE = 'config.json'  # in a run folder
 DATA_FILE = 'data.json'  # in a run folder
 SUFFIXES = {'.keras': 'keras', '.tflite': 'tflite'}  # of a file -> key of FORMATS
 DIRECTORY_FORMAT = 'saved_model'
+_TEST_BATCH = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +125,24 @@ def predicted_classes(artifact: Artifact, data: ImageData, *, batch_size: int = 
         if on_batch is not None:
             on_batch(len(labels))
     return np.concatenate(answers), np.concatenate(known)
+
+
+def test_metrics(artifact: Artifact, model: keras.Model, task: Task, data: Examples
+                 ) -> dict[str, float]:
+    """The task's metrics of an opened artifact of `model` on all test examples."""
+    struct = functional_graph(model).output
+    total = np.zeros(task.tally_size)
+    for x, *targets in data.test_batches(_TEST_BATCH):
+        answers = artifact(tf.nest.map_structure(lambda value: value.numpy(), x))
+        flat = list(answers.values()) if isinstance(answers, dict) else [answers]
+        outputs = keras.tree.pack_sequence_as(struct, [tf.constant(value) for value in flat])
+        total += task.tally(outputs, *targets).numpy()
+    return task.metrics(total)
+
+
+def score_key(task: Task) -> str:
+    """How rows of files call the metric of a task: 'accuracy' of classifiers of pictures."""
+    return 'accuracy' if task.is_classification else 'score'
 
 
 def check_fits(artifact: Artifact, data: ImageData) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
+from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData
-from tfprune.export.base import TFLiteOptions
+from tfprune.export.base import Signature, TFLiteOptions
 from tfprune.export.exporter import (FORMATS, ExportReport, base_forms, check_calibration,
                                      check_class_names, check_out_dir, export_model, is_tflite)
 from tfprune.export.latency import latencies_in_turns
@@ -22,7 +24,8 @@ from tfprune.export.tflite import convert
 from tfprune.progress import Progress
 from tfprune.pruning.surgery import float32_copy
 from tfprune.report.artifact_table import losses
-from tfprune.runs.artifacts import count_correct
+from tfprune.runs.artifacts import score_key, test_metrics
+from tfprune.tasks.base import Task
 from tfprune.training.options import TrainingOptions
 from tfprune.training.step import StopTraining
 
@@ -75,11 +78,11 @@ class Deployed:
     dense_latency: list[dict[str, Any]]
 
 
-def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
+def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.PathLike[str],
            settings: Deployment, *, dense_tflite: bytes | None = None,
            should_stop: Callable[[], bool] = lambda: False,
            progress: Progress | None = None, overwrite: bool = False) -> Deployed:
-    """Writes and measures all forms of a float32 model.
+    """Writes and measures all forms of a float32 model, by the metric of its task.
 
     Args:
         dense_tflite: the float32 file that latencies are compared with, in turns.
@@ -92,32 +95,36 @@ def deploy(model: keras.Model, data: ImageData, out_dir: str | os.PathLike[str],
     check_out_dir(out_dir, overwrite=overwrite)  # before hours of fine-tuning
     quantized = None
     if 'int8_qat' in settings.quantizations:
-        quantized = fine_tune_quantized(model, data, settings, should_stop, progress)
+        quantized = fine_tune_quantized(model, _pictures(data), settings, should_stop, progress)
     progress.say('exporting ...')
     further = (QUANTIZATIONS[name] for name in settings.quantizations)
     exported = export_model(
         model, out_dir, formats=(*base_forms(), *further),
         representative_data=representative_images(data, settings.representative_images),
-        pixel_range=data.pixels, class_names=data.class_names,
+        pixel_range=data.pixels, class_names=data.class_names or None,
         tflite_options=settings.tflite, quantized=quantized, overwrite=overwrite,
         should_stop=should_stop)
     progress.say('testing ...')
-    rows = accuracies(exported, data, should_stop)
+    rows = measured_forms(exported, model, task, data, should_stop)
     dense_latency = add_latencies(rows, exported, dense_tflite, should_stop)
-    for line in losses(rows):
+    for line in losses(rows, {'task': task.to_json()}):
         progress.warn(line)
     return Deployed(exported, rows, dense_latency)
 
 
-def check_deployable(model: keras.Model, data: ImageData, settings: Deployment) -> None:
+def check_deployable(model: keras.Model, task: Task, data: Examples, settings: Deployment) -> None:
     """ValueError, in one line, for what would stop the export after all training."""
-    check_class_names(data.class_names, data.num_classes)
+    signature = Signature.of(model)
+    check_class_names(data.class_names or None, signature)
     if 'int8_qat' in settings.quantizations:
+        if not task.is_classification:
+            raise ValueError("quantize: 'int8_qat' trains classifiers of pictures alone, by their "
+                             "cross-entropy; expected others of float16, dynamic, int8")
         quantizable(model)  # names a layer that has no int8 form
     for name in ('int8', 'int8_qat'):
         if name in settings.quantizations:
             check_calibration(QUANTIZATIONS[name], representative_images(data, 32),
-                              data.pixels, settings.tflite)
+                              data.pixels, settings.tflite, signature)
 
 
 def check_convertible(model: keras.Model) -> None:
@@ -140,29 +147,37 @@ def fine_tune_quantized(model: keras.Model, data: ImageData, settings: Deploymen
                           should_stop=should_stop, on_epoch=on_epoch)
 
 
-def representative_images(data: ImageData, count: int) -> np.ndarray:
-    """`count` training images [N, H, W, C] as they come, not augmented; fewer if there are fewer.
-    """
+def _pictures(data: Examples) -> ImageData:
+    assert isinstance(data, ImageData), data  # check_deployable has seen to it
+    return data
+
+
+def representative_images(data: Examples, count: int) -> Any:
+    """The inputs of `count` training examples [N, …] as they come, not augmented; fewer if there
+    are fewer."""
     size, count = min(32, data.num_train), min(count, data.num_train)
     batches = -(-count // size)
-    found = [images.numpy() for images, _ in data.calibration_batches(size, batches)]
-    return np.concatenate(found)[:count]
+    found = [x for x, *_ in data.calibration_batches(size, batches)]
+    return tf.nest.map_structure(
+        lambda *parts: np.concatenate([part.numpy() for part in parts])[:count], *found)
 
 
-def accuracies(exported: ExportReport, data: ImageData,
-               should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
-    """A row a file: form, file, bytes, accuracy on all test images, what it loses."""
+def measured_forms(exported: ExportReport, model: keras.Model, task: Task, data: Examples,
+                   should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
+    """A row a file: form, file, bytes, its metric on all test examples, what it loses."""
+    name, measure = score_key(task), task.measure
     rows: list[dict[str, Any]] = []
     for form, path in exported.paths.items():
         if should_stop():
             raise StopTraining()
-        correct = count_correct(FORMATS[form].open(path), data)
+        metrics = test_metrics(FORMATS[form].open(path), model, task, data)
         rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),
-                     'bytes': exported.bytes[form], 'accuracy': correct / data.num_test,
-                     'advice': FORMATS[form].advice})
-    reference = next(row['accuracy'] for row in rows if row['form'] == 'keras')
+                     'bytes': exported.bytes[form], name: metrics[measure.name],
+                     'metrics': metrics, 'advice': FORMATS[form].advice})
+    reference = next(row[name] for row in rows if row['form'] == 'keras')
     for row in rows:
-        row['lost'] = reference - row['accuracy']
+        lost = reference - row[name]
+        row['lost'] = lost if measure.larger_is_better else -lost
     return rows
 
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from tfprune.data.image_data import ImageData
+from tfprune.data.examples import Examples
+from tfprune.errors import Fault
 from tfprune.machine import peak_process_bytes
 from tfprune.runs.checkpoints import Position
 from tfprune.runs.first_epoch import FirstEpoch, note_lowered
 from tfprune.runs.state import Interrupted, State
-from tfprune.training.options import TrainingOptions
+from tfprune.runs.user_callbacks import Phase, UserCallbacks
 from tfprune.training.seeding import derived_seed, set_seed
-from tfprune.training.step import Evaluator, NonFiniteLossError, Schedule, StopTraining, Trainer
+from tfprune.training.step import (Evaluator, Followed, NonFiniteLossError, Schedule, StopTraining,
+                                   Trainer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,18 +31,22 @@ class Stage:
     """
     begin: int
     end: int
-    data: ImageData
+    data: Examples
     steps: int
     per_epoch: int
-    schedule: Schedule
+    schedule: Schedule | Followed
 
     @classmethod
-    def of(cls, begin: int, steps: int, options: TrainingOptions, data: ImageData, peak: float,
+    def of(cls, state: State, begin: int, steps: int, data: Examples, peak: float,
            warmup_epochs: float = 0.0) -> 'Stage':
         """The stage of so many steps from epoch `begin` on."""
+        options, compiled = state.config.training, state.compiled
         per_epoch = data.num_train // options.batch_size
-        return cls(begin, begin + -(-steps // per_epoch), data, steps, per_epoch, Schedule(
-            options.schedule, peak, steps, round(warmup_epochs * per_epoch)))
+        schedule: Schedule | Followed = Schedule(
+            options.schedule, peak, steps, round(warmup_epochs * per_epoch))
+        if state.recipe.follows and compiled:
+            schedule = Followed(compiled.scheduled_rate, begin * state.steps_per_epoch)
+        return cls(begin, begin + -(-steps // per_epoch), data, steps, per_epoch, schedule)
 
     def steps_in(self, epoch: int) -> int:
         """Steps of an epoch."""
@@ -58,12 +64,12 @@ class TrainedEpoch:
     Attributes:
         means: of the loss and its like.
         seconds: of its steps, those before an interruption too.
-        held_out_accuracy: after it.
+        held_out: metrics after it, on held-out examples.
     """
     epoch: int
     means: Mapping[str, float]
     seconds: float
-    held_out_accuracy: float
+    held_out: Mapping[str, float]
 
 
 class EpochLoop:
@@ -77,6 +83,7 @@ class EpochLoop:
         saved: what a checkpoint holds; the loop begins where `state` stands, to which it is to be
             restored.
         stages: one after the other.
+        phase: of an epoch; callbacks that stop the training end it.
 
     Raises:
         Interrupted: the run has stopped where it can go on.
@@ -84,18 +91,30 @@ class EpochLoop:
     """
 
     def __init__(self, state: State, trainer: Trainer, saved: tf.train.Checkpoint,
-                 stages: Sequence[Stage]):
+                 stages: Sequence[Stage], phase: Phase):
         self.saved = saved
         self._state, self._trainer, self._stages = state, trainer, stages
         self._batch_size = state.config.training.batch_size
         self._held_out = state.held_out_batches()
-        self.evaluate = Evaluator(trainer.model, trainer.strategy,
-                                  jit_compile=state.config.training.jit_compile)
+        self._evaluate = Evaluator(trainer.model, trainer.strategy, task=state.task,
+                                   jit_compile=state.config.training.jit_compile)
         self._scalars = _Scalars(state.folder.path / 'tensorboard', state.is_chief)
+        self._callbacks = UserCallbacks(
+            state.callbacks, trainer, phase, state.compiled_with,
+            lambda: next(iter(state.held_out_batches())))
+        self._end = stages[-1].end if stages else 0
+        self._next = 0
 
-    def epochs_left(self) -> range:
-        """From where the run stands to the end of the stages."""
-        return range(self._state.position.epoch, self._stages[-1].end if self._stages else 0)
+    def epochs_left(self) -> Iterator[int]:
+        """From where the run stands to the end of the stages, without those that a callback has
+        left out."""
+        self._next = self._state.position.epoch
+        while self._next < self._end:
+            epoch = self._next
+            yield epoch
+            if self._next == epoch:
+                raise Fault(f'nothing was done after epoch {epoch}.')
+        self._callbacks.end()
 
     def train(self, epoch: int) -> TrainedEpoch:
         """Trains an epoch, or what the run has left of it; measures it on held-out images, never
@@ -103,24 +122,33 @@ class EpochLoop:
         position = self._state.position
         return self._train_from(position if epoch == position.epoch else Position(epoch))
 
-    def begin_again(self, trained: TrainedEpoch, judged: FirstEpoch) -> TrainedEpoch:
-        """Trains the first epoch, which has ruined given weights, anew at a lower rate.
+    def not_ruined(self, trained: TrainedEpoch, judged: FirstEpoch) -> TrainedEpoch:
+        """The first epoch, trained anew at a lower rate as long as it ruins given weights.
 
         ValueError: see `FirstEpoch.begin_again`.
         """
-        state, trainer = self._state, self._trainer
-        peak = self._stage(trained.epoch).schedule.peak * float(trainer.rate_factor)
-        state.checkpoints.clear()  # the mended command, too, begins anew
-        said = judged.begin_again(trainer, trained.held_out_accuracy, peak)
-        state.progress.warn(f'{said}.')
-        note_lowered(state.folder, {float(trainer.rate_factor): said})
-        return self._train_from(Position(trained.epoch))
+        state, trainer, score = self._state, self._trainer, self._evaluate.scored
+        held_out = score(self._held_out)
+        while judged.is_ruined(held_out, score):
+            peak = self._stage(trained.epoch).schedule.peak * float(trainer.rate_factor)
+            state.checkpoints.clear()  # the mended command, too, begins anew
+            said = judged.begin_again(trainer, held_out, peak)
+            state.progress.warn(f'{said}.')
+            note_lowered(state.folder, {float(trainer.rate_factor): said})
+            trained = self._train_from(Position(trained.epoch))
+            held_out = score(self._held_out)
+        return trained
 
     @contextlib.contextmanager
     def acting(self, trained: TrainedEpoch) -> Iterator[dict[str, Any]]:
         """What is done after an epoch, which adds to its row; then all is saved."""
         epoch, state, begun = trained.epoch, self._state, time.perf_counter()
-        row: dict[str, Any] = {'reward_accuracy': trained.held_out_accuracy}
+        name = state.task.measure.name
+        row: dict[str, Any] = {f'reward_{name}': trained.held_out[name]}
+        self._next = epoch + 1
+        if self._callbacks.end_epoch(epoch, trained.means, trained.held_out):
+            self._next = self._callbacks.after(epoch, self._end)
+            row['stopped_until'] = self._next
         try:
             yield row
         except StopTraining:
@@ -133,7 +161,7 @@ class EpochLoop:
                      'train_seconds': trained.seconds,
                      'method_seconds': time.perf_counter() - begun,
                      'peak_process_bytes': peak_process_bytes(), **row})
-        state.checkpoints.save(Position(epoch + 1), self.saved)
+        state.checkpoints.save(Position(self._next), self.saved)
         if state.should_stop():
             raise self._interrupted(epoch + 1)
 
@@ -151,7 +179,7 @@ class EpochLoop:
         trainer.steps_done.assign(steps)
         self._state.checkpoints.save(Position(epoch, steps, seconds), self.saved)
         trainer.steps_done.assign(0)
-        return TrainedEpoch(epoch, means, seconds, self.evaluate(self._held_out))
+        return TrainedEpoch(epoch, means, seconds, self._evaluate.metrics(self._held_out))
 
     def _train(self, start: Position) -> tuple[Mapping[str, float], float]:
         """(means, seconds)."""
@@ -161,16 +189,21 @@ class EpochLoop:
         def seconds() -> float:
             return start.seconds + time.perf_counter() - begun
 
+        def learning_rate(step: int) -> float:
+            return self._callbacks.begin_step(step, stage.learning_rate(start.epoch, step))
+
         def on_step(step: int, means: dict[str, float]) -> None:
-            state.progress.step(self._batch_size, means)
+            self._callbacks.end_step(step - 1, means)
+            state.progress.step(self._batch_size, means, state.task.measure.name)
             state.poll()
 
         state.progress.start_epoch(f'epoch {start.epoch + 1}/{planned.total}',
                                    steps * self._batch_size, start.step * self._batch_size)
+        self._callbacks.begin_epoch(start.epoch, stage.learning_rate(start.epoch, start.step))
         try:
             means = self._trainer.train_epoch(
                 stage.data.train_batches(start.epoch, self._batch_size).take(steps),
-                lambda step: stage.learning_rate(start.epoch, step), on_step=on_step)
+                learning_rate, on_step=on_step)
         except StopTraining:
             step = int(self._trainer.steps_done)
             state.checkpoints.save(Position(start.epoch, step, seconds()), self.saved)
@@ -189,7 +222,7 @@ class EpochLoop:
         row = {name: value for name, value in row.items() if value == value}  # no NaN in JSON
         self._state.folder.append_rows('metrics.jsonl', [row])
         self._scalars.write(row)
-        self._state.progress.say(_summary(row))
+        self._state.progress.say(_summary(row, self._state.task.measure.name))
 
     def _interrupted(self, epoch: int) -> Interrupted:
         return self._state.interrupted(f'after {epoch} of {self._state.config.epochs.total} epochs')
@@ -219,9 +252,9 @@ class _Scalars:
             raise OSError(f'cannot write {self._folder}: {str(error).splitlines()[0]}') from error
 
 
-def _summary(row: Mapping[str, Any]) -> str:
-    names = ('phase', 'loss', 'accuracy', 'reward_accuracy', 'subnetwork_accuracy', 'reward_mean',
-             'reward_max', 'strength')
+def _summary(row: Mapping[str, Any], metric: str) -> str:
+    names = dict.fromkeys(('phase', 'loss', metric, f'reward_{metric}', f'subnetwork_{metric}',
+                           'reward_mean', 'reward_max', 'strength'))
     shown = [f'{name} {row[name]:.4g}' if isinstance(row[name], float) else f'{name} {row[name]}'
              for name in names if name in row]
     return (f'epoch {row["epoch"] + 1}: {", ".join(shown)}, '

@@ -1,5 +1,6 @@
 """The epochs after surgery."""
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -40,16 +41,18 @@ def _train(state: State, plan: FineTuning) -> None:
     keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
     trainer = state.trainer(pruned, teacher=_teacher(state), constrain=keep_zeros)
     stages = [stage_before_surgery(state, plan.data)] if first else []
-    stages += [Stage.of(config.epochs.search, plan.steps, config.training, plan.data,
+    stages += [Stage.of(state, config.epochs.search, plan.steps, plan.data,
                         fine_tune_rate(state.folder.path, state.recipe))]
-    loop = EpochLoop(state, trainer, tf.train.Checkpoint(model=pruned, trainer=trainer), stages)
+    phase = 'train' if first else 'fine_tune'
+    loop = EpochLoop(state, trainer, tf.train.Checkpoint(model=pruned, trainer=trainer), stages,
+                     lambda _: phase)
     if state.prefix:
         restore(loop.saved, state.prefix)
     else:
         _begin(state, keep_zeros)
     for epoch in loop.epochs_left():
         with loop.acting(loop.train(epoch)) as row:
-            row['phase'] = 'train' if first else 'fine_tune'
+            row['phase'] = phase
     trainer.finish()
 
 
@@ -66,12 +69,12 @@ def _settle(state: State) -> None:
     pruned = state.pruned
 
     @tf.function
-    def forward(images: tf.Tensor) -> None:
-        state.strategy.run(lambda x: pruned(tf.cast(x, tf.float32), training=True), (images,))
+    def forward(inputs: Any) -> None:
+        state.strategy.run(lambda x: state.task.forward(pruned, x, training=True), (inputs,))
 
     batches = state.data.calibration_batches(state.config.scoring.score_batch_size,
                                              state.config.training.calibration_batches)
-    reestimate_batch_norm(unfold(pruned), forward, (images for images, _ in batches))
+    reestimate_batch_norm(unfold(pruned), forward, (x for x, *_ in batches))
 
 
 def _is_smaller(decision: Decision) -> bool:

@@ -1,17 +1,19 @@
 """The first epoch of weights that were given: it must not ruin them.
 
 Weights at their minimum bear a far smaller learning rate than random ones. After the first epoch
-the accuracy on held-out images is compared with that of the model as given:
+the mean score of held-out examples (Task.scores; accuracy of a classifier) is compared with that
+of the model as given:
 
     fell by more than 3 standard errors (tfprune.significance)
 
-on held-out images *and* on as many images that are trained on. The first alone says nothing where
-the given weights had been trained on the held-out images too: what they had memorized is lost. Nor
-is it a rate's doing where batch-norm statistics become those of the images here: Given's floors.
+on held-out examples *and* on as many examples that are trained on. The first alone says nothing
+where the given weights had been trained on the held-out ones too: what they had memorized is lost.
+Nor is it a rate's doing where batch-norm statistics become those of the examples here: Given's
+floors.
 """
 import dataclasses
 import pathlib
-from typing import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,7 +21,7 @@ import tensorflow as tf
 from tfprune.run_files import read_json
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.recipe import FILE, Recipe
-from tfprune.significance import fell
+from tfprune.significance import Scored
 from tfprune.training.step import Trainer
 
 LOWER = 0.1  # a rate that ruins the weights is multiplied by it
@@ -53,33 +55,32 @@ class FirstEpoch:
     """What the first epoch is judged by.
 
     Attributes:
-        held_out: accuracy of the given weights on the held-out images, `Given.held_out_floor`.
-        trained_on: their accuracy on `sample`, `Given.trained_on_floor`.
-        sample: images that are trained on, not augmented.
-        images: number of images behind each of the two.
+        held_out: scores of the given weights on held-out examples, `Given.held_out_floor`.
+        trained_on: those on `sample`, `Given.trained_on_floor`.
+        sample: examples that are trained on, not augmented.
         weights: the given values of the model's variables.
         may_lower: whether the rate was left to us; else a ruined model stops the run.
+        shown: a mean score in words.
     """
-    held_out: float
-    trained_on: float
+    held_out: Scored
+    trained_on: Scored
     sample: tf.data.Dataset
-    images: int
     weights: Sequence[np.ndarray]
     may_lower: bool
+    shown: Callable[[float], str]
 
-    def is_ruined(self, held_out: float, evaluate: Callable[[tf.data.Dataset], float]) -> bool:
-        """Whether the epoch lowered both accuracies; `held_out` is that after it."""
-        return (fell(self.held_out, held_out, self.images)
-                and fell(self.trained_on, evaluate(self.sample), self.images))
+    def is_ruined(self, held_out: Scored, score: Callable[[tf.data.Dataset], Scored]) -> bool:
+        """Whether the epoch lowered both; `held_out` is that after it."""
+        return self.held_out.lost(held_out) and self.trained_on.lost(score(self.sample))
 
-    def begin_again(self, trainer: Trainer, held_out: float, rate: float) -> str:
+    def begin_again(self, trainer: Trainer, held_out: Scored, rate: float) -> str:
         """Takes the given weights back and lowers the rate; says so.
 
         Raises:
             ValueError: the rate was asked for, or has been lowered often enough; says what to do.
         """
-        said = (f'the first epoch lowered accuracy on held-out images from {self.held_out:.2%} to '
-                f'{held_out:.2%}')
+        said = ('the first epoch made the model worse on held-out examples, from '
+                f'{self.shown(self.held_out.mean)} to {self.shown(held_out.mean)}')
         factor = float(trainer.rate_factor) * LOWER
         if not self.may_lower:
             raise ValueError(

@@ -4,14 +4,13 @@ Whatever training does to it is judged against what the user had; rates for rand
 trained ones, see tfprune.runs.recipe_choice.
 """
 import dataclasses
-import math
-from typing import Any, Callable, Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tfprune.data.image_data import ImageData
+from tfprune.data.examples import Examples
 from tfprune.pruning.surgery import float32_copy
 from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.known_augmentation import as_chosen, known_augmentation, sample
@@ -19,8 +18,8 @@ from tfprune.runs.recipe import FILE, Given, Recipe
 from tfprune.runs.recipe_choice import choose_recipe
 from tfprune.runs.state import Interrupted, State
 from tfprune.search.problem import Problem
-from tfprune.significance import ERRORS
 from tfprune.structure.graph import unfold
+from tfprune.tasks.base import Targets, Task
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.distribution import from_chief
 from tfprune.training.step import Batch, Evaluator, StopTraining
@@ -28,49 +27,29 @@ from tfprune.training.step import Batch, Evaluator, StopTraining
 _STATISTICS_BATCHES = 20
 
 
-def measure(plain: keras.Model, data: ImageData, held_out: tf.data.Dataset, batch_size: int
-            ) -> Given:
+def measure(plain: keras.Model, task: Task, data: Examples, held_out: tf.data.Dataset,
+            batch_size: int) -> Given:
     """Scores a float32 model, whose batch-norm statistics are other ones thereafter; `batch_size`
     is that of training."""
-    evaluate = Evaluator(plain, tf.distribute.get_strategy())
-    answer = tf.function(lambda x: plain(tf.cast(x, tf.float32), training=False))
-    of_held_out = _answers(answer, held_out)
-    images = len(of_held_out[1])
-    of_trained_on = _answers(answer, sample(data, images))
-    known = knows_labels(*map(np.concatenate, zip(of_held_out, of_trained_on)))
-    held, trained = _accuracy(*of_held_out), _accuracy(*of_trained_on)
-    test = evaluate(data.test_batches(250))
-    forward = tf.function(lambda x: plain(tf.cast(x, tf.float32), training=True))
+    evaluate = Evaluator(plain, tf.distribute.get_strategy(), task=task)
+    answer = tf.function(lambda x: task.forward(plain, x, training=False))
+    held = evaluate.scored(held_out)
+    trained = evaluate.scored(sample(data, held.examples))
+    known = task.knows([*_answers(answer, held_out),
+                        *_answers(answer, sample(data, held.examples))])
+    test = evaluate.metrics(data.test_batches(250))
+    forward = tf.function(lambda x: task.forward(plain, x, training=True))
     reestimate_batch_norm(unfold(plain), forward, (
-        x for x, _ in data.train_batches(0, batch_size).take(_STATISTICS_BATCHES)))
-    return Given(
-        test, held, trained, images, known,
-        min(held, evaluate(held_out)), min(trained, evaluate(sample(data, images))))
+        x for x, *_ in data.train_batches(0, batch_size).take(_STATISTICS_BATCHES)))
+    return Given(test, held, trained, known, *(
+        min(before, evaluate.scored(batches), key=lambda each: each.mean)
+        for before, batches in ((held, held_out), (trained, sample(data, held.examples)))))
 
 
-def _answers(answer: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[Batch]
-             ) -> tuple[np.ndarray, np.ndarray]:
-    """(outputs [N, K], labels [N]) of all batches."""
-    outputs, labels = zip(*((answer(x).numpy(), y.numpy()) for x, y in batches))
-    return np.concatenate(outputs), np.concatenate(labels)
-
-
-def _accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(np.argmax(outputs, -1) == labels))
-
-
-def knows_labels(outputs: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether outputs [N, K] agree with labels [N] by more than chance: that of answers and labels
-    as often as they are, sum_k p_k q_k, and ERRORS standard errors.
-
-    ValueError for outputs that are not finite.
-    """
-    if not np.isfinite(outputs).all():
-        raise ValueError('the given model answers training images with NaN or infinity.')
-    classes = np.argmax(outputs, -1)
-    chance = sum(np.mean(classes == k) * np.mean(labels == k) for k in np.unique(labels))
-    error = math.sqrt(chance * (1 - chance) / len(labels))
-    return bool(_accuracy(outputs, labels) - chance > ERRORS * error)
+def _answers(answer: Callable[[Any], Any], batches: Iterable[Batch]) -> list[tuple[Any, Targets]]:
+    """(outputs, targets) of all batches, arrays."""
+    return [tf.nest.map_structure(lambda value: value.numpy(), (answer(x), tuple(targets)))
+            for x, *targets in batches]
 
 
 def first_epoch(state: State, problem: Problem) -> FirstEpoch | None:
@@ -79,9 +58,10 @@ def first_epoch(state: State, problem: Problem) -> FirstEpoch | None:
     if given is None or not given.is_trained or not state.config.training.check_first_epoch:
         return None
     return FirstEpoch(
-        given.held_out_floor, given.trained_on_floor, sample(state.data, given.images),
-        given.images, [keras.ops.convert_to_numpy(v) for v in problem.model.variables],
-        may_lower='learning_rate' not in state.recipe.stated)
+        given.held_out_floor, given.trained_on_floor,
+        sample(state.data, given.held_out.examples),
+        [keras.ops.convert_to_numpy(v) for v in problem.model.variables],
+        may_lower='learning_rate' not in state.recipe.stated, shown=state.task.shown_score)
 
 
 def judge_given(state: State, problem: Problem) -> None:
@@ -103,7 +83,7 @@ def judge_given(state: State, problem: Problem) -> None:
             state.folder.write_json(FILE, known)
     known = from_chief(state.strategy, known)
     state.recipe = Recipe.from_json(known['training'])
-    state.given = known['given'] and Given(**known['given'])
+    state.given = known['given'] and Given.from_json(known['given'])
     state.data = as_chosen(state.data, state.recipe.augmentation)
 
 
@@ -112,13 +92,15 @@ def _measured_and_chosen(state: State, problem: Problem) -> dict[str, Any]:
     if state.has_weights:
         say('scoring the model as given ...')
         plain = float32_copy(problem.model)
-        if config.data.augment is None:
+        if config.data.augment is None and state.data.augmentation is not None:
             state.data, augmentation = known_augmentation(plain, state.data,
                                                           config.scoring.score_images)
-        state.given = measure(plain, state.data, state.held_out_batches(),
+        state.given = measure(plain, state.task, state.data, state.held_out_batches(),
                               config.training.batch_size)
-        say(f'as given: test accuracy {state.given.test_accuracy:.2%}, on held-out training '
-            f'images, which it may know, {state.given.held_out_accuracy:.2%}')
+        measure_, held = state.task.measure, state.given.held_out
+        say(f'as given: test {measure_.name} {measure_.shown(state.given.test[measure_.name])}; on '
+            f'held-out training {state.task.examples}, which it may know, '
+            f'{state.task.shown_score(held.mean)}')
     recipe = choose_recipe(state, problem)
     if augmentation:
         recipe = dataclasses.replace(recipe, augmentation=state.data.augmented,

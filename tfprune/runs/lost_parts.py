@@ -15,7 +15,10 @@ def lost_parts(state: State) -> list[str]:
     folder, position, method = state.folder, state.position, state.method
     is_own = not state.config.run.before_surgery_from
     metrics, rounds = (folder.read_rows(name) for name in ('metrics.jsonl', 'rounds.jsonl'))
-    lost = [_rows('metrics.jsonl', 'epoch', position.epoch, (row['epoch'] for row in metrics))]
+    skipped = [epoch for row in metrics  # a callback has ended their phase
+               for epoch in range(row['epoch'] + 1, row.get('stopped_until', 0))]
+    lost = [_rows('metrics.jsonl', 'epoch', position.epoch,
+                  [*skipped, *(row['epoch'] for row in metrics)])]
     done = position.round
     if state.has_decided and is_own and method.has_rounds:
         done = max([1, *(row['round'] + 1 for row in rounds)])  # how many it had is not known

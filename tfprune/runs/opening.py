@@ -25,7 +25,9 @@ def opened(config: Config, run_dir: pathlib.Path, own: OwnModel | None,
         progress and is_chief(strategy))
     try:
         method = make_method(config.method, config.options)
-        yield State(config, method, folder, strategy, shown, should_stop,
+        names = {'model': own.model.name if own else config.models.model,
+                 'dataset': own.data.name if own else config.data.dataset}
+        yield State(config, method, names, folder, strategy, shown, should_stop,
                     SharedCheckpoints(folder.path / 'checkpoints', shown.warn, strategy))
     except BaseException:
         folder.forget_unbegun()

@@ -7,8 +7,10 @@ from typing import Any, Mapping, Sequence
 import keras
 
 from tfprune.costs.model import Cost, count_cost
+from tfprune.data.image_data import ImageData
 from tfprune.errors import Fault
 from tfprune.export.exporter import base_forms
+from tfprune.export.keras_file import open_model
 from tfprune.export.tflite import convert
 from tfprune.files import write_text
 from tfprune.latency.table import prediction_row
@@ -21,11 +23,14 @@ from tfprune.report.artifact_table import format_artifacts
 from tfprune.report.reading import read_run
 from tfprune.report.table import shortfall_sentences
 from tfprune.runs.answers import write_answers
-from tfprune.runs.deployment import Deployment, deploy
+from tfprune.runs.artifacts import test_metrics
+from tfprune.runs.deployment import Deployed, Deployment, deploy
 from tfprune.runs.first_epoch import lowered
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.recipe import Given
 from tfprune.runs.state import FineTuning, Interrupted, State
 from tfprune.search.problem import Problem
+from tfprune.tasks.base import Task
 from tfprune.training.distribution import from_chief
 from tfprune.training.step import StopTraining
 
@@ -129,17 +134,18 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
     dense_tflite = None if dense is None else convert(dense)
     settings = Deployment.of(state.config.export, dataclasses.replace(
         state.config.training, weight_decay=state.recipe.weight_decay), state.config.seed)
-    deployed = deploy(pruned, data, folder.path / 'export', settings, dense_tflite=dense_tflite,
-                      should_stop=state.asked_to_stop, progress=state.progress, overwrite=True)
+    deployed = deploy(pruned, state.task, data, folder.path / 'export', settings,
+                      dense_tflite=dense_tflite, should_stop=state.asked_to_stop,
+                      progress=state.progress, overwrite=True)
     by_form = {row['form']: row for row in deployed.rows}
     tflite, metrics = by_form['tflite'], folder.read_rows('metrics.jsonl')
     return {
         **_what_was_run(state), **_training(state),
         'budgets': [row | {'cost': getattr(predicted, row['target'])}
                     for row in problem.budget.to_json()],
-        'dense': _side(problem.cost_model.dense, write_answers(folder, dense, pruned, data),
+        'dense': _side(state.task, problem.cost_model.dense, _dense_metrics(state, dense),
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
-        'pruned': _side(predicted, by_form['keras']['accuracy'], tflite['bytes'],
+        'pruned': _side(state.task, predicted, by_form['keras']['metrics'], tflite['bytes'],
                         tflite['latency']),
         'sparsity': count_zeros(pruned) if decision.zeros else None,
         'uncounted': problem.cost_model.uncounted,
@@ -149,7 +155,7 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
             left.cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
         'groups': _groups(problem, left, decision), 'removed_blocks': list(decision.removed),
         'agent': _agent(metrics),
-        'input': deployed.exported.pixels.to_json(),
+        'input': _input(state, deployed),
         'parity': dataclasses.asdict(deployed.exported.parity),
         'missing': list(state.missing),
         'seconds': _seconds(metrics, folder.read_rows('rounds.jsonl'), state.missing),
@@ -164,7 +170,8 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
 
 def _what_was_run(state: State) -> dict[str, Any]:
     config, data = state.config, state.data
-    return {'method': config.method, 'model': config.models.model, 'dataset': config.data.dataset,
+    return {'method': config.method, 'model': state.names['model'],
+            'dataset': state.names['dataset'], 'task': state.task.to_json(),
             'seed': config.seed, 'decides_first': state.method.decides_first,
             'is_control': state.method.is_control, 'phases': dict(state.method.phases),
             'sources': dict(state.method.sources),
@@ -179,9 +186,37 @@ def _training(state: State) -> dict[str, Any]:
         'epochs': {'pretraining': planned.pretraining_epochs, 'search': planned.search,
                    'search_equivalents': state.decision.search_equivalents,
                    'fine_tune': fine_tuned, 'total': planned.search + fine_tuned},
-        'given': None if state.given is None else dataclasses.asdict(state.given),
+        'given': None if state.given is None else _given(state.task, state.given),
         'training': recipe.to_json() | {
             'reasons': [*recipe.reasons, *lowered(state.folder.path).values()]}}
+
+
+def _given(task: Task, given: Given) -> dict[str, Any]:
+    """The model as given; mean scores of examples as of the task."""
+    key = 'accuracy' if task.is_classification else 'score'
+    return {**_tested(task, given.test), f'held_out_{key}': given.held_out.mean,
+            f'trained_on_{key}': given.trained_on.mean, 'images': given.held_out.examples,
+            'is_trained': given.is_trained, 'held_out_floor': given.held_out_floor.mean,
+            'trained_on_floor': given.trained_on_floor.mean}
+
+
+def _tested(task: Task, metrics: Mapping[str, float] | None) -> dict[str, Any]:
+    """What a model scores on the test examples; None where there is no such model."""
+    score = None if metrics is None else metrics[task.measure.name]
+    if task.is_classification:
+        return {'test_accuracy': score}
+    return {'test_score': score, 'test_metrics': metrics or {}}
+
+
+def _dense_metrics(state: State, dense: keras.Model | None) -> Mapping[str, float] | None:
+    """Test metrics of the model before surgery; of a classifier of pictures what it answers is
+    kept, too."""
+    if isinstance(state.data, ImageData):
+        accuracy = write_answers(state.folder, dense, state.pruned, state.data)
+        return None if accuracy is None else {state.task.measure.name: accuracy}
+    if dense is None:
+        return None
+    return test_metrics(open_model(dense, state.folder.path), dense, state.task, state.data)
 
 
 def _whole(epochs: float) -> float:
@@ -197,6 +232,11 @@ def _groups(problem: Problem, left: Problem, decision: Decision) -> list[dict[st
     return [{'name': name, 'dense_width': width,
              'width': decision.widths.get(name, width) if name in left.groups.groups else 0}
             for name, width in dense.items()]
+
+
+def _input(state: State, deployed: Deployed) -> Mapping[str, Any]:
+    """What the files take; {} where they take no pictures."""
+    return deployed.exported.pixels.to_json() if state.data.pixels else {}
 
 
 def _seconds(metrics: Sequence[Mapping[str, Any]], rounds: Sequence[Mapping[str, Any]],
@@ -220,11 +260,11 @@ def _dense_model(folder: RunFolder) -> keras.Model | None:
     return read_keras_file(path) if path.exists() else None
 
 
-def _side(cost: Cost, accuracy: float | None, tflite_bytes: int | None,
+def _side(task: Task, cost: Cost, metrics: Mapping[str, float] | None, tflite_bytes: int | None,
           latency: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One column of the table; None where there is no such model. Latency on one thread."""
     seen: Mapping[str, Any] = latency[0] if latency else {}
-    return {'test_accuracy': accuracy, 'macs': cost.macs, 'params': cost.params,
+    return {**_tested(task, metrics), 'macs': cost.macs, 'params': cost.params,
             'trainable_params': cost.trainable_params,
             'peak_memory_bytes': cost.peak_memory_bytes, 'tflite_bytes': tflite_bytes,
             'latency_ms': seen.get('median_ms'), 'latency_p10_ms': seen.get('p10_ms'),

@@ -1,7 +1,7 @@
 """The epochs before surgery."""
 import tensorflow as tf
 
-from tfprune.data.image_data import ImageData
+from tfprune.data.examples import Examples
 from tfprune.runs.checkpoints import Position, restore
 from tfprune.runs.epochs import EpochLoop, Stage
 from tfprune.runs.given import first_epoch
@@ -26,10 +26,10 @@ def pretrain(state: State, problem: Problem) -> None:
     state.position, state.prefix = Position(state.surgery_epoch), None
 
 
-def stage_before_surgery(state: State, data: ImageData) -> Stage:
+def stage_before_surgery(state: State, data: Examples) -> Stage:
     """The learning rate's first stage, on these examples."""
     options, epochs = state.config.training, state.config.epochs.search
-    return Stage.of(0, epochs * (data.num_train // options.batch_size), options, data,
+    return Stage.of(state, 0, epochs * (data.num_train // options.batch_size), data,
                     state.recipe.learning_rate, options.lr_warmup_epochs)
 
 
@@ -39,13 +39,13 @@ def _train(state: State, problem: Problem) -> None:
     trainer = state.trainer(problem.model, penalty=method.penalty)
     loop = EpochLoop(state, trainer, tf.train.Checkpoint(
         model=problem.model, trainer=trainer, method=method, account=problem.account),
-        [stage_before_surgery(state, state.data)])
+        [stage_before_surgery(state, state.data)], method.phase)
     if state.prefix:
         restore(loop.saved, state.prefix)
     for epoch in loop.epochs_left():
         trained = loop.train(epoch)
-        while epoch == 0 and judged and judged.is_ruined(trained.held_out_accuracy, loop.evaluate):
-            trained = loop.begin_again(trained, judged)
+        if epoch == 0 and judged:
+            trained = loop.not_ruined(trained, judged)
         with loop.acting(trained) as row:
             result = scorer.lead(lambda: method.after_epoch(epoch), method)
             if result is not None:  # the chief's alone

@@ -2,7 +2,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -10,21 +10,25 @@ import numpy as np
 from tfprune.costs.budget import Budget, check_counted
 from tfprune.costs.model import CostModel
 from tfprune.costs.options import BudgetOptions
+from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData
 from tfprune.data.loading import load
+from tfprune.data.user_examples import UserExamples
 from tfprune.latency.table import LatencyTable
 from tfprune.models.building import build_model
 from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
                                      compiled_optimizer_of_file)
 from tfprune.models.initial_weights import load_initial_weights
-from tfprune.models.model_files import as_classifier
+from tfprune.models.model_files import as_classifier, at_shapes
 from tfprune.models.names import is_model_file
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.surgery import prune_model
 from tfprune.runs.config import Config
 from tfprune.runs.deployment import Deployment, check_convertible, check_deployable
+from tfprune.runs.learning import Monitor, mean_loss, task_of
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem, trace_problem_groups
+from tfprune.structure.keras_internals import compiled_with
 from tfprune.structure.groups import ChannelGroups, trace_groups
 
 
@@ -33,11 +37,18 @@ class OwnModel:
     """A user's own model and data, in place of those that a configuration names.
 
     Attributes:
-        model: a classifier with its weights; it is copied.
-        data: its images.
+        model: with its weights; it is copied.
+        data: its examples.
+        monitor: what it is judged by, where its task is what it is compiled with; None of a
+            classifier of pictures.
+        callbacks: Keras' callbacks, which see its training.
+        batch_size: of the data, if they come in batches.
     """
     model: keras.Model
-    data: ImageData
+    data: Examples
+    monitor: Monitor | None = None
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    batch_size: int | None = None
 
     def digest(self) -> str:
         """sha256 of the model's configuration, weights and optimizer."""
@@ -46,6 +57,7 @@ class OwnModel:
             digest.update(np.ascontiguousarray(value).tobytes())
         compiled = compiled_optimizer(self.model)
         digest.update(json.dumps(compiled and compiled.config, default=str).encode())
+        digest.update(repr(self.monitor).encode() if self.monitor else b'')
         return digest.hexdigest()
 
 
@@ -67,7 +79,11 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     groups = trace_problem_groups(model, config.structure)
     costs = config.costs
     cost_model = cost_model_of(model, groups, costs)
-    check_deployable(model, data, Deployment.of(config.export, config.training))
+    compiled = own.model if own and own.monitor else None
+    state.callbacks = own.callbacks if own else ()
+    state.compiled_with = compiled_with(compiled) if compiled else None
+    state.task = task = task_of(state, model, compiled, own and own.monitor or Monitor())
+    check_deployable(model, task, data, Deployment.of(config.export, config.training))
     is_file = is_model_file(config.models.model)
     if own or is_file:
         check_convertible(model)
@@ -75,8 +91,9 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     limits = costs.limits if state.method.needs_budget else {'macs': 1.0}
     budget = budget_of(groups, cost_model, costs, limits)
     # Some methods ask for scores after hours only: what is wrong with the criterion is said now.
+    loss = mean_loss(task) if compiled else None
     score_groups(model, groups, criterion=config.pruning.criterion,
-                 data=state.criterion_batches().take(1))
+                 data=state.criterion_batches().take(1), loss=loss)
     state.has_weights = bool(own or config.models.initial_weights or is_file)
     state.compiled = _compiled(config, own)
     # Random augmentation of a user's dataset may show other pixels each time.
@@ -86,8 +103,8 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
         'dense': dataclasses.asdict(cost_model.dense),
         'budgets': budget.to_json(), 'uncounted': cost_model.uncounted})
     return Problem(model, groups, cost_model, budget, config.seed, config.epochs, config.structure,
-                   config.pruning, config.training, scope=state.strategy.scope,
-                   criterion_batches=state.criterion_batches())
+                   config.pruning, config.training, scope=state.strategy.scope, loss=loss,
+                   measure=task.measure, criterion_batches=state.criterion_batches())
 
 
 def cost_model_of(model: keras.Model, groups: ChannelGroups, costs: BudgetOptions) -> CostModel:
@@ -117,8 +134,12 @@ def _compiled(config: Config, own: OwnModel | None) -> CompiledOptimizer | None:
 
 
 def _own_model(own: OwnModel) -> keras.Model:
-    model = as_classifier(own.model, source=f"model '{own.model.name}'",
-                          image_shape=own.data.image_shape, num_classes=own.data.num_classes)
+    source = f"model '{own.model.name}'"
+    if isinstance(own.data, UserExamples):
+        model = at_shapes(own.model, own.data.inputs, source)
+    else:
+        model = as_classifier(own.model, source=source, image_shape=own.data.image_shape,
+                              num_classes=own.data.num_classes)
     return prune_model(model, trace_groups(model), {})  # a copy
 
 

@@ -1,7 +1,11 @@
 """What is known of a model that came with weights, and how it is trained on: plain values."""
-import dataclasses
-from typing import Any, Mapping
+from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from tfprune.significance import Scored
 
 FILE = 'training.json'  # in a run folder
 
@@ -11,21 +15,27 @@ class Given:
     """What the model scored before anything was done to it.
 
     Attributes:
-        test_accuracy: on the test images, in [0, 1].
-        held_out_accuracy: on `images` held-out training images, which it may have been trained on.
-        trained_on_accuracy: on as many of the training images.
-        is_trained: whether it knows more than the commonest class.
-        held_out_floor, trained_on_floor: the lower of each of the two accuracies and that under
-            batch-norm statistics of the training images as they are augmented here, which any
-            training brings.
+        test: metrics on the test examples.
+        held_out: scores of held-out training examples, which it may have been trained on.
+        trained_on: of as many training examples.
+        is_trained: whether it knows more than chance.
+        held_out_floor, trained_on_floor: the lower of each of the two and that under batch-norm
+            statistics of the training examples as they are augmented here, which any training
+            brings.
     """
-    test_accuracy: float
-    held_out_accuracy: float
-    trained_on_accuracy: float
-    images: int
+    test: Mapping[str, float]
+    held_out: Scored
+    trained_on: Scored
     is_trained: bool
-    held_out_floor: float
-    trained_on_floor: float
+    held_out_floor: Scored
+    trained_on_floor: Scored
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Given:
+        """Of plain values, as `dataclasses.asdict` gives them."""
+        return cls(**{name: Scored(**value) if 'error' in (
+            value if isinstance(value, dict) else ()) else value
+            for name, value in values.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +50,7 @@ class Recipe:
         stated: those of these numbers that flags say.
         augmentation: what is done to training images, `ImageData.augmented`; '' for what the
             configuration says.
+        follows: whether the learning rate is that of the schedule that the model is compiled with.
     """
     optimizer: Mapping[str, Any] | None
     learning_rate: float
@@ -48,13 +59,14 @@ class Recipe:
     reasons: tuple[str, ...] = ()
     stated: tuple[str, ...] = ()
     augmentation: str = ''
+    follows: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> 'Recipe':
+    def from_json(cls, values: Mapping[str, Any]) -> Recipe:
         """Inverse of to_json."""
         return cls(**{**values, 'reasons': tuple(values['reasons']),
                       'stated': tuple(values['stated'])})

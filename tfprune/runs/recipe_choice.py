@@ -10,7 +10,8 @@
 
 and no weight decay beside the regularizers of the user's own model.
 """
-from typing import Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,7 +22,7 @@ from tfprune.pruning.surgery import prune_model
 from tfprune.runs.recipe import FROM_RANDOM, Recipe
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem
-from tfprune.significance import fell
+from tfprune.structure.graph import functional_graph
 from tfprune.training.rate_test import (FACTORS, STEPS, RateTest, at_least, best_recovering,
                                         largest_harmless)
 from tfprune.training.seeding import derived_seed
@@ -42,7 +43,13 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
     stated = {name: getattr(options, name) for name in (
         'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
         if getattr(options, name) is not None}
-    if compiled and not compiled.scheduled and compiled.learning_rate:
+    follows = bool(compiled and 'learning_rate' not in stated and compiled.goes_on(
+        state.config.epochs.total * state.steps_per_epoch))
+    if compiled and follows:
+        before = after = compiled.scheduled_rate(0)
+        reasons.append(f'the model is compiled with {compiled.name} and a schedule of its rate, '
+                       f'which is followed from step {compiled.iterations} on, across surgery')
+    elif compiled and not compiled.scheduled and compiled.learning_rate:
         before = after = compiled.learning_rate
         reasons.append(f'the model is compiled with {compiled.name}, which trains it on at '
                        f'{stated.get("learning_rate", before):g}')
@@ -60,29 +67,32 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
             reasons.append('the given model does not answer better than chance, and is trained as '
                            'from random weights, by SGD')
     decay = 0.0 if given is not None or compiled else FROM_RANDOM.weight_decay
-    if given is not None and fell(given.held_out_accuracy, given.held_out_floor, given.images):
+    if given is not None and given.held_out.lost(given.held_out_floor):
+        shown = state.task.shown_score
         reasons.append(
             'the batch-norm statistics of the given model are not those of the training images as '
-            f'they are augmented here: with theirs it scores {given.held_out_floor:.2%} in place '
-            f'of {given.held_out_accuracy:.2%} on held-out images')
+            f'they are augmented here: with theirs it scores {shown(given.held_out_floor.mean)} in '
+            f'place of {shown(given.held_out.mean)} on held-out {state.task.examples}')
     if has_own_losses(problem.model):
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')
     chosen = {'learning_rate': before, 'fine_tune_learning_rate': after, 'weight_decay': decay}
     return Recipe(compiled.config if compiled else None, **chosen | stated,
-                  reasons=tuple(reasons), stated=tuple(stated))
+                  reasons=tuple(reasons), stated=tuple(stated), follows=follows)
 
 
 def has_own_losses(model: keras.Model) -> bool:
     """Whether a pass through the model has losses of its own."""
-    image = tf.TensorSpec([1, *model.inputs[0].shape[1:]], model.inputs[0].dtype)
+    inputs = keras.tree.map_structure(
+        lambda tensor: tf.TensorSpec([tensor.shape[0] or 1, *tensor.shape[1:]], tensor.dtype),
+        functional_graph(model).input)
     found: list[int] = []
 
-    def forward(pixels: tf.Tensor) -> None:
-        model(pixels, training=True)
+    def forward(x: Any) -> None:
+        model(x, training=True)
         found.append(len(model.losses))
 
-    tf.function(forward).get_concrete_function(image)
+    tf.function(forward).get_concrete_function(inputs)
     return any(found)
 
 
@@ -149,6 +159,6 @@ class _Rates:
             prune_model(problem.model, problem.groups, masks),
             Optimization(options.momentum, 0.0, options.label_smoothing, options.batch_size,
                          optimizer=state.compiled.config if state.compiled else None),
-            batches.take(STEPS), [images for images, _ in state.criterion_batches()],
+            batches.take(STEPS), [x for x, *_ in state.criterion_batches()],
             list(state.held_out_batches()), derived_seed(problem.seed, _PLACE), state.stops_alone,
-            state.progress.say)
+            state.progress.say, state.task)

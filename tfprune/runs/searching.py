@@ -33,11 +33,12 @@ def start_method(state: State, problem: Problem) -> Problem:
     with state.strategy.scope():
         network = Subnetwork(problem.model, problem.groups)
     state.scorer = SharedScorer(state.strategy, _Stoppable(state, SubnetworkScorer(
-        network, state.strategy, state.held_out_batches())))
+        network, state.strategy, state.held_out_batches(), state.task)))
     account = EpochAccount(state.data.num_train, problem.cost_model.dense.macs)
     total, batch_size = problem.epochs.total, problem.training.batch_size
     problem = dataclasses.replace(
         problem, score=_Charged(state, problem, account), account=account,
+        measure=state.task.measure,
         held_out=state.held_out_batches(),
         # Epochs that no schedule has.
         train_batches=lambda round_: state.data.train_batches(total + round_, batch_size),

@@ -1,12 +1,12 @@
 """A run under way: what it was asked, where it writes, and what it has come to so far."""
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tfprune.data.image_data import ImageData
+from tfprune.data.examples import Examples
 from tfprune.methods.base import Decision, Method
 from tfprune.models.compiled import CompiledOptimizer
 from tfprune.progress import Progress
@@ -16,6 +16,8 @@ from tfprune.runs.config import Config
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.recipe import FROM_RANDOM, Given, Recipe
 from tfprune.search.problem import Problem
+from tfprune.structure.keras_internals import CompiledWith
+from tfprune.tasks.base import Task
 from tfprune.training.account import steps_left
 from tfprune.training.batch_norm import synchronize_batch_norm
 from tfprune.training.distribution import SharedScorer, any_worker, is_chief, num_workers
@@ -33,10 +35,13 @@ class State:
     Attributes:
         config: what the run was asked; `problem` fills its sizes in.
         method: resolved, not started until `start_method`.
+        names: how reports call the model and the data set.
         folder, strategy, progress: where it writes, computes and says something.
         asked_to_stop: the user's function, asked after each step and each score.
         checkpoints: in the folder.
         data: the examples; `judge_given` may weaken their augmentation.
+        task: what is learnt, and by what it is judged.
+        callbacks, compiled_with: the user's own, and what the user's model is compiled with.
         has_weights, compiled: whether the dense model came with weights, with which optimizer.
         given, recipe: what it scored as given, and how it is trained.
         scorer: the method's reward, shared by all workers.
@@ -48,12 +53,16 @@ class State:
     """
     config: Config
     method: Method
+    names: Mapping[str, str]
     folder: RunFolder
     strategy: tf.distribute.Strategy
     progress: Progress
     asked_to_stop: Callable[[], bool]
     checkpoints: Checkpoints
-    data: ImageData = None  # type: ignore[assignment]
+    data: Examples = None  # type: ignore[assignment]
+    task: Task = None  # type: ignore[assignment]
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    compiled_with: CompiledWith | None = None
     has_weights: bool = False
     compiled: CompiledOptimizer | None = None
     given: Given | None = None
@@ -113,12 +122,12 @@ class State:
         return Interrupted(f'stopped {where}; the same command resumes {self.folder.path}.')
 
     def held_out_batches(self) -> tf.data.Dataset:
-        """The held-out training images that score sub-networks and epochs."""
+        """The held-out training examples that score sub-networks and epochs."""
         scoring = self.config.scoring
         return self.data.reward_batches(scoring.score_batch_size).take(scoring.score_batches)
 
     def criterion_batches(self) -> tf.data.Dataset:
-        """Batches of training images for criteria that need data."""
+        """Batches of training examples for criteria that need data."""
         return self.data.calibration_batches(self.config.training.batch_size,
                                              self.config.pruning.criterion_batches)
 
@@ -127,7 +136,7 @@ class State:
         options, recipe = self.config.training, self.recipe
         return Trainer(model, self.strategy, Optimization(
             options.momentum, recipe.weight_decay, options.label_smoothing, options.batch_size,
-            options.jit_compile, recipe.optimizer), **extras)
+            options.jit_compile, recipe.optimizer), task=self.task, **extras)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +148,7 @@ class FineTuning:
         steps: in all.
         per_epoch: steps of an epoch.
     """
-    data: ImageData
+    data: Examples
     steps: int
     per_epoch: int
 

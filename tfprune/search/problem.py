@@ -12,12 +12,14 @@ import numpy as np
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
 from tfprune.pruning.depth import remove_blocks
-from tfprune.pruning.importance import Batch, score_groups
+from tfprune.pruning.importance import Batch, BatchLoss, score_groups
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.pruning.options import PruningOptions
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import ChannelGroups, trace_groups
 from tfprune.structure.options import StructureOptions
+from tfprune.tasks.base import count_of
+from tfprune.tasks.measure import ACCURACY, Measure
 from tfprune.training.account import EpochAccount
 from tfprune.training.options import Epochs, TrainingOptions
 
@@ -36,11 +38,14 @@ class Problem:
         model: the dense model, whose weights train.
         groups, cost_model, budget: what may be pruned, what it costs, what is allowed.
         seed, epochs, structure, pruning, training: parts of the configuration.
-        score: masks -> accuracy in [0, 1] on held-out training images; never test data. Charges
-            the account.
+        score: masks -> reward on held-out training examples, by `measure`; never test data.
+            Charges the account.
+        measure: the metric that gives the rewards.
+        loss: (model, batch) -> the mean loss that criteria take gradients of; None for the
+            cross-entropy of a classifier.
         account: to be charged with whatever else a search computes.
-        criterion_batches: (images, labels) that are trained on, for criteria that need data.
-        held_out: the held-out (images, labels) behind `score`, for what is no mask.
+        criterion_batches: batches that are trained on, for criteria that need data.
+        held_out: the held-out batches behind `score`, for what is no mask.
         train_batches: round -> the augmented batches of an epoch, in an order of the round's own.
         scope: context manager factory under which variables are to be created.
         poll: called within long work that does not score; raises where the run is to stop.
@@ -55,6 +60,8 @@ class Problem:
     pruning: PruningOptions = PruningOptions()
     training: TrainingOptions = TrainingOptions()
     score: Score = _not_scored
+    measure: Measure = ACCURACY
+    loss: BatchLoss | None = None
     account: EpochAccount = dataclasses.field(default_factory=lambda: EpochAccount(1, 1))
     criterion_batches: Iterable[Batch] = ()
     held_out: Iterable[Batch] = ()
@@ -70,12 +77,12 @@ class Problem:
 
         def counted() -> Iterator[Batch]:
             nonlocal seen
-            for images, labels in self.criterion_batches:
-                seen += len(images)
-                yield images, labels
+            for batch in self.criterion_batches:
+                seen += count_of(batch)
+                yield batch
 
         scores = score_groups(self.model, self.groups, criterion=self.pruning.criterion,
-                              seed=self.seed, data=counted())
+                              seed=self.seed, data=counted(), loss=self.loss)
         self.account.train(seen, self.cost_model.dense.macs)
         return scores
 

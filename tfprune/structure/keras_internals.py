@@ -1,4 +1,5 @@
 """Keras' private names, all of them: what a new version of Keras may move stands here."""
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,9 +9,10 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.models.functional import Functional
 from keras.src.ops import core, image, nn, numpy
 
-__all__ = ['CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth', 'core', 'image',
-           'inputs_of_call', 'is_plain_batch_norm', 'layers_within', 'maker', 'moments', 'nn',
-           'numpy', 'ordered_nodes', 'origin', 'sequential_graph', 'standardized']
+__all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
+           'compiled_with', 'core', 'direction_of', 'has_own_steps', 'image', 'inputs_of_call',
+           'is_plain_batch_norm', 'layers_within', 'maker', 'moments', 'nn', 'numpy',
+           'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -61,3 +63,37 @@ def is_plain_batch_norm(layer: Any) -> bool:
 def moments(layer: keras.layers.BatchNormalization, inputs: Any, mask: Any) -> tuple[Any, Any]:
     """Mean and variance of a batch as the layer takes them."""
     return layer._moments(inputs, mask)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledWith:
+    """Arguments of `Model.compile`, as they were given."""
+    loss: Any
+    loss_weights: Any
+    metrics: Any
+    weighted_metrics: Any
+
+
+def compiled_with(model: keras.Model) -> CompiledWith | None:
+    """What a model is compiled with; None where it is not compiled."""
+    if not getattr(model, 'compiled', False):
+        return None
+    given = model._compile_config.config
+    return CompiledWith(*(given.get(field.name) for field in dataclasses.fields(CompiledWith)))
+
+
+def has_own_steps(model: keras.Model) -> str:
+    """Name of a method of training that a subclass of Keras' models has of its own; '' of none."""
+    return next((name for name in ('train_step', 'compute_loss', 'compute_metrics', 'test_step')
+                 if getattr(type(model), name) is not getattr(keras.Model, name)), '')
+
+
+def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
+    """The schedule of an optimizer's learning rate; None where that is a number."""
+    rate = getattr(optimizer, '_learning_rate', None)
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
+def direction_of(metric: Any) -> str | None:
+    """'up' or 'down', which way a metric is better; None where Keras does not say."""
+    return getattr(metric, '_direction', None)

@@ -8,9 +8,10 @@ import tensorflow as tf
 from tfprune.models.outputs import as_logits
 from tfprune.pruning.importance import Batch
 from tfprune.structure.graph import unfold
+from tfprune.tasks.classification import count_correct
 from tfprune.training.account import EpochAccount
 from tfprune.training.batch_norm import reestimate_batch_norm, use_fused_batch_norm
-from tfprune.training.step import count_correct, squared_error
+from tfprune.training.step import squared_error
 
 # Tracing a step takes as long as so many steps without.
 _TRACED_FROM = 40

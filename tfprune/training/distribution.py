@@ -209,7 +209,7 @@ def _sum_function(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.
 
 
 class DistributedBatches:
-    """One pass over (images [B, H, W, C], labels [B]), each global batch spread over all replicas.
+    """One pass over batches of examples, each global batch spread over all replicas.
 
     Order and content of the global batches are those of one process.
     """
@@ -222,7 +222,7 @@ class DistributedBatches:
             batches = strategy.experimental_distribute_dataset(batches)
         self._iterator: Iterator | None = iter(batches)
 
-    def __iter__(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         if self._iterator is None:
             raise ValueError('this iterator is closed.')
         return self._iterator
@@ -236,26 +236,26 @@ def _own_parts(batches: tf.data.Dataset, strategy: tf.distribute.Strategy) -> tf
     replicas = strategy.num_replicas_in_sync
     local = replicas // num_workers(strategy)
     first = worker_index(strategy) * local
-    sizes = {spec.shape[0] for spec in batches.element_spec}
+    sizes = {spec.shape[0] for spec in tf.nest.flatten(batches.element_spec)}
 
-    def parts(images: tf.Tensor, labels: tf.Tensor) -> tf.data.Dataset:
-        count = tf.shape(labels, tf.int64)[0]
+    def parts(*batch: Any) -> tf.data.Dataset:
+        count = tf.shape(tf.nest.flatten(batch)[0], tf.int64)[0]
 
-        def part(replica: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def part(replica: tf.Tensor) -> Any:
             begin, end = count * replica // replicas, count * (replica + 1) // replicas
-            return images[begin:end], labels[begin:end]
+            return tf.nest.map_structure(lambda values: values[begin:end], batch)
 
         return tf.data.Dataset.range(first, first + local).map(part)
 
     own = batches.flat_map(parts)
     if None not in sizes and not min(sizes) % replicas:
-        own = own.map(lambda *batch: tuple(
-            tf.ensure_shape(x, [min(sizes) // replicas, *x.shape[1:]]) for x in batch))
+        own = own.map(lambda *batch: tf.nest.map_structure(
+            lambda x: tf.ensure_shape(x, [min(sizes) // replicas, *x.shape[1:]]), batch))
     return own.prefetch(2 * local)
 
 
 class SharedScorer:
-    """masks -> accuracy, measured by all workers together at the chief's word.
+    """masks -> reward, measured by all workers together at the chief's word.
 
     Args:
         score: what each of them does.

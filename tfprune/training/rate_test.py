@@ -4,7 +4,8 @@ From the same weights STEPS steps are trained at each rate r, which rises over t
 then falls to zero by a cosine: what is left is what the rate has done, not its noise. Batch-norm
 statistics are re-estimated before images are counted.
 """
-from typing import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,14 +13,17 @@ import tensorflow as tf
 
 from tfprune.significance import paired
 from tfprune.structure.graph import unfold
+from tfprune.tasks.base import Task, count_of
+from tfprune.tasks.classification import Classification
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.step import (Batch, NonFiniteLossError, Optimization, Schedule, StopTraining,
-                                   Trainer, are_right)
+                                   Trainer)
 
 STEPS = 40
 FACTORS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # of the largest rate that is tried
 _ABOVE = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)  # of one that may be too low
 _FAR = 2.0  # standard errors by which one rate is clearly worse than another
+_WORST = -1e9  # score of an example after a loss that became NaN, where scores have no end
 
 
 class RateTest:
@@ -27,31 +31,33 @@ class RateTest:
 
     Args:
         model: it is trained here, from its current weights for each rate.
-        batches: STEPS batches (images, labels) to train on.
-        calibration: images [B, H, W, C], as often as they are iterated over.
-        scored: held-out (images, labels) batches.
+        batches: STEPS batches to train on.
+        calibration: batches of inputs, as often as they are iterated over.
+        scored: held-out batches.
         seed: sets all random streams before each rate.
         should_stop: asked after each step; True raises StopTraining.
         say: is told what each rate has done.
+        task: what is trained; None for a classifier of pictures.
     """
 
     def __init__(self, model: keras.Model, optimization: Optimization,
-                 batches: tf.data.Dataset, calibration: Iterable[tf.Tensor],
+                 batches: tf.data.Dataset, calibration: Iterable[Any],
                  scored: Iterable[Batch], seed: int,
                  should_stop: Callable[[], bool] = lambda: False,
-                 say: Callable[[str], None] = lambda _: None):
+                 say: Callable[[str], None] = lambda _: None, task: Task | None = None):
+        self.task = task = task or Classification.of(model, optimization.label_smoothing)
         self._say = say
         self._model, self._batches, self._scored, self._seed = model, batches, scored, seed
         self._calibration, self._should_stop = calibration, should_stop
-        self._trainer = Trainer(model, tf.distribute.get_strategy(), optimization)
+        self._trainer = Trainer(model, tf.distribute.get_strategy(), optimization, task=task)
         self._start = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
-        self._forward = tf.function(lambda x: model(tf.cast(x, tf.float32), training=True))
-        self._right = tf.function(lambda x, y: are_right(
-            model(tf.cast(x, tf.float32), training=False), y))
+        self._forward = tf.function(lambda x: task.forward(model, x, training=True))
+        self._scores = tf.function(lambda x, *targets: task.scores(
+            task.forward(model, x, training=False), *targets))
 
-    def hits(self, rate: float) -> np.ndarray:
-        """Which of the held-out images are right after the steps, bool [n]; none where the loss
-        became NaN. Rate 0 trains nothing."""
+    def scores(self, rate: float) -> np.ndarray:
+        """How well each held-out example is answered after the steps, [n], see Task.scores; as
+        badly as can be where the loss became NaN. Rate 0 trains nothing."""
         keras.utils.set_random_seed(self._seed)
         self._trainer.restart(self._start, 1.0)
         if rate:
@@ -59,12 +65,23 @@ class RateTest:
             try:
                 self._trainer.train_epoch(self._batches, schedule, on_step=self._poll)
             except NonFiniteLossError:
-                return np.zeros(sum(len(labels) for _, labels in self._scored), bool)
+                count = sum(count_of(batch) for batch in self._scored)
+                return np.full(count, 0.0 if self.task.is_classification else _WORST)
         reestimate_batch_norm(unfold(self._model), self._forward, self._calibration)
-        hits = np.concatenate([self._right(*batch).numpy() for batch in self._scored])
+        scores = np.concatenate([self._scores(*batch).numpy() for batch in self._scored])
+        scores = np.where(np.isnan(scores), _WORST, scores.astype(np.float64))
         done = f'learning rate {rate:g}, {STEPS} steps' if rate else 'before any step'
-        self._say(f'    {done}: {hits.mean():.2%} of held-out images')
-        return hits
+        self._say(f'    {done}: {self.shown(scores)} {self.on}')
+        return scores
+
+    def shown(self, scores: np.ndarray) -> str:
+        """The mean of scores, in words."""
+        return self.task.shown_score(float(scores.mean()))
+
+    @property
+    def on(self) -> str:
+        """'on held-out images'."""
+        return f'on held-out {self.task.examples}'
 
     def _poll(self, *_: object) -> None:
         if self._should_stop():
@@ -72,35 +89,35 @@ class RateTest:
 
 
 def largest_harmless(test: RateTest, rates: Sequence[float]) -> tuple[float, str]:
-    """The largest of falling `rates` that does not lower accuracy on the held-out images, by more
+    """The largest of falling `rates` that does not lower the score of held-out examples, by more
     than a standard error of the paired difference; with the reason, a sentence."""
-    before = test.hits(0.0)
+    before = test.scores(0.0)
     for rate in rates:
-        after = test.hits(rate)
+        after = test.scores(rate)
         gain, error = paired(before, after)
         if gain >= -error:
-            return rate, (f'{rate:g} is the largest of {_listed(rates)} that leaves accuracy on '
-                          f'held-out images as it was after {STEPS} steps on a copy '
-                          f'({before.mean():.2%}, then {after.mean():.2%})')
+            return rate, (f'{rate:g} is the largest of {_listed(rates)} that leaves a copy as good '
+                          f'as it was {test.on} after {STEPS} steps '
+                          f'({test.shown(before)}, then {test.shown(after)})')
     return rates[-1], (f'{rates[-1]:g} is the smallest that was tried; all of {_listed(rates)} '
-                       f'lower accuracy on held-out images in {STEPS} steps on a copy '
-                       f'({before.mean():.2%}, then {after.mean():.2%})')
+                       f'make a copy worse {test.on} in {STEPS} steps '
+                       f'({test.shown(before)}, then {test.shown(after)})')
 
 
 def best_recovering(test: RateTest, rates: Sequence[float]) -> tuple[float, str]:
     """The largest of falling `rates` that recovers as much as the best, within a standard error of
     the paired difference; with the reason, a sentence."""
-    before, after = test.hits(0.0), [test.hits(rate) for rate in rates]
-    best = max(after, key=lambda hits: hits.sum())
+    before, after = test.scores(0.0), [test.scores(rate) for rate in rates]
+    best = max(after, key=lambda scores: scores.sum())
     if best.sum() <= before.sum():
         return rates[-1], (f'{rates[-1]:g} is the smallest of {_listed(rates)}, none of which '
                            f'brought a copy, pruned to uniform widths, back in {STEPS} steps')
-    for rate, hits in zip(rates, after):
-        gain, error = paired(best, hits)
+    for rate, scores in zip(rates, after):
+        gain, error = paired(best, scores)
         if gain >= -error:
             return rate, (f'{rate:g} is the largest of {_listed(rates)} that recovers as much as '
                           f'any in {STEPS} steps on a copy, pruned to uniform widths '
-                          f'({before.mean():.2%} to {hits.mean():.2%} on held-out images)')
+                          f'({test.shown(before)} to {test.shown(scores)} {test.on})')
     raise AssertionError('the best rate is as good as the best')
 
 
@@ -112,11 +129,11 @@ def at_least(test: RateTest, rate: float, steps: int) -> tuple[float, str]:
     recovers is the most that any does up to rate * steps / STEPS.
     """
     reach = rate * max(1.0, steps / STEPS)
-    before, seen, best = test.hits(0.0), {rate: test.hits(rate)}, rate
+    before, seen, best = test.scores(0.0), {rate: test.scores(rate)}, rate
     falls = 0
     for higher in (rate * factor for factor in _ABOVE):
         recovered, error = paired(before, seen[best])
-        seen[higher] = test.hits(higher)
+        seen[higher] = test.scores(higher)
         gain, gain_error = paired(seen[best], seen[higher])
         falls = falls + 1 if gain < -_FAR * gain_error else 0
         if falls == 2 or recovered > _FAR * error and gain <= gain_error:
@@ -127,14 +144,13 @@ def at_least(test: RateTest, rate: float, steps: int) -> tuple[float, str]:
     ours, _ = paired(before, seen[enough])
     if most <= _FAR * error:
         return rate, (f'{rate:g}, though neither it nor a larger one brought a copy, pruned to '
-                      f'uniform widths, back from {before.mean():.2%} on held-out images in '
-                      f'{STEPS} steps')
+                      f'uniform widths, back from {test.shown(before)} {test.on} in {STEPS} steps')
     more, more_error = paired(seen[enough], seen[best])
     if 2 * ours >= most or more <= _FAR * more_error:
         return rate, ''
-    return best, (f'{best:g} brings a copy, pruned to uniform widths, from {before.mean():.2%} to '
-                  f'{seen[best].mean():.2%} on held-out images in {STEPS} steps, {rate:g} to '
-                  f'{seen[rate].mean():.2%}')
+    return best, (f'{best:g} brings a copy, pruned to uniform widths, from {test.shown(before)} to '
+                  f'{test.shown(seen[best])} {test.on} in {STEPS} steps, {rate:g} to '
+                  f'{test.shown(seen[rate])}')
 
 
 def _listed(rates: Sequence[float]) -> str:

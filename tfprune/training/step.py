@@ -6,6 +6,7 @@ batch.
 """
 import contextlib
 import dataclasses
+import functools
 import math
 from typing import Any, Callable, Mapping, Sequence
 
@@ -18,11 +19,14 @@ from tfprune.errors import unknown
 from tfprune.models.compiled import make_optimizer
 from tfprune.models.outputs import as_logits
 from tfprune.pruning.sparsity import kernels_of
+from tfprune.significance import Scored
 from tfprune.structure.graph import Untracked
+from tfprune.tasks.base import Task, scored
+from tfprune.tasks.classification import Classification
 from tfprune.training.batch_norm import synchronize_batch_norm, use_fused_batch_norm
 from tfprune.training.distribution import DistributedBatches
 
-Batch = tuple[tf.Tensor, tf.Tensor]
+Batch = tuple[Any, ...]  # (x, y) or (x, y, weights)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -69,6 +73,25 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
+class Followed:
+    """A schedule that a model is compiled with, from a step of it on.
+
+    rate: steps from now -> the rate.
+    """
+    rate: Callable[[int], float]
+    first: int = 0
+
+    @property
+    def peak(self) -> float:
+        """Its first rate."""
+        return self(0)
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.rate(self.first + step)
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimization:
     """What a training step needs beside the model: see the flags of the same names.
 
@@ -77,7 +100,7 @@ class Optimization:
     """
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.0  # of a classifier that is not compiled
     global_batch_size: int = 128
     jit_compile: bool = False
     optimizer: Mapping[str, Any] | None = None
@@ -92,7 +115,7 @@ class Optimization:
 class Trainer(tf.Module):
     """Steps of an optimizer on one model; all of its state is in variables.
 
-    loss = cross-entropy + sum(model.losses) + weight_decay / 2 * sum |kernel|^2 + penalty()
+    loss = task's loss + sum(model.losses) + weight_decay / 2 * sum |kernel|^2 + penalty()
            + 1/B sum_b (1/K sum_k (logits_bk - teacher's logits_bk)^2) / max(1, v_b), if there
              is a teacher; v_b is the variance of its logits_b over the K classes
 
@@ -100,11 +123,12 @@ class Trainer(tf.Module):
     constraints of weights. The loss that is returned and logged has no term of weight decay.
 
     Args:
-        model: pixels [B, H, W, C] -> logits or softmax [B, K], created under `strategy`.
+        model: created under `strategy`.
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
         teacher: a model with the same inputs and outputs, created under `strategy`, whose weights
-            stay; its part of the loss counts as penalty.
+            stay, of a classifier; its part of the loss counts as penalty.
         constrain: called across replicas after each step, to assign weights.
+        task: loss and metrics; None for those of a classifier of pictures.
 
     Raises:
         ValueError: the model was not created under `strategy`.
@@ -114,9 +138,10 @@ class Trainer(tf.Module):
                  optimization: Optimization,
                  penalty: Callable[[], tf.Tensor | None] | None = None,
                  teacher: keras.Model | None = None,
-                 constrain: Callable[[], None] | None = None):
+                 constrain: Callable[[], None] | None = None, task: Task | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
+        self._task = Untracked(task or Classification.of(model, optimization.label_smoothing))
         self._teacher = None if teacher is None else Untracked(teacher)  # in no checkpoint
         self._settings, self._penalty, self._constrain = optimization, penalty, constrain
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
@@ -134,7 +159,8 @@ class Trainer(tf.Module):
                 raise ValueError(f"model '{model.name}' must be created under the strategy's "
                                  'scope().') from None
         # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
-        self.sums = tf.Variable(tf.zeros(3, tf.float64), trainable=False)
+        size = 2 + self._task.value.tally_size  # loss of the task, penalty, tally
+        self.sums = tf.Variable(tf.zeros(size, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
         # The schedule's rate is multiplied by it: see tfprune.runs.first_epoch.
         self.rate_factor = tf.Variable(1.0, trainable=False, dtype=tf.float64)
@@ -147,12 +173,12 @@ class Trainer(tf.Module):
         """Trains on what is left of the epoch's batches after `steps_done`.
 
         Args:
-            batches: the epoch's (uint8 images [B, H, W, C], int labels [B]).
+            batches: the epoch's (x, y) or (x, y, weights).
             learning_rate: step within the epoch -> rate.
             on_step: called with (steps done, running means) after each; may raise StopTraining.
 
         Returns:
-            Means over the epoch: loss, cross_entropy, penalty, accuracy.
+            Means over the epoch: loss, that of the task alone, penalty; and the task's metrics.
 
         Raises:
             NonFiniteLossError: a term of the loss or, after the last step, a weight is NaN or
@@ -161,12 +187,12 @@ class Trainer(tf.Module):
         """
         first, factor = int(self.steps_done), float(self.rate_factor)
         if first == 0:
-            self.sums.assign(tf.zeros(3, tf.float64))
+            self.sums.assign(tf.zeros_like(self.sums))
         left = DistributedBatches(batches.skip(first), self.strategy)
         with contextlib.closing(left) as iterator:
-            for step, (images, labels) in enumerate(iterator, start=first):
+            for step, batch in enumerate(iterator, start=first):
                 self.optimizer.learning_rate.assign(learning_rate(step) * factor)
-                sums = self._train_step(images, labels)
+                sums = self._train_step(batch)
                 self.steps_done.assign(step + 1)
                 means = self._means(sums.numpy(), step + 1)
                 if on_step:
@@ -202,49 +228,48 @@ class Trainer(tf.Module):
         self.rate_factor.assign(factor)
 
     def _means(self, sums: np.ndarray, steps: int) -> dict[str, float]:
-        count = self._settings.global_batch_size * steps
-        cross_entropy, penalty, correct = sums[0] / count, sums[1] / steps, sums[2] / count
-        for name, value in (('cross-entropy', cross_entropy), ('penalty', penalty)):
+        task, count = self._task.value, self._settings.global_batch_size * steps
+        loss, penalty = sums[0] / count, sums[1] / steps
+        for name, value in ((task.loss_name.replace('_', '-'), loss), ('penalty', penalty)):
             if not math.isfinite(value):
                 raise NonFiniteLossError(f'{name} is {value} at step {steps} of this epoch.')
-        return {'loss': float(cross_entropy + penalty), 'cross_entropy': float(cross_entropy),
-                'penalty': float(penalty), 'accuracy': float(correct)}
+        return {**task.metrics(sums[2:]), 'loss': float(loss + penalty),
+                task.loss_name: float(loss), 'penalty': float(penalty)}
 
     @tf.function
-    def _train_step(self, images, labels) -> tf.Tensor:
-        per_replica = self.strategy.run(self._replica_step, (images, labels))
+    def _train_step(self, batch: Batch) -> tf.Tensor:
+        per_replica = self.strategy.run(self._replica_step, (batch,))
         if self._constrain:
             self._constrain()
         total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
         self.sums.assign_add(total)
         return self.sums.value()
 
-    def _replica_step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-        gradients, sums = self._gradients(images, labels)
+    def _replica_step(self, batch: Batch) -> tf.Tensor:
+        gradients, sums = self._gradients(batch)
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         return sums
 
-    def _uncompiled_gradients(self, images: tf.Tensor, labels: tf.Tensor
-                              ) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _uncompiled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
         settings, replicas = self._settings, self.strategy.num_replicas_in_sync
+        task, (x, *targets) = self._task.value, batch
         with tf.GradientTape() as tape:
-            outputs = self.model(tf.cast(images, tf.float32), training=True)
-            logits = as_logits(self.model, outputs)
-            summed = tf.reduce_sum(cross_entropy(labels, logits, settings.label_smoothing))
+            outputs = task.forward(self.model, x, training=True)
+            summed = task.loss(outputs, *targets)
             penalty = self._penalty() if self._penalty else None
             penalty = tf.constant(0.0) if penalty is None else penalty
             if self.model.losses:
                 penalty += tf.add_n([tf.reduce_sum(tf.cast(value, tf.float32))
                                      for value in self.model.losses])
             if self._teacher is not None:
-                penalty += replicas * self._distillation(self._teacher.value, images, logits)
-            loss = (summed / settings.global_batch_size
-                    + (self._decay() + penalty) / replicas)
+                penalty += replicas * self._distillation(
+                    self._teacher.value, x, as_logits(self.model, outputs))
+            loss = self.optimizer.scale_loss(summed / settings.global_batch_size
+                                             + (self._decay() + penalty) / replicas)
         gradients = tape.gradient(loss, self.model.trainable_variables)
-        correct = tf.reduce_sum(tf.cast(tf.equal(
-            tf.argmax(logits, 1, output_type=labels.dtype), labels), tf.float64))
-        return gradients, tf.stack([
-            tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas, correct])
+        return gradients, tf.concat([
+            [tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas],
+            task.tally(outputs, *targets)], 0)
 
     def _decay(self) -> tf.Tensor | float:
         if not self._settings.weight_decay or not self._kernels:
@@ -265,56 +290,50 @@ class Trainer(tf.Module):
 
 
 class Evaluator:
-    """Top-1 accuracy of a model, traced once."""
+    """Metrics of a model, traced once.
+
+    Args:
+        task: what is measured; None for the accuracy of a classifier of pictures.
+    """
 
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *,
-                 jit_compile: bool = False):
-        self.model, self.strategy = model, strategy
-        self._count = _compiled(lambda x, y: count_correct(model, x, y), jit_compile)
+                 task: Task | None = None, jit_compile: bool = False):
+        self.model, self.strategy, self._task = model, strategy, task or Classification.of(model)
+        self._sums = {name: tf.function(functools.partial(self._reduced, _compiled(
+            functools.partial(self._of_replica, name), jit_compile)), reduce_retracing=True)
+            for name in ('tally', 'spread')}
 
     def __call__(self, batches: tf.data.Dataset) -> float:
-        """Accuracy in [0, 1] over all (images [B, H, W, C], labels [B])."""
-        correct, total = 0, 0
-        with contextlib.closing(DistributedBatches(batches, self.strategy)) as iterator:
-            for images, labels in iterator:
-                hits, count = self._step(images, labels).numpy()
-                correct, total = correct + int(hits), total + int(count)
-        if not total:
-            raise ValueError('there are no images to evaluate on.')
-        return correct / total
+        """The metric that the task is judged by, over all batches."""
+        return self._task.value(self._total('tally', batches))
 
-    @tf.function(reduce_retracing=True)
-    def _step(self, images, labels) -> tf.Tensor:
+    def metrics(self, batches: tf.data.Dataset) -> dict[str, float]:
+        """All metrics of the task."""
+        return self._task.metrics(self._total('tally', batches))
+
+    def scored(self, batches: tf.data.Dataset) -> Scored:
+        """Mean of the task's scores of examples."""
+        return scored(self._total('spread', batches))
+
+    def _total(self, kind: str, batches: tf.data.Dataset) -> np.ndarray:
+        total = np.zeros(self._task.tally_size if kind == 'tally' else 3)
+        with contextlib.closing(DistributedBatches(batches, self.strategy)) as iterator:
+            for batch in iterator:
+                total = total + self._sums[kind](batch).numpy()
+        return total
+
+    def _reduced(self, of_replica: Callable[[Batch], tf.Tensor], batch: Batch) -> tf.Tensor:
         return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(
-            self._count, (images, labels)), axis=None)
+            of_replica, (batch,)), axis=None)
+
+    def _of_replica(self, kind: str, batch: Batch) -> tf.Tensor:
+        x, *targets = batch
+        outputs = self._task.forward(self.model, x, training=False)
+        return getattr(self._task, kind)(outputs, *targets)
 
 
 def _compiled(function: Callable, jit_compile: bool) -> Callable:
     return tf.function(function, jit_compile=True) if jit_compile else function
-
-
-def count_correct(model: keras.Model, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """int32 [2]: (correct, all) of a batch."""
-    logits = model(tf.cast(images, tf.float32), training=False)
-    return tf.stack([tf.reduce_sum(tf.cast(are_right(logits, labels), tf.int32)),
-                     tf.size(labels)])
-
-
-def are_right(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """bool [B]: whether the largest of logits [B, K] is at labels [B]. NaN is never right, though
-    argmax takes it for class 0."""
-    found = tf.equal(tf.argmax(logits, 1, output_type=labels.dtype), labels)
-    return tf.logical_and(found, tf.logical_not(tf.reduce_any(tf.math.is_nan(logits), axis=1)))
-
-
-def cross_entropy(labels: tf.Tensor, logits: tf.Tensor, smoothing: float = 0.0) -> tf.Tensor:
-    """Cross-entropy [B] of int labels [B]; smoothing s moves s of the mass to all K classes."""
-    logits = tf.cast(logits, tf.float32)
-    loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-    if smoothing:
-        uniform = -tf.reduce_mean(tf.nn.log_softmax(logits), axis=1)
-        loss = (1 - smoothing) * loss + smoothing * uniform
-    return loss
 
 
 def squared_error(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:

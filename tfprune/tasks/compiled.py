@@ -1,0 +1,239 @@
+"""What a Keras model is compiled with, as a task: loss, loss weights, metrics, sample weights.
+
+The loss and the metrics are Keras' own, of a model of identities that stands between outputs and
+targets: it is compiled as the user's model is, and takes the outputs of whatever is judged, the
+dense model, a sub-network, a TFLite file. Metrics run without their variables: of each batch the
+change of their state is taken from their initial state, and these changes add up.
+
+The losses of the model itself, of regularizers and add_loss, are no part of the task: training adds
+them, and 'loss' among the metrics is without them.
+"""
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.errors import first_line, near
+from tfprune.structure.graph import functional_graph
+from tfprune.structure.keras_internals import CompiledWith, compiled_with, has_own_steps
+from tfprune.tasks.base import Targets, Task, count_of
+from tfprune.tasks.directions import is_accuracy, is_share, larger_is_better
+from tfprune.tasks.measure import Measure
+
+_ERRORS = 3.0  # standard errors by which a loss is better than that of other examples' targets
+_LOSS = 'loss'
+
+
+class CompiledTask(Task):
+    """The task of a compiled model; made by `of`.
+
+    Args:
+        judge: the compiled model of identities, outputs -> outputs, built.
+        has_loss: whether there is a loss beside those of the model itself.
+    """
+    loss_name = 'compiled_loss'
+
+    def __init__(self, judge: keras.Model, has_loss: bool):
+        self._judge, self._has_loss = judge, has_loss
+        self._variables = list(judge.metrics_variables)
+        with keras.StatelessScope([(v, v.value) for v in self._variables]) as scope:
+            judge.reset_metrics()
+            self._initial = [np.asarray(scope.get_current_value(v)) for v in self._variables]
+        self.tally_size = 2 + sum(value.size for value in self._initial)
+
+    @classmethod
+    def of(cls, model: keras.Model, batch: Any, *, monitor: str | None = None, mode: str = 'auto'
+           ) -> 'CompiledTask':
+        """The task of a model that is compiled.
+
+        Args:
+            batch: (x, y) or (x, y, weights), some examples as it is trained on.
+            monitor: the metric that a run is judged by, as Keras' callbacks name it, with or
+                without 'val_'; None for the first of the compiled metrics, without any the loss.
+            mode: 'max' or 'min'; 'auto' knows it of Keras' own metrics.
+
+        Raises:
+            ValueError: the model is not compiled, has steps of its own, or does not fit the
+                batch; a metric that does not exist; or one that does not add up over batches.
+        """
+        own = has_own_steps(model)
+        if own:
+            raise ValueError(f"model '{model.name}' has a {own} of its own, which is not followed: "
+                             'prune it beside your own training, by search_widths and '
+                             'callbacks.Alignment')
+        compiled = compiled_with(model)
+        if compiled is None:
+            raise ValueError(f"model '{model.name}' is not compiled: what is learnt is not known; "
+                             'compile it with its loss and metrics')
+        x, *targets = batch
+        try:
+            outputs = model(x, training=False)
+            judge = _judge(model, compiled)
+            if compiled.loss is not None:
+                judge.compute_loss(x=None, y=targets[0], y_pred=outputs,
+                                   sample_weight=targets[1] if len(targets) > 1 else None)
+            judge.compute_metrics(None, targets[0], outputs, *targets[1:])
+            judge.reset_metrics()
+        except Exception as error:  # Keras raises nearly any type for what does not fit
+            raise ValueError(f"model '{model.name}': the data do not fit it or the loss and "
+                             f'metrics that it is compiled with: {_reason(error)}') from error
+        made = cls(judge, compiled.loss is not None)
+        made._check_sums(outputs, tuple(targets))
+        made.measure = made._measure(outputs, tuple(targets), monitor, mode)
+        return made
+
+    def loss(self, outputs: Any, *targets: Any) -> tf.Tensor:
+        count = tf.cast(tf.shape(tf.nest.flatten(outputs)[0])[0], tf.float32)
+        return tf.where(count > 0, count * self._mean_loss(outputs, *targets), 0.0)
+
+    def tally(self, outputs: Any, *targets: Any) -> tf.Tensor:
+        summed = tf.cast(self.loss(outputs, *targets), tf.float64)
+        count = tf.cast(tf.shape(tf.nest.flatten(outputs)[0])[0], tf.float64)
+        after = self._updated(self._initial, outputs, targets)
+        changes = [tf.reshape(tf.cast(new, tf.float64), [-1]) - np.float64(old).ravel()
+                   for new, old in zip(after, self._initial)]
+        return tf.concat([tf.stack([summed, count]), *changes], 0)
+
+    def metrics(self, tally: np.ndarray) -> dict[str, float]:
+        if not tally[1]:
+            raise ValueError('there are no examples to evaluate on.')
+        return {_LOSS: float(tally[0] / tally[1]), **self._results(tally)}
+
+    def scores(self, outputs: Any, *targets: Any) -> tf.Tensor:
+        def of_one(example: tuple[Any, Targets]) -> tf.Tensor:
+            answer, wanted = tf.nest.map_structure(lambda value: value[None], example)
+            return -self._mean_loss(answer, *wanted)
+
+        return tf.map_fn(of_one, (outputs, tuple(targets)), fn_output_signature=tf.float32)
+
+    def shown_score(self, score: float) -> str:
+        return f'a loss of {-score:.4g}'
+
+    def knows(self, answers: list[tuple[Any, Targets]]) -> bool:
+        gains = []
+        for outputs, targets in answers:
+            if count_of(outputs) > 1:
+                others = tf.nest.map_structure(
+                    lambda value: np.roll(value, max(1, len(value) // 2), axis=0), targets)
+                gains.append(self.scores(outputs, *targets) - self.scores(outputs, *others))
+        gain = np.concatenate(gains) if gains else np.zeros(1)
+        if not np.isfinite(gain).all():
+            raise ValueError('the loss of the given model on training examples is NaN or infinite.')
+        return bool(gain.mean() > _ERRORS * gain.std() / len(gain) ** 0.5)
+
+    def _mean_loss(self, outputs: Any, *targets: Any) -> tf.Tensor:
+        if not self._has_loss:
+            return tf.constant(0.0)
+        y, weights = (*targets, None)[:2]
+        with keras.StatelessScope([(v, v.value) for v in self._variables]):
+            loss = self._judge.compute_loss(x=None, y=y, y_pred=outputs, sample_weight=weights)
+        return tf.cast(loss, tf.float32)
+
+    def _updated(self, states: Any, outputs: Any, targets: Targets) -> list[Any]:
+        """The states of the metrics after a batch."""
+        y, weights = (*targets, None)[:2]
+        mapping = [(v, tf.cast(state, v.dtype)) for v, state in zip(self._variables, states)]
+        with keras.StatelessScope(mapping) as scope:
+            if self._has_loss:  # each output's own loss is tracked in it
+                self._judge.compute_loss(x=None, y=y, y_pred=outputs, sample_weight=weights)
+            self._judge.compute_metrics(None, y, outputs, weights)
+            return [scope.get_current_value(v) for v in self._variables]
+
+    def _results(self, tally: np.ndarray) -> dict[str, float]:
+        """The metrics that are one number, without the loss."""
+        states, place = [], 2
+        for old in self._initial:
+            states.append((np.float64(old).ravel() + tally[place:place + old.size]
+                           ).reshape(old.shape).astype(old.dtype))
+            place += old.size
+        with keras.StatelessScope([(v, tf.constant(state))
+                                   for v, state in zip(self._variables, states)]):
+            found = self._judge.get_metrics_result()
+        values = {name: np.asarray(value) for name, value in found.items() if name != _LOSS}
+        return {name: float(value) for name, value in values.items() if value.ndim == 0}
+
+    def _check_sums(self, outputs: Any, targets: Targets) -> None:
+        """ValueError where the states of metrics are no sums over examples."""
+        half = count_of(outputs) // 2
+        if not half:
+            return
+        parts = [tf.nest.map_structure(lambda value: value[cut], (outputs, targets))
+                 for cut in (slice(half), slice(half, None))]
+        states, total = self._initial, np.zeros(self.tally_size)
+        for answers, wanted in parts:
+            states = self._updated(states, answers, wanted)
+            total = total + np.asarray(self.tally(answers, *wanted))
+        with keras.StatelessScope(list(zip(self._variables, states))):
+            expected = self._judge.get_metrics_result()
+        for name, value in self._results(total).items():
+            if not np.allclose(value, expected[name], rtol=1e-3, atol=1e-5, equal_nan=True):
+                raise ValueError(f'metric {name!r} is no sum over examples: its state after two '
+                                 'batches is not that of both together; take a metric of Keras, '
+                                 'or a function of targets and outputs')
+
+    def _measure(self, outputs: Any, targets: Targets, monitor: str | None, mode: str) -> Measure:
+        known = self.metrics(np.asarray(self.tally(outputs, *targets)))
+        metrics = [metric for group in self._judge.metrics
+                   for metric in getattr(group, 'metrics', ())]
+        by_name = {name: metric for name in known for metric in metrics
+                   if name == metric.name or name.endswith(f'_{metric.name}')}
+        name = (monitor or next(iter(by_name), _LOSS)).removeprefix('val_')
+        if name not in known:
+            listed = ', '.join(f'val_{each}' for each in known)
+            raise ValueError(f'monitor: there is no metric {monitor!r}.{near(name, known)} '
+                             f'Available: {listed}')
+        metric = by_name.get(name)
+        return Measure(name, larger_is_better(name, metric, mode), is_share(metric),
+                       is_accuracy(metric, outputs))
+
+
+def _judge(model: keras.Model, compiled: CompiledWith) -> keras.Model:
+    """A model of identities of the outputs of `model`, compiled alike."""
+    struct = functional_graph(model).output
+    flat = keras.tree.flatten(struct)
+    names = getattr(model, 'output_names', None) or [f'output_{i}' for i in range(len(flat))]
+    if len(set(names)) < len(flat):  # a layer that is called twice
+        names = [f'{name}_{i}' for i, name in enumerate(names)]
+    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype) for tensor in flat]
+    outputs = [keras.layers.Identity(name=name, dtype=tensor.dtype)(value)
+               for name, value, tensor in zip(names, inputs, flat)]
+    judge = keras.Model(inputs, keras.tree.pack_sequence_as(struct, outputs))
+    judge.compile(loss=compiled.loss, loss_weights=compiled.loss_weights, metrics=compiled.metrics,
+                  weighted_metrics=compiled.weighted_metrics)
+    return judge
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what Keras says."""
+    text = str(error).partition('Exception encountered: ')[2] or str(error)
+    return first_line(ValueError(text), 300) if text.strip() else type(error).__name__
+
+
+def weights_of_classes(class_weight: Mapping[int, float]) -> Any:
+    """y -> the weight of each example, float32: labels [B], whole numbers or one-hot rows.
+
+    ValueError unless these are numbers of 0 or more, by class.
+    """
+    try:
+        table = {int(label): float(weight) for label, weight in class_weight.items()}
+    except (TypeError, ValueError, AttributeError):
+        table = {-1: -1.0}
+    if not table or min(table) < 0 or not all(0 <= w < float('inf') for w in table.values()):
+        raise ValueError('class_weight: expected {class: weight of 0 or more}, received '
+                         f'{class_weight!r:.80}')
+    weights = np.ones(max(table) + 1, np.float32)
+    for label, weight in table.items():
+        weights[label] = weight
+
+    def of(y: tf.Tensor) -> tf.Tensor:
+        rank = len(y.shape)
+        if rank and y.shape[-1] not in (1, None):
+            labels = tf.argmax(y, -1, tf.int32)
+        else:
+            labels = tf.cast(y[..., 0] if rank and y.shape[-1] == 1 else y, tf.int32)
+        inside = tf.minimum(labels, len(weights) - 1)
+        return tf.where(labels < len(weights), tf.gather(tf.constant(weights), inside), 1.0)
+
+    return of
