@@ -7,7 +7,7 @@ import logging
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from tfprune.errors import first_line
 from tfprune.export import operator_cost, serving, warmup
-from tfprune.export.base import Artifact, Format, WriteContext, dims, image_shape_of
+from tfprune.export.base import Artifact, Format, Signature, WriteContext, dims
+from tfprune.export.keras_file import named_answers
 
 SIGNATURE = serving.DEFAULT
 
@@ -35,23 +36,27 @@ class Predictions:
 
 
 def serving_module(model: keras.Model, batch: int = 0) -> tf.Module:
-    """A tf.Module with `serve`: float32 images [N, H, W, C] -> {name: [N, K]}; batch: N, or 0.
+    """A tf.Module with `serve`: the inputs in order -> {output: [N, …]}; batch: N, or 0 for any.
 
-    The output has the name of the model's output layer, 'logits' for the models of tfprune.
+    Of a picture classifier the input is called 'images'; all else has the names of Signature. The
+    functions `input_names` and `output_names` keep their order, which signatures do not.
     """
+    signature = Signature.of(model)
     module = tf.Module()
     # The bare tf.Variables: a Keras 3 model as the tracked object makes the TFLite converter keep
     # its variables as resources, and the resulting file answers NaN.
     module.weights = [variable.value for variable in model.variables]
-    # A Sequential has no output_names.
-    output_name, = getattr(model, 'output_names', None) or [model.layers[-1].name]
 
-    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {output_name: model(images, training=False)}
+    def serve(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        return named_answers(model, signature, tensors)
 
-    signature = [tf.TensorSpec([batch or None, *image_shape_of(model)], tf.float32,
-                               name=serving.IMAGES)]
-    module.serve = tf.function(serve, input_signature=signature)
+    names = serving.input_names(signature)
+    module.serve = tf.function(serve, input_signature=[
+        tf.TensorSpec([batch or None, *shape], dtype, name=name)
+        for name, (shape, dtype) in zip(names, signature.inputs.values())])
+    module.input_names = tf.function(lambda: tf.constant(names), input_signature=[])
+    module.output_names = tf.function(lambda: tf.constant(list(signature.outputs)),
+                                      input_signature=[])
     return module
 
 
@@ -81,7 +86,8 @@ def find_version(path: pathlib.Path) -> pathlib.Path | None:
 
 def described(specs: dict[str, tf.TensorSpec]) -> str:
     """'images: float32 [None, 32, 32, 3]' for each."""
-    return ', '.join(f'{name}: {spec.dtype.name} [{dims(tuple(spec.shape))}]'
+    return ', '.join(f'{name}: {spec.dtype.name} '
+                     f'[{"?" if spec.shape.rank is None else dims(spec.shape.as_list())}]'
                      for name, spec in specs.items())
 
 
@@ -109,26 +115,43 @@ def load_signature(path: pathlib.Path, signature: str) -> tuple[pathlib.Path, An
 def open_directory(path: pathlib.Path) -> Artifact:
     """Opens a SavedModel directory, or the highest version below it, by serving_default."""
     directory, loaded = load_signature(path, SIGNATURE)
-    serve = loaded.signatures[SIGNATURE]
-    inputs = serve.structured_input_signature[1]
-    outputs = serve.structured_outputs
-    input_name, spec = next(iter(inputs.items()))
-    if (len(inputs) != 1 or spec.dtype != tf.float32 or spec.shape.rank != 4
-            or None in spec.shape.as_list()[1:]):
-        raise ValueError(f'{directory}: expected {SIGNATURE!r} to take float32 images '
-                         f'[None, H, W, C], it takes {described(inputs)}')
-    (output_name, output), *more = outputs.items()
-    if more or output.shape.rank != 2:
-        raise ValueError(f'{directory}: expected {SIGNATURE!r} to give one output '
-                         f'[None, classes], it gives {described(outputs)}')
+    signature = signature_of(directory, loaded)
 
-    def run(images: np.ndarray) -> np.ndarray:
-        answer = loaded.signatures[SIGNATURE](**{input_name: tf.constant(images)})
-        return answer[output_name].numpy()
+    def run(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        answer = loaded.signatures[SIGNATURE](
+            **{name: tf.constant(array) for name, array in arrays.items()})
+        return {name: answer[name].numpy() for name in signature.outputs}
 
-    return Artifact(path=path, form='saved_model', image_shape=tuple(spec.shape[1:]),
-                    num_classes=int(output.shape[1]), run=run,
+    return Artifact(path=path, form='saved_model', signature=signature, run=run,
                     cost=lambda: operator_cost.graph_cost(loaded.signatures[SIGNATURE]))
+
+
+def signature_of(directory: pathlib.Path, loaded: Any) -> Signature:
+    """What serving_default takes and gives; ValueError unless its inputs are of fixed sizes.
+
+    In the order of the model, where that is known; in a signature it is that of the alphabet.
+    """
+    serve = loaded.signatures[SIGNATURE]
+    inputs, outputs = serve.structured_input_signature[1], serve.structured_outputs
+    if not inputs or any(spec.shape.rank is None or not spec.shape.rank
+                         or None in spec.shape.as_list()[1:] for spec in inputs.values()):
+        raise ValueError(f'{directory}: expected {SIGNATURE!r} to take inputs [None, …] of a fixed '
+                         f'size, it takes {described(inputs) or "none"}')
+    if not outputs or any(not spec.shape.rank for spec in outputs.values()):
+        raise ValueError(f'{directory}: expected {SIGNATURE!r} to give outputs [None, …], it gives '
+                         f'{described(outputs) or "none"}')
+    ordered = {name: inputs[name] for name in known_order(loaded, 'input_names', inputs)}
+    return Signature(
+        {name: (tuple(spec.shape[1:]), spec.dtype.name) for name, spec in ordered.items()},
+        {name: tuple(-1 if size is None else size for size in outputs[name].shape.as_list()[1:])
+         for name in known_order(loaded, 'output_names', outputs)})
+
+
+def known_order(loaded: Any, function: str, names: Iterable[str]) -> list[str]:
+    """Names of a signature in the order that a function of `serving_module` gives."""
+    tell = getattr(loaded, function, None)
+    known = [name.decode() for name in tell().numpy()] if callable(tell) else []
+    return known if set(known) == set(names) else list(names)
 
 
 def open_bytes(path: str | os.PathLike[str]) -> Callable[[Sequence[bytes]], Predictions]:
