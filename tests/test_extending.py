@@ -12,7 +12,7 @@ import pytest
 from light_export import light_export
 from tfprune.config import Range, field_of
 from tfprune.costs.model import count_cost
-from tfprune.export.base import Artifact, ArtifactCost, Format
+from tfprune.export.base import Artifact, ArtifactCost, Format, Signature
 from tfprune.export.exporter import FORMATS
 from tfprune.methods.base import Decision, Method
 from tfprune.methods.names import METHODS
@@ -144,8 +144,8 @@ def open_npz(path):
         model = keras.Model.from_config(json.loads(str(stored['config'])))
         model.set_weights([stored[f'w{place}'] for place in range(len(model.weights))])
     cost = count_cost(model)
-    return Artifact(pathlib.Path(path), 'npz', model.input_shape[1:], model.output_shape[-1],
-                    run=lambda images: np.asarray(model(images)),
+    return Artifact(pathlib.Path(path), 'npz', Signature.of(model),
+                    run=lambda arrays: {'scores': np.asarray(model(*arrays.values()))},
                     cost=lambda: ArtifactCost(cost.macs, cost.params))
 
 

@@ -262,12 +262,12 @@ def test_other_bad_input(toy_model, tmp_path):
     refused(odd, tmp_path, "'odd' does not convert to TFLite: .*Betainc",
             representative_data=random_images((6, 6, 3)))
 
-    two = tmp_path / 'two.tflite'
-    two.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([tf.function(
-        lambda a, b: a + b, input_signature=[tf.TensorSpec([1, 2])] * 2
+    scalar = tmp_path / 'scalar.tflite'
+    scalar.write_bytes(tf.lite.TFLiteConverter.from_concrete_functions([tf.function(
+        lambda a, b: a + b, input_signature=[tf.TensorSpec([])] * 2
     ).get_concrete_function()]).convert())
-    with pytest.raises(ValueError, match='expected images .* the file has .*float32') as caught:
-        tflite.open_file(two)
+    with pytest.raises(ValueError, match='expected inputs .* the file has .*float32') as caught:
+        tflite.open_file(scalar)
     assert '\n' not in str(caught.value)
 
 

@@ -176,14 +176,16 @@ def test_bad_artifacts_are_one_line_errors_naming_the_path(kind, run_dir, tmp_pa
     assert str(path) in message and '\n' not in message and len(message) < 500
 
 
-def test_what_is_no_classifier_of_images_is_named_by_its_file(tmp_path):
+def test_what_is_no_classifier_of_images_is_named_by_its_file(data, tmp_path):
     image, vector = keras.Input((4, 4, 1)), keras.Input((5,))
     two = keras.Model(image, [L.Flatten()(image), L.GlobalMaxPooling2D()(image)])
-    for name, model, reason in (('two', two, 'one output'),
-                                ('vectors', keras.Model(vector, L.Dense(2)(vector)), 'one image')):
+    for name, model, reason in (
+            ('two', two, r'gives \[None, 16\], \[None, 1\]$'),
+            ('vectors', keras.Model(vector, L.Dense(2)(vector)), r'takes \[None, 5\]')):
         model.save(tmp_path / f'{name}.keras')
-        with pytest.raises(ValueError, match=f'^{tmp_path}/{name}.keras: .*expected {reason}'):
-            artifacts.open_artifact(tmp_path / f'{name}.keras')
+        artifact = artifacts.open_artifact(tmp_path / f'{name}.keras')
+        with pytest.raises(ValueError, match=f'^{tmp_path}/{name}.keras: expected .*{reason}'):
+            artifacts.measure(artifact, data)
 
 
 def test_images_and_classes_must_fit(data, tmp_path):

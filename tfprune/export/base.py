@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,29 +31,138 @@ class ArtifactCost:
 
 
 @dataclasses.dataclass(frozen=True)
+class Signature:
+    """What a model takes and gives, without the batch.
+
+    inputs: name -> (shape, name of the type), in the order of `model.inputs`.
+    outputs: name -> shape, in the order of `model.outputs`; -1 is a size that a file leaves open.
+    """
+
+    inputs: dict[str, tuple[tuple[int, ...], str]]
+    outputs: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, model: keras.Model) -> Signature:
+        """The signature of a functional or Sequential model.
+
+        Names are those of Keras, of a repeated one the second gets '_1'; what a signature of
+        TensorFlow cannot hold, such as a space, becomes '_'. ValueError names the model, and the
+        input or output, where a size is not fixed.
+        """
+        tensors = list(getattr(model, 'inputs', None) or ())
+        if not tensors:
+            raise ValueError(f'model {model.name!r}: expected a functional or Sequential model of '
+                             'inputs of a fixed size, received an unbuilt model')
+        for tensor in (*tensors, *model.outputs):
+            if None in tuple(tensor.shape)[1:] or not len(tensor.shape):
+                kind = 'output' if any(tensor is output for output in model.outputs) else 'input'
+                raise ValueError(
+                    f'model {model.name!r}: expected every {kind} of a fixed size, received '
+                    f'{tensor.name!r} [{dims(tensor.shape)}]: give it a fixed length')
+        inputs = unique_names([tensor.name for tensor in tensors])
+        # A Sequential has no output_names.
+        outputs = unique_names(getattr(model, 'output_names', None) or [model.layers[-1].name])
+        return cls({name: (tuple(tensor.shape[1:]), keras.backend.standardize_dtype(tensor.dtype))
+                    for name, tensor in zip(inputs, tensors)},
+                   {name: tuple(tensor.shape[1:])
+                    for name, tensor in zip(outputs, model.outputs)})
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """[H, W, C] of a model of one input of pictures; None of any other."""
+        (shape, dtype), *more = self.inputs.values()
+        if more or len(shape) != 3 or not is_float(dtype):
+            return None
+        height, width, channels = shape
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int | None:
+        """K of a model of one output [N, K], K at least 2; None of any other."""
+        shape, *more = self.outputs.values()
+        return None if more or len(shape) != 1 or shape[0] < 2 else shape[0]
+
+    @property
+    def is_picture_classifier(self) -> bool:
+        """Whether it takes pictures and gives classes."""
+        return self.image_shape is not None and self.num_classes is not None
+
+    def arrays(self, examples: Any, source: str) -> dict[str, np.ndarray]:
+        """Examples by the name of their input, each [N, …]; any type, as they are given.
+
+        examples: one array, a list or tuple in the order of the inputs, or a dict by their names.
+        ValueError, which `source` begins, for another number, other names or shapes.
+        """
+        arrays = {name: np.asarray(array) for name, array in self._named(examples, source).items()}
+        for name, array in arrays.items():
+            shape = self.inputs[name][0]
+            if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
+                what = 'images' if self.image_shape else f'{name!r}'
+                raise ValueError(f'{source}: expected {what} [{dims(("N", *shape))}], '
+                                 f'received [{dims(array.shape)}]')
+        counts = {name: len(array) for name, array in arrays.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f'{source}: expected as many examples of each input, received '
+                             + ', '.join(f'{count} of {name!r}' for name, count in counts.items()))
+        return arrays
+
+    def _named(self, examples: Any, source: str) -> Mapping[str, Any]:
+        names = list(self.inputs)
+        if isinstance(examples, Mapping):
+            if set(examples) != set(names):
+                raise ValueError(f'{source}: expected inputs {", ".join(names)}; received '
+                                 f'{", ".join(map(str, examples)) or "none"}')
+            return {name: examples[name] for name in names}
+        if not isinstance(examples, (list, tuple)):
+            examples = [examples]
+        elif len(names) == 1 and not (len(examples) == 1 and np.ndim(examples[0]) > len(
+                self.inputs[names[0]][0])):
+            examples = [examples]  # rows of the one input
+        if len(examples) != len(names):
+            raise ValueError(f'{source}: expected {len(names)} inputs ({", ".join(names)}), '
+                             f'received {len(examples)}')
+        return dict(zip(names, examples))
+
+
+@dataclasses.dataclass(frozen=True)
 class Artifact:
-    """An opened model file: call it on images [N, H, W, C], of the values that the model was
-    trained on, for outputs [N, K].
+    """An opened model file: call it on what the model takes, of the values that it was trained on.
 
     form: the key in FORMATS of how the file was opened.
-    image_shape: [H, W, C].   num_classes: K.
-    run: float32 images of the right shape -> float32 outputs; use the call instead, it checks.
+    signature: what the file takes and gives, by its own names, in the order of the model.
+    run: {input: array of its type and shape} -> {output: float array}; use the call instead, it
+        checks.
     cost: recounts the file's cost from its own operators.
     """
 
     path: pathlib.Path
     form: str
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    run: Callable[[np.ndarray], np.ndarray]
+    signature: Signature
+    run: Callable[[dict[str, np.ndarray]], Mapping[str, np.ndarray]]
     cost: Callable[[], ArtifactCost]
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Outputs [N, K] for images [N, H, W, C]; ValueError if the images have another shape."""
-        if np.ndim(images) != 4 or tuple(images.shape[1:]) != self.image_shape:
-            raise ValueError(f'{self.path}: expected images [N, {dims(self.image_shape)}], '
-                             f'received [{dims(np.shape(images))}]')
-        return self.run(np.asarray(images, np.float32))
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """See Signature."""
+        return self.signature.image_shape
+
+    @property
+    def num_classes(self) -> int | None:
+        """See Signature."""
+        return self.signature.num_classes
+
+    def __call__(self, examples: Any) -> Any:
+        """The one output [N, …], or {output: [N, …]} of several, for N examples.
+
+        examples: one array, a list or tuple in the order of the inputs, or a dict by their names.
+        ValueError if they are of another number, name or shape.
+        """
+        arrays = self.signature.arrays(examples, str(self.path))
+        answers = self.run({name: array.astype(self.signature.inputs[name][1], copy=False)
+                            for name, array in arrays.items()})
+        if isinstance(answers, Mapping) and len(self.signature.outputs) == 1:
+            return next(iter(answers.values()))
+        return answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +171,12 @@ class TFLiteOptions:
 
     io: type of input and output of the full-integer file. 'uint8' takes the bytes of a camera as
         they are, as MediaPipe does: its scale and zero point make of them the values that the model
-        was trained on; 'int8' is for microcontrollers; 'float32' is called like the float32 file,
-        and rounds inside.
-    softmax: whether every TFLite file of a model that gives logits ends in a softmax, so that
+        was trained on, and stands for 'float32' where a model takes no picture; 'int8' is for
+        microcontrollers; 'float32' is called like the float32 file, and rounds inside. Inputs of
+        integers, such as tokens, keep their type.
+    softmax: whether every TFLite file of a classifier that gives logits ends in a softmax, so that
         clients which show the scores as they are, such as MediaPipe, show probabilities.
-    batch: images that a file takes at a time: 1, for runtimes with static shapes; 0: any number.
+    batch: examples that a file takes at a time: 1, for runtimes with static shapes; 0: any number.
     """
 
     io: str = 'uint8'
@@ -78,21 +189,28 @@ class TFLiteOptions:
         if self.batch not in (0, 1):
             raise ValueError(f'batch: expected 1, or 0 for any; received {self.batch!r}')
 
+    def fitting(self, signature: Signature) -> TFLiteOptions:
+        """These options, io as it is of a model of such a signature."""
+        if self.io == 'uint8' and signature.image_shape is None:
+            return dataclasses.replace(self, io='float32')
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class WriteContext:
     """What a format may need beside the model.
 
-    images: images for comparisons [N, H, W, C], float32 (real, or seeded noise).
-    representative: all real images [N, H, W, C], any type; None without any.
-    pixels: the range of the images.
+    images: what forms are compared on (real, or seeded noise), float32 images [N, H, W, C] or
+        whatever else the model takes: an array, or of several inputs arrays by name.
+    representative: all real examples, the same but of any type; None without any.
+    pixels: the range of the images; BYTES of a model that takes none.
     class_names: of the outputs, in their order; None if they have none.
     tflite: options of the TFLite files.
     quantized: the tf_keras model that `quantize_aware` made of the model; None without it.
     """
 
-    images: np.ndarray
-    representative: np.ndarray | None = None
+    images: Any
+    representative: Any = None
     pixels: PixelRange = BYTES
     class_names: tuple[str, ...] | None = None
     tflite: TFLiteOptions = TFLiteOptions()
@@ -109,9 +227,10 @@ class Format:
     tolerance: largest difference from another form, relative to the largest output, that is
         rounding and not a fault; two forms may differ by the larger of their tolerances. None for
         a form that differs by its nature: it is measured, not judged.
-    needs_images: whether it cannot be written without real images.
+    needs_images: whether it cannot be written without real images, or other examples.
     family: what reads it: 'keras', 'saved_model' or 'tflite'.
     has_io: whether TFLiteOptions.io is the type of its input and output.
+    needs_classifier: whether it is for classifiers of pictures alone.
     advice: what to try where it loses accuracy.
     is_always_written: whether every export has it, unless formats are named.
     """
@@ -123,11 +242,31 @@ class Format:
     needs_images: bool = False
     family: str = ''
     has_io: bool = False
+    needs_classifier: bool = False
     advice: str = 'look at its parity'
     is_always_written: bool = False
 
 
-def dims(shape: tuple[int, ...]) -> str:
+def unique_names(names: Sequence[str]) -> list[str]:
+    """The names as TensorFlow's signatures take them, ASCII words, repeated ones with _1, _2, …"""
+    found: list[str] = []
+    for name in names:
+        word = re.sub(r'\W', '_', name, flags=re.ASCII)
+        word = word if word[:1].isalpha() else f'arg_{word}'
+        number, unique = 0, word
+        while unique in found:
+            number += 1
+            unique = f'{word}_{number}'
+        found.append(unique)
+    return found
+
+
+def is_float(dtype: str) -> bool:
+    """Whether a type of this name is one of real numbers."""
+    return 'float' in dtype
+
+
+def dims(shape: Sequence[Any]) -> str:
     """'32, 32, 3' of (32, 32, 3)."""
     return ', '.join(str(d) for d in shape)
 

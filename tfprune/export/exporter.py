@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfprune.data.pixels import BYTES, PixelRange, range_of
 from tfprune.errors import first_line, look_up
 from tfprune.export import keras_file, quantization_aware, saved_model, tflite
-from tfprune.export.base import (Artifact, Format, TFLiteOptions, WriteContext, dims,
+from tfprune.export.base import (Artifact, Format, Signature, TFLiteOptions, WriteContext,
                                  image_shape_of, num_classes_of, size_of)
+from tfprune.export.examples import check_examples, compared_examples
 from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
 from tfprune.models.outputs import outputs_probabilities
@@ -61,7 +61,7 @@ class ExportReport:
 
 def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  formats: Sequence[str] | None = None,
-                 representative_data: np.ndarray | None = None,
+                 representative_data: Any = None,
                  pixel_range: tuple[Any, Any] | PixelRange | None = None,
                  class_names: Sequence[str] | None = None,
                  tflite_options: TFLiteOptions = TFLiteOptions(), quantized: Any = None,
@@ -69,16 +69,21 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
     """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
 
-    representative_data: images [N, H, W, C] as the model was trained on, uint8 or float, on the
-        first PARITY_IMAGES of which (AGREEMENT_IMAGES with a quantized format) the forms are
-        compared; None compares on seeded random pixels. All of them calibrate 'tflite_int8', which
+    model: functional or Sequential, of inputs of a fixed size; 'tflite_int8_qat' is for classifiers
+        of pictures alone.
+    representative_data: images [N, H, W, C] as the model was trained on, uint8 or float, or what
+        else it takes: one array, a list or tuple in the order of its inputs, or a dict by their
+        names. On the first PARITY_IMAGES (AGREEMENT_IMAGES with a quantized format) the forms are
+        compared; None compares on seeded random numbers. All of them calibrate 'tflite_int8', which
         needs them: a few hundred training images.
     pixel_range: (what byte 0 of a picture becomes in the model's images, what byte 255 becomes), a
         number each or one a channel: (0, 1) of a model that was trained on pixels / 255. None takes
         it from representative_data (`PixelRange.seen`), without them (0, 255). Where it is not
-        known, no form takes bytes, of which a UserWarning is given.
-    class_names: of the outputs, in their order; if given, written to labels.txt, one a line, into
-        the metadata of the TFLite files and the answers of the SavedModel's serve_bytes.
+        known, no form takes bytes, of which a UserWarning is given of a classifier. Of a model that
+        takes no picture it says nothing.
+    class_names: of the outputs of a classifier, in their order; if given, written to labels.txt,
+        one a line, and of pictures into the metadata of the TFLite files and the answers of the
+        SavedModel's serve_bytes.
     tflite_options: input and output types, and a softmax; with a softmax the parity of all forms is
         that of their probabilities.
     quantized: what `quantize_aware` made of the model, for 'tflite_int8_qat'.
@@ -97,23 +102,26 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     out_dir = checked_path(out_dir)
     formats = check_formats(base_forms() if formats is None else formats)
     check_float32(model)
-    image_shape = image_shape_of(model)
-    check_class_names(class_names, num_classes_of(model))
+    signature = Signature.of(model)
+    tflite_options = tflite_options.fitting(signature)
+    check_class_names(class_names, signature.num_classes)
+    tflite.check_softmax(model, tflite_options)
     by_nature = any(FORMATS[name].tolerance is None for name in formats)
-    check_images(representative_data, image_shape)
-    pixels = range_of(representative_data, pixel_range, image_shape[-1])
-    images = parity_images(representative_data, image_shape, pixels,
-                           AGREEMENT_IMAGES if by_nature else PARITY_IMAGES)
+    check_examples(representative_data, signature)
+    pixels = pixels_of(representative_data, pixel_range, signature)
     for name in formats:
-        check_calibration(name, representative_data, pixels, tflite_options)
-    if not pixels.is_known:
+        check_format(name, model, representative_data, pixels, tflite_options)
+    if not pixels.is_known and signature.is_picture_classifier:
         warnings.warn(f'{model.name}: {pixels.text}', stacklevel=2)
+    in_memory = keras_file.open_model(model, out_dir, MEMORY)
+    images = compared_examples(representative_data, signature, pixels,
+                               AGREEMENT_IMAGES if by_nature else PARITY_IMAGES, in_memory)
     context = WriteContext(images=images, representative=representative_data, pixels=pixels,
                            class_names=None if class_names is None else tuple(class_names),
                            tflite=tflite_options, quantized=quantized)
 
     with replaced_directory(out_dir, overwrite=overwrite) as partial:
-        forms = {MEMORY: keras_file.open_model(model, out_dir, MEMORY)}
+        forms = {MEMORY: in_memory}
         for name in formats:
             if should_stop():
                 raise StopTraining()
@@ -154,12 +162,18 @@ def check_formats(formats: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(formats))
 
 
-def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> None:
-    """ValueError unless there is a name, and a label, for each class, or no names are given."""
+def check_class_names(class_names: Sequence[str] | None, num_classes: int | None) -> None:
+    """ValueError unless there is a name, and a label, for each class, or no names are given.
+
+    num_classes: None of a model without one output [N, classes].
+    """
     if class_names is None:
         return
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
         raise ValueError(f'class_names: expected a list of strings, received {class_names!r:.80}')
+    if num_classes is None:
+        raise ValueError('class_names: expected none as the model has no one output '
+                         f'[None, classes], received {len(class_names)}')
     if len(class_names) != num_classes:
         raise ValueError(f'class_names: expected {num_classes} as the model has classes, received '
                          f'{len(class_names)}')
@@ -170,10 +184,30 @@ def check_class_names(class_names: Sequence[str] | None, num_classes: int) -> No
     labels(class_names)
 
 
-def check_calibration(name: str, data: np.ndarray | None, pixels: PixelRange,
+def pixels_of(data: Any, pixel_range: Any, signature: Signature) -> PixelRange:
+    """The range of a model's pictures; BYTES where it takes none."""
+    if signature.image_shape is None:
+        return BYTES
+    images = None if data is None else next(iter(
+        signature.arrays(data, 'representative_data').values()))
+    return range_of(images, pixel_range, signature.image_shape[-1])
+
+
+def check_format(name: str, model: keras.Model, data: Any, pixels: PixelRange,
+                 options: TFLiteOptions) -> None:
+    """ValueError unless a format is one of such a model, and has what it needs."""
+    if FORMATS[name].needs_classifier:
+        image_shape_of(model)
+        num_classes_of(model)
+    check_calibration(name, data, pixels, options)
+
+
+def check_calibration(name: str, data: Any, pixels: PixelRange,
                       options: TFLiteOptions) -> None:
     """ValueError unless a format has what it needs: images to observe the activations' ranges on,
-    and, for integers that are the bytes of a picture, what those become."""
+    and, for integers that are the bytes of a picture, what those become.
+
+    options: as they fit the model."""
     if not FORMATS[name].has_io:
         return
     if FORMATS[name].needs_images and data is None:
@@ -199,7 +233,8 @@ def is_tflite(form: str) -> bool:
 def as_probabilities(forms: Mapping[str, Artifact]) -> dict[str, Artifact]:
     """Forms of a model of logits whose TFLite files alone end in a softmax: with one, all do."""
     def with_softmax(form: Artifact) -> Artifact:
-        return dataclasses.replace(form, run=lambda images: tf.nn.softmax(form.run(images)).numpy())
+        return dataclasses.replace(form, run=lambda arrays: {
+            name: tf.nn.softmax(logits).numpy() for name, logits in form.run(arrays).items()})
 
     return {name: form if is_tflite(form.form) else with_softmax(form)
             for name, form in forms.items()}
@@ -219,27 +254,6 @@ def check_float32(model: keras.Model) -> None:
         if layer.compute_dtype != 'float32':
             raise ValueError(f'layer {layer.name!r} computes in {layer.compute_dtype}, expected '
                              'float32: rebuild the model in float32 before exporting it')
-
-
-def check_images(data: np.ndarray | None, image_shape: tuple[int, int, int]) -> None:
-    """ValueError unless there is none, or finite images [N, H, W, C]."""
-    if data is None:
-        return
-    shape = np.shape(data)
-    if len(shape) != 4 or tuple(shape[1:]) != image_shape or not shape[0]:
-        raise ValueError(f'representative_data: expected images [N, {dims(image_shape)}], '
-                         f'received [{dims(shape)}]')
-    if not np.all(np.isfinite(data)):
-        raise ValueError('representative_data: expected finite pixels, received NaN or infinity')
-
-
-def parity_images(data: np.ndarray | None, image_shape: tuple[int, int, int], pixels: PixelRange,
-                  count: int = PARITY_IMAGES) -> np.ndarray:
-    """The first `count` of data as float32, or as many of random bytes."""
-    if data is None:
-        random = np.random.default_rng(0).integers(0, 256, (count, *image_shape))
-        return np.asarray(pixels.values(random.astype(np.float32)), np.float32)
-    return np.asarray(data[:count]).astype(np.float32)
 
 
 def checked_path(out_dir: str | os.PathLike[str]) -> pathlib.Path:

@@ -11,7 +11,7 @@ import flatbuffers
 import numpy as np
 from tensorflow.lite.python import schema_py_generated as schema
 
-from tfprune.export.interpreter import open_interpreter
+from tfprune.export.interpreter import open_interpreter, run_on_zeros
 
 # A size of a tensor: a number, or a share of the in- or out-width of its step.
 Dim = int | tuple[str, int, int]
@@ -40,10 +40,7 @@ class Graph:
     def read(cls, content: bytes, name: str) -> Graph:
         # The flatbuffer gives 1 for sizes that depend on the batch; a run at batch 1 resolves them.
         interpreter = open_interpreter(content, name=name, optimized=False)
-        for detail in interpreter.get_input_details():
-            interpreter.resize_tensor_input(detail['index'], [1, *detail['shape'][1:]])
-        interpreter.allocate_tensors()
-        interpreter.invoke()
+        run_on_zeros(interpreter)
         return cls(schema.ModelT.InitFromPackedBuf(content, 0),
                    {detail['index']: tuple(int(n) for n in detail['shape'])
                     for detail in interpreter.get_tensor_details()})

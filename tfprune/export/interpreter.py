@@ -5,12 +5,15 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfprune.errors import first_line
+from tfprune.export.base import is_float, unique_names
+from tfprune.export.examples import count_of, part
 
 
 _MOST_INTERPRETERS = 8  # of one file: each has memory of its own
@@ -34,66 +37,117 @@ def open_interpreter(content: bytes, *, threads: int | None = None, name: str = 
             f'{name}: not a TFLite file, or a damaged one: {first_line(error)}') from error
 
 
-class Runner:
-    """Runs a file of one image input and one output: float32 [N, H, W, C] -> float32 [N, K].
+def run_on_zeros(interpreter: tf.lite.Interpreter) -> None:
+    """Runs a file at batch 1, which resolves the sizes that depend on it."""
+    for detail in interpreter.get_input_details():
+        interpreter.resize_tensor_input(detail['index'], [1, *detail['shape'][1:]])
+    interpreter.allocate_tensors()
+    for detail in interpreter.get_input_details():  # what is there may be no valid index
+        interpreter.set_tensor(detail['index'], np.zeros(detail['shape'], detail['dtype']))
+    interpreter.invoke()
 
-    Integers are de- and requantized outside. A file of any batch runs all images at once; of a
-    fixed batch several interpreters, of one thread each, share the images, the last batch filled
-    up. ValueError naming the file if TFLite cannot run it.
+
+class Runner:
+    """Runs a file: {input: [N, …]} -> {output: float32 [N, …]}, by the names of its signature.
+
+    Integers that stand for real numbers are de- and requantized outside. A file of any batch runs
+    all examples at once; of a fixed batch several interpreters, of one thread each, share them, the
+    last batch filled up. ValueError naming the file if TFLite cannot run it.
+
+    inputs, outputs: details of the tensors by name, in the order of the file.
     """
 
     def __init__(self, content: bytes, name: str) -> None:
         self._content, self._name = content, name
         first = open_interpreter(content, threads=os.cpu_count(), name=name)
-        self.inputs, self.outputs = first.get_input_details(), first.get_output_details()
+        self.inputs, self.outputs = named_details(first)
         self._interpreters = [first]
-        self._shape = [int(size) for size in self.inputs[0]['shape_signature']]
+        self._batches = {int(size) for detail in self.inputs.values()
+                         for size in detail['shape_signature'][:1]}
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            if self._shape[0] < 0:
-                return self._run(self._interpreters[0], images, len(images))
-            return self._run_shared(images)
+            if len(self._batches) != 1 or min(self._batches) < 0:
+                return self._run(self._interpreters[0], arrays, count_of(arrays))
+            return self._run_shared(arrays, *self._batches)
         except RuntimeError as error:  # a kernel refuses, such as DIV a divisor rounded to 0
             raise ValueError(
                 f'{self._name}: TFLite cannot run it: {first_line(error)}') from error
 
-    def _run(self, interpreter: tf.lite.Interpreter, images: np.ndarray, batch: int) -> np.ndarray:
-        """Outputs of images, `batch` at a time."""
-        source, sink = self.inputs[0], self.outputs[0]
-        interpreter.resize_tensor_input(source['index'], [batch, *images.shape[1:]])
+    def _run(self, interpreter: tf.lite.Interpreter, arrays: Mapping[str, np.ndarray], batch: int
+             ) -> dict[str, np.ndarray]:
+        """Outputs of examples, `batch` at a time."""
+        for name, detail in self.inputs.items():
+            interpreter.resize_tensor_input(detail['index'], [batch, *arrays[name].shape[1:]])
         interpreter.allocate_tensors()
         found = []
-        for start in range(0, len(images), batch):
-            interpreter.set_tensor(source['index'], quantized(images[start:start + batch], source))
+        for start in range(0, count_of(arrays), batch):
+            for name, detail in self.inputs.items():
+                interpreter.set_tensor(
+                    detail['index'], quantized(arrays[name][start:start + batch], detail))
             interpreter.invoke()
-            found.append(dequantized(interpreter.get_tensor(sink['index']), sink))
-        return np.concatenate(found)
+            found.append({name: dequantized(interpreter.get_tensor(detail['index']), detail)
+                          for name, detail in self.outputs.items()})
+        return joined(found)
 
-    def _run_shared(self, images: np.ndarray) -> np.ndarray:
-        batch = self._shape[0]
-        count = len(images)
-        images = np.concatenate([images, np.zeros((-count % batch, *images.shape[1:]),
-                                                  images.dtype)])
-        starts = np.arange(0, len(images), batch)
+    def _run_shared(self, arrays: Mapping[str, np.ndarray], batch: int) -> dict[str, np.ndarray]:
+        count = count_of(arrays)
+        arrays = {name: np.concatenate([array, np.zeros((-count % batch, *array.shape[1:]),
+                                                        array.dtype)])
+                  for name, array in arrays.items()}
+        starts = np.arange(0, count, batch)
         parts = np.array_split(starts, min(len(starts), os.cpu_count() or 1, _MOST_INTERPRETERS))
         if len(parts) == 1:
-            return self._run(self._interpreters[0], images, batch)[:count]
+            return part(self._run(self._interpreters[0], arrays, batch), slice(count))
         while len(self._interpreters) <= len(parts):  # beside the first, which has all threads
             self._interpreters.append(
                 open_interpreter(self._content, threads=1, name=self._name))
         with concurrent.futures.ThreadPoolExecutor(len(parts)) as pool:
             found = pool.map(
-                lambda interpreter, part: self._run(
-                    interpreter, images[part[0]:part[-1] + batch], batch),
+                lambda interpreter, starts: self._run(
+                    interpreter, part(arrays, slice(starts[0], starts[-1] + batch)), batch),
                 self._interpreters[1:], parts)
-            return np.concatenate(list(found))[:count]
+            return part(joined(list(found)), slice(count))
+
+
+Details = dict[str, dict[str, Any]]
+
+
+def named_details(interpreter: tf.lite.Interpreter) -> tuple[Details, Details]:
+    """({input: details}, {output: details}) in the file's order, by the names of its signature.
+
+    Of a file without a signature, or with several, the names are those of the tensors.
+    """
+    found: list[Details] = [
+        dict(zip(unique_names([detail['name'] for detail in details]), details))
+        for details in (interpreter.get_input_details(), interpreter.get_output_details())]
+    if len(interpreter.get_signature_list()) == 1:
+        runner = interpreter.get_signature_runner()
+        signature = (runner.get_input_details(), runner.get_output_details())
+        for place, named in enumerate(signature):
+            order = [detail['index'] for detail in found[place].values()]
+            if {detail['index'] for detail in named.values()} == set(order):
+                by_index = {detail['index']: detail for detail in found[place].values()}
+                found[place] = {name: by_index[named[name]['index']] for name in sorted(
+                    named, key=lambda name: order.index(named[name]['index']))}
+    return found[0], found[1]
+
+
+def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of several batches as one each."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def stands_for_float(detail: Mapping[str, Any]) -> bool:
+    """Whether a tensor holds real numbers, maybe as integers: plain ones of 8 bits are pixels."""
+    return bool(np.dtype(detail['dtype']).itemsize == 1 and detail['dtype'] != np.bool_
+                or detail['quantization'][0] or is_float(np.dtype(detail['dtype']).name))
 
 
 def quantized(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
-    """float32 values in the type and quantization of a tensor, out of range is clipped."""
-    if detail['dtype'] == np.float32:
-        return values
+    """Values in the type and quantization of a tensor, out of range is clipped."""
+    if is_float(np.dtype(detail['dtype']).name) or not stands_for_float(detail):
+        return values.astype(detail['dtype'], copy=False)
     scale, zero_point = detail['quantization']  # 0, 0 if the integers are plain pixels
     limits = np.iinfo(detail['dtype'])
     levels = np.round(values / (scale or 1)) + zero_point
@@ -101,8 +155,8 @@ def quantized(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
 
 
 def dequantized(values: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
-    """A tensor's values as float32: scale * (value - zero point) of integers."""
-    if detail['dtype'] == np.float32:
-        return values
+    """A tensor's values as float32: scale * (value - zero point) of quantized integers."""
+    if is_float(np.dtype(detail['dtype']).name) or not stands_for_float(detail):
+        return values.astype(np.float32, copy=False)
     scale, zero_point = detail['quantization']
     return ((values.astype(np.float32) - zero_point) * (scale or 1)).astype(np.float32)

@@ -25,7 +25,7 @@ def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> A
     """An Artifact of a model in memory."""
     signature = Signature.of(model)
     forward = tf.function(
-        lambda *tensors: named_answers(model, signature, tensors), autograph=False,
+        lambda *tensors: named_answers(model, signature, tensors),
         input_signature=[tf.TensorSpec([None, *shape], dtype)
                          for shape, dtype in signature.inputs.values()])
 
@@ -44,9 +44,8 @@ def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> A
 def named_answers(model: keras.Model, signature: Signature, tensors: Sequence[tf.Tensor]
                   ) -> dict[str, tf.Tensor]:
     """A model's outputs by name, of its inputs in the order of `model.inputs`, in inference."""
-    struct = getattr(model, 'input_struct', None)  # lists, tuples and dicts of the inputs
-    inputs = (tensors[0] if len(tensors) == 1 and not isinstance(struct, dict)
-              else keras.tree.pack_sequence_as(struct, list(tensors)))
+    inputs = (tensors[0] if isinstance(model, keras.Sequential)
+              else keras.tree.pack_sequence_as(model.input, list(tensors)))
     return dict(zip(signature.outputs, keras.tree.flatten(model(inputs, training=False))))
 
 

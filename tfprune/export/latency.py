@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tfprune.export.base import is_float
+from tfprune.export.examples import random_array
 from tfprune.export.interpreter import open_interpreter
 
 Model = bytes | str | os.PathLike[str]
@@ -77,7 +79,11 @@ def latencies_in_turns(models: Sequence[Model], *, threads: int = 1, rounds: int
 
 
 def prepare(model: Model, threads: int) -> Callable[[], None]:
-    """An interpreter's invoke, its input filled with random pixels at batch 1."""
+    """An interpreter's invoke, its inputs filled at random at batch 1.
+
+    With bytes where they are pictures or of 8 bits, else a standard normal distribution of floats,
+    0 and 1 of integers; with zeros where a kernel refuses those, such as negative indices.
+    """
     content = model if isinstance(model, bytes) else pathlib.Path(model).read_bytes()
     name = 'model' if isinstance(model, bytes) else str(model)
     interpreter = open_interpreter(content, threads=threads, name=name)
@@ -85,9 +91,18 @@ def prepare(model: Model, threads: int) -> Callable[[], None]:
         interpreter.resize_tensor_input(detail['index'], [1, *detail['shape'][1:]])
     interpreter.allocate_tensors()
     random = np.random.default_rng(0)
-    for detail in interpreter.get_input_details():
-        pixels = random.integers(0, 256, detail['shape'])
-        interpreter.set_tensor(detail['index'], pixels.astype(detail['dtype']))
+    details = interpreter.get_input_details()
+    for detail in details:
+        dtype, shape = detail['dtype'], tuple(detail['shape'])
+        is_picture = len(shape) == 4 and is_float(np.dtype(dtype).name)
+        interpreter.set_tensor(detail['index'], random.integers(0, 256, shape).astype(dtype)
+                               if is_picture or dtype in (np.uint8, np.int8)
+                               else random_array(random, shape, dtype))
+    try:
+        interpreter.invoke()
+    except RuntimeError:
+        for detail in details:
+            interpreter.set_tensor(detail['index'], np.zeros(detail['shape'], detail['dtype']))
     return interpreter.invoke
 
 

@@ -21,7 +21,7 @@ from tensorflow.python.framework import convert_to_constants
 
 from tfprune.costs.multiply_adds import GRAPH_MACS, einsum_macs
 from tfprune.export.base import ArtifactCost
-from tfprune.export.interpreter import open_interpreter
+from tfprune.export.interpreter import open_interpreter, run_on_zeros
 
 Shape = Sequence[int]
 
@@ -55,10 +55,7 @@ def tflite_cost(model: bytes | str | pathlib.Path) -> ArtifactCost:
     name = 'model' if isinstance(model, bytes) else str(model)
     # The flatbuffer gives 1 for sizes that depend on the batch; a run at batch 1 resolves them.
     interpreter = open_interpreter(content, name=name, optimized=False)
-    for detail in interpreter.get_input_details():
-        interpreter.resize_tensor_input(detail['index'], [1, *detail['shape'][1:]])
-    interpreter.allocate_tensors()
-    interpreter.invoke()
+    run_on_zeros(interpreter)
     shapes = {detail['index']: [int(d) for d in detail['shape']]
               for detail in interpreter.get_tensor_details()}
 

@@ -22,10 +22,12 @@ class ExportOptions(Part):
         300, 'The ranges of int8 files are measured on this many training images.', IMAGES)
     tflite_io: str = field_of(
         'uint8',
-        'Int8 files take and give numbers of this type; uint8 takes the bytes of a picture.',
+        'Int8 files take and give numbers of this type; uint8 takes the bytes of a picture, and '
+        'is float32 for models that take none.',
         choices=IO_TYPES)
     tflite_softmax: bool = field_of(
-        False, 'TFLite files end in a softmax, for clients that show scores as they are.')
+        False, 'TFLite files of a classifier end in a softmax, for clients that show scores as '
+        'they are.')
     tflite_batch: int = field_of(
         1, 'A TFLite file takes this many images at a time: 1, as runtimes with static shapes '
         'need; 0 allows any number.', Range(0, 1))

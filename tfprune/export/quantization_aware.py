@@ -258,5 +258,5 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None
 
 FORMAT = Format(location='model_int8_qat.tflite', write=write,
                 open=functools.partial(open_file, form='tflite_int8_qat'), tolerance=None,
-                family='tflite', has_io=True,
+                family='tflite', has_io=True, needs_classifier=True,
                 advice='try more --quantize_epochs, or --quantize=float16')

@@ -53,7 +53,8 @@ def signatures(model: keras.Model, serve: Callable[..., dict[str, tf.Tensor]],
     """
     signature = Signature.of(model)
     found: dict[str, Callable[..., dict[str, tf.Tensor]]] = {DEFAULT: serve}
-    if not takes_bytes(signature, pixels):
+    image_shape = signature.image_shape
+    if image_shape is None or not pixels.is_known:
         return found
 
     def serve_uint8(images: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -61,7 +62,7 @@ def signatures(model: keras.Model, serve: Callable[..., dict[str, tf.Tensor]],
 
     name, = input_names(signature)
     found[UINT8] = tf.function(serve_uint8, autograph=False, input_signature=[
-        tf.TensorSpec([None, *signature.image_shape], tf.uint8, name=name)])
+        tf.TensorSpec([None, *image_shape], tf.uint8, name=name)])
     if takes_files(signature, pixels):
         found[BYTES] = tf.function(
             bytes_function(model, serve, class_names, pixels), autograph=False,
@@ -69,15 +70,11 @@ def signatures(model: keras.Model, serve: Callable[..., dict[str, tf.Tensor]],
     return found
 
 
-def takes_bytes(signature: Signature, pixels: PixelRange) -> bool:
-    """Whether a model takes one picture, and it is known what bytes become in it."""
-    return signature.image_shape is not None and pixels.is_known
-
-
 def takes_files(signature: Signature, pixels: PixelRange) -> bool:
-    """Whether a model classifies what files of pictures hold."""
-    return (takes_bytes(signature, pixels) and signature.is_picture_classifier
-            and signature.image_shape[-1] in image_bytes.CHANNELS)
+    """Whether a model classifies what files of pictures hold, and is known to take their bytes."""
+    image_shape = signature.image_shape
+    return (image_shape is not None and image_shape[-1] in image_bytes.CHANNELS
+            and signature.is_picture_classifier and pixels.is_known)
 
 
 def bytes_function(model: keras.Model, serve: Callable[..., dict[str, tf.Tensor]],
@@ -107,13 +104,11 @@ def warmup_requests(model: keras.Model, pixels: PixelRange) -> list[bytes]:
     as bytes, and a JPEG and a PNG of it."""
     signature = Signature.of(model)
     names, image_shape = input_names(signature), signature.image_shape
-    if signature.is_picture_classifier:
-        first = {IMAGES: filled(image_shape, pixels.gray(), tf.float32)}
-    else:
-        first = {name: filled(shape, 0, tf.as_dtype(dtype))
-                 for name, (shape, dtype) in zip(names, signature.inputs.values())}
-    requests: list[tuple[str, dict[str, Any]]] = [(DEFAULT, first)]
-    if takes_bytes(signature, pixels):
+    gray = pixels.gray() if signature.is_picture_classifier else 0
+    requests: list[tuple[str, dict[str, Any]]] = [(DEFAULT, {
+        name: filled(shape, gray, tf.as_dtype(dtype))
+        for name, (shape, dtype) in zip(names, signature.inputs.values())})]
+    if image_shape is not None and pixels.is_known:
         requests.append((UINT8, {names[0]: filled(image_shape, 128, tf.uint8)}))
     if takes_files(signature, pixels):
         image = tf.fill(image_shape, tf.constant(128, tf.uint8))

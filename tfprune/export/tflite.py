@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 import re
@@ -9,31 +10,39 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import flatbuffers
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
 
 from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.errors import first_line
-from tfprune.export import operator_cost, saved_model
-from tfprune.export.base import Artifact, Format, TFLiteOptions, WriteContext, dims
-from tfprune.export.interpreter import Runner
+from tfprune.export import operator_cost, saved_model, serving
+from tfprune.export.base import Artifact, Format, Signature, TFLiteOptions, WriteContext, dims
+from tfprune.export.interpreter import Runner, stands_for_float
 from tfprune.export.metadata import add_metadata
 from tfprune.models.outputs import outputs_probabilities
 
 FLOAT32, FLOAT16, DYNAMIC, INT8 = 'tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8'
-_TYPES = (np.float32, np.uint8, np.int8)  # of input and output
 
 
-def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | None = None,
+def convert(model: keras.Model, form: str = FLOAT32, *, images: Any = None,
             options: TFLiteOptions = TFLiteOptions(), pixels: PixelRange = BYTES) -> bytes:
     """The TFLite flatbuffer of a model in one of the forms, signature as the SavedModel's.
 
-    images, pixels: representative images [N, H, W, C] and their range, for INT8 alone.
+    images, pixels: representative images [N, H, W, C] and their range, or whatever else the model
+        takes, for INT8 alone.
+
+    Layers that recur are written as a loop; where TFLite has none, of integers and of any batch,
+    step by step.
 
     ValueError naming the operators that TFLite lacks.
     """
-    module, function = inference(model, options)
+    signature = Signature.of(model)
+    options = options.fitting(signature)
+    with unrolled(model, form == INT8 or not options.batch):
+        module, function = inference(model, options)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([function], module)
     if form != FLOAT32:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
@@ -42,17 +51,61 @@ def convert(model: keras.Model, form: str = FLOAT32, *, images: np.ndarray | Non
     elif form == INT8:
         if images is None:
             raise ValueError(f'form {INT8!r} needs representative images, received None')
-        converter.representative_dataset = lambda: calibration_images(images, pixels)
+        check_loops(function, model.name)
+        converter.representative_dataset = lambda: calibration_examples(signature, images, pixels)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = tf.as_dtype(options.io)
         converter.inference_output_type = tf.as_dtype(options.io)
-    return run_converter(converter, model.name)
+    return in_order(run_converter(converter, model.name), signature)
+
+
+@contextlib.contextmanager
+def unrolled(model: keras.Model, asked: bool) -> Iterator[None]:
+    """While it lasts, the recurrent layers of a model are traced step by step, if asked."""
+    layers = [layer for layer in model._flatten_layers()
+              if asked and isinstance(layer, keras.layers.RNN) and not layer.unroll]
+    for layer in layers:
+        layer.unroll = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.unroll = False
+
+
+def check_loops(function: tf.types.experimental.ConcreteFunction, name: str) -> None:
+    """ValueError if a graph has a loop: calibration would end the process."""
+    graph = function.graph.as_graph_def()
+    bodies = (graph.node, *(function.node_def for function in graph.library.function))
+    loops = sorted({node.op for body in bodies for node in body} & {'While', 'StatelessWhile'})
+    if loops:
+        raise ValueError(f'model {name!r} does not convert to TFLite: it has no int8 form of: '
+                         f'{", ".join(loops)}')
+
+
+def in_order(content: bytes, signature: Signature) -> bytes:
+    """A flatbuffer whose inputs and outputs have the order of the model: the converter has its own.
+    """
+    if len(signature.inputs) == len(signature.outputs) == 1:
+        return content
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    definition, = model.signatureDefs
+    graph = model.subgraphs[definition.subgraphIndex]
+    tensors = [{entry.name.decode(): int(entry.tensorIndex) for entry in entries}
+               for entries in (definition.inputs, definition.outputs)]
+    graph.inputs = [tensors[0][name] for name in serving.input_names(signature)]
+    graph.outputs = [tensors[1][name] for name in signature.outputs]
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), file_identifier=b'TFL3')
+    return bytes(builder.Output())
 
 
 def run_converter(converter: Any, name: str) -> bytes:
     """What a tf.lite.TFLiteConverter makes; ValueError naming the model and what TFLite lacks."""
     try:
-        return converter.convert()
+        with warnings.catch_warnings():  # of examples by name: its move to another package
+            warnings.filterwarnings('ignore', r'\s*Warning: tf.lite.Interpreter', UserWarning)
+            return converter.convert()
     except Exception as error:  # ConverterError is private; its text is pages of locations.
         missing = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", str(error))))
         reason = (f'TFLite has no operator for: {", ".join(missing)}' if missing
@@ -62,33 +115,47 @@ def run_converter(converter: Any, name: str) -> bytes:
 
 def inference(model: keras.Model, options: TFLiteOptions
               ) -> tuple[tf.Module, tf.types.experimental.ConcreteFunction]:
-    """(owner of the variables, images -> outputs) with the batch and the softmax of the options."""
+    """(owner of the variables, inputs -> outputs) with the batch and the softmax of the options."""
+    check_softmax(model, options)
     module = saved_model.serving_module(model, options.batch)
     function = module.serve.get_concrete_function()
     if not options.softmax or outputs_probabilities(model):
         return module, function
 
     @tf.function(input_signature=function.structured_input_signature[0])
-    def serve(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        logits, = module.serve(images).values()
+    def serve(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
+        logits, = module.serve(*tensors).values()
         return {'probabilities': tf.nn.softmax(logits)}
     return module, serve.get_concrete_function()
 
 
-def calibration_images(images: np.ndarray, pixels: PixelRange) -> Iterator[list[np.ndarray]]:
-    """Images one at a time, [1, H, W, C] float32, as the converter observes ranges.
+def check_softmax(model: keras.Model, options: TFLiteOptions) -> None:
+    """ValueError if a softmax is asked of a model that gives no classes."""
+    outputs = Signature.of(model).outputs
+    if options.softmax and Signature.of(model).num_classes is None:
+        described = ', '.join(f'[{dims((None, *shape))}]' for shape in outputs.values())
+        raise ValueError(f'tflite_softmax: model {model.name!r} is no classifier: expected one '
+                         f'output [None, classes], received {described}')
 
-    Two corners of the first are made black and white: the 256 integers of the input are then the
-    bytes of a picture, whatever images these are. Where it is not known what those are, the corners
-    are the lowest and the highest value of the data.
+
+def calibration_examples(signature: Signature, examples: Any, pixels: PixelRange
+                         ) -> Iterator[list[np.ndarray] | dict[str, np.ndarray]]:
+    """Examples one at a time, [1, …], as the converter observes ranges; of several inputs by name.
+
+    Two corners of the first image are made black and white: the 256 integers of the input are then
+    the bytes of a picture, whatever images these are. Where it is not known what those are, the
+    corners are the lowest and the highest value of the data.
     """
     black, white = (pixels.low, pixels.high) if pixels.black is None else (
         pixels.black, pixels.white)
-    for position, image in enumerate(images):
-        image = np.array(image[np.newaxis], np.float32)
-        if position == 0:
-            image[:, 0, 0], image[:, -1, -1] = black, white
-        yield [image]
+    arrays = list(signature.arrays(examples, 'representative_data').values())
+    dtypes = [dtype for _, dtype in signature.inputs.values()]
+    for position in range(len(arrays[0])):
+        values = [np.array(array[position:position + 1], dtype)
+                  for array, dtype in zip(arrays, dtypes)]
+        if position == 0 and signature.image_shape is not None:
+            values[0][:, 0, 0], values[0][:, -1, -1] = black, white
+        yield values if len(values) == 1 else dict(zip(signature.inputs, values))
 
 
 def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *,
@@ -105,10 +172,12 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext, *,
 
 def write_content(content: bytes, model: keras.Model, path: pathlib.Path, context: WriteContext
                   ) -> None:
-    """Writes a flatbuffer that was made of `model`, with metadata."""
-    path.write_bytes(add_metadata(
-        content, name=model.name, class_names=context.class_names or (), pixels=context.pixels,
-        probabilities=context.tflite.softmax or outputs_probabilities(model)))
+    """Writes a flatbuffer that was made of `model`, with metadata if it classifies pictures."""
+    if Signature.of(model).is_picture_classifier:
+        content = add_metadata(
+            content, name=model.name, class_names=context.class_names or (), pixels=context.pixels,
+            probabilities=context.tflite.softmax or outputs_probabilities(model))
+    path.write_bytes(content)
 
 
 def form_of(content: bytes) -> str:
@@ -126,25 +195,33 @@ def form_of(content: bytes) -> str:
 
 
 def open_file(path: pathlib.Path, form: str | None = None) -> Artifact:
-    """Opens a .tflite file with one image input and one output [N, classes], float32 or 8 bit.
+    """Opens a .tflite file of inputs [N, …] of a fixed size, float or integer.
 
-    Integers are de- and requantized outside, so that all forms take and give the same. The form is
-    found from the content if it is not given.
+    Integers that stand for real numbers are de- and requantized outside, so that all forms take and
+    give the same. The form is found from the content if it is not given.
     """
     content = path.read_bytes()
     run = Runner(content, str(path))
-    inputs, outputs = run.inputs, run.outputs
-    if (len(inputs) != 1 or len(outputs) != 1 or len(inputs[0]['shape']) != 4
-            or len(outputs[0]['shape']) != 2
-            or any(detail['dtype'] not in _TYPES for detail in (inputs[0], outputs[0]))):
-        described = ', '.join(f'{d["name"]}: {np.dtype(d["dtype"]).name} '
-                              f'[{dims(tuple(d["shape"]))}]' for d in inputs + outputs)
-        raise ValueError(f'{path}: expected images [N, H, W, C] and one output [N, classes], each '
-                         f'float32, uint8 or int8; the file has {described}')
-    height, width, channels = (int(size) for size in inputs[0]['shape'][1:])
-    return Artifact(path=path, form=form or form_of(content), image_shape=(height, width, channels),
-                    num_classes=int(outputs[0]['shape'][1]), run=run,
+    details = [*run.inputs.values(), *run.outputs.values()]
+    if (not run.inputs or not run.outputs
+            or any(not len(detail['shape']) or np.dtype(detail['dtype']).kind not in 'fiub'
+                   for detail in details)
+            or any(-1 in detail['shape_signature'][1:] for detail in run.inputs.values())):
+        described = ', '.join(f'{detail["name"]}: {np.dtype(detail["dtype"]).name} '
+                              f'[{dims(detail["shape_signature"])}]' for detail in details)
+        raise ValueError(f'{path}: expected inputs [N, …] of a fixed size and outputs [N, …] of '
+                         f'numbers; the file has {described or "neither"}')
+    signature = Signature(
+        {name: (sizes(detail), 'float32' if stands_for_float(detail)
+                else np.dtype(detail['dtype']).name) for name, detail in run.inputs.items()},
+        {name: sizes(detail) for name, detail in run.outputs.items()})
+    return Artifact(path=path, form=form or form_of(content), signature=signature, run=run,
                     cost=lambda: operator_cost.tflite_cost(content))
+
+
+def sizes(detail: dict[str, Any]) -> tuple[int, ...]:
+    """Shape of a tensor without the batch, -1 for what is open."""
+    return tuple(int(size) for size in detail['shape_signature'][1:])
 
 
 _ADVICE = {INT8: 'fine-tune under rounding: --quantize=int8_qat',

@@ -36,7 +36,7 @@ def prediction_log(model: str, signature: str,
     model_spec = field(1, model.encode()) + field(3, signature.encode())
     # An entry of a map is a message of key 1 and value 2.
     entries = b''.join(field(2, field(1, name.encode()) + field(2, tensor.SerializeToString()))
-                       for name, tensor in inputs.items())
+                       for name, tensor in sorted(inputs.items()))
     predict_request = field(1, model_spec) + entries
     predict_log = field(1, predict_request)
     return field(6, predict_log)

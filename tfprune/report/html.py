@@ -140,7 +140,7 @@ def _parity(run: Run) -> Markup:
     rows = [('forms', 'largest difference', 'allowed', 'same top-1')]
     rows += [(f'{pair["first"]} – {pair["second"]}', f'{pair["difference"]:.3g}',
               '–' if pair['limit'] is None else f'{pair["limit"]:.3g}',
-              f'{pair["agreement"]:.1%}' if 'agreement' in pair else '–')
+              f'{pair["agreement"]:.1%}' if pair.get('agreement') is not None else '–')
              for pair in parity['pairs']]
     return section('Parity of the exported forms', table(rows), notes=[
         f'Largest absolute difference of outputs on {count(parity["images"])} '

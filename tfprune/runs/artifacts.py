@@ -146,7 +146,15 @@ def score_key(task: Task) -> str:
 
 
 def check_fits(artifact: Artifact, data: ImageData) -> None:
-    """ValueError if the artifact's image shape or number of classes is not the data set's."""
+    """ValueError if the artifact is no classifier of images, or its image shape or number of
+    classes is not the data set's."""
+    if artifact.image_shape is None or artifact.num_classes is None:
+        inputs = ', '.join(f'[{dims((None, *shape))}]'
+                           for shape, _ in artifact.signature.inputs.values())
+        outputs = ', '.join(f'[{dims((None, *shape))}]'
+                            for shape in artifact.signature.outputs.values())
+        raise ValueError(f'{artifact.path}: expected one image input [None, H, W, C] and one '
+                         f'output [None, classes], it takes {inputs} and gives {outputs}')
     if artifact.image_shape != tuple(data.image_shape):
         raise ValueError(f'{artifact.path}: takes images [{dims(artifact.image_shape)}], those of '
                          f'{data.name} are [{dims(data.image_shape)}]')
