@@ -8,12 +8,12 @@ from markupsafe import Markup
 
 from tfprune.config import LIMITS, is_ratio
 from tfprune.errors import unknown
+from tfprune.report.number_text import MISSING, count, duration, listed, percent, quotient
 from tfprune.report.page import figure, joined, page, section, table
 from tfprune.report.plots import plot_summary
 from tfprune.report.reading import ACCOUNT, finite
 from tfprune.report.rows import SHOWN, Row
-from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
-                                  quotient, uncounted_sentences, written)
+from tfprune.report.table import align, markdown, uncounted_sentences, written
 
 FORMATS = ('text', 'markdown')
 _HEADER = ('method', 'model', 'dataset', 'budget', 'MACs', 'n', 'test accuracy, %',

@@ -1,7 +1,8 @@
 """The exported files as a table: bytes, accuracy on the test images, latency by threads."""
 from typing import Any, Mapping, Sequence
 
-from tfprune.report.table import MISSING, align, count, milliseconds, percent
+from tfprune.report.number_text import MISSING, count, milliseconds, percent
+from tfprune.report.table import align
 
 Row = Mapping[str, Any]
 LOSS_WARNED = 0.01  # of accuracy against the Keras model

@@ -11,11 +11,12 @@ from tfprune.plain_text import markdown_text
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
                                       summary_notes)
 from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
+from tfprune.report.number_text import MISSING, count, duration, listed, percent
 from tfprune.report.page import figure, joined, page, section, table
 from tfprune.report.plots import plot_summary
 from tfprune.report.reading import finite
 from tfprune.report.rows import Row
-from tfprune.report.table import MISSING, align, count, duration, listed, markdown, percent, written
+from tfprune.report.table import align, markdown, written
 
 Line = Mapping[str, Any]
 _FEWEST = 3  # pairs that a difference is judged by

@@ -10,11 +10,12 @@ from tfprune.report.answers import (changes_sentence, class_rows, confusions, pl
                                     plot_confusion)
 from tfprune.report.artifact_table import artifact_rows, latency_notes, losses
 from tfprune.report.model_card import card_rows
+from tfprune.report.number_text import (MISSING, count, duration, listed, milliseconds, percent,
+                                        points, quotient)
 from tfprune.report.page import figure, joined, link, page, section, table, tiles
 from tfprune.report.reading import Run, all_values, read_run
-from tfprune.report.table import (MISSING, account_sentence, agent_sentences, budget_sentences,
-                                  columns, count, duration, headline, latency_sentences, listed,
-                                  mark, milliseconds, percent, points, quotient, reference_accuracy,
+from tfprune.report.table import (account_sentence, agent_sentences, budget_sentences, columns,
+                                  headline, latency_sentences, mark, reference_accuracy,
                                   sparsity_sentences, table_notes, table_rows, training_sentences)
 
 _MOST_ROWS = 25  # classes of a table that is open

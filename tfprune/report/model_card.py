@@ -3,9 +3,9 @@ from typing import Mapping
 
 from tfprune.plain_text import markdown_text
 from tfprune.report.artifact_table import artifact_rows, losses
+from tfprune.report.number_text import count, listed, percent, points
 from tfprune.report.reading import Run, all_values, as_given
-from tfprune.report.table import (budget_sentences, caveats, count, listed, mark, markdown, percent,
-                                  points)
+from tfprune.report.table import budget_sentences, caveats, mark, markdown
 
 
 def card_rows(run: Run) -> list[tuple[str, str]]:
