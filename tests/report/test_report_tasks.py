@@ -198,7 +198,7 @@ def test_of_two_methods_that_of_the_smaller_error_is_better(tmp_path):
     text = report.format_comparison(rows)
     assert line_of(text.split('\n\n')[1], 'rlal')[5:7] == ['0.31 ± 0.01', '-0.1 ± 0.005774']
     assert 'epochs and weights, below 0 is better, mean ± standard error over the pairs;' in text
-    assert 'accuracy' not in text and 'images' not in text
+    assert 'accuracy' not in text and 'image' not in text
     swapped = {({'rlal': 'uniform', 'uniform': 'rlal'}[method], seed): value
                for (method, seed), value in ERRORS.items()}
     assert verdicts(report.aggregate(rows_of(tmp_path / 'swapped', swapped, REGRESSION))) == [

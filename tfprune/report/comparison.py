@@ -62,7 +62,7 @@ def comparison_html(rows: Sequence[Row]) -> str:
              'numbers are mean widths. A group that is gone was removed with its block.'),
             ('Epochs', plot_account(names, lines),
              'Mean epochs of a run. A search counts by its forward and backward passes: those of '
-             'every training image through the dense model are one epoch.')):
+             f'every training {_one_example(lines)} through the dense model are one epoch.')):
         if svg:
             parts.append(section(title, figure(svg, title, caption)))
     agents = _agent_cells(lines)
@@ -187,8 +187,14 @@ def _column_notes(lines: Sequence[Line]) -> list[str]:
              f"{_quantile(5):.1f} for 5, by Student's t."] if names else []
     return [*sparse, 'MACs and params: the most of any seed.', *pairs,
             'epochs: pretraining, training before surgery, search and fine-tuning; a search counts '
-            'by its passes, those forward and backward of every training image through the dense '
-            'model being one epoch.']
+            f'by its passes, those forward and backward of every training {_one_example(lines)} '
+            'through the dense model being one epoch.']
+
+
+def _one_example(lines: Sequence[Line]) -> str:
+    """'image', 'example'; the latter of tasks that differ in it."""
+    found = {scores.one_example(task) for task in scores.metrics_of(lines)}
+    return found.pop() if len(found) == 1 else 'example'
 
 
 def _units(task: scores.Task | None) -> str:
