@@ -12,6 +12,12 @@ DENSE = {'test_accuracy': 0.975, 'macs': 4000, 'params': 800, 'peak_memory_bytes
          'tflite_bytes': 10000, 'latency_ms': 0.5, 'latency_p10_ms': 0.45, 'latency_p90_ms': 0.6}
 PRUNED = {'test_accuracy': 0.95, 'macs': 1990, 'params': 300, 'peak_memory_bytes': 256,
           'tflite_bytes': 6000, 'latency_ms': 0.3, 'latency_p10_ms': 0.25, 'latency_p90_ms': 0.4}
+# Tasks of another kind, as report.json says them.
+SEGMENTATION = {'metric': 'mean_io_u', 'larger_is_better': True, 'is_share': True,
+                'loss': 'compiled_loss', 'examples': 'examples', 'start': None,
+                'is_accuracy': False}
+REGRESSION = {**SEGMENTATION, 'metric': 'mean_absolute_error', 'larger_is_better': False,
+              'is_share': False, 'start': 0.5}
 AGENT = {'episodes': 16, 'policy_reward_mean': 0.95, 'policy_reward_error': 0.003,
          'policy_reward_max': 0.97, 'random_reward_mean': 0.93, 'random_reward_error': 0.004,
          'random_reward_max': 0.96}
@@ -39,6 +45,21 @@ def make_report(method='rlal', seed=0, **changes):
         'files': {'keras': 'export/pruned.keras', 'tflite': 'export/model.tflite'}, **changes}
 
 
+def make_side(score, base=PRUNED, **metrics):
+    """A side of a report that is no classifier's; further metrics by name."""
+    costs = {name: value for name, value in base.items() if name != 'test_accuracy'}
+    return {**costs, 'test_score': score, **({'test_metrics': metrics} if metrics else {})}
+
+
+def task_changes(task, before, after, **changes):
+    """What make_report and make_run take for a run of `task` with these test scores; errors have a
+    loss beside them, their square."""
+    further = ((lambda score: {}) if task['is_share'] else
+               lambda score: {task['metric']: score, 'loss': score ** 2})
+    return {'task': task, 'dense': make_side(before, DENSE, **further(before)),
+            'pruned': make_side(after, **further(after)), 'class_names': [], **changes}
+
+
 def make_run(folder, method='rlal', seed=0, finished=True, environment=None, **changes):
     """A run folder: 6 epochs before surgery, 4 after it, made-up curves with a NaN."""
     folder.mkdir(parents=True)
@@ -61,7 +82,7 @@ def make_run(folder, method='rlal', seed=0, finished=True, environment=None, **c
             row |= {'subnetwork_accuracy': 0.93, 'scored_full_accuracy': 0.94, 'strength': 1e-4}
         if phase == 'joint':
             episodes.append({'epoch': epoch, 'source': 'random_reference', 'reward': 0.9})
-        metrics.append(row)
+        metrics.append(_columns_of(changes.get('task'), row))
     if method == 'rlal' and finished:
         episodes += [{'epoch': 4, 'source': f'{source}_comparison', 'reward': 0.9 + 0.01 * i}
                      for source in ('policy', 'random') for i in range(3)]
@@ -76,6 +97,19 @@ def make_run(folder, method='rlal', seed=0, finished=True, environment=None, **c
     for name, rows in (('metrics.jsonl', metrics), ('episodes.jsonl', episodes)):
         (folder / name).write_text(''.join(json.dumps(row) + '\n' for row in rows))
     return folder
+
+
+def _columns_of(task, row):
+    """A row of metrics.jsonl of another task: where smaller is better, 1 - accuracy."""
+    if task is None:
+        return row
+    found = {}
+    for name, value in row.items():
+        of_metric = name.endswith('accuracy')
+        name = {'cross_entropy': task['loss']}.get(name, name)
+        found[name.replace('accuracy', task['metric'])] = (
+            1 - value if of_metric and not task['larger_is_better'] else value)
+    return found
 
 
 def line_of(text, start):

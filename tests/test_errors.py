@@ -15,7 +15,7 @@ from tfprune import files
 from tfprune.command_line import read_config
 from tfprune.errors import PACKAGE, is_users, near, one_line
 from tfprune.progress import hush_retracing
-from tfprune.report.table import percent
+from tfprune.report.number_text import percent
 from tfprune.runs.config import Config
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain

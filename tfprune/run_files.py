@@ -6,7 +6,10 @@ from tfprune import files
 
 # Flags of where data lie, and where equal epochs were trained: no part of what was run.
 NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
-_SIDE = {'test_accuracy': (float, None), 'macs': float, 'params': float,
+TASK = {'metric': str, 'larger_is_better': bool, 'is_share': bool, 'loss': str, 'examples': str,
+        'start': (float, None), 'is_accuracy': bool}
+_SIDE = {'test_accuracy?': (float, None), 'test_score?': (float, None),
+         'test_metrics?': {str: (float, None)}, 'macs': float, 'params': float,
          'peak_memory_bytes': float, 'tflite_bytes': (float, None), 'latency_ms': (float, None),
          'latency_p10_ms': (float, None), 'latency_p90_ms': (float, None)}
 _DECISION = {'groups': {str: {'width': int, 'dense_width': int, 'kept': [int]}}, 'removed': [str],
@@ -17,7 +20,8 @@ CONTENT: dict[str, files.Shape] = {
     'config.json': {f'{name}?': shape for name, shape in _CONFIG.items()},
     'environment.json': {'files?': {str: str}, 'resumed?': [dict], 'lost?': [str], 'command?': str,
                          'packages?': {str: (str, None)}, 'cores?': (int, None)},
-    'data.json': {'name?': str, 'image_shape?': [int], 'num_train?': int, 'num_reward?': int,
+    'data.json': {'name?': str, 'image_shape?': [int], 'inputs?': {str: [(int, None)]},
+                  'outputs?': {str: [(int, None)]}, 'num_train?': int, 'num_reward?': int,
                   'num_test?': int, 'class_names?': [str]},
     'training.json': {'given': (dict, None), 'training': {
         'learning_rate': float, 'fine_tune_learning_rate': float, 'weight_decay': float,
@@ -32,12 +36,11 @@ CONTENT: dict[str, files.Shape] = {
     'report.json': {
         'method': str, 'model': str, 'dataset': str, 'seed': int, 'decides_first': bool,
         'epochs': {'search': float, 'fine_tune': float, 'total': float},
-        'dense': _SIDE, 'pruned': _SIDE, 'latency_ratio': (float, None),
+        'task?': TASK, 'dense': _SIDE, 'pruned': _SIDE, 'latency_ratio': (float, None),
         'groups': [{'name': str, 'dense_width': int, 'width': int}], 'agent': (dict, None),
         'seconds': {'training': (float, None), 'search': (float, None), 'total': (float, None)},
-        'test_images': int, 'files?': {str: str}, 'class_names?': [str], 'artifacts?': [dict],
-        'phases?': {str: str},
-        'sources?': {str: str}, 'is_control?': bool,
+        'test_images?': (int, None), 'files?': {str: str}, 'class_names?': [str],
+        'artifacts?': [dict], 'phases?': {str: str}, 'sources?': {str: str}, 'is_control?': bool,
         'missing?': [str], 'given?': (dict, None), 'training?': dict,
         'budgets': [{'target': str, 'asked': float, 'limit': float, 'dense': float,
                      'cost': float}]},

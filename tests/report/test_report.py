@@ -7,6 +7,7 @@ import pytest
 from made_up_runs import AGENT, Page, html_of, line_of, make_report, make_run
 from tfprune import report
 from tfprune.report import table
+from tfprune.report.number_text import count, duration, milliseconds, percent, points
 
 
 def test_table_sums():
@@ -102,10 +103,10 @@ def test_agent_without_spread_is_not_judged():
 
 
 def test_numbers_as_text():
-    assert table.percent(None) == table.percent(math.nan) == table.count(math.inf) == '–'
-    assert table.points(0.5, 0.5 + 1e-9) == '+0.00 points'
-    assert [table.milliseconds(x) for x in (0.04123, 1.5, 1234.5)] == ['0.0412', '1.5', '1,234']
-    assert [table.duration(x) for x in (48.4, 738, 18720, None)] == [
+    assert percent(None) == percent(math.nan) == count(math.inf) == '–'
+    assert points(0.5, 0.5 + 1e-9) == '+0.00 points'
+    assert [milliseconds(x) for x in (0.04123, 1.5, 1234.5)] == ['0.0412', '1.5', '1,234']
+    assert [duration(x) for x in (48.4, 738, 18720, None)] == [
         '48 s', '12.3 min', '5.2 h', '–']
 
 

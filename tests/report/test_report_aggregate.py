@@ -39,10 +39,10 @@ def test_aggregate_by_hand(runs):
     rlal, uniform = report.aggregate(rows_of(runs))
     assert (rlal['method'], rlal['n'], uniform['method'], uniform['n']) == ('rlal', 3, 'uniform', 1)
     # (0.90 + 0.92 + 0.97) / 3; deviations -0.03, -0.01, 0.04: sqrt((9 + 1 + 16) / 2) = sqrt(13)
-    assert rlal['accuracy_mean'] == pytest.approx(0.93)
-    assert rlal['accuracy_sd'] == pytest.approx(0.01 * math.sqrt(13))
+    assert rlal['score_mean'] == pytest.approx(0.93)
+    assert rlal['score_sd'] == pytest.approx(0.01 * math.sqrt(13))
     assert rlal['seconds'] == pytest.approx(200)
-    assert math.isnan(uniform['accuracy_sd'])
+    assert math.isnan(uniform['score_sd'])
 
 
 def test_summary_text_and_markdown(runs):
@@ -160,7 +160,7 @@ def test_script(runs, tmp_path_factory):
     assert again.stdout == first.stdout
     content = json.loads((out / 'all.json').read_text())
     assert [line['n'] for line in content['table']] == [3, 1]
-    assert content['table'][1]['accuracy_sd'] is None and len(content['runs']) == 5
+    assert content['table'][1]['score_sd'] is None and len(content['runs']) == 5
     assert 'uniform_s1' in (out / 'all.html').read_text()
 
 

@@ -374,7 +374,7 @@ def test_flagfiles_of_comparisons(tmp_path, monkeypatch, path):
     assert len({cell.config.epochs.total for cell in cells}) == 1
     lines = [{'label': cell.name, 'method': cell.config.method, 'budgets': cell.config.costs.limits,
               'configuration': cell.config.to_json(), 'seeds': [cell.config.seed],
-              'accuracies': [0.9], 'test_images': [100]} for cell in cells if not cell.config.seed]
+              'scores': [0.9], 'test_images': [100]} for cell in cells if not cell.config.seed]
     alone = {line['label'] for line in lines if not against(line, 'uniform', lines)[2]}
     # Not charged, and on CIFAR-10 with a learning rate for random weights.
     assert alone - {'scratch'} == {'uniform', 'purl_weights'}

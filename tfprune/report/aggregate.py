@@ -8,17 +8,15 @@ from markupsafe import Markup
 
 from tfprune.config import LIMITS, is_ratio
 from tfprune.errors import unknown
+from tfprune.report import scores
+from tfprune.report.number_text import MISSING, count, duration, listed, percent, quotient
 from tfprune.report.page import figure, joined, page, section, table
 from tfprune.report.plots import plot_summary
-from tfprune.report.reading import ACCOUNT, finite
+from tfprune.report.reading import ACCOUNT, finite, task_of, test_score
 from tfprune.report.rows import SHOWN, Row
-from tfprune.report.table import (MISSING, align, count, duration, listed, markdown, percent,
-                                  quotient, uncounted_sentences, written)
+from tfprune.report.table import align, markdown, uncounted_sentences, written
 
 FORMATS = ('text', 'markdown')
-_HEADER = ('method', 'model', 'dataset', 'budget', 'MACs', 'n', 'test accuracy, %',
-           'before surgery, %', 'epochs', 'time a run')
-_GIVEN = 'as given, %'
 
 
 def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -27,10 +25,11 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     Keys: label (the cell of a comparison, else the method), method, is_control, decides_first,
     model, dataset, budgets
     ({target: limit}; {} where no budget was to be kept), epochs; macs, macs_ratios, params [n];
-    uncounted, the names of what macs leaves out;
-    runs, seeds; n; accuracies, test_images [of each run]; accuracy_mean, accuracy_sd (sample
-    standard deviation; NaN for n = 1); dense_accuracy_mean, dense_accuracy_sd; the same of the
-    model as given (NaN from random weights); seconds and account, means of a run; widths,
+    uncounted, the names of what macs leaves out; task, see task_of;
+    runs, seeds; n; scores, the task's metric on the test data, and test_images, how many these are
+    [of each run]; score_mean, score_sd (sample standard deviation; NaN for n = 1);
+    dense_score_mean, dense_score_sd; the same of the model as given, given_score_mean,
+    given_score_sd (NaN from random weights); seconds and account, means of a run; widths,
     {group: [mean width, dense width]}; zeros, the mean share of kernel weights that are zero where
     single weights were pruned, else NaN; agents, of each run that has one, its rewards against
     random actions'; configuration, all flags but the seed; and `flags`, what tells this line from
@@ -39,7 +38,8 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row['finished']:
-            key = json.dumps([row.get('cell'), row['configuration']], sort_keys=True)
+            key = json.dumps([row.get('cell'), row['configuration'], task_of(row)['metric']],
+                             sort_keys=True)
             groups.setdefault(key, []).append(row)
     lines = [_line(members) for members in groups.values()]
     configurations = [members[0]['configuration'] for members in groups.values()]
@@ -71,8 +71,14 @@ def format_summary(rows: Sequence[Row], style: str = 'text') -> str:
 
 def summary_notes(rows: Sequence[Row]) -> list[str]:
     """Sentences below the table: what ± is, unfinished runs, repeated seeds, commits, hardware."""
-    notes = ['± is the sample standard deviation over seeds; test accuracy after the last epoch; '
+    lines = aggregate(rows)
+    task = scores.shared(lines)
+    notes = ['± is the sample standard deviation over seeds; '
+             f'{scores.test_name(task)} after the last epoch; '
              "'before surgery' is the same run's model then, not a separately trained one."]
+    if task is None:
+        notes += [f'{found["metric"]}: smaller is better.' for found in scores.metrics_of(lines)
+                  if not found['larger_is_better']]
     for row in rows:
         if not row['finished']:
             what = (f'{row["method"]}, {row["model"]} on {row["dataset"]}, seed {row["seed"]}'
@@ -80,7 +86,7 @@ def summary_notes(rows: Sequence[Row]) -> list[str]:
             notes.append(f'unfinished: {row["run"]} ({what}): {row.get("epochs_done", 0)} of '
                          f'{row["epochs"] if row.get("epochs") else "?"} epochs.'
                          + (f' It failed: {row["error"]}' if row.get('error') else ''))
-    for line in aggregate(rows):
+    for line in lines:
         for seed in sorted({s for s in line['seeds'] if line['seeds'].count(s) > 1}, key=str):
             runs = [run for run, s in zip(line['runs'], line['seeds']) if s == seed]
             notes.append(f'seed {seed} is counted {len(runs)} times: {listed(runs)}.')
@@ -111,11 +117,23 @@ def summary_html(rows: Sequence[Row]) -> str:
         labels = [', '.join(filter(None, (
             line['label'], line['model'], budget_text(line).strip(MISSING), line['flags'])))
             for line in lines]
-        sections.append(section('Test accuracy', figure(
-            plot_summary(labels, lines), 'Test accuracy after the last epoch by configuration',
-            'Each run a small dot; mean and sample standard deviation beside it.')))
+        sections += score_sections(labels, lines, 'configuration', (
+            'Each run a small dot; mean and sample standard deviation beside it.'))
     sections.append(section('', Markup(), notes=summary_notes(rows)))
     return page(f'{len(rows)} run{"s" * (len(rows) != 1)}', '', joined(sections))
+
+
+def score_sections(names: Sequence[str], lines: Sequence[Mapping[str, Any]], by: str,
+                   caption: str) -> list[Markup]:
+    """A section a metric: the test scores of its lines, drawn."""
+    found = []
+    for number, task in enumerate(scores.metrics_of(lines)):
+        labels, chosen = zip(*((name, line) for name, line in zip(names, lines)
+                               if scores.same_metric(line['task'], task)))
+        svg = plot_summary(labels, chosen, number)
+        title = f'Test {task["metric"]}'
+        found.append(section(title, figure(svg, f'{title} after the last epoch by {by}', caption)))
+    return found
 
 
 def mean_and_sd(values: Iterable[Any]) -> tuple[float, float]:
@@ -130,9 +148,9 @@ def mean_and_sd(values: Iterable[Any]) -> tuple[float, float]:
 def _line(members: Sequence[Row]) -> dict[str, Any]:
     # A seed that ran twice tells nothing of the spread over seeds.
     by_seed = {row['seed']: row for row in members}.values()
-    accuracy, accuracy_sd = mean_and_sd(row['test_accuracy'] for row in by_seed)
-    dense, dense_sd = mean_and_sd(row['dense_test_accuracy'] for row in by_seed)
-    given, given_sd = mean_and_sd(row.get('given_test_accuracy') for row in by_seed)
+    score, score_sd = mean_and_sd(test_score(row) for row in by_seed)
+    dense, dense_sd = mean_and_sd(test_score(row, 'dense_') for row in by_seed)
+    given, given_sd = mean_and_sd(test_score(row, 'given_') for row in by_seed)
     first = members[0]
     return {'label': first.get('cell') or first['method'],
             'is_control': first.get('is_control', False),
@@ -145,13 +163,13 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
             'params': [row['params'] for row in members],
             'uncounted': sorted({name for row in members for name in row.get('uncounted', ())}),
             'runs': [row['run'] for row in members], 'seeds': [row['seed'] for row in members],
-            'n': len(by_seed),
-            'accuracies': [row['test_accuracy'] for row in members],
+            'n': len(by_seed), 'task': task_of(first),
+            'scores': [test_score(row) for row in members],
             'test_images': [row.get('test_images') for row in members],
             'configuration': first['configuration'],
-            'accuracy_mean': accuracy, 'accuracy_sd': accuracy_sd,
-            'dense_accuracy_mean': dense, 'dense_accuracy_sd': dense_sd,
-            'given_accuracy_mean': given, 'given_accuracy_sd': given_sd,
+            'score_mean': score, 'score_sd': score_sd,
+            'dense_score_mean': dense, 'dense_score_sd': dense_sd,
+            'given_score_mean': given, 'given_score_sd': given_sd,
             'seconds': mean_and_sd(row['seconds'] for row in members)[0],
             'account': {name: mean_and_sd(row.get('account', {}).get(name) for row in members)[0]
                         for name in ACCOUNT},
@@ -177,23 +195,30 @@ def _mean_widths(members: Sequence[Row]) -> dict[str, list[float]]:
 
 
 def _visible(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (*(line[name] for name in ('label', *SHOWN)), line['budgets'], line['epochs'])
+    return (*(line[name] for name in ('label', *SHOWN)), line['budgets'], line['epochs'],
+            line['task']['metric'])
 
 
 def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Header and rows of the table; a column of flags only where some line needs it."""
-    rows = [list(_HEADER)]
+    task = scores.shared(lines)
+    named, unit = task is None, scores.unit(task)
+    before = f'before surgery{unit}'
+    header = ['method', 'model', 'dataset', 'budget', 'MACs', 'n', scores.test_title(task, unit),
+              before, 'epochs', 'time a run']
+    rows = [header]
     for line in lines:
         low, high = (percent(pick(line['macs_ratios'])) for pick in (min, max))
         macs = (low if low == high else f'{low}–{high}') + '+' * bool(line['uncounted'])
         rows.append([line['label'], line['model'], line['dataset'], budget_text(line), macs,
-                     str(line['n']), plus_minus(line, 'accuracy'),
-                     plus_minus(line, 'dense_accuracy') if line['budgets'] else MISSING,
+                     str(line['n']), plus_minus(line, 'score', named),
+                     plus_minus(line, 'dense_score', named) if line['budgets'] else MISSING,
                      count(line['epochs']), duration(line['seconds'])])
-    if any(finite(line['given_accuracy_mean']) for line in lines):
-        for row, cell in zip(rows, [_GIVEN, *(plus_minus(line, 'given_accuracy')
-                                              for line in lines)]):
-            row.insert(_HEADER.index('before surgery, %'), cell)
+    if any(finite(line['given_score_mean']) for line in lines):
+        place = header.index(before)
+        for row, cell in zip(rows, [f'as given{unit}', *(plus_minus(line, 'given_score', named)
+                                                         for line in lines)]):
+            row.insert(place, cell)
     if any(line['flags'] for line in lines):
         rows = [row + [flags] for row, flags in
                 zip(rows, ['flags', *(line['flags'] or MISSING for line in lines)])]
@@ -212,9 +237,9 @@ def _limit(name: str, limit: float) -> str:
     return f'{limit:g}' if name == 'latency_ms' else count(limit)
 
 
-def plus_minus(line: Mapping[str, Any], name: str) -> str:
-    """Mean ± sample standard deviation of `name`, a share, in percent."""
-    mean, sd = line[f'{name}_mean'], line[f'{name}_sd']
-    if not finite(mean):
-        return MISSING
-    return f'{100 * mean:.2f} ± {f"{100 * sd:.2f}" if finite(sd) else MISSING}'
+def plus_minus(line: Mapping[str, Any], name: str, named: bool = False) -> str:
+    """Mean ± sample standard deviation of `name`, shares in percent; `named`: with metric and unit.
+    """
+    task = line['task']
+    text = scores.mean_and_spread(task, line[f'{name}_mean'], line[f'{name}_sd'])
+    return f'{task["metric"]} {text}{" %" * task["is_share"]}' if named else text

@@ -15,7 +15,7 @@ def class_rows(run: Run) -> list[tuple[str, ...]]:
     """Header and a row a class, of the largest loss first; [] where answers were not kept."""
     if run.answers is None:
         return []
-    rows, names = run.answers['classes'], run.report['class_names']
+    rows, names = run.answers['classes'], _names(run)
     seen = [(name, row) for name, row in zip(names, rows) if row['images']]
     if seen and seen[0][1]['before'] is None:
         return [('class', 'test images', 'pruned'), *(
@@ -30,7 +30,7 @@ def confusions(run: Run, most: int = 5) -> list[str]:
     """The commonest mistakes of the pruned model: 'LABEL as ANSWER: count'."""
     if run.answers is None or run.answers['confusion'] is None:
         return []
-    counts, names = np.array(run.answers['confusion']), run.report['class_names']
+    counts, names = np.array(run.answers['confusion']), _names(run)
     np.fill_diagonal(counts, 0)
     places = np.argsort(-counts, axis=None, kind='stable')[:most]
     return [f'{names[place // len(names)]} as {names[place % len(names)]}: {counts.flat[place]}'
@@ -41,7 +41,7 @@ def plot_confusion(run: Run) -> str | None:
     """The pruned model's answers by class, in shares of a class."""
     if run.answers is None or run.answers['confusion'] is None:
         return None
-    counts, names = np.array(run.answers['confusion']), run.report['class_names']
+    counts, names = np.array(run.answers['confusion']), _names(run)
     if len(names) > _MOST_CELLS:
         return None
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -64,7 +64,7 @@ def plot_changed(run: Run) -> str | None:
     """Pictures that one of the two models alone answers right, with what each says."""
     if run.answers is None or run.pictures is None or not len(run.pictures):
         return None
-    changed, names = run.answers['changed'], run.report['class_names']
+    changed, names = run.answers['changed'], _names(run)
     rows = -(-len(changed) // _IN_A_ROW)
     with canvas('changed', height=1.75 * rows) as (fig, svg):
         for place, (row, picture) in enumerate(zip(changed, run.pictures)):
@@ -87,6 +87,12 @@ def changes_sentence(run: Run) -> str:
     before, after = (sum(row[side] for row in rows) for side in ('before', 'after'))
     return (f'Of {sum(row["images"] for row in rows):,} test images {before:,} were answered right '
             f'before surgery, {after:,} after it.')
+
+
+def _names(run: Run) -> Sequence[str]:
+    """A name a class; its number where the run has no names."""
+    classes = run.answers['classes'] if run.answers else ()
+    return run.report.get('class_names') or [str(number) for number in range(len(classes))]
 
 
 def _share(row: dict[str, Any], side: str) -> str:

@@ -8,20 +8,21 @@ from scipy import stats
 
 from tfprune.errors import unknown
 from tfprune.plain_text import markdown_text
+from tfprune.report import scores
 from tfprune.report.aggregate import (FORMATS, aggregate, budget_text, mean_and_sd, plus_minus,
-                                      summary_notes)
+                                      score_sections, summary_notes)
 from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
+from tfprune.report.number_text import MISSING, count, duration, listed, percent
 from tfprune.report.page import figure, joined, page, section, table
-from tfprune.report.plots import plot_summary
-from tfprune.report.reading import finite
+from tfprune.report.reading import finite, task_of
 from tfprune.report.rows import Row
-from tfprune.report.table import MISSING, align, count, duration, listed, markdown, percent, written
+from tfprune.report.table import align, markdown, written
 
 Line = Mapping[str, Any]
 _FEWEST = 3  # pairs that a difference is judged by
 _MOST_DOTTED = 30  # lines whose runs are drawn one by one
-_ABOVE = "Better than {} (95% interval by Student's t above 0)"
-_BELOW = "Not shown to be better than {} (95% interval by Student's t not above 0)"
+_BETTER = "Better than {{}} (95% interval by Student's t {} 0)"
+_NOT_SHOWN = "Not shown to be better than {{}} (95% interval by Student's t not {} 0)"
 _TOO_FEW = f'Too few seeds to compare with {{}} (fewer than {_FEWEST} pairs)'
 _PHASES = ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs')
 # By these a method may differ from its control, and by its own options, whose names have a dot.
@@ -52,19 +53,16 @@ def comparison_html(rows: Sequence[Row]) -> str:
         parts.append(section('Methods', table(_cells(lines)), paragraphs=verdicts(lines),
                              notes=[*_column_notes(lines), *_charge_notes(rows)]))
     if 0 < len(lines) <= _MOST_DOTTED:  # the curves say it of more
-        parts.append(section('Test accuracy', figure(
-            plot_summary(names, lines), 'Test accuracy after the last epoch by method',
-            'Each run a small dot; mean and sample standard deviation over seeds beside it.')))
+        parts += score_sections(names, lines, 'method', (
+            'Each run a small dot; mean and sample standard deviation over seeds beside it.'))
     for title, svg, caption in (
-            ('Accuracy against MACs', plot_curves(lines),
-             'Means over seeds; bars are sample standard deviations, none for one seed. Methods of '
-             'one budget are drawn a little beside each other.'),
+            *_curves(lines),
             ('Widths', plot_method_widths(names, lines),
              'Share of the channels kept of each prunable group, in the order of the network; the '
              'numbers are mean widths. A group that is gone was removed with its block.'),
             ('Epochs', plot_account(names, lines),
              'Mean epochs of a run. A search counts by its forward and backward passes: those of '
-             'every training image through the dense model are one epoch.')):
+             f'every training {_one_example(lines)} through the dense model are one epoch.')):
         if svg:
             parts.append(section(title, figure(svg, title, caption)))
     agents = _agent_cells(lines)
@@ -73,6 +71,15 @@ def comparison_html(rows: Sequence[Row]) -> str:
             _AGENT_NOTE]))
     parts.append(section('', Markup(), notes=summary_notes(rows)))
     return page(_title(rows), _lead(rows, lines), joined(parts), wide=True)
+
+
+def _curves(lines: Sequence[Line]) -> list[tuple[str, str | None, str]]:
+    """(title, plot, caption) of the curves, for each metric."""
+    return [(f'{scores.title(task)} against MACs', plot_curves(
+        [line for line in lines if scores.same_metric(task_of(line), task)], number),
+        'Means over seeds; bars are sample standard deviations, none for one seed. Methods of one '
+        'budget are drawn a little beside each other.')
+        for number, task in enumerate(scores.metrics_of(lines))]
 
 
 def comparison_notes(rows: Sequence[Row]) -> list[str]:
@@ -88,18 +95,27 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
     said = []
     budgets = _budgets(lines)
     for budget, name in itertools.product(budgets, controls(lines)):
-        found: dict[str, list[str]] = {_ABOVE: [], _BELOW: [], _TOO_FEW: []}
+        found: dict[tuple[int, str], list[str]] = {}
         for line in lines:
             mean, error, pairs = against(line, name, lines)
             if (finite(mean) and budget_text(line) == budget
                     and not (line['is_control'] or line['decides_first'])):
-                text = (_TOO_FEW if pairs < _FEWEST
-                        else _ABOVE if mean > _quantile(pairs) * error else _BELOW)
-                found[text].append(line['label'])
+                verdict = _verdict(task_of(line), mean, error, pairs)
+                found.setdefault(verdict, []).append(line['label'])
         where = f' at {budget}' if len(budgets) > 1 else ''
-        said += [f'{text.format(name)}{where}: {listed(labels)}.' for text, labels in found.items()
-                 if labels]
+        said += [f'{text.format(name)}{where}: {listed(labels)}.'
+                 for (_, text), labels in sorted(found.items())]
     return said
+
+
+def _verdict(task: scores.Task, mean: float, error: float, pairs: int) -> tuple[int, str]:
+    """(place among the sentences, sentence with {} for the control) of a difference."""
+    side = 'above' if task['larger_is_better'] else 'below'
+    if pairs < _FEWEST:
+        return 2, _TOO_FEW
+    if scores.gain(task, mean) > _quantile(pairs) * error:
+        return 0, _BETTER.format(side)
+    return 1, _NOT_SHOWN.format(side)
 
 
 def controls(lines: Sequence[Line]) -> list[str]:
@@ -108,20 +124,29 @@ def controls(lines: Sequence[Line]) -> list[str]:
 
 
 def against(line: Line, control: str, lines: Sequence[Line]) -> tuple[float, float, int]:
-    """(mean, standard error, pairs) of test accuracy minus the control's, paired by seed.
+    """(mean, standard error, pairs) of the test score minus the control's, paired by seed.
 
     Of the control that differs by nothing but its method; NaN where there is none, or too few
-    pairs. The standard error is no less than that of the test images alone: few differences may be
-    equal by chance.
+    pairs. Of accuracies the standard error is no less than that of the test images alone: few
+    differences may be equal by chance. For other metrics, whose like is not known, it is NaN where
+    all differences are equal.
     """
+    task = task_of(line)
     other = next((other for other in lines if other['method'] == control != line['method']
-                  and line['budgets'] and _setting(other) == _setting(line)), None)
+                  and line['budgets'] and scores.same_metric(task_of(other), task)
+                  and _setting(other) == _setting(line)), None)
     if other is None:
         return math.nan, math.nan, 0
-    ours, theirs = (dict(zip(x['seeds'], zip(x['accuracies'], x['test_images'])))
+    ours, theirs = (dict(zip(x['seeds'], zip(x['scores'], x['test_images'])))
                     for x in (line, other))
     pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs]
+    values = [value for pair in pairs for value, _ in pair]
+    if not all(map(finite, values)):
+        return math.nan, math.nan, len(pairs)
     mean, sd = mean_and_sd(a - b for (a, _), (b, _) in pairs)
+    if not task['is_accuracy']:
+        is_known = finite(sd) and not scores.is_rounding(sd, *values)
+        return mean, sd / math.sqrt(len(pairs)) if is_known else math.nan, len(pairs)
     variances = [_image_variance(*run) for pair in pairs for run in pair]
     if not all(map(finite, (sd, *variances))):
         return mean, math.nan, len(pairs)
@@ -152,19 +177,40 @@ _AGENT_NOTE = ('Rewards of the policy and of random actions on the same weights,
 
 
 def _column_notes(lines: Sequence[Line]) -> list[str]:
-    names = controls(lines)
+    names, task = controls(lines), scores.shared(lines)
     sparse = [f'{line["label"]}: {percent(line["zeros"], 1)} of the kernel weights are zero, which '
               'leaves MACs and parameters as they are.' for line in lines if finite(line['zeros'])]
-    pairs = [f'against {listed(names)}: test accuracy minus that of the control with the same '
-             'seed, budget, epochs and weights, in points, mean ± standard error over the pairs, '
-             'no less than the test images alone give it, √(p(1 - p)/N) of both runs; a number of '
-             'seeds beside it: only they have a pair. A 95% interval is the mean ± '
-             f'{_quantile(3):.1f} standard errors for 3 pairs, {_quantile(5):.1f} for 5, by '
-             "Student's t."] if names else []
+    pairs = [f'against {listed(names)}: {scores.test_name(task)} minus that of the control with '
+             f'the same seed, budget, epochs and weights{_units(task)}, mean ± standard error over '
+             f'the pairs{_least_error(lines)}; a number of seeds beside it: only they have a pair. '
+             f'A 95% interval is the mean ± {_quantile(3):.1f} standard errors for 3 pairs, '
+             f"{_quantile(5):.1f} for 5, by Student's t."] if names else []
     return [*sparse, 'MACs and params: the most of any seed.', *pairs,
             'epochs: pretraining, training before surgery, search and fine-tuning; a search counts '
-            'by its passes, those forward and backward of every training image through the dense '
-            'model being one epoch.']
+            f'by its passes, those forward and backward of every training {_one_example(lines)} '
+            'through the dense model being one epoch.']
+
+
+def _one_example(lines: Sequence[Line]) -> str:
+    """'image', 'example'; the latter of tasks that differ in it."""
+    found = {scores.one_example(task) for task in scores.metrics_of(lines)}
+    return found.pop() if len(found) == 1 else 'example'
+
+
+def _units(task: scores.Task | None) -> str:
+    """In what the differences of a column are, and which of them are better."""
+    if task is None:
+        return ', in points of shares'
+    return ', in points' * task['is_share'] + ', below 0 is better' * (not task['larger_is_better'])
+
+
+def _least_error(lines: Sequence[Line]) -> str:
+    """What the standard errors are no less than."""
+    found = [task['is_accuracy'] for task in scores.metrics_of(lines)]
+    if not any(found):
+        return ''
+    return (f', {"" if all(found) else "of accuracies "}no less than the test images alone give '
+            'it, √(p(1 - p)/N) of both runs')
 
 
 def _charge_notes(rows: Sequence[Row]) -> list[str]:
@@ -217,15 +263,17 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
     """Header and rows of the table."""
     # What is the same in all lines stands above the table.
     told: dict[str, Callable[[Line], str]] = {}
+    task = scores.shared(lines)
+    named, unit = task is None, scores.unit(task)
     if len(_budgets(lines)) > 1:
         told['budget'] = budget_text
     if len({(line['model'], line['dataset']) for line in lines}) > 1:
         told |= {'model': lambda line: line['model'], 'dataset': lambda line: line['dataset']}
-    if any(finite(line['given_accuracy_mean']) for line in lines):
-        told['as given, %'] = lambda line: plus_minus(line, 'given_accuracy')
+    if any(finite(line['given_score_mean']) for line in lines):
+        told[f'as given{unit}'] = lambda line: plus_minus(line, 'given_score', named)
     names = controls(lines)
-    rows = [['method', *told, 'MACs', 'of dense', 'params', 'n', 'test accuracy, %',
-             *(f'against {name}' for name in names), 'before surgery, %', 'epochs',
+    rows = [['method', *told, 'MACs', 'of dense', 'params', 'n', scores.test_title(task, unit),
+             *(f'against {name}' for name in names), f'before surgery{unit}', 'epochs',
              'of these search', 'time a run']]
     for line in lines:
         name = ', '.join(filter(None, (line['label'], line['flags'])))
@@ -234,9 +282,9 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
             name, *(text(line) for text in told.values()),
             count(max(line['macs'])) + '+' * bool(line['uncounted']),
             percent(max(line['macs_ratios'])),
-            count(max(line['params'])), str(line['n']), plus_minus(line, 'accuracy'),
-            *(_points(*against(line, control, lines), line['n']) for control in names),
-            plus_minus(line, 'dense_accuracy') if min(line['macs_ratios']) < 1 else MISSING,
+            count(max(line['params'])), str(line['n']), plus_minus(line, 'score', named),
+            *(_difference(line, control, lines) for control in names),
+            plus_minus(line, 'dense_score', named) if min(line['macs_ratios']) < 1 else MISSING,
             _epochs(account['total']), _epochs(account['search_equivalents']),
             duration(line['seconds'])])
     return rows
@@ -258,11 +306,13 @@ def _agent_cells(lines: Sequence[Line]) -> list[list[str]]:
     return rows
 
 
-def _points(mean: float, error: float, pairs: int, n: int) -> str:
+def _difference(line: Line, control: str, lines: Sequence[Line]) -> str:
+    """The cell of `against`."""
+    mean, error, pairs = against(line, control, lines)
     if not finite(mean):
         return MISSING
-    few = f' ({pairs} seed{"s" * (pairs != 1)})' if pairs != n else ''
-    return f'{100 * mean:+.2f} ± {f"{100 * error:.2f}" if finite(error) else MISSING}{few}'
+    few = f' ({pairs} seed{"s" * (pairs != 1)})' if pairs != line['n'] else ''
+    return scores.mean_and_spread(task_of(line), mean, error, signed=True) + few
 
 
 def _epochs(value: float) -> str:

@@ -6,8 +6,9 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from tfprune.report import scores
 from tfprune.report.canvas import BLUE, GREEN, GREY, ORANGE, canvas
-from tfprune.report.reading import finite
+from tfprune.report.reading import finite, task_of
 
 Line = Mapping[str, Any]
 # Okabe and Ito's eight, their yellow darker; a ninth method takes the next marker.
@@ -20,13 +21,20 @@ _NARROWEST = 5  # points of MACs that an axis spans at least
 _MOST_NUMBERED = 30  # groups beside each other whose cells have room for a number
 
 
-def plot_curves(lines: Sequence[Line]) -> str | None:
-    """Mean test accuracy and its standard deviation against MACs; a curve a method."""
-    pruned = [line for line in lines if _is_pruned(line) and finite(line['accuracy_mean'])]
+def plot_curves(lines: Sequence[Line], number: int = 0) -> str | None:
+    """Mean test score and its standard deviation against MACs, of lines of one metric; a curve a
+    method.
+
+    Args:
+        number: of the plot on its page.
+    """
+    pruned = [line for line in lines if _is_pruned(line) and finite(line['score_mean'])]
     labels = list(dict.fromkeys(line['label'] for line in pruned))
     if not labels:
         return None
-    with canvas('curves', height=max(3.8, 1.2 + 0.19 * len(labels))) as (fig, svg):
+    task = task_of(lines[0])
+    scale = scores.scale(task)
+    with canvas(f'curves{number or ""}', height=max(3.8, 1.2 + 0.19 * len(labels))) as (fig, svg):
         axes = fig.add_subplot()
         ratios = [_ratio(line) for line in pruned]
         # Methods of one budget stand at one place: each a little aside.
@@ -35,16 +43,16 @@ def plot_curves(lines: Sequence[Line]) -> str | None:
             own = sorted((line for line in pruned if line['label'] == label), key=_ratio)
             aside = step * (number - (len(labels) - 1) / 2)
             axes.errorbar([100 * (_ratio(line) + aside) for line in own],
-                          [100 * line['accuracy_mean'] for line in own],
-                          yerr=[100 * _spread(line) for line in own], label=label,
+                          [scale * line['score_mean'] for line in own],
+                          yerr=[scale * _spread(line) for line in own], label=label,
                           color=_COLOURS[number % len(_COLOURS)], linewidth=1.3, capsize=2.5,
                           marker=_MARKERS[number // len(_COLOURS) % len(_MARKERS)], markersize=5)
-        whole = [line for line in lines if not _is_pruned(line) and finite(line['accuracy_mean'])]
+        whole = [line for line in lines if not _is_pruned(line) and finite(line['score_mean'])]
         for line, style in zip(whole, itertools.cycle(('--', ':', '-.'))):
-            mean, sd = 100 * line['accuracy_mean'], 100 * _spread(line)
+            mean, sd = scale * line['score_mean'], scale * _spread(line)
             axes.axhline(mean, color=GREY, linestyle=style, linewidth=1.3, label=line['label'])
             axes.axhspan(mean - sd, mean + sd, color=GREY, alpha=.12, linewidth=0)
-        axes.set(xlabel='MACs, % of dense', ylabel='test accuracy, %')
+        axes.set(xlabel='MACs, % of dense', ylabel=scores.test_title(task, scores.unit(task)))
         axes.margins(x=0.06)
         left, right = axes.get_xlim()
         wider = max(0, _NARROWEST - (right - left)) / 2
@@ -121,4 +129,4 @@ def _ratio(line: Line) -> float:
 
 
 def _spread(line: Line) -> float:
-    return line['accuracy_sd'] if finite(line['accuracy_sd']) else 0.0
+    return line['score_sd'] if finite(line['score_sd']) else 0.0

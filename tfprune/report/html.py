@@ -5,16 +5,17 @@ from typing import Any, Callable
 from markupsafe import Markup
 
 from tfprune.files import write_text
-from tfprune.report import plots
+from tfprune.report import plots, scores
 from tfprune.report.answers import (changes_sentence, class_rows, confusions, plot_changed,
                                     plot_confusion)
 from tfprune.report.artifact_table import artifact_rows, latency_notes, losses
 from tfprune.report.model_card import card_rows
+from tfprune.report.number_text import (MISSING, count, duration, listed, milliseconds, percent,
+                                        quotient)
 from tfprune.report.page import figure, joined, link, page, section, table, tiles
-from tfprune.report.reading import Run, all_values, read_run
-from tfprune.report.table import (MISSING, account_sentence, agent_sentences, budget_sentences,
-                                  columns, count, duration, headline, latency_sentences, listed,
-                                  mark, milliseconds, percent, points, quotient, reference_accuracy,
+from tfprune.report.reading import Run, all_values, read_run, task_of, test_score
+from tfprune.report.table import (account_sentence, agent_sentences, budget_sentences, columns,
+                                  headline, latency_sentences, mark, reference_score,
                                   sparsity_sentences, table_notes, table_rows, training_sentences)
 
 _MOST_ROWS = 25  # classes of a table that is open
@@ -35,7 +36,7 @@ def render(run: Run) -> str:
     """The page; a section without content is left out."""
     report = run.report
     title = f'{report["method"]}: {report["model"]} on {report["dataset"]}, seed {report["seed"]}'
-    parts = (_tiles, _table, _accuracy, _by_class, _changed, _episodes, _widths, _strength, _loss,
+    parts = (_tiles, _table, _scores, _by_class, _changed, _episodes, _widths, _strength, _loss,
              _parity, _files, _card, _classes, _environment, _configuration)
     lead = headline(report).removeprefix(title).strip(', ')
     return page(title, lead, joined([part(run) for part in parts]))
@@ -43,9 +44,11 @@ def render(run: Run) -> str:
 
 def _tiles(run: Run) -> Markup:
     dense, pruned = run.report['dense'], run.report['pruned']
-    name, reference = columns(run.report)[0], reference_accuracy(run.report)
-    facts = [('test accuracy', percent(pruned['test_accuracy']),
-              f'{points(pruned["test_accuracy"], reference)} against {percent(reference)} {name}'
+    name, reference = columns(run.report)[0], reference_score(run.report)
+    task, value = task_of(run.report), test_score(pruned)
+    facts = [(scores.test_title(task), scores.score(task, value),
+              f'{scores.difference(task, value, reference)} against '
+              f'{scores.score(task, reference)} {name}'
               if reference is not None else 'after the last epoch')]
     for key, label in (('macs', 'MACs'), ('tflite_bytes', 'TFLite bytes')):
         facts.append((label, percent(quotient(pruned[key], dense[key]))
@@ -76,11 +79,13 @@ def _table(run: Run) -> Markup:
                           f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
 
 
-def _accuracy(run: Run) -> Markup:
-    caption = ('Epochs count from 1. Held-out images are training images kept for rewards. Test '
-               'images decide nothing: models are measured on them as given, before surgery and '
-               'after the last epoch.')
-    return _plot(run, 'Accuracy', plots.plot_accuracy, caption)
+def _scores(run: Run) -> Markup:
+    task = task_of(run.report)
+    examples = task['examples']
+    caption = (f'Epochs count from 1. Held-out {examples} are training {examples} kept for '
+               f'rewards. Test {examples} decide nothing: models are measured on them as given, '
+               'before surgery and after the last epoch.')
+    return _plot(run, scores.title(task), plots.plot_scores, caption)
 
 
 def _by_class(run: Run) -> Markup:
@@ -103,9 +108,16 @@ def _changed(run: Run) -> Markup:
 
 
 def _episodes(run: Run) -> Markup:
-    caption = ('Each dot is an episode: the accuracy of one sub-network on held-out training '
-               'images, weights frozen. Lines are means of an epoch. Right: policy and random '
-               'actions on the same weights, squares are means with their standard errors.')
+    task = task_of(run.report)
+    metric, start = task['metric'], task['start']
+    what = f'the {metric} of one sub-network on held-out training {task["examples"]}'
+    if start is not None:
+        share = ', as a share of that' if start else ''
+        what = (f'1/2 + d / (2(1 + |d|)), where d is by how much {what} is better than '
+                f'{start:.4g}{share}')
+    caption = (f'Each dot is an episode: {what}, weights frozen. Lines are means of an epoch. '
+               'Right: policy and random actions on the same weights, squares are means with their '
+               'standard errors.')
     return _plot(run, 'Episodes', plots.plot_episodes, caption, agent_sentences(run.report))
 
 
@@ -137,26 +149,30 @@ def _parity(run: Run) -> Markup:
     parity = run.report.get('parity')
     if not parity or not parity.get('pairs'):
         return Markup()
-    rows = [('forms', 'largest difference', 'allowed', 'same top-1')]
+    task = task_of(run.report)
+    rows: list[tuple[str, ...]] = [('forms', 'largest difference', 'allowed', 'same top-1')]
     rows += [(f'{pair["first"]} – {pair["second"]}', f'{pair["difference"]:.3g}',
               '–' if pair['limit'] is None else f'{pair["limit"]:.3g}',
               f'{pair["agreement"]:.1%}' if pair.get('agreement') is not None else '–')
              for pair in parity['pairs']]
+    if not task['is_accuracy'] and all(row[-1] == '–' for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
     return section('Parity of the exported forms', table(rows), notes=[
-        f'Largest absolute difference of outputs on {count(parity["images"])} '
-        f'{parity["source"]} images; the largest output is {parity["largest_output"]:.4g}.'])
+        f'Largest absolute difference of outputs on {count(parity["images"])} {parity["source"]} '
+        f'{task["examples"]}; the largest output is {parity["largest_output"]:.4g}.'])
 
 
 def _files(run: Run) -> Markup:
     artifacts, files = run.report.get('artifacts'), run.report.get('files')
     if artifacts:
-        header, *lines = artifact_rows(artifacts, run.report.get('dense_latency', ()))
+        task = task_of(run.report)
+        header, *lines = artifact_rows(artifacts, run.report.get('dense_latency', ()), task)
         known = {row['file'] for row in artifacts}
         body: list[tuple[str, ...]] = [tuple(header)]
         for first, *rest in lines:
             body.append((link(f'export/{first}') if first in known else first, *rest))
-        return section('Files', table(body), paragraphs=losses(artifacts),
-                       notes=latency_notes(artifacts, run.environment.get('cores')))
+        return section('Files', table(body), paragraphs=losses(artifacts, task),
+                       notes=latency_notes(artifacts, run.environment.get('cores'), task))
     if not files:
         return Markup()
     rows = [('form', 'file'), *((form, link(path)) for form, path in files.items())]

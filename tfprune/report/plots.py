@@ -7,39 +7,42 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
+from tfprune.report import scores
 from tfprune.report.canvas import BLUE, GREEN, GREY, ORANGE, WIDTH, canvas, legend_below
-from tfprune.report.reading import Row, Run, as_given, finite, is_pruned, surgery_first
+from tfprune.report.reading import (Row, Run, as_given, finite, is_pruned, surgery_first, task_of,
+                                    test_score)
 
 
-def plot_accuracy(run: Run) -> str | None:
-    """Accuracy of full, sub- and pruned model by epoch; test accuracies at the end."""
-    rows, end = run.metrics, _surgery(run)
+def plot_scores(run: Run) -> str | None:
+    """The metric of full, sub- and pruned model by epoch; test scores at the end."""
+    rows, end, task = run.metrics, _surgery(run), task_of(run.report)
     if not rows:
         return None
     before = [row for row in rows if row['epoch'] < end]
     after = [row for row in rows if row['epoch'] >= end]
     with canvas('accuracy', height=3.7) as (fig, svg):
-        axes = _epoch_axes(fig, run, 'accuracy')
-        _line(axes, rows, 'accuracy', GREY, 'training images (as trained)', linewidth=1.3)
-        _line(axes, before, 'reward_accuracy', BLUE, 'full model, held-out images')
-        _line(axes, before, 'scored_full_accuracy', BLUE, 'full model, scored as a sub-network',
+        metric, examples = task['metric'], task['examples']
+        axes = _epoch_axes(fig, run, metric)
+        _line(axes, rows, metric, GREY, f'training {examples} (as trained)', linewidth=1.3)
+        _line(axes, before, f'reward_{metric}', BLUE, f'full model, held-out {examples}')
+        _line(axes, before, f'scored_full_{metric}', BLUE, 'full model, scored as a sub-network',
               linestyle='--', linewidth=1.2)
-        _line(axes, before, 'subnetwork_accuracy', ORANGE, 'sub-network, as scored for rewards',
+        _line(axes, before, f'subnetwork_{metric}', ORANGE, 'sub-network, as scored for rewards',
               marker='o', linewidth=1.2)
-        _line(axes, after, 'reward_accuracy', ORANGE, 'pruned model, held-out images')
+        _line(axes, after, f'reward_{metric}', ORANGE, f'pruned model, held-out {examples}')
         last = len(before) if before and after else len(rows)
         for side, name, epoch, color in (('dense', 'before surgery', last, BLUE),
                                          ('pruned', 'pruned', len(rows), ORANGE)):
-            accuracy = run.report[side]['test_accuracy']
-            if finite(accuracy) and (side == 'pruned' or is_pruned(run.report)):
-                axes.plot([epoch], [accuracy], 'D', color=color, markersize=7, zorder=5,
+            value = test_score(run.report[side])
+            if finite(value) and (side == 'pruned' or is_pruned(run.report)):
+                axes.plot([epoch], [value], 'D', color=color, markersize=7, zorder=5,
                           markeredgecolor='white', clip_on=False,
-                          label=f'test images, {name if is_pruned(run.report) else "final"}')
-        given = as_given(run.report)
-        if given:
-            axes.axhline(given['test_accuracy'], color=GREY, linestyle=':', linewidth=1.2,
-                         label='test images, as given')
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
+                          label=f'test {examples}, {name if is_pruned(run.report) else "final"}')
+        given = test_score(as_given(run.report) or {})
+        if finite(given):
+            axes.axhline(given, color=GREY, linestyle=':', linewidth=1.2,
+                         label=f'test {examples}, as given')
+        _format(axes, in_percent=task['is_share'])
         legend_below(fig, axes, columns=3)
         return svg()
 
@@ -56,21 +59,23 @@ def plot_episodes(run: Run) -> str | None:
         return None
     compared = [(name, [reward for _, reward in sources.get(f'{name}_comparison', [])])
                 for name in ('policy', 'random')]
-    beside = all(rewards for _, rewards in compared)
+    beside, task = all(rewards for _, rewards in compared), task_of(run.report)
+    is_metric = scores.reward_is_metric(task)
+    in_percent = is_metric and task['is_share']
     with canvas('episodes', height=3.5) as (fig, svg):
         grid = fig.add_gridspec(1, 2, width_ratios=(1, 0.28)) if beside else None
         if place == 'epoch':
-            axes = _epoch_axes(fig, run, 'reward (accuracy)', place=grid[0] if grid else None,
-                               searching=True)
+            label = f'reward ({task["metric"]})' if is_metric else 'reward'
+            axes = _epoch_axes(fig, run, label, place=grid[0] if grid else None, searching=True)
         else:
             axes = fig.add_subplot(grid[0]) if grid else fig.add_subplot()
             axes.set(xlabel='round of search', ylabel='reward')
         for name, label, color, shift in _styles(run.report.get('sources', {})):
             _reward_dots(axes, sources.get(name, []), label, color, shift)
         if place == 'epoch':  # of rounds the method says what a reward is
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
+            _format(axes, in_percent)
         if grid:
-            _comparison(fig.add_subplot(grid[1]), compared)
+            _comparison(fig.add_subplot(grid[1]), compared, in_percent)
         legend_below(fig, axes)
         return svg()
 
@@ -136,11 +141,13 @@ def plot_loss(run: Run) -> str | None:
         cut = run.report['epochs']['search']
         grid = fig.add_gridspec(2, 1, height_ratios=(1.7, 1))
         axes = _epoch_axes(fig, run, 'loss', place=grid[0], surgery_at='top')
+        task = task_of(run.report)
+        name = scores.loss_name(task)
         _, penalties = _series(run.metrics, 'penalty')
         if np.any(penalties > 0):
-            _line(axes, run.metrics, 'loss', GREY, 'cross-entropy + alignment penalty',
+            _line(axes, run.metrics, 'loss', GREY, f'{name} + alignment penalty',
                   linestyle='--', linewidth=1.4, cut=cut)
-        _line(axes, run.metrics, 'cross_entropy', BLUE, 'cross-entropy', cut=cut)
+        _line(axes, run.metrics, task['loss'], BLUE, name, cut=cut)
         _from_zero_or_log(axes)
         axes.set_xlabel('')
         rate = _epoch_axes(fig, run, 'learning rate', place=grid[1], named=False)
@@ -151,19 +158,25 @@ def plot_loss(run: Run) -> str | None:
         return svg()
 
 
-def plot_summary(labels: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> str:
-    """Test accuracy of several configurations: each run, mean and standard deviation."""
-    with canvas('summary', height=0.9 + 0.42 * len(lines)) as (fig, svg):
+def plot_summary(labels: Sequence[str], lines: Sequence[Mapping[str, Any]], number: int = 0) -> str:
+    """Test scores of several configurations, of one metric: each run, mean and standard deviation.
+
+    Args:
+        number: of the plot on its page.
+    """
+    task = task_of(lines[0])
+    scale = scores.scale(task)
+    with canvas(f'summary{number or ""}', height=0.9 + 0.42 * len(lines)) as (fig, svg):
         axes = fig.add_subplot()
         for place, line in enumerate(lines):
-            seen = np.array([a for a in line['accuracies'] if finite(a)])
-            axes.plot(100 * seen, np.full(len(seen), place - 0.16), '.', color=GREY, alpha=.8)
-            if finite(line['accuracy_mean']):
-                spread = line['accuracy_sd'] if finite(line['accuracy_sd']) else 0
-                axes.errorbar(100 * line['accuracy_mean'], place + 0.1, xerr=100 * spread, fmt='o',
+            seen = np.array([value for value in line['scores'] if finite(value)])
+            axes.plot(scale * seen, np.full(len(seen), place - 0.16), '.', color=GREY, alpha=.8)
+            if finite(line['score_mean']):
+                spread = line['score_sd'] if finite(line['score_sd']) else 0
+                axes.errorbar(scale * line['score_mean'], place + 0.1, xerr=scale * spread, fmt='o',
                               color=BLUE, capsize=4, markersize=7)
         axes.set_yticks(range(len(labels)), labels)
-        axes.set(xlabel='test accuracy, %', ylim=(len(lines) - 0.5, -0.5))
+        axes.set(xlabel=scores.test_title(task, scores.unit(task)), ylim=(len(lines) - 0.5, -0.5))
         axes.margins(x=0.1)
         return svg()
 
@@ -253,7 +266,8 @@ def _reward_dots(axes: Axes, points: Sequence[tuple[float, float]], label: str, 
     axes.plot([], [], color=color, marker=marker, linestyle=style, label=label)
 
 
-def _comparison(axes: Axes, compared: Sequence[tuple[str, Sequence[float]]]) -> None:
+def _comparison(axes: Axes, compared: Sequence[tuple[str, Sequence[float]]],
+                in_percent: bool) -> None:
     """The comparison's episodes in two columns, mean and standard error beside them."""
     for place, ((_, rewards), color) in enumerate(zip(compared, (BLUE, ORANGE))):
         array = np.array(rewards)
@@ -264,8 +278,14 @@ def _comparison(axes: Axes, compared: Sequence[tuple[str, Sequence[float]]]) -> 
                       markersize=5)
     axes.set_xticks(range(len(compared)), [name for name, _ in compared])
     axes.set(xlim=(-0.5, 1.55), xlabel='comparison at the end')
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)))
+    _format(axes, in_percent)
     axes.grid(axis='x', visible=False)
+
+
+def _format(axes: Axes, in_percent: bool) -> None:
+    """Ticks of shares in percent, of other values with the digits that they have."""
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_decimals(axes)) if in_percent
+                                   else '{x:.6g}')
 
 
 def _decimals(axes: Axes) -> int:
@@ -284,6 +304,8 @@ def _from_zero_or_log(axes: Axes) -> None:
     """A linear axis from 0, or a logarithmic one for values of several magnitudes."""
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines])
     positive = values[values > 0]
+    if np.any(values < 0):  # some losses are
+        return
     if positive.size and positive.max() > 100 * positive.min():
         _logarithmic(axes)
     else:

@@ -13,6 +13,10 @@ from tfprune.run_files import read_json, read_rows
 
 Row = Mapping[str, Any]
 ACCOUNT = ('pretraining', 'search', 'search_equivalents', 'fine_tune', 'total')
+# What a report says of its task; this of those that say nothing.
+TASK_OF_CLASSIFIERS: Row = {
+    'metric': 'accuracy', 'larger_is_better': True, 'is_share': True, 'loss': 'cross_entropy',
+    'examples': 'images', 'start': None, 'is_accuracy': True}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +76,36 @@ def finite(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number, neither NaN nor infinite."""
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and math.isfinite(value))
+
+
+def task_of(content: Row) -> Row:
+    """What a report, a row or a line of `aggregate` is measured by.
+
+    Returns:
+        metric: its name, as in the columns of metrics.jsonl.
+        larger_is_better: whether larger values of it are better.
+        is_share: whether it is a share of 1, written in percent.
+        loss: the column of metrics.jsonl that training minimizes.
+        examples: what test data are: images, examples.
+        start: where rewards are 1/2 + d / (2(1 + |d|)), the value that d is measured from, in
+            shares of it; None where a reward is the metric.
+        is_accuracy: whether it is a share of right answers of independent examples, of which
+            binomial standard errors are true.
+    """
+    return content.get('task') or TASK_OF_CLASSIFIERS
+
+
+def test_score(side: Row, prefix: str = '') -> Any:
+    """The metric on the test data of a side of a report, or of a row, where `prefix` is dense_ or
+    given_; None where it is not known."""
+    name = next((name for name in ('test_score', 'test_accuracy') if prefix + name in side), '')
+    return side.get(prefix + name)
+
+
+def further_metrics(side: Row, task: Row) -> dict[str, Any]:
+    """What else was measured on the test data, the loss included, by name."""
+    metrics = side.get('test_metrics') or {}
+    return {name: value for name, value in metrics.items() if name != task['metric']}
 
 
 def budgets(report: Mapping[str, Any]) -> Sequence[Row]:

@@ -7,8 +7,9 @@ import pathlib
 from typing import Any, Iterable, Mapping
 
 from tfprune.files import check_content, write_text
-from tfprune.report.reading import all_values, as_given, budgets, epoch_account, is_pruned
-from tfprune.run_files import NOT_IDENTITY, read_json, read_rows
+from tfprune.report.reading import (TASK_OF_CLASSIFIERS, all_values, as_given, budgets,
+                                    epoch_account, is_pruned, task_of, test_score)
+from tfprune.run_files import NOT_IDENTITY, TASK, read_json, read_rows
 
 Row = Mapping[str, Any]
 SHOWN = ('method', 'model', 'dataset')
@@ -17,11 +18,15 @@ _ROW = {'run': str, 'finished': bool, 'configuration': dict, 'seed': (int, None)
 _FINISHED = {
     **dict.fromkeys(('method', 'model', 'dataset'), str), 'pruned': bool, 'epochs': float,
     **dict.fromkeys(('macs', 'dense_macs', 'params'), float),
-    **dict.fromkeys(('test_accuracy', 'dense_test_accuracy', 'seconds'), (float, None)),
+    'seconds': (float, None),
     'is_control?': bool, 'decides_first?': bool,
     'account?': dict, 'budgets?': [{'asked': float}], 'agent?': (dict, None),
     'sparsity?': ({'zeros': float, 'kernel_weights': float}, None),
     'widths?': {str: [float]}, 'cell?': str, 'test_images?': (int, None)}
+_OF_CLASSIFIERS = {**_FINISHED, 'test_accuracy': (float, None),
+                   'dense_test_accuracy': (float, None)}
+_OF_OTHERS = {**_FINISHED, 'test_score': (float, None), 'dense_test_score': (float, None),
+              'task': TASK}
 
 
 def run_rows(run_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -65,14 +70,13 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         'epochs_done': report['epochs']['total'], 'epochs': report['epochs']['total'],
         'is_control': report.get('is_control', False), 'decides_first': report['decides_first'],
         'pruned': is_pruned(report), 'budgets': budgets(report),
-        'test_accuracy': pruned['test_accuracy'], 'dense_test_accuracy': dense['test_accuracy'],
-        'given_test_accuracy': (as_given(report) or {}).get('test_accuracy'),
+        **_scores(report),
         'macs': pruned['macs'], 'dense_macs': dense['macs'],
         'params': pruned['params'], 'dense_params': dense['params'],
         'trainable_params': pruned.get('trainable_params'),
         'uncounted': report.get('uncounted', []),
         'tflite_bytes': pruned['tflite_bytes'], 'latency_ratio': report['latency_ratio'],
-        'test_images': report['test_images'], 'seconds': report['seconds']['total'],
+        'test_images': report.get('test_images'), 'seconds': report['seconds']['total'],
         'search_seconds': report['seconds']['search'],
         'account': epoch_account(report), 'agent': report['agent'],
         'removed_blocks': report.get('removed_blocks', []), 'sparsity': report.get('sparsity'),
@@ -95,8 +99,25 @@ def read_rows_file(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         except (ValueError, RecursionError) as error:
             raise ValueError(f'{place}: not JSON ({error}).') from None
         check_content(place, row, _ROW)
-        rows.append(check_content(place, row, _FINISHED if row['finished'] else _ROW))
+        rows.append(check_content(place, row, _shape(row)))
     return rows
+
+
+def _scores(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Test scores of the three models; with the task, where it is not classifying."""
+    task, given = task_of(report), as_given(report)
+    is_other = task != TASK_OF_CLASSIFIERS
+    name = 'test_score' if is_other else 'test_accuracy'
+    return {**({'task': task} if is_other else {}), name: test_score(report['pruned']),
+            f'dense_{name}': test_score(report['dense']),
+            f'given_{name}': test_score(given) if given else None}
+
+
+def _shape(row: Row) -> Any:
+    """What must be in a row."""
+    if not row['finished']:
+        return _ROW
+    return _OF_OTHERS if 'task' in row else _OF_CLASSIFIERS
 
 
 def _total_epochs(config: Mapping[str, Any]) -> int | None:

@@ -7,11 +7,12 @@ from typing import Any, Iterable, Mapping, Sequence
 import tabulate
 
 from tfprune.plain_text import markdown_text
-from tfprune.report.reading import (as_given, budgets, epoch_account, finite, is_pruned,
-                                    surgery_first)
+from tfprune.report import scores
+from tfprune.report.number_text import MISSING, count, listed, milliseconds, percent, quotient
+from tfprune.report.reading import (as_given, budgets, epoch_account, finite, further_metrics,
+                                    is_pruned, surgery_first, task_of, test_score)
 from tfprune.significance import ERRORS, fell
 
-MISSING = '–'
 LINE = 96  # characters of a line of text
 _ROW = tabulate.DataRow('', '   ', '')
 _PLAIN = tabulate.TableFormat(None, None, None, None, _ROW, _ROW, 0, None)
@@ -19,7 +20,7 @@ _PLAIN = tabulate.TableFormat(None, None, None, None, _ROW, _ROW, 0, None)
 
 @dataclasses.dataclass(frozen=True)
 class TableRow:
-    """One quantity, as text: a cell of each of `columns`; the last a ratio, of accuracy a
+    """One quantity, as text: a cell of each of `columns`; the last a ratio, of metrics a
     difference, both against what the user had."""
     name: str
     cells: tuple[str, ...]
@@ -48,17 +49,17 @@ def columns(report: Mapping[str, Any]) -> tuple[str, ...]:
     return (*names, f'{names[-1]} / {names[0]}')
 
 
-def reference_accuracy(report: Mapping[str, Any]) -> float | None:
-    """Accuracy of the model as given, with which the pruned one is compared; None from random
+def reference_score(report: Mapping[str, Any]) -> float | None:
+    """Test score of the model as given, with which the pruned one is compared; None from random
     weights, for a model that has half of its epochs before it is no reference."""
     given = as_given(report)
-    return given['test_accuracy'] if given else None
+    return test_score(given) if given else None
 
 
 def table_rows(report: Mapping[str, Any]) -> list[TableRow]:
-    """Accuracy, MACs, params, bytes, latency, and peak memory where a budget limits it. MACs that
+    """Metrics, MACs, params, bytes, latency, and peak memory where a budget limits it. MACs that
     leave layers out are marked '+'."""
-    dense, pruned, given = report['dense'], report['pruned'], as_given(report)
+    dense, pruned = report['dense'], report['pruned']
     between = len(columns(report)) - 3  # cells beside the first, the last and their comparison
     names = [('macs', 'MACs'), ('params', 'params')]
     if 'trainable_params' in dense and 'trainable_params' in pruned:
@@ -66,22 +67,34 @@ def table_rows(report: Mapping[str, Any]) -> list[TableRow]:
     if any(row['target'] == 'peak_memory_bytes' for row in budgets(report)):
         names.append(('peak_memory_bytes', 'peak memory, bytes'))
     names.append(('tflite_bytes', 'TFLite bytes'))
-    accuracies = [dense['test_accuracy']]
-    if given:
-        accuracies = [given['test_accuracy'], *accuracies[:between]]
 
     def row(label: str, first: str, last: str, change: str) -> TableRow:
         return TableRow(label, (*[first] * (between + 1), last, change))
 
-    accuracy = TableRow('test accuracy', (
-        *map(percent, accuracies), percent(pruned['test_accuracy']),
-        points(pruned['test_accuracy'], reference_accuracy(report))))
-    return [accuracy, *(row(label, count(dense[name]) + mark(report, name),
-                            count(pruned[name]) + mark(report, name),
-                            percent(quotient(pruned[name], dense[name])))
-                        for name, label in names),
+    return [*_metric_rows(report),
+            *(row(label, count(dense[name]) + mark(report, name),
+                  count(pruned[name]) + mark(report, name),
+                  percent(quotient(pruned[name], dense[name]))) for name, label in names),
             row('TFLite latency (1 thread, median), ms', milliseconds(dense['latency_ms']),
                 milliseconds(pruned['latency_ms']), percent(report['latency_ratio'], 1))]
+
+
+def _metric_rows(report: Mapping[str, Any]) -> list[TableRow]:
+    """The task's metric, and what else was measured on the test data."""
+    task, given, sides = task_of(report), as_given(report), [report['dense'], report['pruned']]
+    if given:
+        sides = [given, *sides[len(columns(report)) == 3:]]
+    values = [test_score(side) for side in sides]
+    rows = [TableRow(scores.test_title(task), (
+        *(scores.score(task, value) for value in values),
+        scores.difference(task, values[-1], reference_score(report))))]
+    further = [further_metrics(side, task) for side in sides]
+    for name in dict.fromkeys(name for metrics in further for name in metrics):
+        values = [metrics.get(name) for metrics in further]
+        rows.append(TableRow(f'test {name}', (
+            *map(scores.plain, values),
+            scores.plain_difference(values[-1], values[0] if given else None))))
+    return rows
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -168,15 +181,15 @@ def latency_sentences(report: Mapping[str, Any]) -> list[str]:
 
 
 def table_notes(report: Mapping[str, Any]) -> list[str]:
-    """What the columns are, and how much a difference of accuracies means."""
+    """What the columns are, and how much a difference of scores means."""
     total, search = f'{report["epochs"]["total"]:.4g}', report['epochs']['search']
     given, notes = report.get('given'), []
     if as_given(report):
         notes.append("'as given' is your model with its weights, before anything was done to it; "
                      'its costs are those of the same architecture.')
     elif given:
-        notes.append(f'The given model scored {percent(given["test_accuracy"])}, no better than '
-                     'chance: there is no difference against it.')
+        notes.append(f'The given model scored {scores.score(task_of(report), test_score(given))}, '
+                     'no better than chance: there is no difference against it.')
     if surgery_first(report):
         if not as_given(report):
             notes.append("'dense' is the architecture before surgery, which was not trained in "
@@ -191,26 +204,35 @@ def table_notes(report: Mapping[str, Any]) -> list[str]:
 
 
 def caveats(report: Mapping[str, Any]) -> list[str]:
-    """What the numbers leave out, and how much a difference of accuracies means."""
+    """What the numbers leave out, and how much a difference of scores means."""
     notes = []
     if report.get('missing'):
         notes.append('Lost while the run was interrupted, and not in this report: '
                      f'{"; ".join(report["missing"])}.')
     notes += [*uncounted_sentences(report.get('uncounted', ())), *shortfall_sentences(report)]
-    accuracy, images = report['pruned']['test_accuracy'], report.get('test_images')
-    if finite(accuracy) and images:
-        error = 100 * math.sqrt(accuracy * (1 - accuracy) / images)
-        notes.append(f'Accuracy on {count(images)} test images: standard error of one accuracy '
-                     f'{error:.2f} points.')
-    return notes
+    return [*notes, *_error_sentences(report)]
+
+
+def _error_sentences(report: Mapping[str, Any]) -> list[str]:
+    """By how much the score of one model is uncertain, for the number of test data."""
+    task, value = task_of(report), test_score(report['pruned'])
+    number = report.get('test_images')
+    if not (finite(value) and number):
+        return []
+    said = f'{scores.title(task)} on {count(number)} test {task["examples"]}: '
+    if not task['is_accuracy']:
+        return [f'{said}how much of a difference is chance is not known.']
+    error = 100 * math.sqrt(value * (1 - value) / number)
+    return [f'{said}standard error of one {task["metric"]} {error:.2f} points.']
 
 
 def shortfall_sentences(report: Mapping[str, Any]) -> list[str]:
     """That the model is clearly worse than the given one, and what to try; none else, and none of a
-    model that was trained from random weights by design."""
-    if surgery_first(report):
+    model that was trained from random weights by design, nor of a metric without standard errors.
+    """
+    if surgery_first(report) or not task_of(report)['is_accuracy']:
         return []
-    before, after = reference_accuracy(report), report['pruned']['test_accuracy']
+    before, after = reference_score(report), test_score(report['pruned'])
     images = report.get('test_images')
     if not (finite(before) and finite(after) and images and fell(before, after, images)):
         return []
@@ -296,51 +318,6 @@ def _sides(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 def written(note: str, style: str) -> str:
     """A sentence below a table, as an item of a list in markdown."""
     return f'- {markdown_text(note)}' if style == 'markdown' else note
-
-
-def percent(share: Any, digits: int = 2) -> str:
-    """'49.98%' of 0.4998."""
-    return f'{100 * share:.{digits}f}%' if finite(share) else MISSING
-
-
-def points(share: Any, reference: Any) -> str:
-    """'-0.42 points', share - reference in percentage points."""
-    if not finite(share) or not finite(reference):
-        return MISSING
-    difference = round(100 * (share - reference), 2)
-    return f'{difference + 0.0:+.2f} points'
-
-
-def count(value: Any) -> str:
-    """'1,234'."""
-    return f'{value:,.0f}' if finite(value) else MISSING
-
-
-def milliseconds(value: Any) -> str:
-    """Three significant digits, more where there are more before the point."""
-    if not finite(value):
-        return MISSING
-    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
-
-
-def duration(seconds: Any) -> str:
-    """'48 s', '12.3 min', '5.2 h'."""
-    if not finite(seconds):
-        return MISSING
-    for limit, size, unit in ((100, 1, 's'), (6000, 60, 'min')):
-        if seconds < limit:
-            return f'{seconds / size:.{0 if size == 1 else 1}f} {unit}'
-    return f'{seconds / 3600:.1f} h'
-
-
-def quotient(part: Any, whole: Any) -> float:
-    """part / whole; NaN where either is missing or whole is zero."""
-    return part / whole if finite(part) and finite(whole) and whole else math.nan
-
-
-def listed(words: Iterable[Any]) -> str:
-    """'a, b, c'."""
-    return ', '.join(str(word) for word in words)
 
 
 def _mean(agent: Mapping[str, Any], source: str) -> str:

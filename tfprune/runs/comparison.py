@@ -22,6 +22,7 @@ from tfprune.methods.base import Method
 from tfprune.methods.names import METHODS, make_method
 from tfprune.models.names import MODELS, is_model_file
 from tfprune.progress import leave_terminal
+from tfprune.report.number_text import duration
 from tfprune.run_files import read_config
 from tfprune.runs.checks import checked_method
 from tfprune.runs.config import Config, completed, differing_fields
@@ -303,7 +304,7 @@ class Comparison:
                 process.terminate()
             code = await process.wait()
             self._processes.discard(process)
-        seconds = report.table.duration(time.monotonic() - begun)
+        seconds = duration(time.monotonic() - begun)
         if self.signals and code in _STOPPED:
             self.say(f'{cell.run_dir}: stopped')
         elif code or not cell.finished:
