@@ -43,6 +43,7 @@ def main(_: Sequence[str]) -> int:
         from tfprune.report.artifact_table import format_artifacts
         from tfprune.runs.deployment import Deployment, check_deployable, deploy
         from tfprune.runs.known_augmentation import known_augmentation
+        from tfprune.tasks.classification import Classification
         from tfprune.training.step import StopTraining, make_deterministic
     if not FLAGS.out:
         raise ValueError('--out: expected a directory, received none.')
@@ -57,13 +58,14 @@ def main(_: Sequence[str]) -> int:
                           num_classes=data.num_classes)
     dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
     settings = Deployment.of(config.export, config.training, config.seed)
-    check_deployable(model, data, settings)
+    task = Classification.of(model)
+    check_deployable(model, task, data, settings)
     if config.data.augment is None and 'int8_qat' in settings.quantizations:
         data, why = known_augmentation(model, data, min(1_000, data.num_train))
         if why:
             print(f'{why}.')
     try:
-        found = deploy(model, data, FLAGS.out, settings, dense_tflite=convert(dense),
+        found = deploy(model, task, data, FLAGS.out, settings, dense_tflite=convert(dense),
                        should_stop=lambda: bool(stop), progress=Progress(), overwrite=True)
     except StopTraining:
         print('stopped before the end; the same command begins anew.', file=sys.stderr)

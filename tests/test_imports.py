@@ -12,7 +12,8 @@ from tfprune import _moved
 PACKAGE = pathlib.Path(__file__).parents[1] / 'tfprune'
 # Package -> what it may import beside itself and the modules at the top; with all that these may.
 BELOW = {
-    'structure': (), 'data': (), 'models': ('structure', 'data'), 'pruning': ('models',),
+    'structure': (), 'data': (), 'models': ('structure', 'data'), 'tasks': ('models',),
+    'pruning': ('tasks',),
     'costs': ('pruning',), 'training': ('pruning',), 'search': ('costs', 'training'),
     'methods': ('search',), 'report': ('structure',), 'export': ('costs', 'training'),
     'latency': ('export',), 'runs': ('methods', 'report', 'latency'), 'benchmarks': ('runs',),

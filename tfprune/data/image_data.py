@@ -67,3 +67,10 @@ class ImageData(Examples):
     def weaker(self) -> Self:
         """A copy that does less to training images: first without mirroring, then without any."""
         return self.with_augmentation(self.augmentation and self.augmentation.weaker())
+
+
+def as_pictures(data: Examples) -> ImageData:
+    """Examples that are known to be pictures of classes."""
+    if not isinstance(data, ImageData):
+        raise TypeError(f'expected pictures of classes, received {type(data).__name__}')
+    return data

@@ -49,8 +49,8 @@ class _Arrays(Split):
     def batches(self, batch_size: int, order: np.ndarray | None = None) -> tf.data.Dataset:
         order = np.arange(self.count) if order is None else order
         return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(
-            lambda index: tf.nest.map_structure(lambda x: tf.gather(x, index), self.tensors),
-            deterministic=True).prefetch(_PREFETCH)
+            lambda index: tf.nest.map_structure(lambda x: tf.gather(x, index), self.tensors)
+        ).prefetch(_PREFETCH)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,9 +102,11 @@ class UserExamples(Examples):
         _check_alike(splits)
         if weigh and len(splits['train_data'].spec) > 2:
             raise ValueError('class_weight: the examples of train_data have weights already')
+        train, reward, test = splits.values()
         return cls(
-            name, *(split.count for split in splits.values()), *splits.values(),
-            _taken(model, splits['train_data'].spec[0]), _shapes(model.outputs), seed, weigh,
+            name=name, num_train=train.count, num_reward=reward.count, num_test=test.count,
+            train=train, reward=reward, test=test, inputs=_taken(model, train.spec[0]),
+            outputs=_shapes(model.outputs), seed=seed, weigh=weigh,
             class_names=tuple(class_names), pixels=pixels)
 
     def to_json(self) -> dict[str, Any]:

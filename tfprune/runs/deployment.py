@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.data.examples import Examples
-from tfprune.data.image_data import ImageData
+from tfprune.data.image_data import ImageData, as_pictures
+from tfprune.data.pixels import BYTES
 from tfprune.export.base import Signature, TFLiteOptions
 from tfprune.export.exporter import (FORMATS, ExportReport, base_forms, check_calibration,
                                      check_class_names, check_out_dir, export_model, is_tflite)
@@ -95,7 +96,7 @@ def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.Pat
     check_out_dir(out_dir, overwrite=overwrite)  # before hours of fine-tuning
     quantized = None
     if 'int8_qat' in settings.quantizations:
-        quantized = fine_tune_quantized(model, _pictures(data), settings, should_stop, progress)
+        quantized = fine_tune_quantized(model, as_pictures(data), settings, should_stop, progress)
     progress.say('exporting ...')
     further = (QUANTIZATIONS[name] for name in settings.quantizations)
     exported = export_model(
@@ -107,7 +108,7 @@ def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.Pat
     progress.say('testing ...')
     rows = measured_forms(exported, model, task, data, should_stop)
     dense_latency = add_latencies(rows, exported, dense_tflite, should_stop)
-    for line in losses(rows, {'task': task.to_json()}):
+    for line in losses(rows, task.to_json()):
         progress.warn(line)
     return Deployed(exported, rows, dense_latency)
 
@@ -115,7 +116,7 @@ def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.Pat
 def check_deployable(model: keras.Model, task: Task, data: Examples, settings: Deployment) -> None:
     """ValueError, in one line, for what would stop the export after all training."""
     signature = Signature.of(model)
-    check_class_names(data.class_names or None, signature)
+    check_class_names(data.class_names or None, signature.num_classes)
     if 'int8_qat' in settings.quantizations:
         if not task.is_classification:
             raise ValueError("quantize: 'int8_qat' trains classifiers of pictures alone, by their "
@@ -124,7 +125,7 @@ def check_deployable(model: keras.Model, task: Task, data: Examples, settings: D
     for name in ('int8', 'int8_qat'):
         if name in settings.quantizations:
             check_calibration(QUANTIZATIONS[name], representative_images(data, 32),
-                              data.pixels, settings.tflite, signature)
+                              data.pixels or BYTES, settings.tflite.fitting(signature))
 
 
 def check_convertible(model: keras.Model) -> None:
@@ -145,11 +146,6 @@ def fine_tune_quantized(model: keras.Model, data: ImageData, settings: Deploymen
     return quantize_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
                           settings.quantization_aware, pixels=data.pixels,
                           should_stop=should_stop, on_epoch=on_epoch)
-
-
-def _pictures(data: Examples) -> ImageData:
-    assert isinstance(data, ImageData), data  # check_deployable has seen to it
-    return data
 
 
 def representative_images(data: Examples, count: int) -> Any:

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from tfprune.data.examples import Examples
+from tfprune.data.image_data import ImageData
 from tfprune.pruning.surgery import float32_copy
 from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.known_augmentation import as_chosen, known_augmentation, sample
@@ -92,7 +93,7 @@ def _measured_and_chosen(state: State, problem: Problem) -> dict[str, Any]:
     if state.has_weights:
         say('scoring the model as given ...')
         plain = float32_copy(problem.model)
-        if config.data.augment is None and state.data.augmentation is not None:
+        if config.data.augment is None and isinstance(state.data, ImageData):
             state.data, augmentation = known_augmentation(plain, state.data,
                                                           config.scoring.score_images)
         state.given = measure(plain, state.task, state.data, state.held_out_batches(),

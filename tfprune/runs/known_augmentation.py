@@ -15,6 +15,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData
 from tfprune.significance import fell
 from tfprune.training.step import Evaluator
@@ -24,8 +25,8 @@ LITTLE = 0.25  # of the accuracy beyond the commonest class
 _EPOCH = 2 ** 19  # of augmentation; no run has so many
 
 
-def sample(data: ImageData, images: int) -> tf.data.Dataset:
-    """Batches of at least so many images that are trained on, not augmented, as far as there are
+def sample(data: Examples, images: int) -> tf.data.Dataset:
+    """Batches of at least so many examples that are trained on, not augmented, as far as there are
     such."""
     images = min(images, data.num_train)
     size = min(250, images)
@@ -57,9 +58,10 @@ def known_augmentation(model: keras.Model, data: ImageData, images: int) -> tupl
     return data, said and f'{said}: here they are {data.augmented} (--augment asks for all of it)'
 
 
-def as_chosen(data: ImageData, augmented: str) -> ImageData:
+def as_chosen(data: Examples, augmented: str) -> Examples:
     """`data` with the augmentation that was chosen before, in words; '' for its own."""
-    while augmented and data.augmentation is not None and data.augmented != augmented:
+    while isinstance(data, ImageData) and augmented and data.augmentation is not None and (
+            data.augmented != augmented):
         data = data.weaker()
     return data
 

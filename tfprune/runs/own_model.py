@@ -155,7 +155,7 @@ def _pixels(examples: UserExamples, pixel_range: tuple[Any, Any] | None) -> Pixe
         return None
     x = next(iter(examples.calibration_batches(min(256, examples.num_train), 1)))[0]
     image, = tf.nest.flatten(x)
-    return range_of(image.numpy(), pixel_range, shapes[0][-1])
+    return range_of(image.numpy(), pixel_range, int(image.shape[-1]))
 
 
 def _name_of(data: Any) -> str:

@@ -11,7 +11,7 @@ from tfprune.costs.budget import Budget, check_counted
 from tfprune.costs.model import CostModel
 from tfprune.costs.options import BudgetOptions
 from tfprune.data.examples import Examples
-from tfprune.data.image_data import ImageData
+from tfprune.data.image_data import ImageData, as_pictures
 from tfprune.data.loading import load
 from tfprune.data.user_examples import UserExamples
 from tfprune.latency.table import LatencyTable
@@ -75,7 +75,7 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
                          f'{data.num_train} training images.')
     keras.utils.set_random_seed(config.seed)
     with state.strategy.scope():
-        model = _own_model(own) if own else _named_model(config, data)
+        model = _own_model(own) if own else _named_model(config, as_pictures(data))
     groups = trace_problem_groups(model, config.structure)
     costs = config.costs
     cost_model = cost_model_of(model, groups, costs)
@@ -138,8 +138,9 @@ def _own_model(own: OwnModel) -> keras.Model:
     if isinstance(own.data, UserExamples):
         model = at_shapes(own.model, own.data.inputs, source)
     else:
-        model = as_classifier(own.model, source=source, image_shape=own.data.image_shape,
-                              num_classes=own.data.num_classes)
+        data = as_pictures(own.data)
+        model = as_classifier(own.model, source=source, image_shape=data.image_shape,
+                              num_classes=data.num_classes)
     return prune_model(model, trace_groups(model), {})  # a copy
 
 

@@ -179,7 +179,7 @@ class CompiledTask(Task):
                    for metric in getattr(group, 'metrics', ())]
         by_name = {name: metric for name in known for metric in metrics
                    if name == metric.name or name.endswith(f'_{metric.name}')}
-        name = (monitor or next(iter(by_name), _LOSS)).removeprefix('val_')
+        name = str(monitor or next(iter(by_name), _LOSS)).removeprefix('val_')
         if name not in known:
             listed = ', '.join(f'val_{each}' for each in known)
             raise ValueError(f'monitor: there is no metric {monitor!r}.{near(name, known)} '
