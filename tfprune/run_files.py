@@ -49,7 +49,13 @@ CONTENT: dict[str, files.Shape] = {
 
 def read_json(path: pathlib.Path) -> Any:
     """The content of a JSON file of a run; None where there is none. See files.read_json."""
-    return files.read_json(path, CONTENT.get(path.name, dict))
+    content = files.read_json(path, CONTENT.get(path.name, dict))
+    if path.name == 'report.json' and content is not None:
+        for side in ('dense', 'pruned'):  # of classifiers the one, of other tasks the other
+            if not {'test_accuracy', 'test_score'} & content[side].keys():
+                raise ValueError(f"{path} is not what was written: no '{side}.test_accuracy' nor "
+                                 f"'{side}.test_score'.")
+    return content
 
 
 def read_config(run_dir: pathlib.Path) -> Any:

@@ -63,6 +63,13 @@ def test_no_standard_errors_without_independent_right_answers():
             'points.' in table.caveats({**values, 'task': accuracy}))
 
 
+def test_a_report_without_a_score_is_damaged(tmp_path):
+    lacking = {name: value for name, value in PRUNED.items() if name != 'test_accuracy'}
+    run = make_run(tmp_path / 'run', pruned=lacking)
+    with pytest.raises(ValueError, match="report.json is not what was written: no 'pruned.test_ac"):
+        report.run_row(run)
+
+
 def test_scores_as_text():
     assert scores.score(REGRESSION, 0.123456) == '0.1235' and scores.score(REGRESSION, None) == '–'
     assert scores.difference(REGRESSION, 0.1 + 0.2, 0.3) == '+0'

@@ -193,7 +193,7 @@ def _column_notes(lines: Sequence[Line]) -> list[str]:
 
 def _one_example(lines: Sequence[Line]) -> str:
     """'image', 'example'; the latter of tasks that differ in it."""
-    found = {scores.one_example(task) for task in scores.metrics_of(lines)}
+    found = {scores.one_example(task_of(line)) for line in lines or [{}]}
     return found.pop() if len(found) == 1 else 'example'
 
 
@@ -209,8 +209,9 @@ def _least_error(lines: Sequence[Line]) -> str:
     found = [task['is_accuracy'] for task in scores.metrics_of(lines)]
     if not any(found):
         return ''
-    return (f', {"" if all(found) else "of accuracies "}no less than the test images alone give '
-            'it, √(p(1 - p)/N) of both runs')
+    which = '' if all(found) else 'of accuracies '
+    return (f', {which}no less than the test {_one_example(lines)}s alone give it, √(p(1 - p)/N) '
+            'of both runs')
 
 
 def _charge_notes(rows: Sequence[Row]) -> list[str]:
