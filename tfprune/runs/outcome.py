@@ -20,7 +20,7 @@ from tfprune.models.model_files import read_keras_file
 from tfprune.pruning.sparsity import count_zeros
 from tfprune.report import format_table, model_card, write_html
 from tfprune.report.artifact_table import format_artifacts
-from tfprune.report.reading import read_run
+from tfprune.report.reading import read_run, task_of
 from tfprune.report.table import shortfall_sentences
 from tfprune.runs.answers import write_answers
 from tfprune.runs.artifacts import test_metrics
@@ -64,7 +64,8 @@ def end_of(result: RunResult, *, kept: bool = True) -> str:
         return 'done; worker 0 exports and reports.'
     rows, parts = result.report['artifacts'], [format_table(result.report)]
     if len(rows) > len(base_forms()):
-        parts.append(f'\n{format_artifacts(rows, result.report["dense_latency"])}\n')
+        table = format_artifacts(rows, result.report['dense_latency'], task_of(result.report))
+        parts.append(f'\n{table}\n')
     if kept:
         parts.append(f'Files: {result.run_dir}/export, report: {result.run_dir}/report.html')
     return '\n'.join(parts)
