@@ -4,11 +4,11 @@ import pathlib
 
 import pytest
 
+from tfprune.data.pixels import BYTES
 from tfprune.export.exporter import ExportReport
 from tfprune.export.keras_file import open_model
 from tfprune.export.parity import Parity
-from tfprune.runs import outcome
-from tfprune.runs.artifacts import count_correct
+from tfprune.runs import artifacts, outcome
 from tfprune.runs.deployment import Deployed
 
 _TIMES = {'threads': 1, 'median_ms': 1.0, 'p10_ms': 1.0, 'p90_ms': 1.0, 'ratio': None}
@@ -29,15 +29,16 @@ def only_the_model(state, problem):
     return outcome.RunResult(state.folder.path, state.pruned, {})
 
 
-def _deploy(model, data, out_dir, settings, *, dense_tflite=None, **_):
+def _deploy(model, task, data, out_dir, settings, *, dense_tflite=None, **_):
     path = pathlib.Path(out_dir).resolve() / 'pruned.keras'
     path.parent.mkdir(parents=True, exist_ok=True)
     model.save(path)
-    accuracy = count_correct(open_model(model, path), data) / data.num_test
-    rows = [{'form': 'keras', 'file': path.name, 'bytes': path.stat().st_size,
-             'accuracy': accuracy, 'lost': 0.0},
-            {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1, 'accuracy': accuracy,
-             'lost': 0.0, 'latency': [_TIMES]}]
+    metrics = artifacts.test_metrics(open_model(model, path), model, task, data)
+    scored = {artifacts.score_key(task): metrics[task.measure.name], 'metrics': metrics,
+              'lost': 0.0}
+    rows = [{'form': 'keras', 'file': path.name, 'bytes': path.stat().st_size, **scored},
+            {'form': 'tflite', 'file': 'model.tflite', 'bytes': 1, **scored,
+             'latency': [_TIMES]}]
     exported = ExportReport(path.parent, {'keras': path}, {'keras': path.stat().st_size},
-                            Parity(0, 'random', 0.0, ()), data.pixels)
+                            Parity(0, 'random', 0.0, ()), data.pixels or BYTES)
     return Deployed(exported, rows, [_TIMES] if dense_tflite else [])

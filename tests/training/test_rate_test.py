@@ -26,7 +26,8 @@ def test_which_rate_is_taken():
     rates = (1.0, 0.1, 0.01)
     harmless = FakeTest(_0=80, _1=10, _0_1=79, _0_01=80)
     # One image of a hundred less: gain -0.01, its error sqrt(.01 * .99) / 10 = 0.00995.
-    assert paired(harmless.scores(0.0), harmless.scores(0.1)) == pytest.approx((-0.01, 0.00995), 1e-3)
+    before, after = harmless.scores(0.0), harmless.scores(0.1)
+    assert paired(before, after) == pytest.approx((-0.01, 0.00995), 1e-3)
     assert largest_harmless(harmless, rates)[0] == 0.01
     assert largest_harmless(FakeTest(_0=80, _1=10, _0_1=80, _0_01=80), rates)[0] == 0.1
     assert largest_harmless(FakeTest(_0=80, _1=10, _0_1=20, _0_01=30), rates)[0] == 0.01

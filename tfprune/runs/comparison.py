@@ -196,12 +196,12 @@ def _check_files(config: Config) -> None:
     named = {'model': [models.model] if is_model_file(models.model) else [],
              'initial_weights': [models.initial_weights],
              'latency_table': [config.costs.latency_table],
-             'custom_layers': split_names(models.custom_layers)}
+             'task': [models.task], 'custom_layers': split_names(models.custom_layers)}
     for field, paths in named.items():
         for path in filter(None, paths):
             if not pathlib.Path(path).is_file():
                 raise FileNotFoundError(f'{field} {path}: no such file.')
-    if models.model not in MODELS and not named['model']:
+    if models.model not in MODELS and not (named['model'] or models.task):
         raise unknown('model', models.model, MODELS, ', or the path of a .keras file')
 
 

@@ -4,6 +4,7 @@ To add a flag: a field in the `options` module of the package that reads it. To 
 module, and a field here.
 """
 import dataclasses
+import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -72,7 +73,21 @@ class Config:
                      if field.name in flags}
             object.__setattr__(self, name, part(**given))
         object.__setattr__(self, 'options', method_options(self.run.method, flags))
+        self._name_task()
         check_names(flags, self.run.method)
+
+    def _name_task(self) -> None:
+        """Calls model and data set of a task by its file; ValueError where others are named."""
+        if not self.models.task:
+            return
+        name = pathlib.PurePath(self.models.task).stem
+        for part, field in (('models', 'model'), ('data', 'dataset')):
+            value, default = getattr(getattr(self, part), field), DEFAULTS[field]
+            if value not in (name, default):
+                raise ValueError(f'--{field}={value} must be left out: --task={self.models.task} '
+                                 'gives model and data')
+            object.__setattr__(self, part, dataclasses.replace(
+                getattr(self, part), **{field: name}))
 
     @property
     def method(self) -> str:
@@ -131,6 +146,10 @@ PARTS: dict[str, type[Part]] = {
     for field in dataclasses.fields(Config) if field.name != 'options'}
 
 
+DEFAULTS: dict[str, Any] = {
+    field.name: field.default for part in PARTS.values() for field in flag_fields(part)}
+
+
 def flag_names(method: str) -> Collection[str]:
     """The flags of a configuration with this method."""
     return default_values(method).keys()
@@ -147,9 +166,9 @@ def check_names(flags: Iterable[str], method: str = '') -> None:
 
 def default_values(method: str) -> dict[str, Any]:
     """{flag: default} of a configuration with this method."""
-    values = {field.name: field.default for part in PARTS.values() for field in flag_fields(part)}
-    own = flag_fields(options_of(method)) if method in METHODS else ()
-    return values | {f'{method}.{field.name}': field.default for field in own} | {'method': method}
+    fields = flag_fields(options_of(method)) if method in METHODS else ()
+    own = {f'{method}.{field.name}': field.default for field in fields}
+    return DEFAULTS | own | {'method': method}
 
 
 def completed(row: Mapping[str, Any]) -> dict[str, Any]:

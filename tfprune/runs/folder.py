@@ -14,7 +14,7 @@ from tfprune.run_files import read_config, read_json, read_rows
 from tfprune.runs.config import Config, differing_fields
 
 # Fields that may name files.
-_FILES = ('model', 'initial_weights', 'custom_layers', 'latency_table')
+_FILES = ('model', 'task', 'initial_weights', 'custom_layers', 'latency_table')
 # What a run killed before it wrote config.json leaves behind.
 _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.flags',
                 '.partial_environment.json', '.partial_config.json'}

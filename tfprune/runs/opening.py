@@ -25,9 +25,7 @@ def opened(config: Config, run_dir: pathlib.Path, own: OwnModel | None,
         progress and is_chief(strategy))
     try:
         method = make_method(config.method, config.options)
-        names = {'model': own.model.name if own else config.models.model,
-                 'dataset': own.data.name if own else config.data.dataset}
-        yield State(config, method, names, folder, strategy, shown, should_stop,
+        yield State(config, method, folder, strategy, shown, should_stop,
                     SharedCheckpoints(folder.path / 'checkpoints', shown.warn, strategy))
     except BaseException:
         folder.forget_unbegun()
@@ -42,7 +40,9 @@ def _folder(config: Config, run_dir: pathlib.Path, own: OwnModel | None,
     folder, error = None, None
     if is_chief(strategy):
         try:
-            folder = RunFolder(run_dir, config, {'model': own.digest()} if own else {})
+            in_memory = own if own and not config.models.task else None
+            folder = RunFolder(run_dir, config,
+                               {'model': in_memory.digest()} if in_memory else {})
         except (ValueError, OSError) as caught:
             error = caught
     theirs = from_chief(strategy, {'config': config.to_json(), 'error': error and str(error)})

@@ -171,8 +171,8 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
 
 def _what_was_run(state: State) -> dict[str, Any]:
     config, data = state.config, state.data
-    return {'method': config.method, 'model': state.names['model'],
-            'dataset': state.names['dataset'], 'task': state.task.to_json(),
+    return {'method': config.method, 'model': config.models.model,
+            'dataset': config.data.dataset, 'task': state.task.to_json(),
             'seed': config.seed, 'decides_first': state.method.decides_first,
             'is_control': state.method.is_control, 'phases': dict(state.method.phases),
             'sources': dict(state.method.sources),

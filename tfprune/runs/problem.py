@@ -71,8 +71,7 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     state.data = data = own.data if own else load(state.config.of_data())
     state.config = config = state.config.sized(data.num_reward)
     if data.num_train < config.training.batch_size:
-        raise ValueError(f'batch_size={config.training.batch_size} is larger than the '
-                         f'{data.num_train} training images.')
+        state.config = config = _of_small_set(state, data.num_train)
     keras.utils.set_random_seed(config.seed)
     with state.strategy.scope():
         model = _own_model(own) if own else _named_model(config, as_pictures(data))
@@ -105,6 +104,18 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     return Problem(model, groups, cost_model, budget, config.seed, config.epochs, config.structure,
                    config.pruning, config.training, scope=state.strategy.scope, loss=loss,
                    measure=task.measure, criterion_batches=state.criterion_batches())
+
+
+def _of_small_set(state: State, num_train: int) -> Config:
+    """The configuration with batches of all of so few examples."""
+    config = state.config
+    size = num_train // config.training.replicas * config.training.replicas
+    if not size:
+        raise ValueError(f'there are {num_train} training examples, fewer than '
+                         f'--replicas={config.training.replicas}.')
+    state.progress.warn(f'there are {num_train} training examples: a batch has {size} of them, '
+                        f'not {config.training.batch_size}.')
+    return config.replace(batch_size=size)
 
 
 def cost_model_of(model: keras.Model, groups: ChannelGroups, costs: BudgetOptions) -> CostModel:

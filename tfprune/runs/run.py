@@ -20,6 +20,7 @@ from tfprune.runs.reuse import other_ratios
 from tfprune.runs.searching import search, start_method
 from tfprune.runs.state import State
 from tfprune.runs.surgery import prune
+from tfprune.runs.task_file import own_of_task
 from tfprune.search.problem import Problem
 from tfprune.training.distribution import check_compilable, losing_workers, make_strategy
 from tfprune.training.step import make_deterministic
@@ -33,11 +34,10 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnModel
     Args:
         own: the user's model and data; those that the configuration names are then mere names.
         should_stop: asked after each step and each score; True saves and raises Interrupted.
-        progress: whether to show a progress bar.
+        progress: whether to show a bar.
 
     Raises:
-        ValueError, TypeError, OSError: what is wrong with the configuration, the data, the run
-            folder, in one line, before any training.
+        ValueError, TypeError, OSError: what is wrong, in one line, before any training.
         NonFiniteLossError: the loss is NaN or infinite; the checkpoints before it stand.
         Interrupted: see should_stop; in all workers, of whichever it was asked.
         WorkerLostError: another worker is gone; call it again, in a new process.
@@ -50,6 +50,7 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnModel
     if options.jit_compile:
         check_compilable(strategy)
     run_custom_layers(config.models.custom_layers)
+    own = own or own_of_task(config)
     with losing_workers(), hush_retracing():
         result = _run(config, path, own, strategy, should_stop, progress)
         for ratio, other in other_ratios(config, path).items():
@@ -57,9 +58,8 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnModel
     return result
 
 
-def _run(config: Config, path: pathlib.Path, own: OwnModel | None,
-         strategy: tf.distribute.Strategy, should_stop: Callable[[], bool], progress: bool
-         ) -> RunResult:
+def _run(config: Config, path: pathlib.Path, own: OwnModel | None, strategy: tf.distribute.Strategy,
+         should_stop: Callable[[], bool], progress: bool) -> RunResult:
     with opened(config, path, own, strategy, should_stop, progress) as state:
         finished = read_finished(state)
         if finished:

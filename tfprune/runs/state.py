@@ -1,6 +1,6 @@
 """A run under way: what it was asked, where it writes, and what it has come to so far."""
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -35,7 +35,6 @@ class State:
     Attributes:
         config: what the run was asked; `problem` fills its sizes in.
         method: resolved, not started until `start_method`.
-        names: how reports call the model and the data set.
         folder, strategy, progress: where it writes, computes and says something.
         asked_to_stop: the user's function, asked after each step and each score.
         checkpoints: in the folder.
@@ -53,7 +52,6 @@ class State:
     """
     config: Config
     method: Method
-    names: Mapping[str, str]
     folder: RunFolder
     strategy: tf.distribute.Strategy
     progress: Progress

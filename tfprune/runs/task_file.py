@@ -1,0 +1,78 @@
+"""A task in a Python file, for the command line: `--task=my_task.py`.
+
+    def model():                # a compiled Keras model; may take `seed`
+    def data():                 # train_data, reward_data, test_data; may take `seed`
+    monitor = 'val_mean_io_u'   # these are optional, as for tfprune.train_and_prune:
+    mode, class_weight, class_names, pixel_range, callbacks (a list, or a function that makes one)
+
+The run's seed is set before each of the two is called.
+"""
+import inspect
+import pathlib
+import runpy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from tfprune.errors import first_line
+from tfprune.runs.config import Config
+from tfprune.runs.own_model import own_model
+from tfprune.runs.problem import OwnModel
+
+_OPTIONS = ('monitor', 'mode', 'class_weight', 'class_names', 'pixel_range', 'callbacks')
+_SPLITS = ('train_data', 'reward_data', 'test_data')
+
+
+def own_of_task(config: Config) -> OwnModel | None:
+    """The model and data of the configuration's task file; None without one.
+
+    Raises:
+        ValueError: in one line, what is wrong with the file, or what it raises.
+        TypeError, ValueError: see `own_model`.
+    """
+    path = pathlib.Path(config.models.task)
+    if not config.models.task:
+        return None
+    if not path.is_file():
+        raise ValueError(f'task {path}: no such file')
+    content = _run(path, 'the file', lambda: runpy.run_path(str(path), run_name=path.stem))
+    missing = [name for name in ('model', 'data') if not callable(content.get(name))]
+    if missing:
+        raise ValueError(f'task {path}: expected functions model() and data(), found no '
+                         f'{" and no ".join(missing)}')
+    model = _made(path, content, 'model', config.seed)
+    options = {name: content[name] for name in _OPTIONS if content.get(name) is not None}
+    if callable(options.get('callbacks')):
+        options['callbacks'] = _made(path, content, 'callbacks', config.seed)
+    splits = _splits(path, _made(path, content, 'data', config.seed))
+    if not isinstance(model, keras.Model):
+        raise TypeError(f'task {path}: model() gives {type(model).__name__}; expected a Keras 3 '
+                        'model')
+    try:
+        return own_model(model, **splits, **options, seed=config.seed, name=path.stem)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f'task {path}: {error}') from None
+
+
+def _made(path: pathlib.Path, content: Mapping[str, Any], name: str, seed: int) -> Any:
+    keras.utils.set_random_seed(seed)
+    takes_seed = 'seed' in inspect.signature(content[name]).parameters
+    return _run(path, f'{name}()', lambda: content[name](**({'seed': seed} if takes_seed else {})))
+
+
+def _run(path: pathlib.Path, what: str, function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except (Exception, SystemExit) as error:  # a user's code: anything
+        raise ValueError(f'task {path}: {what} raises {type(error).__name__}: '
+                         f'{first_line(error) if str(error) else "no message"}') from error
+
+
+def _splits(path: pathlib.Path, data: Any) -> dict[str, Any]:
+    if isinstance(data, Mapping) and set(data) == set(_SPLITS):
+        return dict(data)
+    if isinstance(data, (tuple, list)) and len(data) == len(_SPLITS):
+        return dict(zip(_SPLITS, data))
+    given = ', '.join(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
+    raise ValueError(f'task {path}: data() must give {", ".join(_SPLITS)}; received {given}')
