@@ -72,7 +72,7 @@ def test_the_contestants_take_the_same_step():
     twin = to_keras2(by_hand)
     trainer = Trainer(ours, strategy, Optimization(global_batch_size=8))
     trainer.optimizer.learning_rate.assign(0.1)
-    steps = [trainer._train_step]
+    steps = [lambda *batch: trainer._train_step(batch)]
     for model, library in ((by_hand, keras), (twin, tf_keras)):
         optimizer = library.optimizers.SGD(0.1, momentum=0.9)
         optimizer.build(model.trainable_variables)

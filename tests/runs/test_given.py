@@ -15,7 +15,8 @@ from light_export import light_export
 from tfprune.models.compiled import compiled_optimizer, compiled_optimizer_of_file
 from tfprune.runs import first_epoch, given
 from tfprune.runs.state import Interrupted
-from tfprune.significance import fell
+from tfprune.significance import Scored, fell
+from tfprune.tasks.classification import knows_labels
 from tfprune.training.distribution import make_strategy
 from tfprune.training.step import Optimization, Trainer
 
@@ -192,11 +193,15 @@ def test_fall_in_standard_errors(before, after, images_, is_lower):
 
 
 def test_images_learnt_by_heart_are_no_ruin():
-    judged = first_epoch.FirstEpoch(held_out=0.99, trained_on=0.99, sample=tf.data.Dataset.range(1),
-                                    images=1000, weights=[], may_lower=True)
-    assert not judged.is_ruined(0.8, lambda _: 0.985)
-    assert judged.is_ruined(0.8, lambda _: 0.8)
-    assert not judged.is_ruined(0.985, lambda _: 0.8)
+    def of(accuracy):
+        return Scored(accuracy, math.sqrt(accuracy * (1 - accuracy) / 1000), 1000)
+
+    judged = first_epoch.FirstEpoch(
+        held_out=of(0.99), trained_on=of(0.99), sample=tf.data.Dataset.range(1), weights=[],
+        may_lower=True, shown=str)
+    assert not judged.is_ruined(of(0.8), lambda _: of(0.985))
+    assert judged.is_ruined(of(0.8), lambda _: of(0.8))
+    assert not judged.is_ruined(of(0.985), lambda _: of(0.8))
 
 
 def test_a_model_saved_after_its_rate_had_decayed_is_brought_back(trained, tmp_path, capsys):
@@ -339,9 +344,9 @@ def test_knowing_labels_is_more_than_the_commonest_class():
     for answers, known in ((good, True), (np.zeros(100, int), False),
                            (rng.permutation(labels), False)):
         outputs = np.eye(2)[answers]
-        assert given.knows_labels(outputs, labels) == known
+        assert knows_labels(outputs, labels) == known
     with pytest.raises(ValueError, match='NaN'):
-        given.knows_labels(outputs * np.nan, labels)
+        knows_labels(outputs * np.nan, labels)
 
 
 def test_averages_without_a_step_are_no_weights():

@@ -98,7 +98,7 @@ def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
     ({'reward_data': dataset(8, classes=1)}, ValueError, "reward_data: expected images of several "
      "classes, received 8 of class '0' alone"),
     ({'train_data': dataset(8, classes=1)}, ValueError, 'train_data: expected images of several'),
-    ({'model': small(1)}, ValueError, 'gives a single output; expected one a class, two for a bin'),
+    ({'model': small(1)}, ValueError, 'is not compiled: what it learns is not known'),
     ({'model': layers.Dense(3)}, TypeError, 'model: expected a Keras 3 model, received Dense'),
     ({'test_data': None}, TypeError, 'missing test_data'),
     ({'budget': 0.5}, TypeError, "Unknown option 'budget'. Available: .*macs"),

@@ -150,7 +150,7 @@ def _tfprune_step(model: keras.Model, strategy: tf.distribute.Strategy, batch: I
     trainer = Trainer(model, strategy, _SETTINGS, penalty)
     trainer.optimizer.learning_rate.assign(0.1)
     # The step alone: a whole `train_epoch` also checks all weights at its end.
-    return _timed(lambda *given: trainer._train_step(*given), batch)
+    return _timed(lambda *given: trainer._train_step(given), batch)
 
 
 def plain_step(model: str, dtype: str, batch: Images) -> Turn:

@@ -106,7 +106,7 @@ class UserExamples(Examples):
         return cls(
             name=name, num_train=train.count, num_reward=reward.count, num_test=test.count,
             train=train, reward=reward, test=test, inputs=_taken(model, train.spec[0]),
-            outputs=_shapes(model.outputs), seed=seed, weigh=weigh,
+            outputs=_given(model), seed=seed, weigh=weigh,
             class_names=tuple(class_names), pixels=pixels)
 
     def to_json(self) -> dict[str, Any]:
@@ -304,8 +304,10 @@ def _described(spec: Any) -> str:
     return str(keras.tree.map_structure(lambda leaf: list(leaf.shape), spec))
 
 
-def _shapes(tensors: Sequence[Any]) -> dict[str, tuple[int | None, ...]]:
-    return {tensor.name: tuple(tensor.shape[1:]) for tensor in tensors}
+def _given(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
+    """The shapes of the model's outputs by name."""
+    names = getattr(model, 'output_names', None) or [model.layers[-1].name]
+    return {name: tuple(tensor.shape[1:]) for name, tensor in zip(names, model.outputs)}
 
 
 def _taken(model: keras.Model, x: Any) -> dict[str, tuple[int | None, ...]]:

@@ -28,8 +28,8 @@ class CompiledOptimizer:
     config: Mapping[str, Any]
     learning_rate: float
     scheduled: bool
-    schedule: Callable[[int], Any] | None = None
-    iterations: int = 0
+    schedule: Callable[[int], Any] | None = dataclasses.field(default=None, compare=False)
+    iterations: int = dataclasses.field(default=0, compare=False)
 
     @property
     def name(self) -> str:

@@ -96,7 +96,9 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     state.has_weights = bool(own or config.models.initial_weights or is_file)
     state.compiled = _compiled(config, own)
     # Random augmentation of a user's dataset may show other pixels each time.
-    state.folder.keep_json('data.json', data.to_json(), observed=['pixel_range'])
+    # In another process Keras may number the inputs and outputs of a model otherwise.
+    state.folder.keep_json('data.json', data.to_json(),
+                           observed=['pixel_range', 'inputs', 'outputs'])
     state.folder.write_json('groups.json', groups.to_json())
     state.folder.write_json('cost.json', {
         'dense': dataclasses.asdict(cost_model.dense),

@@ -38,6 +38,7 @@ class CompiledTask(Task):
     def __init__(self, judge: keras.Model, has_loss: bool):
         self._judge, self._has_loss = judge, has_loss
         self._variables = list(judge.metrics_variables)
+        self._means = _means_of_losses(judge, self._variables)
         with keras.StatelessScope([(v, v.value) for v in self._variables]) as scope:
             judge.reset_metrics()
             self._initial = [np.asarray(scope.get_current_value(v)) for v in self._variables]
@@ -92,6 +93,9 @@ class CompiledTask(Task):
         summed = tf.cast(self.loss(outputs, *targets), tf.float64)
         count = tf.cast(tf.shape(tf.nest.flatten(outputs)[0])[0], tf.float64)
         after = self._updated(self._initial, outputs, targets)
+        for total, number in self._means:  # the loss of an output, over the examples
+            after[total] *= tf.cast(count, after[total].dtype) / after[number]
+            after[number] = tf.cast(count, after[number].dtype)
         changes = [tf.reshape(tf.cast(new, tf.float64), [-1]) - np.float64(old).ravel()
                    for new, old in zip(after, self._initial)]
         return tf.concat([tf.stack([summed, count]), *changes], 0)
@@ -148,11 +152,17 @@ class CompiledTask(Task):
             states.append((np.float64(old).ravel() + tally[place:place + old.size]
                            ).reshape(old.shape).astype(old.dtype))
             place += old.size
-        with keras.StatelessScope([(v, tf.constant(state))
+        return self._results_of(states)
+
+    def _results_of(self, states: Any) -> dict[str, float]:
+        """The metrics that are one number, by their states, without the loss."""
+        with keras.StatelessScope([(v, tf.convert_to_tensor(state))
                                    for v, state in zip(self._variables, states)]):
-            found = self._judge.get_metrics_result()
-        values = {name: np.asarray(value) for name, value in found.items() if name != _LOSS}
-        return {name: float(value) for name, value in values.items() if value.ndim == 0}
+            # Within: a metric may give its variable as it is.
+            found = {name: np.asarray(keras.ops.convert_to_tensor(value))
+                     for name, value in self._judge.get_metrics_result().items()}
+        return {name: float(value) for name, value in found.items()
+                if name != _LOSS and value.ndim == 0}
 
     def _check_sums(self, outputs: Any, targets: Targets) -> None:
         """ValueError where the states of metrics are no sums over examples."""
@@ -165,10 +175,11 @@ class CompiledTask(Task):
         for answers, wanted in parts:
             states = self._updated(states, answers, wanted)
             total = total + np.asarray(self.tally(answers, *wanted))
-        with keras.StatelessScope(list(zip(self._variables, states))):
-            expected = self._judge.get_metrics_result()
+        expected = self._results_of(states)
+        own = {f'{name}_loss' for name in self._judge.output_names}  # see `tally`
         for name, value in self._results(total).items():
-            if not np.allclose(value, expected[name], rtol=1e-3, atol=1e-5, equal_nan=True):
+            if name not in own and not np.allclose(
+                    value, expected[name], rtol=1e-3, atol=1e-5, equal_nan=True):
                 raise ValueError(f'metric {name!r} is no sum over examples: its state after two '
                                  'batches is not that of both together; take a metric of Keras, '
                                  'or a function of targets and outputs')
@@ -187,6 +198,14 @@ class CompiledTask(Task):
         metric = by_name.get(name)
         return Measure(name, larger_is_better(name, metric, mode), is_share(metric),
                        is_accuracy(metric, outputs))
+
+
+def _means_of_losses(judge: keras.Model, variables: list[Any]) -> list[tuple[int, int]]:
+    """Where the sum and the count of each output's own loss are among the variables. Keras counts
+    batches in them where it does not know their size."""
+    places = {id(variable): place for place, variable in enumerate(variables)}
+    return [(places[id(metric.total)], places[id(metric.count)]) for metric in judge.metrics
+            if type(metric) is keras.metrics.Mean and metric.name != _LOSS]
 
 
 def _judge(model: keras.Model, compiled: CompiledWith) -> keras.Model:
@@ -228,11 +247,11 @@ def weights_of_classes(class_weight: Mapping[int, float]) -> Any:
         weights[label] = weight
 
     def of(y: tf.Tensor) -> tf.Tensor:
-        rank = len(y.shape)
-        if rank and y.shape[-1] not in (1, None):
-            labels = tf.argmax(y, -1, tf.int32)
+        if len(y.shape) > 1:
+            is_column = y.shape[-1] == 1
+            labels = tf.cast(y[..., 0], tf.int32) if is_column else tf.argmax(y, -1, tf.int32)
         else:
-            labels = tf.cast(y[..., 0] if rank and y.shape[-1] == 1 else y, tf.int32)
+            labels = tf.cast(y, tf.int32)
         inside = tf.minimum(labels, len(weights) - 1)
         return tf.where(labels < len(weights), tf.gather(tf.constant(weights), inside), 1.0)
 
