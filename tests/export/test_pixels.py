@@ -226,10 +226,12 @@ def test_integer_files_that_cannot_take_bytes_are_refused_before_training(quanti
     data = UserDatasets.from_datasets(pairs, pairs.take(8), pairs, num_classes=4)
     model = classifier(images)
     for io_type in ('float32', 'int8'):
-        deployment.check_deployable(model, Classification.of(model), data, deployment.Deployment(
+        deployment.check_deployable(
+            model, Classification.of(model), data, deployment.Deployment(
             (quantization,), export.TFLiteOptions(io=io_type)))
     with pytest.raises(ValueError, match='tflite_io=uint8 takes the bytes of a picture'):
-        deployment.check_deployable(model, Classification.of(model), data, deployment.Deployment((quantization,)))
+        deployment.check_deployable(
+            model, Classification.of(model), data, deployment.Deployment((quantization,)))
 
 
 def test_ranges_of_integers_are_those_of_the_data_not_of_the_few_that_calibrate():
@@ -248,7 +250,8 @@ def test_a_users_data_from_0_to_1_to_the_end(tmp_path):
     labels = model(images).numpy().argmax(-1)
     pairs = tf.data.Dataset.from_tensor_slices((images, labels))
     data = UserDatasets.from_datasets(pairs.batch(8), pairs.take(8), pairs, num_classes=4)
-    found = deployment.deploy(model, Classification.of(model), data, tmp_path / 'export', deployment.Deployment(
+    found = deployment.deploy(
+        model, Classification.of(model), data, tmp_path / 'export', deployment.Deployment(
         ('int8', 'int8_qat'), quantization_aware=deployment.QuantizationAware(
             epochs=1, learning_rate=1e-4)))
     accuracies = {row['form']: row['accuracy'] for row in found.rows}
@@ -276,8 +279,10 @@ def test_what_is_stated_of_a_users_data_is_what_its_files_take(tmp_path):
     data = UserDatasets.from_datasets(pairs.batch(8), pairs.take(8), pairs, num_classes=4,
                                       pixel_range=(0.2, 0.8))
     with pytest.raises(ValueError, match='0.2…0.8, 0 not among them: choose float32 or int8$'):
-        deployment.check_deployable(model, Classification.of(model), data, deployment.Deployment(('int8',)))
-    found = deployment.deploy(model, Classification.of(model), data, tmp_path / 'export', deployment.Deployment(
+        deployment.check_deployable(
+            model, Classification.of(model), data, deployment.Deployment(('int8',)))
+    found = deployment.deploy(
+        model, Classification.of(model), data, tmp_path / 'export', deployment.Deployment(
         ('int8', 'int8_qat'), export.TFLiteOptions(io='int8'),
         quantization_aware=deployment.QuantizationAware(epochs=1, learning_rate=1e-4)))
     assert found.exported.pixels == PixelRange.stated((0.2, 0.8), 3)

@@ -133,9 +133,11 @@ def test_what_would_stop_the_export_is_said_before_training(tmp_path):
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full/thesis.txt').write_text('mine')
     with pytest.raises(FileExistsError, match='is no export'):
-        deploy(model, Classification.of(model), own.data, tmp_path / 'full', Deployment(('int8_qat',)), overwrite=True)
+        deploy(model, Classification.of(model), own.data, tmp_path / 'full',
+               Deployment(('int8_qat',)), overwrite=True)
     with pytest.raises(PermissionError, match='cannot write the export'):
-        deploy(model, Classification.of(model), own.data, tmp_path / 'full/thesis.txt/out', Deployment(('int8_qat',)))
+        deploy(model, Classification.of(model), own.data, tmp_path / 'full/thesis.txt/out',
+               Deployment(('int8_qat',)))
 
 
 def test_a_model_of_mixed_precision_converts_as_it_is_exported():
@@ -193,7 +195,8 @@ def test_asked_to_stop_nothing_more_is_written_or_tested(config, tmp_path):
     for asked in (1, 7):
         times = iter(range(10))
         with pytest.raises(StopTraining):
-            deploy(model, Classification.of(model), data, tmp_path / 'out', Deployment(), overwrite=True,
+            deploy(model, Classification.of(model), data, tmp_path / 'out', Deployment(),
+                   overwrite=True,
                    should_stop=lambda: next(times) == asked)
         assert next(times) == asked + 1
         assert (tmp_path / 'out/parity.json').exists() == (asked > 3)

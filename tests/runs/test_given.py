@@ -13,7 +13,7 @@ from keras import layers
 
 from light_export import light_export
 from tfprune.models.compiled import compiled_optimizer, compiled_optimizer_of_file
-from tfprune.runs import first_epoch, given
+from tfprune.runs import first_epoch
 from tfprune.runs.state import Interrupted
 from tfprune.significance import Scored, fell
 from tfprune.tasks.classification import knows_labels

@@ -153,9 +153,8 @@ def batch_size_of(data: Any, model: keras.Model) -> int | None:
     """The size of the batches in which data come; None of arrays, and of single examples."""
     if isinstance(data, (tuple, list)):
         return None
-    first = _first('train_data', _as_dataset('train_data', data))
-    leaf = tf.nest.flatten(first)[0]
-    return int(leaf.shape[0]) if len(leaf.shape) == len(model.inputs[0].shape) else None
+    x, *_ = _first('train_data', _as_dataset('train_data', data))
+    return int(tf.nest.flatten(x)[0].shape[0]) if _is_batched('train_data', x, model) else None
 
 
 def _split(name: str, data: Any, model: keras.Model) -> Split:
