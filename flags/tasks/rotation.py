@@ -14,7 +14,7 @@ from PIL import Image
 
 SIZE, MOST = 48, 45.0
 COUNTS = {'train': 7_500, 'reward': 1_000, 'test': 2_000}  # pictures
-TURNS = 3  # of each training picture
+TURNS = 2  # of each training picture
 monitor = 'val_degrees'
 
 

@@ -227,8 +227,8 @@ def test_integer_files_that_cannot_take_bytes_are_refused_before_training(quanti
     model = classifier(images)
     for io_type in ('float32', 'int8'):
         deployment.check_deployable(
-            model, Classification.of(model), data, deployment.Deployment(
-            (quantization,), export.TFLiteOptions(io=io_type)))
+            model, Classification.of(model), data,
+            deployment.Deployment((quantization,), export.TFLiteOptions(io=io_type)))
     with pytest.raises(ValueError, match='tflite_io=uint8 takes the bytes of a picture'):
         deployment.check_deployable(
             model, Classification.of(model), data, deployment.Deployment((quantization,)))
@@ -252,8 +252,8 @@ def test_a_users_data_from_0_to_1_to_the_end(tmp_path):
     data = UserDatasets.from_datasets(pairs.batch(8), pairs.take(8), pairs, num_classes=4)
     found = deployment.deploy(
         model, Classification.of(model), data, tmp_path / 'export', deployment.Deployment(
-        ('int8', 'int8_qat'), quantization_aware=deployment.QuantizationAware(
-            epochs=1, learning_rate=1e-4)))
+            ('int8', 'int8_qat'), quantization_aware=deployment.QuantizationAware(
+                epochs=1, learning_rate=1e-4)))
     accuracies = {row['form']: row['accuracy'] for row in found.rows}
     assert accuracies['keras'] == accuracies['saved_model'] == accuracies['tflite'] == 1
     for form in ('tflite_int8', 'tflite_int8_qat'):
@@ -283,8 +283,8 @@ def test_what_is_stated_of_a_users_data_is_what_its_files_take(tmp_path):
             model, Classification.of(model), data, deployment.Deployment(('int8',)))
     found = deployment.deploy(
         model, Classification.of(model), data, tmp_path / 'export', deployment.Deployment(
-        ('int8', 'int8_qat'), export.TFLiteOptions(io='int8'),
-        quantization_aware=deployment.QuantizationAware(epochs=1, learning_rate=1e-4)))
+            ('int8', 'int8_qat'), export.TFLiteOptions(io='int8'),
+            quantization_aware=deployment.QuantizationAware(epochs=1, learning_rate=1e-4)))
     assert found.exported.pixels == PixelRange.stated((0.2, 0.8), 3)
     served = tf.saved_model.load(str(found.exported.paths['saved_model']))
     answers = served.signatures['serve_uint8'](images=tf.constant(PICTURES))

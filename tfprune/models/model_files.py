@@ -18,7 +18,7 @@ from tfprune.config import split_names
 from tfprune.errors import first_line
 from tfprune.models.outputs import last_activation
 from tfprune.structure.graph import functional_graph
-from tfprune.structure.keras_internals import layers_within, maker
+from tfprune.structure.keras_internals import clone_model, layers_within, maker
 
 SUFFIX = '.keras'
 _HDF5 = ('.h5', '.hdf5')
@@ -205,7 +205,7 @@ def at_shapes(model: keras.Model, shapes: Mapping[str, Sequence[int | None]], so
         lambda tensor: keras.Input(tuple(shapes[tensor.name]), tensor.shape[0], tensor.dtype,
                                    name=tensor.name), graph.input)
     try:
-        fixed = keras.models.clone_model(model, input_tensors=inputs)
+        fixed = clone_model(model, input_tensors=inputs)
         fixed.set_weights(model.get_weights())
     except Exception as error:  # of whatever layer the size does not suit
         raise ValueError(f'{source}: does not take examples of {dict(shapes)}: '

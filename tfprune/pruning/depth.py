@@ -13,7 +13,7 @@ import keras
 
 from tfprune.pruning.surgery import copy_layer, copy_weights
 from tfprune.structure.graph import Graph, Step, functional_graph, unfold
-from tfprune.structure.keras_internals import maker, numpy as knp
+from tfprune.structure.keras_internals import clone_model, maker, numpy as knp
 
 _SUMS = (keras.layers.Add, knp.Add)
 
@@ -164,8 +164,7 @@ class _Rebuilding:
         inputs = keras.tree.map_structure(self._input, functional_graph(model).input)
         # A Sequential model has no sums of its own; those in the models in it are theirs.
         call = {} if isinstance(model, keras.Sequential) else {'call_function': self._call}
-        return keras.models.clone_model(model, input_tensors=inputs, clone_function=self.clone_of,
-                                        **call)
+        return clone_model(model, input_tensors=inputs, clone_function=self.clone_of, **call)
 
     def clone_of(self, layer: Any) -> Any:
         """Returns the copy of a layer or operation, always the same one; what is gone, itself."""

@@ -10,7 +10,7 @@ import numpy as np
 from tfprune.pruning.masks import check_masks
 from tfprune.structure.graph import Graph, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
-from tfprune.structure.keras_internals import layers_within, maker
+from tfprune.structure.keras_internals import clone_model, layers_within, maker
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.layout import LayerNode
 
@@ -128,7 +128,7 @@ class _Cloning:
         """Returns a copy of a model, root or nested, of cloned layers."""
         # Not model.input: of a nested Sequential model it is what that was called on.
         inputs = keras.tree.map_structure(self._input, functional_graph(model).input)
-        return keras.models.clone_model(model, input_tensors=inputs, clone_function=self.clone_of)
+        return clone_model(model, input_tensors=inputs, clone_function=self.clone_of)
 
     def clone_of(self, layer: Any) -> Any:
         """Returns the copy of a layer or operation, always the same one."""

@@ -182,11 +182,14 @@ def _what_was_run(state: State) -> dict[str, Any]:
 def _training(state: State) -> dict[str, Any]:
     """Epochs, what the model scored as given, and how it was trained."""
     planned, recipe = state.config.epochs, state.recipe
-    fine_tuned = _whole(FineTuning.after(state).epochs)
+    left_out = [epoch for row in state.folder.read_rows('metrics.jsonl')
+                for epoch in range(row['epoch'] + 1, row.get('stopped_until', 0))]
+    before = planned.search - sum(epoch < planned.search for epoch in left_out)
+    after = _whole(FineTuning.after(state).epochs - len(left_out) + planned.search - before)
     return {
-        'epochs': {'pretraining': planned.pretraining_epochs, 'search': planned.search,
+        'epochs': {'pretraining': planned.pretraining_epochs, 'search': before,
                    'search_equivalents': state.decision.search_equivalents,
-                   'fine_tune': fine_tuned, 'total': planned.search + fine_tuned},
+                   'fine_tune': after, 'total': before + after},
         'given': None if state.given is None else _given(state.task, state.given),
         'training': recipe.to_json() | {
             'reasons': [*recipe.reasons, *lowered(state.folder.path).values()]}}

@@ -28,7 +28,7 @@ from tfprune.runs.deployment import Deployment, check_convertible, check_deploya
 from tfprune.runs.learning import Monitor, mean_loss, task_of
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem, trace_problem_groups
-from tfprune.structure.keras_internals import compiled_with
+from tfprune.structure.keras_internals import compiled_with, uncompiled
 from tfprune.structure.groups import ChannelGroups, trace_groups
 
 
@@ -52,7 +52,8 @@ class OwnModel:
 
     def digest(self) -> str:
         """sha256 of the model's configuration, weights and optimizer."""
-        digest = hashlib.sha256(self.model.to_json().encode())
+        with uncompiled(self.model):  # Keras numbers optimizers and metrics
+            digest = hashlib.sha256(self.model.to_json().encode())
         for value in self.model.get_weights():
             digest.update(np.ascontiguousarray(value).tobytes())
         compiled = compiled_optimizer(self.model)
@@ -82,6 +83,9 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     state.callbacks = own.callbacks if own else ()
     state.compiled_with = compiled_with(compiled) if compiled else None
     state.task = task = task_of(state, model, compiled, own and own.monitor or Monitor())
+    if state.method.needs_examples and not task.is_classification:
+        raise ValueError(f'method {config.method!r} teaches students by the logits of a classifier '
+                         'of pictures; take another for this task, such as rlal, amc or uniform')
     check_deployable(model, task, data, Deployment.of(config.export, config.training))
     is_file = is_model_file(config.models.model)
     if own or is_file:

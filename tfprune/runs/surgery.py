@@ -1,9 +1,8 @@
 """Removes what the decision removes."""
-import keras
-
 from tfprune.pruning.surgery import prune_model
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem
+from tfprune.structure.keras_internals import clone_model
 from tfprune.training.seeding import derived_seed, set_seed
 
 _SURGERY = 2 ** 21  # of a seed; no run has so many rounds
@@ -18,4 +17,4 @@ def prune(state: State, problem: Problem) -> None:
         state.left = left = problem.without(state.decision.removed)
         pruned = prune_model(left.model, left.groups, state.decision.masks)
         # From scratch: initialized anew for its own widths, not a slice of the dense one.
-        state.pruned = (keras.models.clone_model(pruned) if state.method.decides_first else pruned)
+        state.pruned = (clone_model(pruned) if state.method.decides_first else pruned)

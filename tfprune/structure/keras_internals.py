@@ -1,4 +1,5 @@
 """Keras' private names, all of them: what a new version of Keras may move stands here."""
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,9 +11,10 @@ from keras.src.models.functional import Functional
 from keras.src.ops import core, image, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'compiled_with', 'core', 'direction_of', 'has_own_steps', 'image', 'inputs_of_call',
-           'is_plain_batch_norm', 'layers_within', 'maker', 'moments', 'nn', 'numpy',
-           'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized']
+           'clone_model', 'compiled_with', 'core', 'direction_of', 'has_own_steps', 'image',
+           'inputs_of_call', 'is_plain_batch_norm', 'layers_within', 'maker', 'moments', 'nn', 'numpy',
+           'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
+           'uncompiled']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -80,6 +82,23 @@ def compiled_with(model: keras.Model) -> CompiledWith | None:
         return None
     given = model._compile_config.config
     return CompiledWith(*(given.get(field.name) for field in dataclasses.fields(CompiledWith)))
+
+
+@contextlib.contextmanager
+def uncompiled(model: keras.Model) -> Iterator[None]:
+    """Within, a model is not compiled: Keras would store or copy that, too, and cannot where losses
+    or metrics are functions that nobody registered."""
+    compiled, model.compiled = model.compiled, False
+    try:
+        yield
+    finally:
+        model.compiled = compiled
+
+
+def clone_model(model: keras.Model, **options: Any) -> keras.Model:
+    """keras.models.clone_model; the copy is not compiled."""
+    with uncompiled(model):
+        return keras.models.clone_model(model, **options)
 
 
 def has_own_steps(model: keras.Model) -> str:
