@@ -12,8 +12,8 @@ from keras.src.ops import core, image, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
            'clone_model', 'compiled_with', 'core', 'direction_of', 'has_own_steps', 'image',
-           'inputs_of_call', 'is_plain_batch_norm', 'layers_within', 'maker', 'moments', 'nn', 'numpy',
-           'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
+           'inputs_of_call', 'is_plain_batch_norm', 'layers_within', 'maker', 'moments', 'nn',
+           'numpy', 'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
            'uncompiled']
 
 
