@@ -28,16 +28,38 @@ def main(_: Sequence[str]) -> None:
     """Measures every artifact at --path and prints a table."""
     # Not above: --help, and what is said of a wrong flag, need none of it.
     with command_line.importing():
-        import tqdm
-        from tfprune.data.loading import load_data
         from tfprune.export.exporter import FORMATS
         from tfprune.models.model_files import run_custom_layers
-        from tfprune.runs import artifacts
+        from tfprune.run_files import read_json
+        from tfprune.runs import artifacts, task_file
+        from tfprune.runs.config import Config
     run_custom_layers(FLAGS.custom_layers)
     found = artifacts.find_artifacts(FLAGS.path)
+    opened = [FORMATS[form].open(path) for form, path in found.items()]
+    known = read_json(pathlib.Path(FLAGS.path) / artifacts.CONFIG_FILE) or {}
+    if known.get('task') and not FLAGS.dataset:
+        dataset = known['dataset']
+        found_rows, task = task_file.measured(Config.from_json(known), opened)
+        print(f'{FLAGS.path}, test {task.examples} of {known["task"]}')
+        print(artifacts.format_task_table(found_rows, task))
+        values = [row.to_json() for row in found_rows]
+    else:
+        dataset, rows = _measured(opened)
+        print(f'{FLAGS.path}, test images of {dataset}')
+        print(artifacts.format_table(rows))
+        values = [row.to_json() for row in rows]
+    if FLAGS.json:
+        result = {'dataset': dataset, 'artifacts': values}
+        write_text(pathlib.Path(FLAGS.json), json.dumps(result, indent=2) + '\n')
+
+
+def _measured(opened):
+    """(name of the data set, a measurement a file) of classifiers of pictures."""
+    import tqdm
+    from tfprune.data.loading import load_data
+    from tfprune.runs import artifacts
     dataset, options = artifacts.data_source(
         FLAGS.path, FLAGS.dataset, data_dir=FLAGS.data_dir, image_size=FLAGS.image_size)
-    opened = [FORMATS[form].open(path) for form, path in found.items()]
     # The test split does not depend on the reward split, which may not be empty.
     data = load_data(dataset, **{**options, 'reward_images': 1, 'augment': False})
     artifacts.check_classes(FLAGS.path, dataset, data)
@@ -49,11 +71,7 @@ def main(_: Sequence[str]) -> None:
                        disable=None) as bar:  # None: no bar unless on a terminal
             rows.append(artifacts.measure(
                 artifact, data, batch_size=FLAGS.batch_size, on_batch=bar.update))
-    print(f'{FLAGS.path}, test images of {dataset}')
-    print(artifacts.format_table(rows))
-    if FLAGS.json:
-        result = {'dataset': dataset, 'artifacts': [row.to_json() for row in rows]}
-        write_text(pathlib.Path(FLAGS.json), json.dumps(result, indent=2) + '\n')
+    return dataset, rows
 
 
 if __name__ == '__main__':

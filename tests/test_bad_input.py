@@ -43,7 +43,6 @@ TRAIN = [(flags, *culprits) for flags, *culprits in (
     ('--min_keep_ratio=-0.1', 'min_keep_ratio', '-0.1'),
     ('--width_multiple=0', 'width_multiple', '0'),
     ('--batch_size=0', 'batch_size', '0'),
-    ('--batch_size=100000', 'batch_size', '100000'),
     ('--batch_size=510 --replicas=4', 'batch_size', 'replicas=4', '510'),
     ('--warmup_epochs=1000000', 'warmup_epochs', '1000000'),
     ('--warmup_epochs=0 --fine_tune_epochs=0', 'epochs', '0'),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from tfprune.data.options import DataOptions
 from tfprune.export import saved_model
 from tfprune.export.base import Artifact, ArtifactCost, dims, size_of
 from tfprune.export.exporter import FORMATS, is_tflite
+from tfprune.report.table import align
 from tfprune.run_files import read_json
 from tfprune.structure.graph import functional_graph
 from tfprune.tasks.base import Task
@@ -92,6 +93,31 @@ def open_artifact(path: str | os.PathLike[str], form: str | None = None) -> Arti
     if name not in found:
         raise ValueError(f'{path}: no form {name!r}. Available: {", ".join(sorted(found))}')
     return FORMATS[name].open(found[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskMeasurement:
+    """One artifact on the test examples of a task: metrics, cost by recount, bytes on disk."""
+
+    form: str
+    path: pathlib.Path
+    metrics: Mapping[str, float]
+    examples: int
+    cost: ArtifactCost
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the fields, cost flattened."""
+        return {'form': self.form, 'path': str(self.path), 'metrics': dict(self.metrics),
+                'examples': self.examples, 'bytes': self.bytes, **dataclasses.asdict(self.cost)}
+
+
+def measure_task(artifact: Artifact, model: keras.Model, task: Task, data: Examples
+                 ) -> TaskMeasurement:
+    """The task's metrics on all test examples, and the cost, of an opened artifact of a model that
+    gives what `model` gives."""
+    return TaskMeasurement(artifact.form, artifact.path, test_metrics(artifact, model, task, data),
+                           data.num_test, artifact.cost(), size_of(artifact.path))
 
 
 def measure(artifact: Artifact, data: ImageData, *, batch_size: int = 250,
@@ -195,11 +221,24 @@ def check_classes(path: str | os.PathLike[str], dataset: str, data: ImageData) -
 
 def format_table(rows: Sequence[Measurement]) -> str:
     """The measurements as text; MACs that leave operators out are marked '+', named below."""
-    lines = [f'{"form":<16}{"accuracy":>10}{"images":>9}{"MACs":>16}{"params":>13}{"bytes":>13}']
-    for row in rows:
+    return _table(rows, ('accuracy', 'images'), [
+        (f'{row.accuracy:.2%}', f'{row.images:,}') for row in rows])
+
+
+def format_task_table(rows: Sequence[TaskMeasurement], task: Task) -> str:
+    """The same of a task: the metric that it is judged by first, and then the others."""
+    names = sorted(rows[0].metrics, key=lambda name: name != task.measure.name)
+    return _table(rows, (*names, 'examples'), [
+        (*(f'{row.metrics[name]:.4g}' for name in names), f'{row.examples:,}') for row in rows])
+
+
+def _table(rows: Sequence[Measurement | TaskMeasurement], names: Sequence[str],
+           cells: Sequence[Sequence[str]]) -> str:
+    table = [('form', *names, 'MACs', 'params', 'bytes')]
+    for row, own in zip(rows, cells):
         macs = f'{row.cost.macs:,}' + '+' * bool(row.cost.uncounted)
-        lines.append(f'{row.form:<16}{row.accuracy:>10.2%}{row.images:>9,}{macs:>16}'
-                     f'{row.cost.params:>13,}{row.bytes:>13,}')
+        table.append((row.form, *own, macs, f'{row.cost.params:,}', f'{row.bytes:,}'))
+    lines = align(table)
     lines += [f'+ {row.form}: not counted: {", ".join(row.cost.uncounted)}'
               for row in rows if row.cost.uncounted]
     if any(is_tflite(row.form) for row in rows):

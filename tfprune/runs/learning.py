@@ -13,6 +13,7 @@ from tfprune.training.distribution import from_chief
 from tfprune.training.step import Evaluator
 
 TASK_FILE = 'task.json'
+_LOOKED_AT = 8  # examples by which losses and metrics are built
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,7 @@ def task_of(state: State, model: keras.Model, compiled: keras.Model | None, moni
     """
     if compiled is None:
         return Classification.of(model, state.config.training.label_smoothing)
-    size = min(8, state.data.num_train)
-    batch = next(iter(state.data.train_batches(0, size)))
+    batch = next(iter(state.data.train_batches(0, min(_LOOKED_AT, state.data.num_train))))
     task = CompiledTask.of(compiled, batch, monitor=monitor.name, mode=monitor.mode)
     _check_gradients(model, task, batch)
     value = Evaluator(model, state.strategy, task=task)(state.held_out_batches())

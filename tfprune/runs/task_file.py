@@ -10,17 +10,23 @@ The run's seed is set before each of the two is called.
 import inspect
 import pathlib
 import runpy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
 from tfprune.errors import first_line
+from tfprune.export.base import Artifact
+from tfprune.runs.artifacts import TaskMeasurement, measure_task
 from tfprune.runs.config import Config
 from tfprune.runs.own_model import own_model
 from tfprune.runs.problem import OwnModel
+from tfprune.tasks.base import Task
+from tfprune.tasks.classification import Classification
+from tfprune.tasks.compiled import CompiledTask
 
 _OPTIONS = ('monitor', 'mode', 'class_weight', 'class_names', 'pixel_range', 'callbacks')
+_LOOKED_AT = 8  # examples by which losses and metrics are built
 _SPLITS = ('train_data', 'reward_data', 'test_data')
 
 
@@ -53,6 +59,17 @@ def own_of_task(config: Config) -> OwnModel | None:
         return own_model(model, **splits, **options, seed=config.seed, name=path.stem)
     except (TypeError, ValueError) as error:
         raise type(error)(f'task {path}: {error}') from None
+
+
+def measured(config: Config, opened: Sequence[Artifact]) -> tuple[list[TaskMeasurement], Task]:
+    """The files of a run of a task file on its test examples, and the task."""
+    own = own_of_task(config)
+    assert own is not None, config
+    batch = next(iter(own.data.reward_batches(_LOOKED_AT)))
+    task: Task = Classification.of(own.model)
+    if own.monitor:
+        task = CompiledTask.of(own.model, batch, monitor=own.monitor.name, mode=own.monitor.mode)
+    return [measure_task(artifact, own.model, task, own.data) for artifact in opened], task
 
 
 def _made(path: pathlib.Path, content: Mapping[str, Any], name: str, seed: int) -> Any:
