@@ -159,7 +159,6 @@ def test_bad_input_is_one_line(tmp_path):
     (dict(params=0.01, macs=2000), 'macs=2000 allows 2,000, but the smallest reachable is'),
     (dict(initial_weights='nowhere.npz'), 'nowhere.npz'),
     (dict(frozen='layer_x'), 'layer_x'),
-    (dict(batch_size=4000), 'batch_size=4000 is larger'),
 ])
 def test_bad_configurations_are_one_line_and_leave_nothing(tmp_path, changes, message):
     """What the script prints of them, without a process for each."""
