@@ -174,6 +174,26 @@ def test_the_compiled_schedule_is_followed_across_surgery(tmp_path):
     assert report['training']['learning_rate'] == 0.02
 
 
+def test_half_precision_as_keras_compiles_it(tmp_path):
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy('mixed_float16')
+    try:
+        image = keras.Input((8, 8, 1))
+        x = layers.BatchNormalization()(layers.Conv2D(16, 3, activation='relu')(image))
+        x = layers.GlobalAveragePooling2D()(layers.Conv2D(16, 3)(x))
+        model = keras.Model(image, layers.Dense(1, dtype='float32')(x))
+        model.compile(keras.optimizers.Adam(0.01), 'mse')
+    finally:
+        keras.config.set_dtype_policy('float32')
+    assert type(model.optimizer).__name__ == 'LossScaleOptimizer'
+    x = rng().normal(size=(48, 8, 8, 1)).astype('float32')
+    pruned, report = run(model, [(x, 3 + x.mean((1, 2)))] * 3, tmp_path / 'run', batch_size=16,
+                         warmup_epochs=2, fine_tune_epochs=4)
+    assert report['training']['optimizer']['class_name'] == 'LossScaleOptimizer'
+    assert report['pruned']['test_score'] < report['given']['test_score']
+    assert {layer.dtype_policy.name for layer in pruned.layers} == {'float32'}
+
+
 class Seen(keras.callbacks.Callback):
     """What a callback sees."""
     def __init__(self):

@@ -34,7 +34,12 @@ class CompiledOptimizer:
     @property
     def name(self) -> str:
         """Its class: Adam, SGD, …"""
-        return self.config['class_name']
+        return inner_config(self.config)['class_name']
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether it scales the loss so that float16 holds its gradients."""
+        return self.config is not inner_config(self.config)
 
     def scheduled_rate(self, step: int) -> float:
         """The schedule's rate so many steps from now."""
@@ -51,21 +56,27 @@ class CompiledOptimizer:
 
     @classmethod
     def from_config(cls, serialized: Mapping[str, Any]) -> 'CompiledOptimizer':
-        """Of a serialized optimizer; that inside a loss-scaling one."""
+        """Of a serialized optimizer; one that scales the loss stands around the one that steps."""
         config = copy.deepcopy(dict(serialized))
-        while config['class_name'] == 'LossScaleOptimizer':  # for float16, which is not trained
-            config = config['config']['inner_optimizer']
-        rate = config['config'].get('learning_rate', 0.0)
+        for inner in (config, inner_config(config)):
+            inner['config'].pop('name', None)  # a number that Keras counts up in a process
+            inner.pop('build_config', None)
+        inner = inner_config(config)
+        rate = inner['config'].get('learning_rate', 0.0)
         scheduled = not isinstance(rate, (int, float))
         if scheduled:
-            inner = rate.get('config', {}) if isinstance(rate, Mapping) else {}
-            rate = inner.get('initial_learning_rate', 0.0)
+            initial = rate.get('config', {}) if isinstance(rate, Mapping) else {}
+            rate = initial.get('initial_learning_rate', 0.0)
             rate = rate if isinstance(rate, (int, float)) else 0.0
-        config['config']['learning_rate'] = float(rate)
-        config['config'].pop('name', None)  # a number that Keras counts up in a process
-        config['config'].pop('loss_scale_factor', None)  # gradients here are of the loss as it is
-        config.pop('build_config', None)
+        inner['config']['learning_rate'] = float(rate)
         return cls(config, float(rate), scheduled)
+
+
+def inner_config(config: Mapping[str, Any]) -> Any:
+    """The configuration of the optimizer that steps, inside one that scales the loss or itself."""
+    while config['class_name'] == 'LossScaleOptimizer':
+        config = config['config']['inner_optimizer']
+    return config
 
 
 def compiled_optimizer(model: keras.Model) -> CompiledOptimizer | None:
@@ -101,7 +112,7 @@ def compiled_optimizer_of_file(path: str | pathlib.Path) -> CompiledOptimizer | 
 
 def _checked(found: CompiledOptimizer, source: str) -> CompiledOptimizer:
     for name in ('gradient_accumulation_steps', 'ema_overwrite_frequency'):
-        if found.config['config'].get(name):  # Keras cannot do it in a replica
+        if inner_config(found.config)['config'].get(name):  # Keras cannot do it in a replica
             raise ValueError(f"model '{source}' is compiled with {found.name}({name}=…), which is "
                              'not followed; --optimizer=sgd trains without it, or compile it anew')
     try:

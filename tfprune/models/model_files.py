@@ -145,12 +145,14 @@ def as_classifier(
 
 
 def _check_precision(model: keras.Model, source: str) -> None:
-    """ValueError, in one line, for numbers that plain SGD does not train with."""
+    """ValueError, in one line, for numbers that the model's optimizer does not train with."""
+    scales_loss = model.compiled and isinstance(model.optimizer,
+                                                keras.optimizers.LossScaleOptimizer)
     for layer in layers_within(model):
         if isinstance(layer, keras.Model):
             continue
         kinds = {keras.backend.standardize_dtype(weight.dtype) for weight in layer.weights}
-        if layer.compute_dtype == 'float16':
+        if layer.compute_dtype == 'float16' and not scales_loss:
             what = 'computes in float16, which needs loss scaling'
         elif wrong := kinds & {'float16', 'bfloat16', 'float64'}:
             what = f'keeps weights in {min(wrong)}'

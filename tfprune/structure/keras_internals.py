@@ -109,7 +109,7 @@ def has_own_steps(model: keras.Model) -> str:
 
 def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
     """The schedule of an optimizer's learning rate; None where that is a number."""
-    rate = getattr(optimizer, '_learning_rate', None)
+    rate = getattr(getattr(optimizer, 'inner_optimizer', optimizer), '_learning_rate', None)
     return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
 
 

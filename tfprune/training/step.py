@@ -212,7 +212,9 @@ class Trainer(tf.Module):
         """After the last step: the weights become their moving averages where the optimizer keeps
         such (use_ema)."""
         # The averages begin at zero: without a step there is none.
-        if self.optimizer.use_ema and int(keras.ops.convert_to_numpy(self.optimizer.iterations)):
+        # Behind one that scales the loss stands the one that steps.
+        inner = getattr(self.optimizer, 'inner_optimizer', self.optimizer)
+        if inner.use_ema and int(keras.ops.convert_to_numpy(self.optimizer.iterations)):
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def restart(self, weights: Sequence[np.ndarray], factor: float) -> None:
