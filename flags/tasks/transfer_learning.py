@@ -18,6 +18,7 @@ import keras
 from keras import layers
 
 SIZE = 64
+JIT = False  # on a CPU XLA is several times slower
 FIRST, FEW = slice(0, 7), slice(7, 10)  # of the classes, by name
 OPTIONS = {'macs': 0.5, 'method': 'uniform', 'warmup_epochs': 0, 'random_epochs': 0,
            'joint_epochs': 0, 'alignment_epochs': 0, 'fine_tune_epochs': 6}
@@ -31,20 +32,20 @@ def main():
                                           weights=None)
     train, _, test = pictures(folder, classes[FIRST])
     known = with_head(base, 7)
-    known.compile(keras.optimizers.Adam(2e-3), loss(), metrics=['accuracy'])
+    known.compile(keras.optimizers.Adam(2e-3), loss(), metrics=['accuracy'], jit_compile=JIT)
     known.fit(train, epochs=8, verbose=2)
     say('backbone, seven classes', known, test)
 
     train, held_out, test = pictures(folder, classes[FEW])
     base.trainable = False
     model = with_head(base, 3)
-    model.compile(keras.optimizers.Adam(1e-3), loss(), metrics=['accuracy'])
+    model.compile(keras.optimizers.Adam(1e-3), loss(), metrics=['accuracy'], jit_compile=JIT)
     model.fit(train, epochs=4, verbose=2)
     say('head alone, backbone frozen', model, test)
     explain(model)
 
     base.trainable = True
-    model.compile(keras.optimizers.Adam(2e-4), loss(), metrics=['accuracy'])
+    model.compile(keras.optimizers.Adam(2e-4), loss(), metrics=['accuracy'], jit_compile=JIT)
     model.fit(train, epochs=4, verbose=2)
     say('backbone unfrozen', model, test)
     explain(model)

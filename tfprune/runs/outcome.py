@@ -184,8 +184,9 @@ def _training(state: State) -> dict[str, Any]:
     planned, recipe = state.config.epochs, state.recipe
     left_out = [epoch for row in state.folder.read_rows('metrics.jsonl')
                 for epoch in range(row['epoch'] + 1, row.get('stopped_until', 0))]
-    before = planned.search - sum(epoch < planned.search for epoch in left_out)
-    after = _whole(FineTuning.after(state).epochs - len(left_out) + planned.search - before)
+    early = sum(epoch < planned.search for epoch in left_out)
+    before = planned.search - early
+    after = _whole(FineTuning.after(state).epochs - (len(left_out) - early))
     return {
         'epochs': {'pretraining': planned.pretraining_epochs, 'search': before,
                    'search_equivalents': state.decision.search_equivalents,
