@@ -23,7 +23,7 @@ CHOICES = {field.name: field.metadata['choices'] for field in FIELDS if field.me
 OTHER = Config(
     **{f.name: {bool: not f.default, int: f.default + 1 if isinstance(f.default, int) else 0,
                 float: .25, str: 'some/thing'}[kind(f)[0]] for f in FIELDS
-       if f.name not in {*CHOICES, 'method', 'image_size', 'quantize', 'score_images',
+       if f.name not in {*CHOICES, 'method', 'task', 'image_size', 'quantize', 'score_images',
                          'reward_images', 'score_batch_size', 'batch_size', 'replicas',
                          'tflite_batch', *TARGETS}},
     macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',

@@ -11,6 +11,7 @@ up for what they no longer read; once it trains, its channels go and come back i
 import collections
 import os
 import pathlib
+import re
 import tempfile
 
 import tfprune  # before tensorflow and keras
@@ -30,6 +31,9 @@ def main():
     classes = sorted(os.listdir(os.path.join(folder, 'train')))
     base = keras.applications.MobileNetV2((SIZE, SIZE, 3), alpha=0.35, include_top=False,
                                           weights=None)
+    for layer in base.layers:  # 0.999 is for longer training than this
+        if isinstance(layer, layers.BatchNormalization):
+            layer.momentum = 0.9
     train, _, test = pictures(folder, classes[FIRST])
     known = with_head(base, 7)
     known.compile(keras.optimizers.Adam(2e-3), loss(), metrics=['accuracy'], jit_compile=JIT)
@@ -58,7 +62,7 @@ def main():
 def with_head(base, classes):
     image = keras.Input((SIZE, SIZE, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1)(image)
-    x = base(x, training=False)  # batch normalization keeps its statistics, also when unfrozen
+    x = base(x)
     x = layers.Dropout(0.2)(layers.GlobalAveragePooling2D()(x))
     return keras.Model(image, layers.Dense(classes)(x))
 
@@ -88,8 +92,8 @@ def explain(model):
     """What may be pruned, and why the rest may not."""
     groups = tfprune.trace_groups(model)
     print(f'    groups that may be pruned: {len(groups)} of {len(groups.groups)}')
-    because = collections.Counter(
-        reason.partition(': ')[2] for reason in groups.unprunable.values())
+    because = collections.Counter(re.sub("'[^']*'", '…', reason.partition(': ')[2])
+                                  for reason in groups.unprunable.values())
     for reason, count in because.most_common(4):
         print(f'    {count} stay: {reason}')
     try:
