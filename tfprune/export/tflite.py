@@ -23,6 +23,7 @@ from tfprune.export.base import Artifact, Format, Signature, TFLiteOptions, Writ
 from tfprune.export.interpreter import Runner, stands_for_float
 from tfprune.export.metadata import add_metadata
 from tfprune.models.outputs import outputs_probabilities
+from tfprune.structure.keras_internals import layers_within
 
 FLOAT32, FLOAT16, DYNAMIC, INT8 = 'tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8'
 
@@ -62,7 +63,7 @@ def convert(model: keras.Model, form: str = FLOAT32, *, images: Any = None,
 @contextlib.contextmanager
 def unrolled(model: keras.Model, asked: bool) -> Iterator[None]:
     """While it lasts, the recurrent layers of a model are traced step by step, if asked."""
-    layers = [layer for layer in model._flatten_layers()
+    layers = [layer for layer in layers_within(model)
               if asked and isinstance(layer, keras.layers.RNN) and not layer.unroll]
     for layer in layers:
         layer.unroll = True
