@@ -61,6 +61,12 @@ def tokens_and_numbers():
     return keras.Model([words, row], L.Dense(2, name='out')(y), name='mixed')
 
 
+def unnamed():
+    """Inputs without names, one of truth values: x where it holds, else -y."""
+    holds, x, y = keras.Input((5,), dtype='bool'), keras.Input((5,)), keras.Input((5,))
+    return keras.Model([holds, x, y], keras.ops.where(holds, x, -y), name='unnamed')
+
+
 def recurrent(layer):
     x = keras.Input((5, 3), name='signal')
     return keras.Model(x, L.Dense(2, name='out')(layer(x)), name='recurrent')
@@ -69,7 +75,7 @@ def recurrent(layer):
 MODELS = {
     'segmentation': segmentation, 'list': lambda: two_inputs(list),
     'tuple': lambda: two_inputs(tuple), 'dict': lambda: two_inputs(dict), 'sequence': sequence,
-    'table': table, 'tokens': tokens, 'mixed': tokens_and_numbers,
+    'table': table, 'tokens': tokens, 'mixed': tokens_and_numbers, 'unnamed': unnamed,
     'lstm': lambda: recurrent(L.LSTM(4)), 'gru': lambda: recurrent(L.GRU(4)),
     'bidirectional': lambda: recurrent(L.Bidirectional(L.LSTM(3)))}
 
@@ -80,18 +86,19 @@ def built(name):
 
 
 def data_of(model, count=N):
-    """Examples by name: bytes of pictures, normal floats, integers 0 … 7."""
+    """Examples by name: bytes of pictures, normal floats, integers 0 … 7, truth values."""
     random, found = np.random.default_rng(5), {}
     for name, (shape, dtype) in Signature.of(model).inputs.items():
         found[name] = (random.integers(0, 256, (count, *shape)).astype(np.float32)
                        if len(shape) == 3 else random.integers(0, 8, (count, *shape)).astype(dtype)
-                       if 'int' in dtype else random.normal(size=(count, *shape)).astype(dtype))
+                       if 'int' in dtype else random.integers(0, 2, (count, *shape)).astype(dtype)
+                       if dtype == 'bool' else random.normal(size=(count, *shape)).astype(dtype))
     return found
 
 
 def expected(model, data):
     """{output: array} of the Keras model, called as its structure is."""
-    inputs = [data[tensor.name] for tensor in model.inputs]
+    inputs = list(data.values())
     outputs = model(inputs[0] if len(inputs) == 1 else
                     keras.tree.pack_sequence_as(model.input, inputs))
     return dict(zip(Signature.of(model).outputs, map(np.asarray, keras.tree.flatten(outputs))))
@@ -113,7 +120,8 @@ def check_close(found, wanted, tolerance):
 
 @pytest.mark.parametrize('name', MODELS)
 def test_every_form_answers_as_the_model(name, tmp_path):
-    model, data = built(name), data_of(built(name))
+    model = built(name)
+    data = data_of(model)
     report = export.export_model(model, tmp_path / 'export', formats=FLOATS,
                                  representative_data=data)
     wanted = expected(model, data)
@@ -127,13 +135,14 @@ def test_every_form_answers_as_the_model(name, tmp_path):
             check_close(by_name(model, artifact(examples)), wanted,
                         0.02 if form in ('tflite_float16', 'tflite_dynamic') else 1e-5)
     classes = name in ('segmentation', 'tokens', 'mixed', 'lstm', 'gru', 'bidirectional')
-    assert all((pair.agreement is not None) == (classes or len(data) == 2)
+    assert all((pair.agreement is not None) == (classes or len(data) > 1)
                for pair in report.parity.pairs)
 
 
 @pytest.mark.parametrize('name', MODELS)
 def test_int8_is_close_and_takes_what_the_float_file_takes(name, tmp_path):
-    model, data = built(name), data_of(built(name), 40)
+    model = built(name)
+    data = data_of(model, 40)
     report = export.export_model(model, tmp_path / 'export', formats=['tflite_int8'],
                                  representative_data=data)
     artifact = export.FORMATS['tflite_int8'].open(report.paths['tflite_int8'])
@@ -147,7 +156,8 @@ def test_int8_is_close_and_takes_what_the_float_file_takes(name, tmp_path):
 @pytest.mark.parametrize('name', ['list', 'table', 'mixed', 'lstm'])
 def test_int8_of_integers_outside(name, tmp_path):
     """Real numbers become int8; tokens stay what they are."""
-    model, data = built(name), data_of(built(name), 40)
+    model = built(name)
+    data = data_of(model, 40)
     content = tflite.convert(model, 'tflite_int8', images=data, options=TFLiteOptions(io='int8'))
     details = interpreter.open_interpreter(content).get_input_details()
     assert [np.dtype(detail['dtype']).name for detail in details] == [
@@ -160,7 +170,8 @@ def test_int8_of_integers_outside(name, tmp_path):
 
 @pytest.mark.parametrize('name', ['list', 'dict', 'mixed', 'lstm'])
 def test_tflite_of_any_batch(name, tmp_path):
-    model, data = built(name), data_of(built(name))
+    model = built(name)
+    data = data_of(model)
     (tmp_path / 'm.tflite').write_bytes(tflite.convert(model, options=TFLiteOptions(batch=0)))
     artifact = tflite.open_file(tmp_path / 'm.tflite')
     check_close(by_name(model, artifact(data)), expected(model, data), 1e-5)
@@ -188,7 +199,8 @@ def test_two_inputs_in_files_opened_without_tfprune(struct, tmp_path):
 
 
 def test_a_map_is_served_of_bytes_too(tmp_path):
-    model, data = built('segmentation'), data_of(built('segmentation'))
+    model = built('segmentation')
+    data = data_of(model)
     report = export.export_model(model, tmp_path / 'export', formats=['saved_model'])
     served = tf.saved_model.load(str(report.paths['saved_model'])).signatures
     assert sorted(served) == ['serve_uint8', 'serving_default']
@@ -198,7 +210,7 @@ def test_a_map_is_served_of_bytes_too(tmp_path):
     assert [signature for _, signature, _ in requests] == ['serving_default', 'serve_uint8']
 
 
-@pytest.mark.parametrize('name', ['segmentation', 'dict', 'mixed', 'lstm'])
+@pytest.mark.parametrize('name', ['segmentation', 'dict', 'mixed', 'unnamed', 'lstm'])
 def test_without_examples_random_ones_are_compared(name, tmp_path):
     report = export.export_model(built(name), tmp_path / 'export')
     assert (report.parity.source, report.parity.images) == ('random', export.PARITY_IMAGES)
@@ -215,7 +227,8 @@ def test_floats_that_are_indices_are_valid_ones(tmp_path):
 
 def test_costs_of_a_recurrent_file():
     """Step by step all is counted: 5 steps of 3·16 + 4·16, and 4·2; a loop is listed."""
-    model, data = built('lstm'), data_of(built('lstm'))
+    model = built('lstm')
+    data = data_of(model)
     unrolled = tflite_cost(tflite.convert(model, 'tflite_int8', images=data))
     assert unrolled.macs == 5 * (3 * 16 + 4 * 16) + 4 * 2 - 4 * 16  # the first state is 0
     assert [kind.split()[0] for kind in tflite_cost(tflite.convert(model)).uncounted] == ['WHILE']

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.export.options import IO_TYPES
+from tfprune.structure.keras_internals import origin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Signature:
     def of(cls, model: keras.Model) -> Signature:
         """The signature of a functional or Sequential model.
 
-        Names are those of Keras, of a repeated one the second gets '_1'; what a signature of
+        Names are those of the layers, of a repeated one the second gets '_1'; what a signature of
         TensorFlow cannot hold, such as a space, becomes '_'. ValueError names the model, and the
         input or output, where a size is not fixed.
         """
@@ -59,7 +60,8 @@ class Signature:
                 raise ValueError(
                     f'model {model.name!r}: expected every {kind} of a fixed size, received '
                     f'{tensor.name!r} [{dims(tensor.shape)}]: give it a fixed length')
-        inputs = unique_names([tensor.name for tensor in tensors])
+        # A tensor that nobody named is called otherwise once the model is saved; its layer is not.
+        inputs = unique_names([origin(tensor)[0].name for tensor in tensors])
         # A Sequential has no output_names.
         outputs = unique_names(getattr(model, 'output_names', None) or [model.layers[-1].name])
         return cls({name: (tuple(tensor.shape[1:]), keras.backend.standardize_dtype(tensor.dtype))

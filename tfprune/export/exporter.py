@@ -22,7 +22,7 @@ from tfprune.errors import first_line, look_up
 from tfprune.export import keras_file, quantization_aware, saved_model, tflite
 from tfprune.export.base import (Artifact, Format, Signature, TFLiteOptions, WriteContext,
                                  image_shape_of, num_classes_of, size_of)
-from tfprune.export.examples import check_examples, compared_examples
+from tfprune.export.examples import alone, check_examples, compared_examples
 from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
 from tfprune.models.outputs import outputs_probabilities
@@ -108,6 +108,8 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     tflite.check_softmax(model, tflite_options)
     by_nature = any(FORMATS[name].tolerance is None for name in formats)
     check_examples(representative_data, signature)
+    if representative_data is not None:
+        representative_data = alone(signature.arrays(representative_data, 'representative_data'))
     pixels = pixels_of(representative_data, pixel_range, signature)
     for name in formats:
         check_format(name, model, representative_data, pixels, tflite_options)
@@ -185,12 +187,10 @@ def check_class_names(class_names: Sequence[str] | None, num_classes: int | None
 
 
 def pixels_of(data: Any, pixel_range: Any, signature: Signature) -> PixelRange:
-    """The range of a model's pictures; BYTES where it takes none."""
+    """The range of a model's pictures [N, H, W, C]; BYTES where it takes none."""
     if signature.image_shape is None:
         return BYTES
-    images = None if data is None else next(iter(
-        signature.arrays(data, 'representative_data').values()))
-    return range_of(images, pixel_range, signature.image_shape[-1])
+    return range_of(data, pixel_range, signature.image_shape[-1])
 
 
 def check_format(name: str, model: keras.Model, data: Any, pixels: PixelRange,

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune.data.pixels import PixelRange
@@ -119,6 +120,7 @@ def warmup_requests(model: keras.Model, pixels: PixelRange) -> list[bytes]:
 
 def filled(shape: Sequence[int], value: float, dtype: tf.DType) -> tf.compat.v1.TensorProto:
     """One example [1, …] of a value: the last of a TensorProto stands for all further."""
-    tensor = tf.make_tensor_proto(value, dtype, shape=[1] * (1 + len(shape)))
+    tensor = tf.make_tensor_proto(
+        np.full([1] * (1 + len(shape)), value, dtype.as_numpy_dtype))
     tensor.tensor_shape.CopyFrom(tf.TensorShape([1, *shape]).as_proto())
     return tensor
