@@ -93,6 +93,11 @@ def test_examples_of_any_length_give_the_length():
     assert UserExamples.of(*data, model=model).inputs == {'series': (9, 3)}
 
 
+def test_what_the_model_does_not_take_is_left_aside():
+    data = examples(arrays(8, another=np.zeros((8, 2))), dataset(5), arrays(6, another=np.ones(6)))
+    assert set(next(iter(data.train_batches(0, 4)))[0]) == {'series', 'row'}
+
+
 def test_batch_sizes():
     assert batch_size_of(arrays(8), MODEL) is None
     assert batch_size_of(dataset(8), MODEL) is None

@@ -159,8 +159,9 @@ def batch_size_of(data: Any, model: keras.Model) -> int | None:
 
 def _split(name: str, data: Any, model: keras.Model) -> Split:
     if isinstance(data, (tuple, list)):
-        return _of_arrays(name, data, model)
-    dataset = _as_dataset(name, data)
+        _check_parts(name, data)
+        return _of_arrays(name, [_taken_alone(data[0], model), *data[1:]], model)
+    dataset = _as_dataset(name, data).map(lambda x, *targets: (_taken_alone(x, model), *targets))
     first = _first(name, dataset)
     _check_parts(name, first)
     is_batched = _is_batched(name, first[0], model)
@@ -174,7 +175,6 @@ def _split(name: str, data: Any, model: keras.Model) -> Split:
 
 
 def _of_arrays(name: str, data: Sequence[Any], model: keras.Model) -> Split:
-    _check_parts(name, data)
     parts = tuple(keras.tree.map_structure(np.asarray, part) for part in data if part is not None)
     sizes = {len(value) if value.ndim else 0 for value in keras.tree.flatten(parts)}
     if len(sizes) != 1 or 0 in sizes:
@@ -307,6 +307,14 @@ def _given(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
     """The shapes of the model's outputs by name."""
     names = getattr(model, 'output_names', None) or [model.layers[-1].name]
     return {name: tuple(tensor.shape[1:]) for name, tensor in zip(names, model.outputs)}
+
+
+def _taken_alone(x: Any, model: keras.Model) -> Any:
+    """Inputs without those that the model does not take."""
+    names = [tensor.name for tensor in model.inputs]
+    if not isinstance(x, Mapping) or not set(names) <= set(x):
+        return x
+    return {name: x[name] for name in names}
 
 
 def _taken(model: keras.Model, x: Any) -> dict[str, tuple[int | None, ...]]:
