@@ -17,7 +17,7 @@ import pytest
 import test_replicas
 from tfprune.runs.config import Config
 from tfprune.runs.run import train_and_prune
-from tfprune.training.distribution import Cluster
+from tfprune.training.distribution import Cluster, make_strategy
 
 LIMIT = 300  # seconds, most of them imports, of processes on a busy machine
 pytestmark = pytest.mark.timeout(5 * LIMIT)
@@ -122,7 +122,7 @@ def whole(tmp_path_factory):
 @pytest.mark.slow
 def test_steps_and_evaluation_are_those_of_one():
     workers = Workers('tests/training/test_replicas.py', '1')
-    one = test_replicas.train_on(1)
+    one = test_replicas.train_on(make_strategy(1))
     found = [json.loads(out.splitlines()[-1]) for out, _ in workers.finish()]
     taylor = [row.pop('taylor') for row in found]
     assert found[0] == found[1] and taylor[0] == pytest.approx(taylor[1], rel=1e-3)

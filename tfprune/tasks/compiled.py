@@ -98,7 +98,8 @@ class CompiledTask(Task):
             after[number] = tf.cast(count, after[number].dtype)
         changes = [tf.reshape(tf.cast(new, tf.float64), [-1]) - np.float64(old).ravel()
                    for new, old in zip(after, self._initial)]
-        return tf.concat([tf.stack([summed, count]), *changes], 0)
+        sums = tf.concat([tf.stack([summed, count]), *changes], 0)
+        return tf.where(count > 0, sums, tf.zeros_like(sums))  # a replica may have no example
 
     def metrics(self, tally: np.ndarray) -> dict[str, float]:
         if not tally[1]:
@@ -133,7 +134,8 @@ class CompiledTask(Task):
         y, weights = (*targets, None)[:2]
         with keras.StatelessScope([(v, v.value) for v in self._variables]):
             loss = self._judge.compute_loss(x=None, y=y, y_pred=outputs, sample_weight=weights)
-        return tf.cast(loss, tf.float32)
+        # Among replicas Keras gives the share of one in the mean over all of them.
+        return tf.cast(loss, tf.float32) * tf.distribute.get_strategy().num_replicas_in_sync
 
     def _updated(self, states: Any, outputs: Any, targets: Targets) -> list[Any]:
         """The states of the metrics after a batch."""

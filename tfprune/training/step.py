@@ -330,8 +330,17 @@ class Evaluator:
 
     def _of_replica(self, kind: str, batch: Batch) -> tf.Tensor:
         x, *targets = batch
-        outputs = self._task.forward(self.model, x, training=False)
-        return getattr(self._task, kind)(outputs, *targets)
+
+        def sums() -> tf.Tensor:
+            outputs = self._task.forward(self.model, x, training=False)
+            return getattr(self._task, kind)(outputs, *targets)
+
+        if self.strategy.num_replicas_in_sync == 1:
+            return sums()
+        # Of a batch of fewer examples than replicas some have none, which not all layers bear.
+        size = self._task.tally_size if kind == 'tally' else 3
+        return tf.cond(tf.shape(tf.nest.flatten(x)[0])[0] > 0, sums,
+                       lambda: tf.zeros([size], tf.float64))
 
 
 def _compiled(function: Callable, jit_compile: bool) -> Callable:
