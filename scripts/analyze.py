@@ -2,6 +2,7 @@ r"""Says what of a model can be pruned, before any training.
 
 python scripts/analyze.py --model=resnet20
 python scripts/analyze.py --model=my_model.keras --json=groups.json --picture=groups.png
+python scripts/analyze.py --task=my_task.py
 """
 import json
 import pathlib
@@ -17,12 +18,12 @@ from tfprune.structure.options import StructureOptions
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', None, 'A .keras file, or one of: '
-                    f'{", ".join(sorted(MODELS))}.', required=True)
+                    f'{", ".join(sorted(MODELS))}. A --task brings its own.')
 flags.DEFINE_string('image_size', '', 'N, HxW or HxWxC: images of a named model (32 if not given), '
                     'or of a file that takes images of any size.')
 flags.DEFINE_integer('num_classes', 10, 'Classes of a named model.', lower_bound=2,
                      upper_bound=100_000)
-command_line.define_config_flags(['custom_layers', 'prune_residual_groups', 'frozen',
+command_line.define_config_flags(['task', 'custom_layers', 'prune_residual_groups', 'frozen',
                                   'prune_frozen', 'unknown_layers', 'width_multiple',
                                   'min_keep_ratio'])
 command_line.define_output('json', 'Also writes the analysis to this file.')
@@ -38,10 +39,18 @@ def main(_: Sequence[str]) -> None:
         from tfprune.models.building import untrained_model
         from tfprune.models.model_files import run_custom_layers
         from tfprune.report.drawing import draw_groups
+        from tfprune.runs.config import Config
+        from tfprune.runs.task_file import model_of_task
         from tfprune.search.problem import trace_problem_groups
     run_custom_layers(FLAGS.custom_layers)
-    model = untrained_model(FLAGS.model, image_size=FLAGS.image_size,
-                            num_classes=FLAGS.num_classes)
+    if bool(FLAGS.model) == bool(FLAGS.task):
+        raise ValueError('--model or --task: expected one of them, received '
+                         + ('both.' if FLAGS.model else 'none.'))
+    if FLAGS.task:
+        model = model_of_task(Config(task=FLAGS.task))
+    else:
+        model = untrained_model(FLAGS.model, image_size=FLAGS.image_size,
+                                num_classes=FLAGS.num_classes)
     groups = trace_problem_groups(model, StructureOptions(**{
         field.name: FLAGS[field.name].value for field in flag_fields(StructureOptions)}))
     analysis = analyze(model, groups, width_multiple=FLAGS.width_multiple,

@@ -1,12 +1,17 @@
 """One run and many runs: from a configuration to a run folder with all that users load.
 
     api            `train_and_prune`: a configuration, or a model and datasets of one's own
+    own_model, task_file
+                   a user's model and data, from Python and from a file: what is learnt
+    learning       the task of a run, and whether it can be learnt
     own_training   `prune_to_budget`, `search_widths`: nothing is trained, any score
     config         `Config`: the parts that packages define, by the names of their flags
     run            the steps of a run, in their order; each is a function of (state, problem):
     opening, problem, given, restoring, pretraining, searching, surgery, fine_tuning, outcome
     state          what a run has come to: `State`
     epochs         the epoch loop, before surgery and after
+    user_callbacks
+                   Keras' callbacks around it
     recipe, recipe_choice, first_epoch, known_augmentation
                    a model that comes with weights is trained on as it was trained
     deployment, artifacts, answers

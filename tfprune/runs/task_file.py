@@ -15,8 +15,10 @@ from typing import Any
 
 import keras
 
+from tfprune.data.user_examples import UserExamples
 from tfprune.errors import first_line
 from tfprune.export.base import Artifact
+from tfprune.models.model_files import at_shapes
 from tfprune.runs.artifacts import TaskMeasurement, measure_task
 from tfprune.runs.config import Config
 from tfprune.runs.own_model import own_model
@@ -59,6 +61,15 @@ def own_of_task(config: Config) -> OwnModel | None:
         return own_model(model, **splits, **options, seed=config.seed, name=path.stem)
     except (TypeError, ValueError) as error:
         raise type(error)(f'task {path}: {error}') from None
+
+
+def model_of_task(config: Config) -> keras.Model:
+    """The dense model of a task file, on examples of the size of its data."""
+    own = own_of_task(config)
+    assert own is not None, config
+    if isinstance(own.data, UserExamples):
+        return at_shapes(own.model, own.data.inputs, f'task {config.models.task}')
+    return own.model
 
 
 def measured(config: Config, opened: Sequence[Artifact]) -> tuple[list[TaskMeasurement], Task]:
