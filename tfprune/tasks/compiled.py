@@ -22,7 +22,9 @@ from tfprune.tasks.base import Targets, Task, count_of
 from tfprune.tasks.directions import is_accuracy, is_share, larger_is_better
 from tfprune.tasks.measure import Measure
 
-_ERRORS = 3.0  # standard errors by which a loss is better than that of other examples' targets
+# By so many standard errors, and by such a share, a loss is better than that of other examples'
+# targets: untrained outputs, too, depend on inputs, and agree with targets a little.
+_ERRORS, _SHARE = 3.0, 0.05
 _LOSS = 'loss'
 
 
@@ -117,16 +119,18 @@ class CompiledTask(Task):
         return f'a loss of {-score:.4g}'
 
     def knows(self, answers: list[tuple[Any, Targets]]) -> bool:
-        gains = []
+        gains, without = [], []
         for outputs, targets in answers:
             if count_of(outputs) > 1:
                 others = tf.nest.map_structure(
                     lambda value: np.roll(value, max(1, len(value) // 2), axis=0), targets)
-                gains.append(self.scores(outputs, *targets) - self.scores(outputs, *others))
+                without.append(self.scores(outputs, *others))
+                gains.append(self.scores(outputs, *targets) - without[-1])
         gain = np.concatenate(gains) if gains else np.zeros(1)
         if not np.isfinite(gain).all():
             raise ValueError('the loss of the given model on training examples is NaN or infinite.')
-        return bool(gain.mean() > _ERRORS * gain.std() / len(gain) ** 0.5)
+        least = _SHARE * abs(np.concatenate(without).mean()) if gains else 0.0
+        return bool(gain.mean() > max(least, _ERRORS * gain.std() / len(gain) ** 0.5))
 
     def _mean_loss(self, outputs: Any, *targets: Any) -> tf.Tensor:
         if not self._has_loss:
