@@ -119,12 +119,13 @@ def test_knowing_is_answering_better_than_others_targets():
 
 def test_random_weights_that_see_what_targets_see_know_nothing():
     """Where there is a stroke a random network answers otherwise, and by chance a little better."""
-    for seed in range(4):
+    for seed in range(3):
         keras.utils.set_random_seed(seed)
         image = keras.Input((8, 8, 1))
         x = layers.Conv2D(4, 3, padding='same', activation='relu')(image)
         model = keras.Model(image, layers.Conv2D(3, 1, activation='softmax')(x))
-        model.compile(keras.optimizers.Adam(0.03), 'sparse_categorical_crossentropy')
+        model.compile(keras.optimizers.Adam(0.03), 'sparse_categorical_crossentropy',
+                      jit_compile=False)
         strokes = (np.random.default_rng(seed).random((200, 8, 8, 1)) > 0.8).astype('float32')
         y = strokes[..., 0].astype('int32')
         task = CompiledTask.of(model, (strokes, y))
