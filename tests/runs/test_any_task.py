@@ -148,7 +148,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(tmp_path):
 
     def stop():
         asked.append(None)
-        return len(asked) % 9 == 0
+        return len(asked) % 14 == 0
 
     whole = of(tmp_path / 'whole')
     for _ in range(60):

@@ -57,7 +57,7 @@ def test_a_plain_pruned_model_comes_back_and_the_own_one_stays(activation, optio
 
 def test_the_lines_of_the_readme_run_as_written(tmp_path, monkeypatch):
     code, = [block for block in re.findall(r'```python\n(.*?)```', README.read_text(), re.S)
-             if 'train_and_prune(' in block]
+             if 'load_digits' in block]
     # As written, but for the number of epochs.
     code = code.replace('macs=0.5,', 'macs=0.5, progress=False, warmup_epochs=2, random_epochs=1, '
                         'joint_epochs=1, alignment_epochs=1, fine_tune_epochs=2,')
@@ -65,6 +65,23 @@ def test_the_lines_of_the_readme_run_as_written(tmp_path, monkeypatch):
     exec(code, found := {})
     dense, pruned = found['model'], keras.models.load_model('pruned.keras')
     assert recount(pruned)[0] <= 0.5 * recount(dense)[0]
+
+
+def test_the_lines_of_any_task_run_as_written():
+    code, = [block for block in re.findall(r'```python\n(.*?)```', README.read_text(), re.S)
+             if 'unet' in block]
+    code = code.replace('macs=0.5,', 'macs=0.5, progress=False, warmup_epochs=2, random_epochs=1, '
+                        'joint_epochs=1, alignment_epochs=0, fine_tune_epochs=1,')
+    image = keras.Input((8, 8, 1))
+    x = layers.Conv2D(16, 3, padding='same', activation='relu')(image)
+    x = layers.Conv2D(16, 3, padding='same', activation='relu')(x)
+    unet = keras.Model(image, layers.Conv2D(11, 1, activation='softmax')(x))
+    x = np.random.default_rng(0).random((32, 8, 8, 1)).astype('float32')
+    given = {name: value for end in ('', '_held_out', '_test')
+             for name, value in ((f'x{end}', x), (f'y{end}', (10 * x[..., 0]).astype('int32')))}
+    with light_export():
+        exec(code, found := {'unet': unet, 'keras': keras, 'tfprune': tfprune, **given})
+    assert recount(found['pruned'])[0] <= 0.5 * recount(unet)[0]
 
 
 def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):

@@ -124,14 +124,13 @@ def test_random_weights_that_see_what_targets_see_know_nothing():
         image = keras.Input((8, 8, 1))
         x = layers.Conv2D(4, 3, padding='same', activation='relu')(image)
         model = keras.Model(image, layers.Conv2D(3, 1, activation='softmax')(x))
-        model.compile(keras.optimizers.Adam(0.03), 'sparse_categorical_crossentropy',
-                      jit_compile=False)
+        model.compile('adam', 'sparse_categorical_crossentropy')
         strokes = (np.random.default_rng(seed).random((200, 8, 8, 1)) > 0.8).astype('float32')
         y = strokes[..., 0].astype('int32')
         task = CompiledTask.of(model, (strokes, y))
         assert not task.knows([(model(strokes).numpy(), (y,))])
-        model.fit(strokes, y, epochs=20, verbose=0)
-        assert task.knows([(model(strokes).numpy(), (y,))])
+        right = np.eye(3, dtype='float32')[y] * 0.5 + 1 / 6
+        assert task.knows([(right, (y,))])
 
 
 def test_the_first_metric_is_the_reward_and_without_any_the_loss():

@@ -101,7 +101,7 @@ def compiled_on(strategy):
     trainer = Trainer(model, strategy, Optimization(
         weight_decay=0.0, global_batch_size=BATCH,
         optimizer=keras.optimizers.serialize(keras.optimizers.Adam(0.01))), task=task)
-    rows = [trainer.train_epoch(batches(BATCH * STEPS, 0), lambda step: .01) for _ in range(2)]
+    rows = [trainer.train_epoch(batches(BATCH * STEPS, 0), lambda step: .01) for _ in range(1)]
     evaluate, groups = Evaluator(model, strategy, task=task), trace_groups(model)
     with strategy.scope():
         scorer = SubnetworkScorer(Subnetwork(model, groups), strategy, batches(21, 4), task)
@@ -148,7 +148,7 @@ def test_two_replicas_give_the_losses_of_one():
     for name in ('rows', 'metrics'):
         for mine, other in zip(ours[name], theirs[name], strict=True):
             assert other == pytest.approx(mine, rel=1e-2, abs=1e-5)  # answers on an edge flip
-    assert theirs['spread'] == pytest.approx(ours['spread'], rel=1e-3)
+    assert theirs['spread'] == pytest.approx(ours['spread'], rel=1e-2)
     assert theirs['scores'] == pytest.approx(ours['scores'], rel=1e-3)
     assert len(set(ours['scores'])) == 2
 
