@@ -174,6 +174,24 @@ def test_the_compiled_schedule_is_followed_across_surgery(tmp_path):
     assert report['training']['learning_rate'] == 0.02
 
 
+def test_the_given_model_is_measured_as_it_is(tmp_path):
+    """Nothing that comes before moves its weights or statistics: 'as given' is Keras' evaluate."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((8, 8, 1))
+    x = layers.BatchNormalization(momentum=0.5)(layers.Conv2D(16, 3, activation='relu')(image))
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(16, 3)(x))
+    model = keras.Model(image, layers.Dense(1)(x))
+    model.compile(keras.optimizers.Adam(0.01), 'mse', metrics=['mae'])
+    x = rng().normal(size=(48, 8, 8, 1)).astype('float32') * 3 + 2
+    data = [(x, x.mean((1, 2)))] * 3
+    before = model.evaluate(*data[2], verbose=0, return_dict=True)
+    weights = model.get_weights()
+    _, report = run(model, data, tmp_path / 'run', batch_size=16)
+    assert report['given']['test_metrics'] == pytest.approx(before, rel=1e-4)
+    for one, other in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_half_precision_as_keras_compiles_it(tmp_path):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy('mixed_float16')

@@ -59,7 +59,8 @@ def _check_gradients(model: keras.Model, task: Task, batch: Batch) -> None:
     """ValueError where no weight has an influence on the loss that has a gradient."""
     x, *targets = batch
     with tf.GradientTape() as tape:
-        loss = task.loss(task.forward(model, x, training=True), *targets)
+        # Not as in training, which moves the statistics of batch normalization.
+        loss = task.loss(task.forward(model, x, training=False), *targets)
         loss = tf.add_n([loss, *(tf.cast(tf.reduce_sum(each), loss.dtype)
                                  for each in model.losses)])
     if all(each is None for each in tape.gradient(loss, model.trainable_variables)):
