@@ -10,6 +10,8 @@ from keras import layers
 
 from light_export import light_export
 from tfprune.runs.state import Interrupted
+from tfprune.runs.user_callbacks import UserCallbacks
+from tfprune.structure.keras_internals import compiled_with
 
 SHORT = {'method': 'uniform', 'macs': 0.5, 'warmup_epochs': 1, 'random_epochs': 0,
          'joint_epochs': 0, 'alignment_epochs': 0, 'fine_tune_epochs': 1, 'progress': False}
@@ -137,6 +139,7 @@ def test_batches_adapt_to_a_small_set(tmp_path, capsys):
     assert 'a batch has 20 of them, not 64' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_with_the_same_weights(tmp_path):
     def of(folder, should_stop=lambda: False):
         return run(table(optimizer='adam', loss='mse', metrics=['mae']), splits(), folder,
@@ -273,6 +276,22 @@ def test_a_rate_that_a_callback_sets_holds(tmp_path):
     run(table(optimizer='adam', loss='mse'), splits(counts=(32, 32, 32)), tmp_path / 'run',
         batch_size=16, callbacks=[Rate(), See()])
     assert seen == pytest.approx([0.003, 0.003, 0.006, 0.006])
+
+
+def test_a_callback_that_leaves_the_rate_alone_leaves_a_lowered_one_alone():
+    """A rate that ruined given weights is lowered by a factor, once, not at each step."""
+    class Trained:
+        model = table(optimizer=keras.optimizers.SGD(0.1), loss='mse')
+        optimizer, rate_factor = model.optimizer, 0.1
+
+    row, y = rows(4, 0)
+    seen = UserCallbacks([keras.callbacks.Callback()], Trained, lambda epoch: 'train',
+                         compiled_with(Trained.model), lambda: (row, y))
+    seen.begin_epoch(0, 0.1)
+    for step in range(4):
+        rate = seen.begin_step(step, 0.1)
+        Trained.optimizer.learning_rate.assign(rate * Trained.rate_factor)  # as Trainer does
+        assert float(Trained.optimizer.learning_rate) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize('change, error, said', [

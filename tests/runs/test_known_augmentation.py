@@ -70,6 +70,7 @@ def test_images_that_the_weights_know_are_augmented_as_ever(data, tmp_path):
     assert chosen is data and not why
 
 
+@pytest.mark.slow
 def test_a_run_respects_what_the_weights_know(trained, digits, tmp_path):
     options = dict(model=str(trained), dataset='folder', data_dir=str(digits), image_size='8x8x1',
                    method='uniform', macs=0.6, warmup_epochs=1, random_epochs=0, joint_epochs=0,

@@ -244,6 +244,8 @@ def _counted(name: str, data: tf.data.Dataset) -> int:
 
 
 def _check_parts(name: str, parts: Sequence[Any]) -> None:
+    if len(parts) > 1 and parts[1] is None:
+        raise ValueError(f'{name}: expected targets y beside x; received None')
     if len(parts) not in (2, 3):
         raise ValueError(f'{name}: expected (x, y) or (x, y, weights), received {len(parts)} '
                          f'part{"s" * (len(parts) != 1)}')

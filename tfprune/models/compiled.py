@@ -51,8 +51,9 @@ class CompiledOptimizer:
         rate is somewhere a hundredth of the highest that it had, or more."""
         if self.schedule is None or not steps:
             return False
-        past = max(float(self.schedule(step)) for step in _places(self.iterations))
-        return max(map(self.scheduled_rate, _places(steps))) >= 0.01 * past > 0
+        past = max((float(self.schedule(step)) for step in _places(self.iterations)), default=0.0)
+        coming = max(map(self.scheduled_rate, _places(steps)))
+        return coming > 0 and coming >= 0.01 * past  # a warm-up may begin at 0
 
     @classmethod
     def from_config(cls, serialized: Mapping[str, Any]) -> 'CompiledOptimizer':

@@ -133,6 +133,7 @@ class EpochLoop:
             peak = self._stage(trained.epoch).schedule.peak * float(trainer.rate_factor)
             state.checkpoints.clear()  # the mended command, too, begins anew
             said = judged.begin_again(trainer, held_out, peak)
+            self._callbacks.forget_rate()
             state.progress.warn(f'{said}.')
             note_lowered(state.folder, {float(trainer.rate_factor): said})
             trained = self._train_from(Position(trained.epoch))

@@ -41,7 +41,7 @@ class UserCallbacks:
         if self._list is None:
             return
         self._see_rate()
-        self._set_rate(self._held or planned)
+        self._set_rate(planned if self._held is None else self._held)
         if self._phase(epoch) != self._current:
             self._end_phase()
             self._current = self._phase(epoch)
@@ -55,9 +55,10 @@ class UserCallbacks:
             return planned
         self._list.on_train_batch_begin(step)
         self._see_rate()
-        rate = self._held or planned
+        rate = planned if self._held is None else self._held
         self._set_rate(rate)
-        return rate
+        factor = float(self._trainer.rate_factor)  # which the trainer multiplies a rate by
+        return rate if self._held is None else rate / factor
 
     def end_step(self, step: int, logs: Mapping[str, float]) -> None:
         """After a step, with the means of the epoch so far."""
@@ -95,8 +96,15 @@ class UserCallbacks:
             self._held = now
 
     def _set_rate(self, rate: float) -> None:
+        """Gives the optimizer a held rate, or a planned one times the trainer's factor."""
+        if self._held is None:
+            rate *= float(self._trainer.rate_factor)
         self._trainer.optimizer.learning_rate.assign(rate)
         self._set = rate
+
+    def forget_rate(self) -> None:
+        """The optimizer has been made anew: its rate is nobody's."""
+        self._set = None
 
 
 def _compile(trainer: Trainer, compiled: CompiledWith | None, batch: Any) -> None:
