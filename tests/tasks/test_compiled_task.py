@@ -214,5 +214,6 @@ def test_weights_of_classes():
     assert of(tf.constant([0, 1, 2, 3])).numpy().tolist() == [1, 1, 5, 1]
     assert of(tf.constant([[0], [2]])).numpy().tolist() == [1, 5]
     assert of(tf.constant([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])).numpy().tolist() == [5, 1]
+    assert of(tf.constant([[[0, 2], [1, 2]]])).numpy().tolist() == [[[1, 5], [1, 5]]]  # a mask
     with pytest.raises(ValueError, match='class_weight: expected'):
         weights_of_classes({0: -1.0})

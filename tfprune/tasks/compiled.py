@@ -253,7 +253,9 @@ def weights_of_classes(class_weight: Mapping[int, float]) -> Any:
         weights[label] = weight
 
     def of(y: tf.Tensor) -> tf.Tensor:
-        if len(y.shape) > 1:
+        if len(y.shape) > 2 and y.dtype.is_integer and y.shape[-1] != 1:
+            labels = tf.cast(y, tf.int32)  # a class a place, as of a mask
+        elif len(y.shape) > 1:
             is_column = y.shape[-1] == 1
             labels = tf.cast(y[..., 0], tf.int32) if is_column else tf.argmax(y, -1, tf.int32)
         else:
