@@ -39,14 +39,14 @@ def main(_: Sequence[str]) -> None:
         from tfprune.models.building import untrained_model
         from tfprune.models.model_files import run_custom_layers
         from tfprune.report.drawing import draw_groups
-        from tfprune.runs.config import Config
-        from tfprune.runs.task_file import model_of_task
         from tfprune.search.problem import trace_problem_groups
     run_custom_layers(FLAGS.custom_layers)
     if bool(FLAGS.model) == bool(FLAGS.task):
         raise ValueError('--model or --task: expected one of them, received '
                          + ('both.' if FLAGS.model else 'none.'))
     if FLAGS.task:
+        from tfprune.runs.config import Config
+        from tfprune.runs.task_file import model_of_task
         model = model_of_task(Config(task=FLAGS.task))
     else:
         model = untrained_model(FLAGS.model, image_size=FLAGS.image_size,

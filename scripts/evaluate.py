@@ -31,13 +31,14 @@ def main(_: Sequence[str]) -> None:
         from tfprune.export.exporter import FORMATS
         from tfprune.models.model_files import run_custom_layers
         from tfprune.run_files import read_json
-        from tfprune.runs import artifacts, task_file
-        from tfprune.runs.config import Config
+        from tfprune.runs import artifacts
     run_custom_layers(FLAGS.custom_layers)
     found = artifacts.find_artifacts(FLAGS.path)
     opened = [FORMATS[form].open(path) for form, path in found.items()]
     known = read_json(pathlib.Path(FLAGS.path) / artifacts.CONFIG_FILE) or {}
     if known.get('task') and not FLAGS.dataset:
+        from tfprune.runs import task_file
+        from tfprune.runs.config import Config
         dataset = known['dataset']
         found_rows, task = task_file.measured(Config.from_json(known), opened)
         print(f'{FLAGS.path}, test {task.examples} of {known["task"]}')

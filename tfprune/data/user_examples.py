@@ -267,9 +267,7 @@ def _is_batched(name: str, x: Any, model: keras.Model) -> bool:
         if missing:
             raise ValueError(f'{name}: the model takes {", ".join(wanted)}; received '
                              f'{", ".join(map(str, x))}')
-        values = [x[key] for key in wanted]
-    else:
-        values = keras.tree.flatten(x)
+    values = _in_order(x, model)
     if len(values) != len(wanted):
         raise ValueError(f'{name}: the model takes {len(wanted)} inputs ({", ".join(wanted)}); '
                          f'received {len(values)}')
@@ -321,9 +319,15 @@ def _taken_alone(x: Any, model: keras.Model) -> Any:
 
 def _taken(model: keras.Model, x: Any) -> dict[str, tuple[int | None, ...]]:
     """The shapes of examples that fit, by the names of the model's inputs."""
-    names = [tensor.name for tensor in model.inputs]
-    leaves = [x[name] for name in names] if isinstance(x, Mapping) else tf.nest.flatten(x)
-    return {name: tuple(leaf.shape) for name, leaf in zip(names, leaves)}
+    return {tensor.name: tuple(leaf.shape)
+            for tensor, leaf in zip(model.inputs, _in_order(x, model))}
+
+
+def _in_order(x: Any, model: keras.Model) -> list[Any]:
+    """The tensors of inputs in the order of the model's."""
+    if isinstance(x, Mapping):
+        return [x[tensor.name] for tensor in model.inputs]
+    return keras.tree.flatten(x)
 
 
 def _of_size(batch: Any, size: int) -> Any:

@@ -72,8 +72,3 @@ def part(examples: Any, rows: slice) -> Any:
     if isinstance(examples, Mapping):
         return {name: array[rows] for name, array in examples.items()}
     return examples[rows]
-
-
-def count_of(examples: Any) -> int:
-    """N of one array [N, …], or of arrays by name."""
-    return len(next(iter(examples.values())) if isinstance(examples, Mapping) else examples)

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from tfprune.errors import first_line
 from tfprune.export.base import is_float, unique_names
-from tfprune.export.examples import count_of, part
+from tfprune.export.examples import part
+from tfprune.tasks.base import count_of
 
 
 _MOST_INTERPRETERS = 8  # of one file: each has memory of its own

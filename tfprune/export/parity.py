@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tfprune.export.examples import count_of, part
+from tfprune.export.examples import part
+from tfprune.tasks.base import count_of
 
 
 class ParityError(RuntimeError):

@@ -36,11 +36,6 @@ class CompiledOptimizer:
         """Its class: Adam, SGD, …"""
         return inner_config(self.config)['class_name']
 
-    @property
-    def scales_loss(self) -> bool:
-        """Whether it scales the loss so that float16 holds its gradients."""
-        return self.config is not inner_config(self.config)
-
     def scheduled_rate(self, step: int) -> float:
         """The schedule's rate so many steps from now."""
         assert self.schedule is not None

@@ -19,8 +19,9 @@ from tfprune.runs.recipe import FILE, Given, Recipe
 from tfprune.runs.recipe_choice import choose_recipe
 from tfprune.runs.state import Interrupted, State
 from tfprune.search.problem import Problem
+from tfprune.significance import Scored
 from tfprune.structure.graph import unfold
-from tfprune.tasks.base import Targets, Task
+from tfprune.tasks.base import Targets, Task, scored
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.distribution import from_chief
 from tfprune.training.step import Batch, Evaluator, StopTraining
@@ -34,10 +35,11 @@ def measure(plain: keras.Model, task: Task, data: Examples, held_out: tf.data.Da
     is that of training."""
     evaluate = Evaluator(plain, tf.distribute.get_strategy(), task=task)
     answer = tf.function(lambda x: task.forward(plain, x, training=False))
-    held = evaluate.scored(held_out)
-    trained = evaluate.scored(sample(data, held.examples))
-    known = task.knows([*_answers(answer, held_out),
-                        *_answers(answer, sample(data, held.examples))])
+    of_held_out = _answers(answer, held_out)
+    held = _scored(task, of_held_out)
+    of_trained_on = _answers(answer, sample(data, held.examples))
+    trained = _scored(task, of_trained_on)
+    known = task.knows([*of_held_out, *of_trained_on])
     test = evaluate.metrics(data.test_batches(250))
     forward = tf.function(lambda x: task.forward(plain, x, training=True))
     reestimate_batch_norm(unfold(plain), forward, (
@@ -51,6 +53,12 @@ def _answers(answer: Callable[[Any], Any], batches: Iterable[Batch]) -> list[tup
     """(outputs, targets) of all batches, arrays."""
     return [tf.nest.map_structure(lambda value: value.numpy(), (answer(x), tuple(targets)))
             for x, *targets in batches]
+
+
+def _scored(task: Task, answers: list[tuple[Any, Targets]]) -> Scored:
+    """The mean score of answers."""
+    spread = tf.function(task.spread, reduce_retracing=True)
+    return scored(sum(spread(outputs, *targets).numpy() for outputs, targets in answers))
 
 
 def first_epoch(state: State, problem: Problem) -> FirstEpoch | None:

@@ -4,6 +4,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
+from tfprune.data.examples import Examples
 from tfprune.pruning.importance import Batch, BatchLoss
 from tfprune.runs.state import State
 from tfprune.tasks.base import Task, count_of
@@ -33,8 +34,7 @@ def task_of(state: State, model: keras.Model, compiled: keras.Model | None, moni
     """
     if compiled is None:
         return Classification.of(model, state.config.training.label_smoothing)
-    batch = next(iter(state.data.train_batches(0, min(_LOOKED_AT, state.data.num_train))))
-    task = CompiledTask.of(compiled, batch, monitor=monitor.name, mode=monitor.mode)
+    task, batch = compiled_task(compiled, state.data, monitor)
     _check_gradients(model, task, batch)
     value = Evaluator(model, state.strategy, task=task)(state.held_out_batches())
     measure = task.measure.starting_at(value)
@@ -44,6 +44,13 @@ def task_of(state: State, model: keras.Model, compiled: keras.Model | None, moni
                        state.folder.read_json(TASK_FILE)['start'])
     task.measure = dataclasses.replace(measure, start=start)
     return task
+
+
+def compiled_task(model: keras.Model, data: Examples, monitor: Monitor
+                  ) -> tuple[CompiledTask, Batch]:
+    """What a model is compiled with, and the training examples by which it was built."""
+    batch = next(iter(data.train_batches(0, min(_LOOKED_AT, data.num_train))))
+    return CompiledTask.of(model, batch, monitor=monitor.name, mode=monitor.mode), batch
 
 
 def mean_loss(task: Task) -> BatchLoss:

@@ -1,5 +1,6 @@
 """What an unfinished run had written that is no longer in its folder, when it is resumed."""
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from tfprune.runs.reuse import RATIOS_FILE
 from tfprune.runs.state import State
@@ -15,10 +16,8 @@ def lost_parts(state: State) -> list[str]:
     folder, position, method = state.folder, state.position, state.method
     is_own = not state.config.run.before_surgery_from
     metrics, rounds = (folder.read_rows(name) for name in ('metrics.jsonl', 'rounds.jsonl'))
-    skipped = [epoch for row in metrics  # a callback has ended their phase
-               for epoch in range(row['epoch'] + 1, row.get('stopped_until', 0))]
     lost = [_rows('metrics.jsonl', 'epoch', position.epoch,
-                  [*skipped, *(row['epoch'] for row in metrics)])]
+                  [*left_out(metrics), *(row['epoch'] for row in metrics)])]
     done = position.round
     if state.has_decided and is_own and method.has_rounds:
         done = max([1, *(row['round'] + 1 for row in rounds)])  # how many it had is not known
@@ -39,6 +38,12 @@ def lost_parts(state: State) -> list[str]:
         names += [RATIOS_FILE] if method.conditional and is_own else []
         lost += [name for name in names if not (folder.path / name).exists()]
     return [phrase for phrase in lost if phrase]
+
+
+def left_out(metrics: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Epochs that have no row in metrics.jsonl, as a callback has ended their phase before."""
+    return [epoch for row in metrics
+            for epoch in range(row['epoch'] + 1, row.get('stopped_until', 0))]
 
 
 def _rows(name: str, kind: str, count: int, found: Iterable[int]) -> str:

@@ -23,10 +23,11 @@ from tfprune.report.artifact_table import format_artifacts
 from tfprune.report.reading import read_run, task_of
 from tfprune.report.table import shortfall_sentences
 from tfprune.runs.answers import write_answers
-from tfprune.runs.artifacts import test_metrics
+from tfprune.runs.artifacts import score_key, test_metrics
 from tfprune.runs.deployment import Deployed, Deployment, deploy
 from tfprune.runs.first_epoch import lowered
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.lost_parts import left_out
 from tfprune.runs.recipe import Given
 from tfprune.runs.state import FineTuning, Interrupted, State
 from tfprune.search.problem import Problem
@@ -182,11 +183,10 @@ def _what_was_run(state: State) -> dict[str, Any]:
 def _training(state: State) -> dict[str, Any]:
     """Epochs, what the model scored as given, and how it was trained."""
     planned, recipe = state.config.epochs, state.recipe
-    left_out = [epoch for row in state.folder.read_rows('metrics.jsonl')
-                for epoch in range(row['epoch'] + 1, row.get('stopped_until', 0))]
-    early = sum(epoch < planned.search for epoch in left_out)
+    skipped = left_out(state.folder.read_rows('metrics.jsonl'))
+    early = sum(epoch < planned.search for epoch in skipped)
     before = planned.search - early
-    after = _whole(FineTuning.after(state).epochs - (len(left_out) - early))
+    after = _whole(FineTuning.after(state).epochs - (len(skipped) - early))
     return {
         'epochs': {'pretraining': planned.pretraining_epochs, 'search': before,
                    'search_equivalents': state.decision.search_equivalents,
@@ -198,7 +198,7 @@ def _training(state: State) -> dict[str, Any]:
 
 def _given(task: Task, given: Given) -> dict[str, Any]:
     """The model as given; mean scores of examples as of the task."""
-    key = 'accuracy' if task.is_classification else 'score'
+    key = score_key(task)
     return {**_tested(task, given.test), f'held_out_{key}': given.held_out.mean,
             f'trained_on_{key}': given.trained_on.mean, 'images': given.held_out.examples,
             'is_trained': given.is_trained, 'held_out_floor': given.held_out_floor.mean,

@@ -21,14 +21,13 @@ from tfprune.export.base import Artifact
 from tfprune.models.model_files import at_shapes
 from tfprune.runs.artifacts import TaskMeasurement, measure_task
 from tfprune.runs.config import Config
+from tfprune.runs.learning import compiled_task
 from tfprune.runs.own_model import own_model
 from tfprune.runs.problem import OwnModel
 from tfprune.tasks.base import Task
 from tfprune.tasks.classification import Classification
-from tfprune.tasks.compiled import CompiledTask
 
 _OPTIONS = ('monitor', 'mode', 'class_weight', 'class_names', 'pixel_range', 'callbacks')
-_LOOKED_AT = 8  # examples by which losses and metrics are built
 _SPLITS = ('train_data', 'reward_data', 'test_data')
 
 
@@ -76,10 +75,9 @@ def measured(config: Config, opened: Sequence[Artifact]) -> tuple[list[TaskMeasu
     """The files of a run of a task file on its test examples, and the task."""
     own = own_of_task(config)
     assert own is not None, config
-    batch = next(iter(own.data.reward_batches(_LOOKED_AT)))
     task: Task = Classification.of(own.model)
     if own.monitor:
-        task = CompiledTask.of(own.model, batch, monitor=own.monitor.name, mode=own.monitor.mode)
+        task, _ = compiled_task(own.model, own.data, own.monitor)
     return [measure_task(artifact, own.model, task, own.data) for artifact in opened], task
 
 

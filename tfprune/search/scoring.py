@@ -63,18 +63,9 @@ class SubnetworkScorer:
 
     def _tally(self, batch: Batch, counted: tf.Tensor) -> tf.Tensor:
         x, *targets = batch
-        outputs = self._task.forward(_Scored(self._network), x, training=False)
+        outputs = self._task.forward(lambda inputs, training: self._network(inputs), x,
+                                     training=False)
         return tf.where(counted, self._task.tally(outputs, *targets), tf.constant(0.0, tf.float64))
-
-
-class _Scored:
-    """A network as a task calls a model."""
-
-    def __init__(self, network: Network):
-        self._network = network
-
-    def __call__(self, inputs: Any, training: bool) -> Any:
-        return self._network(inputs)
 
 
 def _deal(batches: list[Batch], strategy: tf.distribute.Strategy) -> list[tuple[Batch, Any]]:

@@ -16,15 +16,16 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.errors import first_line, near
+from tfprune.significance import ERRORS
 from tfprune.structure.graph import functional_graph
 from tfprune.structure.keras_internals import CompiledWith, compiled_with, has_own_steps
 from tfprune.tasks.base import Targets, Task, count_of
 from tfprune.tasks.directions import is_accuracy, is_share, larger_is_better
 from tfprune.tasks.measure import Measure
 
-# By so many standard errors, and by such a share, a loss is better than that of other examples'
+# By such a share, beside ERRORS standard errors, a loss is better than that of other examples'
 # targets: untrained outputs, too, depend on inputs, and agree with targets a little.
-_ERRORS, _SHARE = 3.0, 0.05
+_SHARE = 0.05
 _LOSS = 'loss'
 
 
@@ -88,13 +89,12 @@ class CompiledTask(Task):
         return made
 
     def loss(self, outputs: Any, *targets: Any) -> tf.Tensor:
-        count = tf.cast(tf.shape(tf.nest.flatten(outputs)[0])[0], tf.float32)
-        return tf.where(count > 0, count * self._mean_loss(outputs, *targets), 0.0)
+        return _times_examples(outputs, self._mean_loss(outputs, *targets))
 
     def tally(self, outputs: Any, *targets: Any) -> tf.Tensor:
-        summed = tf.cast(self.loss(outputs, *targets), tf.float64)
-        count = tf.cast(tf.shape(tf.nest.flatten(outputs)[0])[0], tf.float64)
-        after = self._updated(self._initial, outputs, targets)
+        count = tf.cast(_examples(outputs), tf.float64)
+        loss, after = self._updated(self._initial, outputs, targets)
+        summed = tf.cast(_times_examples(outputs, loss), tf.float64)
         for total, number in self._means:  # the loss of an output, over the examples
             after[total] *= tf.cast(count, after[total].dtype) / after[number]
             after[number] = tf.cast(count, after[number].dtype)
@@ -130,26 +130,29 @@ class CompiledTask(Task):
         if not np.isfinite(gain).all():
             raise ValueError('the loss of the given model on training examples is NaN or infinite.')
         least = _SHARE * abs(np.concatenate(without).mean()) if gains else 0.0
-        return bool(gain.mean() > max(least, _ERRORS * gain.std() / len(gain) ** 0.5))
+        return bool(gain.mean() > max(least, ERRORS * gain.std() / len(gain) ** 0.5))
 
     def _mean_loss(self, outputs: Any, *targets: Any) -> tf.Tensor:
+        with keras.StatelessScope([(v, v.value) for v in self._variables]):
+            return self._computed_loss(outputs, targets)
+
+    def _computed_loss(self, outputs: Any, targets: Targets) -> tf.Tensor:
+        """The mean loss, within a scope that takes what is tracked in it."""
         if not self._has_loss:
             return tf.constant(0.0)
         y, weights = (*targets, None)[:2]
-        with keras.StatelessScope([(v, v.value) for v in self._variables]):
-            loss = self._judge.compute_loss(x=None, y=y, y_pred=outputs, sample_weight=weights)
+        loss = self._judge.compute_loss(x=None, y=y, y_pred=outputs, sample_weight=weights)
         # Among replicas Keras gives the share of one in the mean over all of them.
         return tf.cast(loss, tf.float32) * tf.distribute.get_strategy().num_replicas_in_sync
 
-    def _updated(self, states: Any, outputs: Any, targets: Targets) -> list[Any]:
-        """The states of the metrics after a batch."""
+    def _updated(self, states: Any, outputs: Any, targets: Targets) -> tuple[tf.Tensor, list[Any]]:
+        """The mean loss of a batch, and the states of the metrics after it."""
         y, weights = (*targets, None)[:2]
         mapping = [(v, tf.cast(state, v.dtype)) for v, state in zip(self._variables, states)]
         with keras.StatelessScope(mapping) as scope:
-            if self._has_loss:  # each output's own loss is tracked in it
-                self._judge.compute_loss(x=None, y=y, y_pred=outputs, sample_weight=weights)
+            loss = self._computed_loss(outputs, targets)  # tracks each output's own
             self._judge.compute_metrics(None, y, outputs, weights)
-            return [scope.get_current_value(v) for v in self._variables]
+            return loss, [scope.get_current_value(v) for v in self._variables]
 
     def _results(self, tally: np.ndarray) -> dict[str, float]:
         """The metrics that are one number, without the loss."""
@@ -179,7 +182,7 @@ class CompiledTask(Task):
                  for cut in (slice(half), slice(half, None))]
         states, total = self._initial, np.zeros(self.tally_size)
         for answers, wanted in parts:
-            states = self._updated(states, answers, wanted)
+            _, states = self._updated(states, answers, wanted)
             total = total + np.asarray(self.tally(answers, *wanted))
         expected = self._results_of(states)
         own = {f'{name}_loss' for name in self._judge.output_names}  # see `tally`
@@ -204,6 +207,17 @@ class CompiledTask(Task):
         metric = by_name.get(name)
         return Measure(name, larger_is_better(name, metric, mode), is_share(metric),
                        is_accuracy(metric, outputs))
+
+
+def _examples(outputs: Any) -> tf.Tensor:
+    """Number of examples of outputs, maybe none."""
+    return tf.shape(tf.nest.flatten(outputs)[0])[0]
+
+
+def _times_examples(outputs: Any, mean: tf.Tensor) -> tf.Tensor:
+    """A mean over examples times their number; 0 where there are none."""
+    count = tf.cast(_examples(outputs), tf.float32)
+    return tf.where(count > 0, count * mean, 0.0)
 
 
 def _means_of_losses(judge: keras.Model, variables: list[Any]) -> list[tuple[int, int]]:
