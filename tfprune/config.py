@@ -43,7 +43,7 @@ SEED, THREADS, REPLICAS = Range(0, 2 ** 32 - 1), Range(0, 1_024), Range(1, 64)
 
 
 def field_of(default: Any, text: str, within: Range | None = None, *,
-             choices: Iterable[str] = (), is_flag: bool = True) -> Any:
+             choices: Iterable[str] = (), is_flag: bool = True, before: Any = None) -> Any:
     """A field of a part.
 
     Args:
@@ -51,9 +51,11 @@ def field_of(default: Any, text: str, within: Range | None = None, *,
         within: what a number can be.
         choices: what a name can be; none for any text.
         is_flag: whether it is part of a configuration, or given in Python alone.
+        before: what runs did before there was the flag; None for what its default does.
     """
     return dataclasses.field(default=default, metadata={
-        'help': text, 'within': within, 'choices': tuple(choices), 'is_flag': is_flag})
+        'help': text, 'within': within, 'choices': tuple(choices), 'is_flag': is_flag,
+        'before': default if before is None else before})
 
 
 @dataclasses.dataclass(frozen=True)

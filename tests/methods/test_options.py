@@ -69,7 +69,6 @@ def test_a_number_that_an_option_cannot_have_is_refused_by_its_name(method, fiel
     ('autocompress', 'cooling=0.99999999', 'autocompress.cooling must be such that 1 to 1000'),
     ('autocompress', 'stop_temperature=99.99999999999', 'autocompress.cooling must be such'),
     ('n2n', 'removal_rounds=0 --n2n.shrinkage_rounds=0', 'n2n.shrinkage_rounds .*uniform'),
-    ('n2n', 'distil=perhaps', 'flag --n2n.distil=perhaps: .*boolean'),
     ('purl', 'form=filters', "Unknown purl.form 'filters'. .*Available: channels, we"),
     ('purl', 'epsilon_decay=1', r'purl.epsilon_decay must be in \[0, 1\); received'),
     ('crl', 'multiplier=0', r'crl.multiplier must be in \[0.001, 1000\]; rec'),

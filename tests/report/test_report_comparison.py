@@ -240,11 +240,12 @@ def test_searches_that_cost_all_of_fine_tuning_are_named(tmp_path, spent, charge
 
 def test_account_of_a_row(tmp_path):
     run = make_run(tmp_path / 'a', epochs={'pretraining': 200, 'search': 4, 'fine_tune': 3,
-                                           'search_equivalents': 1.25, 'total': 7})
+                                           'search_equivalents': 1.25, 'distillation': 1.0,
+                                           'total': 7})
     row = report.run_row(run)
     assert row['account'] == {'pretraining': 200, 'search': 4, 'search_equivalents': 1.25,
-                              'fine_tune': 3, 'total': 208.25}
+                              'fine_tune': 3, 'distillation': 1.0, 'total': 209.25}
     assert row['widths'] == {'stage1/conv<1>': [7, 16], 'stage2/conv1': [32, 32]}
     assert row['agent'] == AGENT
     cells = line_of(first_table(report.format_comparison([{**row, 'cell': 'a_cell'}])), 'a_cell')
-    assert cells[-3:] == ['208.2', '1.2', '1.7 min']
+    assert cells[-3:] == ['209.2', '1.2', '1.7 min']

@@ -25,7 +25,7 @@ from tfprune.tasks.compiled import CompiledTask
 from tfprune.testing import random_masks
 from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Evaluator, Optimization, Trainer
+from tfprune.training.step import Evaluator, Optimization, Teacher, Trainer
 
 BATCH, STEPS = 8, 5
 
@@ -56,7 +56,8 @@ def train_on(strategy):
         penalty = AlignmentPenalty(model, trace_groups(model), strength=1e-2)
         teacher = shallow()
     penalty.set_masks({'c1': np.arange(7) < 3})
-    trainer = Trainer(model, strategy, Optimization(global_batch_size=BATCH), penalty, teacher)
+    trainer = Trainer(model, strategy, Optimization(global_batch_size=BATCH), penalty,
+                      Teacher(teacher, 0.5, 2.0))
     losses: list[float] = []
     for _ in range(2):
         means = trainer.train_epoch(

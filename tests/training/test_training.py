@@ -185,6 +185,30 @@ def test_only_kernels_decay(strategy):
 
 # Epochs.
 
+def test_the_end_is_the_moving_average_of_weights(strategy):
+    """By hand: the first average is that of the first weights."""
+    model, trainer, data = one_step(strategy, average=0.75)
+    seen: list[np.ndarray] = []
+    trainer.train_epoch(data.repeat(4), lambda step: .5,
+                        on_step=lambda *_: seen.append(weights(model)[0].copy()))
+    trainer.finish()
+    expected = seen[0]
+    for each in seen[1:]:
+        expected = .75 * expected + .25 * each
+    assert trainer.averages and not np.allclose(expected, seen[-1])
+    assert weights(model)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_holds_of_weights_holds_of_their_average(strategy):
+    model = under(strategy, linear)
+    kernel = model.trainable_variables[0]
+    trainer = Trainer(model, strategy, Optimization(global_batch_size=BATCH, average=.5),
+                      constrain=lambda: kernel.assign(kernel * [[0., 1.]]))
+    trainer.train_epoch(one_step(strategy)[2].repeat(4), lambda step: .5)
+    trainer.finish()
+    assert not np.any(weights(model)[0][:, 0]) and np.all(weights(model)[0][:, 1])
+
+
 def test_loss_falls_on_a_learnable_toy(strategy):
     model = under(strategy, toy)
     trainer = make(model, strategy)

@@ -112,11 +112,6 @@ class Method(tf.Module):
         return self.prunes
 
     @property
-    def distils(self) -> bool:
-        """Whether fine-tuning also follows the dense model's logits; the method charges that."""
-        return False
-
-    @property
     def leaves_zeros(self) -> bool:
         """Whether single weights become zero, and must stay it in whatever trains them."""
         return False

@@ -10,7 +10,8 @@ A teacher, the dense model, is compressed in two stages by REINFORCE (search.age
 A student is built (pruning.depth, pruning.surgery) with the teacher's current weights and
 scored after a short training on the teacher's logits by mean squared error. Rewards are known by
 architecture: none is trained twice. The best student of the first stage is shrunk in the second.
-After surgery the decision is fine-tuned towards labels and the teacher's logits.
+After surgery the decision is fine-tuned towards labels and the teacher's answers, as that of any
+method is here (--distillation).
 
 Deviations: 1. cost is what the budget limits (of several limits that which is least compressed),
 where the paper has parameters. 2. The budget is exact: a removal that leaves less than it allows is
@@ -19,9 +20,9 @@ stage, and accuracy decides. 3. What removes nothing has R = 0 as in the paper, 
 removal is better; without one all blocks stay. 4. Students train for --n2n.student_steps
 steps with Adam, not for epochs; the paper's five students an iteration are one round. 5. Removable
 are residual blocks with an identity shortcut, not single layers; channels are those of groups, by
-the configured criterion. 6. Students run on one replica. 7. In fine-tuning the squared
-error is relative to the variance of the teacher's logits where that is above 1 (training.step):
-plain, it multiplies a learning rate meant for labels by the tens.
+the configured criterion. 6. Students run on one replica. 7. In fine-tuning the teacher is followed
+by its softened answers (tasks.soft_targets): the squared error of logits multiplies a learning rate
+meant for labels by the tens.
 """
 import dataclasses
 import functools
@@ -172,10 +173,6 @@ class N2N(Method):
         self._reduced: _Left | None = None
         self._accuracies: list[float] = []
 
-    @property
-    def distils(self) -> bool:
-        return self.options.distil
-
     def rounds(self) -> int:
         return self._removal_rounds + self.options.shrinkage_rounds
 
@@ -203,7 +200,6 @@ class N2N(Method):
         widths = self.widths.numpy()
         if not widths.size:
             widths = uniform_widths(left.problem.budget)
-        self._charge_distillation()
         return Decision(left.select(widths), self._names(self.removed.numpy()))
 
     def _remove(self) -> tuple[list[Mapping[str, Any]], float]:
@@ -297,17 +293,6 @@ class N2N(Method):
 
     def _names(self, removed: np.ndarray) -> tuple[str, ...]:
         return tuple(block.name for block, gone in zip(self._blocks, removed) if gone)
-
-    def _charge_distillation(self) -> None:
-        """The teacher's forward passes in fine-tuning: a third of an epoch each, of as many epochs
-        as are left with them."""
-        planned, account = self.problem.epochs, self.problem.account
-        if not self.options.distil:
-            return
-        epochs: float = planned.fine_tune_epochs
-        if planned.charge_search:
-            epochs = max(0.0, epochs - account.epochs) / (4 / 3)
-        account.charge(epochs / 3)
 
 
 @dataclasses.dataclass(frozen=True)

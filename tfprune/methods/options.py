@@ -202,7 +202,6 @@ class N2nOptions(Options):
     baseline_rate: float = field_of(
         0.2, 'The newest round has this weight in the moving average of rewards.', SHARE)
     units: int = _count(30, 'Each LSTM has this many units.', high=4096)
-    distil: bool = field_of(True, "Fine-tuning follows the teacher's logits, too.")
 
     def check(self) -> None:
         super().check()

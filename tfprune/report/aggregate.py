@@ -171,8 +171,7 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
             'dense_score_mean': dense, 'dense_score_sd': dense_sd,
             'given_score_mean': given, 'given_score_sd': given_sd,
             'seconds': mean_and_sd(row['seconds'] for row in members)[0],
-            'account': {name: mean_and_sd(row.get('account', {}).get(name) for row in members)[0]
-                        for name in ACCOUNT},
+            'account': _mean_account(members),
             'widths': _mean_widths(members),
             'zeros': mean_and_sd(quotient(row['sparsity']['zeros'],
                                           row['sparsity']['kernel_weights'])
@@ -183,6 +182,12 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
 def _keeps_a_budget(row: Row) -> bool:
     """Whether a limit was set and kept: of a method that finds its own ratio none was."""
     return row['pruned'] and any(b['asked'] != 1 for b in row.get('budgets', [{'asked': None}]))
+
+
+def _mean_account(members: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """What a run has cost, by the parts of ACCOUNT; a part that is younger than a row cost it 0."""
+    accounts = [row['account'] for row in members if row.get('account')]
+    return {name: mean_and_sd(each.get(name, 0) for each in accounts)[0] for name in ACCOUNT}
 
 
 def _mean_widths(members: Sequence[Row]) -> dict[str, list[float]]:

@@ -16,7 +16,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, '#cc79a7', '#56b4e9', '#e69f00', '#000000', '#b
 _MARKERS = 'osD^vXP*'
 _PARTS = (('search', BLUE, 'training before surgery'),
           ('search_equivalents', ORANGE, 'search, in epoch-equivalents'),
-          ('fine_tune', GREEN, 'fine-tuning'))
+          ('fine_tune', GREEN, 'fine-tuning'), ('distillation', '#cc79a7', 'its teacher'))
 _NARROWEST = 5  # points of MACs that an axis spans at least
 _MOST_NUMBERED = 30  # groups beside each other whose cells have room for a number
 

@@ -12,7 +12,7 @@ from tfprune.errors import first_line
 from tfprune.run_files import read_json, read_rows
 
 Row = Mapping[str, Any]
-ACCOUNT = ('pretraining', 'search', 'search_equivalents', 'fine_tune', 'total')
+ACCOUNT = ('pretraining', 'search', 'search_equivalents', 'fine_tune', 'distillation', 'total')
 # What a report says of its task; this of those that say nothing.
 TASK_OF_CLASSIFIERS: Row = {
     'metric': 'accuracy', 'larger_is_better': True, 'is_share': True, 'loss': 'cross_entropy',
@@ -132,7 +132,8 @@ def surgery_first(report: Mapping[str, Any]) -> bool:
 
 def epoch_account(report: Mapping[str, Any]) -> dict[str, float]:
     """What a run has cost, in epochs: pretraining, search (training epochs before surgery),
-    search_equivalents (what the search cost beside them), fine_tune, and their total.
+    search_equivalents (what the search cost beside them), fine_tune, distillation (the teacher's
+    answers), and their total.
 
     Where surgery comes first all training is of the pruned model.
     """

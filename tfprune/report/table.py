@@ -136,7 +136,8 @@ def account_sentence(report: Mapping[str, Any]) -> str:
     """What the run has cost, in epochs; see epoch_account."""
     account = epoch_account(report)
     names = {'pretraining': 'pretraining', 'search': 'before surgery',
-             'search_equivalents': 'search by its passes', 'fine_tune': 'fine-tuning'}
+             'search_equivalents': 'search by its passes', 'fine_tune': 'fine-tuning',
+             'distillation': 'its teacher'}
     if surgery_first(report) or not is_pruned(report):
         names |= {'search': 'training', 'fine_tune': 'training'}
     parts = ' + '.join(f'{account[name]:.4g} {text}' for name, text in names.items()

@@ -171,12 +171,20 @@ def default_values(method: str) -> dict[str, Any]:
     return DEFAULTS | own | {'method': method}
 
 
+def values_before(method: str) -> dict[str, Any]:
+    """{flag: what a configuration that does not know it yet had}."""
+    return default_values(method) | {
+        field.name: field.metadata['before'] for part in PARTS.values()
+        for field in flag_fields(part) if 'before' in field.metadata}
+
+
 def completed(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of a run, in whose configuration flags that are younger than it have their defaults."""
+    """A row of a run, in whose configuration flags that are younger than it have the values that
+    it ran with."""
     known = row['configuration']
     if 'method' not in known:
         return dict(row)
-    values = {name: value for name, value in default_values(known['method']).items()
+    values = {name: value for name, value in values_before(known['method']).items()
               if name not in ('seed', *NOT_IDENTITY)}
     return {**row, 'configuration': values | dict(known)}
 
@@ -229,9 +237,9 @@ def method_options(method: str, flags: dict[str, Any]) -> Options:
 def differing_fields(ours: Config, theirs: Mapping[str, Any]) -> list[str]:
     """'--flag: theirs -> ours' for each flag in which a stored configuration differs.
 
-    A flag that is younger than the stored configuration had its default.
+    A flag that is younger than the stored configuration had the value of `values_before`.
     """
-    rows, defaults = [], default_values(ours.method)
+    rows, defaults = [], values_before(ours.method)
     for name, value in ours.to_json().items():
         stored = theirs.get(name, defaults[name])
         if stored != value and name not in NOT_IDENTITY:

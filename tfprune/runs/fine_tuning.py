@@ -2,10 +2,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfprune.methods.base import Decision
+from tfprune.models.model_files import read_keras_file
 from tfprune.pruning.sparsity import zeroing
 from tfprune.runs.checkpoints import restore
 from tfprune.runs.epochs import EpochLoop, Stage
@@ -16,16 +16,21 @@ from tfprune.search.problem import Problem
 from tfprune.structure.graph import unfold
 from tfprune.training.batch_norm import batch_norm_layers, reestimate_batch_norm
 from tfprune.training.distribution import from_chief
+from tfprune.training.step import Teacher
 
 # Share of a moving average that may be older than the training after surgery.
 YOUNG = 0.05
+_BATCHES_OF_AVERAGE = 20  # by which averaged weights get statistics
 
 
 def fine_tune(state: State, problem: Problem) -> None:
     """Trains the state's pruned model to the last epoch, and leaves it in float32."""
     plan = FineTuning.after(state)
     _train(state, plan)
-    _settle_if_young(state, plan.steps)
+    if state.config.training.fine_tune_average and plan.steps:
+        _settle(state, _BATCHES_OF_AVERAGE)
+    else:
+        _settle_if_young(state, plan.steps)
     if state.should_stop():
         raise state.interrupted('before export')
     state.pruned = plain_float32(state.pruned)
@@ -39,7 +44,8 @@ def _train(state: State, plan: FineTuning) -> None:
             f'the search cost {decision.search_equivalents:.1f} epochs; charged, it leaves '
             f'none of {config.epochs.fine_tune_epochs} to fine-tuning.')
     keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
-    trainer = state.trainer(pruned, teacher=_teacher(state), constrain=keep_zeros)
+    trainer = state.trainer(pruned, teacher=_teacher(state), constrain=keep_zeros,
+                            average=config.training.fine_tune_average)
     stages = [stage_before_surgery(state, plan.data)] if first else []
     stages += [Stage.of(state, config.epochs.search, plan.steps, plan.data,
                         fine_tune_rate(state.folder.path, state.recipe))]
@@ -64,16 +70,15 @@ def _begin(state: State, keep_zeros: Callable[[], None] | None) -> None:
         _settle(state)
 
 
-def _settle(state: State) -> None:
-    """Batch-norm statistics of the sub-network, as when it was scored."""
-    pruned = state.pruned
+def _settle(state: State, count: int | None = None) -> None:
+    """Batch-norm statistics of the sub-network, by so many batches; as when it was scored."""
+    pruned, count = state.pruned, count or state.config.training.calibration_batches
 
     @tf.function
     def forward(inputs: Any) -> None:
         state.strategy.run(lambda x: state.task.forward(pruned, x, training=True), (inputs,))
 
-    batches = state.data.calibration_batches(state.config.scoring.score_batch_size,
-                                             state.config.training.calibration_batches)
+    batches = state.data.calibration_batches(state.config.scoring.score_batch_size, count)
     reestimate_batch_norm(unfold(pruned), forward, (x for x, *_ in batches))
 
 
@@ -96,13 +101,21 @@ def _settle_if_young(state: State, steps: int) -> None:
         _settle(state)
 
 
-def _teacher(state: State) -> keras.Model | None:
-    """The dense model as it was before surgery, for a method that distils.
+def _teacher(state: State) -> Teacher | None:
+    """The model as given, where it was trained; else the dense model as it was before surgery.
 
-    From its file, as a run that is resumed after surgery has it nowhere else.
+    That from its file, as a run that is resumed after surgery has it nowhere else.
     """
-    if not state.method.distils:
+    share, options = state.recipe.distillation, state.config.training
+    if not share:
         return None
-    from_chief(state.strategy, 'the file is written')
-    with state.strategy.scope():
-        return keras.models.load_model(state.folder.path / 'dense.keras')
+    model = state.given_model
+    if model is None:
+        from_chief(state.strategy, 'the file is written')
+        path = state.folder.path / 'dense.keras'
+        if not path.exists():
+            raise ValueError(f'{path}: lost, and with it the teacher of --distillation={share:g}; '
+                             'begin anew in another run_dir.')
+        with state.strategy.scope():
+            model = read_keras_file(path)
+    return Teacher(model, share, options.distillation_temperature)

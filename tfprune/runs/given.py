@@ -94,6 +94,9 @@ def judge_given(state: State, problem: Problem) -> None:
     state.recipe = Recipe.from_json(known['training'])
     state.given = known['given'] and Given.from_json(known['given'])
     state.data = as_chosen(state.data, state.recipe.augmentation)
+    if state.recipe.distillation and state.given and state.given.is_trained:
+        with state.strategy.scope():
+            state.given_model = float32_copy(problem.model)  # training has not begun
 
 
 def _measured_and_chosen(state: State, problem: Problem) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from tfprune.runs.recipe import Given
 from tfprune.runs.state import FineTuning, Interrupted, State
 from tfprune.search.problem import Problem
 from tfprune.tasks.base import Task
+from tfprune.training.account import FORWARDS
 from tfprune.training.distribution import from_chief
 from tfprune.training.step import StopTraining
 
@@ -190,7 +191,9 @@ def _training(state: State) -> dict[str, Any]:
     return {
         'epochs': {'pretraining': planned.pretraining_epochs, 'search': before,
                    'search_equivalents': state.decision.search_equivalents,
-                   'fine_tune': after, 'total': before + after},
+                   'fine_tune': after,
+                   'distillation': after / FORWARDS if recipe.distillation else 0,
+                   'total': before + after},
         'given': None if state.given is None else _given(state.task, state.given),
         'training': recipe.to_json() | {
             'reasons': [*recipe.reasons, *lowered(state.folder.path).values()]}}

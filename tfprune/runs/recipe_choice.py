@@ -8,7 +8,8 @@
     random weights   SGD with momentum at 0.1, after surgery 0.05; so, too, a model whose accuracy
                      is that of chance
 
-and no weight decay beside the regularizers of the user's own model.
+and no weight decay beside the regularizers of the user's own model. After surgery classifiers learn
+from the answers of the model as given, too, or of the dense model just before surgery.
 """
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,7 @@ from tfprune.training.rate_test import (FACTORS, STEPS, RateTest, at_least, best
 from tfprune.training.seeding import derived_seed
 from tfprune.training.step import Optimization
 
+DISTILLATION = 0.9  # share of the loss after surgery
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
 
@@ -77,8 +79,25 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')
     chosen = {'learning_rate': before, 'fine_tune_learning_rate': after, 'weight_decay': decay}
+    distillation = _distillation(state, starts_trained, reasons)
     return Recipe(compiled.config if compiled else None, **chosen | stated,
-                  reasons=tuple(reasons), stated=tuple(stated), follows=follows)
+                  distillation=distillation, reasons=tuple(reasons), stated=tuple(stated),
+                  follows=follows)
+
+
+def _distillation(state: State, starts_trained: bool, reasons: list[str]) -> float:
+    """Share of the loss after surgery; a sentence is added for what was left to us."""
+    options, epochs = state.config.training, state.config.epochs
+    has_teacher = starts_trained or bool(epochs.search and not state.method.decides_first)
+    if not (has_teacher and state.task.can_distil and epochs.fine_tune_epochs):
+        return 0.0
+    if options.distillation is not None:
+        return options.distillation
+    teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
+    reasons.append(f'after surgery {DISTILLATION:.0%} of the loss is the divergence from the '
+                   f'answers of {teacher} at a temperature of '
+                   f'{options.distillation_temperature:g} (--distillation)')
+    return DISTILLATION
 
 
 def has_own_losses(model: keras.Model) -> bool:

@@ -43,6 +43,7 @@ class State:
         callbacks, compiled_with: the user's own, and what the user's model is compiled with.
         has_weights, compiled: whether the dense model came with weights, with which optimizer.
         given, recipe: what it scored as given, and how it is trained.
+        given_model: with weights as given, in float32, where it is a teacher.
         scorer: the method's reward, shared by all workers.
         position, prefix: where the newest checkpoint stands, and its path; None for none.
         missing: what of the run's files was lost while it was interrupted.
@@ -65,6 +66,7 @@ class State:
     compiled: CompiledOptimizer | None = None
     given: Given | None = None
     recipe: Recipe = FROM_RANDOM
+    given_model: keras.Model | None = None
     scorer: SharedScorer = None  # type: ignore[assignment]
     position: Position = Position()
     prefix: str | None = None
@@ -129,12 +131,13 @@ class State:
         return self.data.calibration_batches(self.config.training.batch_size,
                                              self.config.pruning.criterion_batches)
 
-    def trainer(self, model: keras.Model, **extras: Any) -> Trainer:
-        """What trains a model by the run's recipe; `extras` are further arguments of Trainer."""
+    def trainer(self, model: keras.Model, *, average: float = 0.0, **extras: Any) -> Trainer:
+        """What trains a model by the run's recipe; `average` is that of Optimization, `extras` are
+        further arguments of Trainer."""
         options, recipe = self.config.training, self.recipe
         return Trainer(model, self.strategy, Optimization(
             options.momentum, recipe.weight_decay, options.label_smoothing, options.batch_size,
-            options.jit_compile, recipe.optimizer), task=self.task, **extras)
+            options.jit_compile, recipe.optimizer, average), task=self.task, **extras)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Keras' private names, all of them: what a new version of Keras may move stands here."""
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -11,10 +11,10 @@ from keras.src.models.functional import Functional
 from keras.src.ops import core, image, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'clone_model', 'compiled_with', 'core', 'direction_of', 'has_own_steps', 'image',
-           'inputs_of_call', 'is_plain_batch_norm', 'layers_within', 'maker', 'moments', 'nn',
-           'numpy', 'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
-           'uncompiled']
+           'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
+           'has_own_steps', 'image', 'inputs_of_call', 'is_plain_batch_norm', 'layers_within',
+           'losses_of', 'maker', 'moments', 'nn', 'numpy', 'ordered_nodes', 'origin',
+           'schedule_of', 'sequential_graph', 'standardized', 'uncompiled']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -82,6 +82,19 @@ def compiled_with(model: keras.Model) -> CompiledWith | None:
         return None
     given = model._compile_config.config
     return CompiledWith(*(given.get(field.name) for field in dataclasses.fields(CompiledWith)))
+
+
+def losses_of(model: keras.Model) -> list[tuple[Any, Any, float]]:
+    """(path in the structure of outputs, loss, its weight) of each output that a compiled model
+    has a loss for, once it has computed one."""
+    built = getattr(getattr(model, '_compile_loss', None), '_flat_losses', None) or ()
+    return [(each.path, each.loss, 1.0 if each.loss_weights is None else each.loss_weights)
+            for each in built]
+
+
+def function_of_loss(loss: Any) -> tuple[Any, Mapping[str, Any]]:
+    """The function that a loss of Keras' wraps, and the arguments that it is called with."""
+    return getattr(loss, 'fn', None), getattr(loss, '_fn_kwargs', {})
 
 
 @contextlib.contextmanager

@@ -55,6 +55,16 @@ class Task(abc.ABC):
         """How well each example of a batch is answered, float32 [B], the higher the better: 1 or 0
         of an answer that is right or wrong, minus the loss of an example of other tasks."""
 
+    @property
+    def can_distil(self) -> bool:
+        """Whether a teacher's outputs can be targets."""
+        return False
+
+    def divergence(self, outputs: Any, teacher: Any, temperature: float) -> tf.Tensor:
+        """How far the outputs of a batch are from those of a teacher, softened by a temperature,
+        times the examples, a float32 scalar: see tfprune.tasks.soft_targets."""
+        raise NotImplementedError
+
     @abc.abstractmethod
     def shown_score(self, score: float) -> str:
         """A mean of scores, in words: '91.20%', 'a loss of 0.31'."""

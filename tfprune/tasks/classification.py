@@ -10,6 +10,7 @@ from tfprune.models.outputs import log_probabilities, outputs_probabilities
 from tfprune.significance import ERRORS
 from tfprune.tasks.base import Targets, Task
 from tfprune.tasks.measure import ACCURACY
+from tfprune.tasks.soft_targets import of_classes
 
 
 class Classification(Task):
@@ -54,6 +55,13 @@ class Classification(Task):
     def scores(self, outputs: Any, *targets: Any) -> tf.Tensor:
         labels, = targets
         return tf.cast(are_right(outputs, labels), tf.float32)
+
+    @property
+    def can_distil(self) -> bool:
+        return True
+
+    def divergence(self, outputs: Any, teacher: Any, temperature: float) -> tf.Tensor:
+        return tf.reduce_sum(of_classes(self._logits(outputs), self._logits(teacher), temperature))
 
     def shown_score(self, score: float) -> str:
         return f'{score:.2%}'

@@ -8,6 +8,7 @@ change of their state is taken from their initial state, and these changes add u
 The losses of the model itself, of regularizers and add_loss, are no part of the task: training adds
 them, and 'loss' among the metrics is without them.
 """
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +19,12 @@ import tensorflow as tf
 from tfprune.errors import first_line, near
 from tfprune.significance import ERRORS
 from tfprune.structure.graph import functional_graph
-from tfprune.structure.keras_internals import CompiledWith, compiled_with, has_own_steps
+from tfprune.structure.keras_internals import (CompiledWith, compiled_with, has_own_steps,
+                                               losses_of)
 from tfprune.tasks.base import Targets, Task, count_of
 from tfprune.tasks.directions import is_accuracy, is_share, larger_is_better
 from tfprune.tasks.measure import Measure
+from tfprune.tasks.soft_targets import divergence_of
 
 # By such a share, beside ERRORS standard errors, a loss is better than that of other examples'
 # targets: untrained outputs, too, depend on inputs, and agree with targets a little.
@@ -114,6 +117,21 @@ class CompiledTask(Task):
             return -self._mean_loss(answer, *wanted)
 
         return tf.map_fn(of_one, (outputs, tuple(targets)), fn_output_signature=tf.float32)
+
+    @property
+    def can_distil(self) -> bool:
+        divergences = [divergence_of(loss) for _, loss, _ in losses_of(self._judge)]
+        return bool(divergences) and None not in divergences
+
+    def divergence(self, outputs: Any, teacher: Any, temperature: float) -> tf.Tensor:
+        total = tf.constant(0.0)
+        for path, loss, weight in losses_of(self._judge):
+            answer, wanted = (functools.reduce(lambda part, key: part[key], path, each)
+                              for each in (outputs, teacher))
+            divergence = divergence_of(loss)
+            assert divergence is not None
+            total += weight * tf.reduce_sum(divergence(answer, wanted, temperature))
+        return total
 
     def shown_score(self, score: float) -> str:
         return f'a loss of {-score:.4g}'

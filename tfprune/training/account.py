@@ -5,7 +5,7 @@ from typing import Iterator
 
 import tensorflow as tf
 
-_FORWARDS = 3  # a step forward and backward costs three forward passes
+FORWARDS = 3  # a step forward and backward costs three forward passes
 
 
 def steps_left(fine_tune_epochs: float, steps_per_epoch: int, search_equivalents: float) -> int:
@@ -41,13 +41,13 @@ class EpochAccount(tf.Module):
     One epoch-equivalent is the compute of training the dense model for an epoch: `num_train` images
     forward and backward, which is three forward passes of each. Costs are taken to be proportional
     to MACs. What trains the network itself, and is an epoch of the schedule, is not counted here;
-    neither is what every method does alike, such as the batch-norm statistics after surgery, nor
+    neither is what every method does alike, such as the batch-norm statistics after surgery and
+    the teacher's answers in fine-tuning (a third of an epoch each, which the report adds), nor
     what the agent's own small networks compute: the 400 episodes of AMC on ResNet-20 come to about
     a twentieth of one epoch of CIFAR-10.
 
     Charged are: scores (Problem.score), criteria that need data (Problem.channel_scores), students
-    with their teacher, their statistics and their scores (training.distillation), and distillation
-    in fine-tuning (methods/n2n.py).
+    with their teacher, their statistics and their scores (training.distillation).
 
     Args:
         num_train: images of a training epoch.
@@ -56,7 +56,7 @@ class EpochAccount(tf.Module):
 
     def __init__(self, num_train: int, dense_macs: int):
         super().__init__()
-        self._epoch = _FORWARDS * num_train * dense_macs
+        self._epoch = FORWARDS * num_train * dense_macs
         self._spent = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self._charging = True
 
@@ -71,7 +71,7 @@ class EpochAccount(tf.Module):
 
     def train(self, images: int, macs: int) -> None:
         """Charges training steps over `images` in all."""
-        self.forward(_FORWARDS * images, macs)
+        self.forward(FORWARDS * images, macs)
 
     def charge(self, epochs: float) -> None:
         """Charges that many epoch-equivalents; ValueError unless finite and at least 0."""

@@ -11,7 +11,6 @@ from tfprune.structure.graph import unfold
 from tfprune.tasks.classification import count_correct
 from tfprune.training.account import EpochAccount
 from tfprune.training.batch_norm import reestimate_batch_norm, use_fused_batch_norm
-from tfprune.training.step import squared_error
 
 # Tracing a step takes as long as so many steps without.
 _TRACED_FROM = 40
@@ -70,7 +69,7 @@ def _step(student: keras.Model, optimizer: Any) -> Any:
     def step(images: tf.Tensor, logits: tf.Tensor) -> None:
         with tf.GradientTape() as tape:
             outputs = student(tf.cast(images, tf.float32), training=True)
-            loss = tf.reduce_mean(squared_error(as_logits(student, outputs), logits))
+            loss = tf.reduce_mean(tf.square(as_logits(student, outputs) - logits))
         optimizer.apply(tape.gradient(loss, student.trainable_variables))
 
     return step

@@ -1,7 +1,7 @@
 """What is asked of the training of weights."""
 import dataclasses
 
-from tfprune.config import COUNT, EPOCHS, RATE, REPLICAS, Part, Range, field_of
+from tfprune.config import COUNT, EPOCHS, RATE, REPLICAS, SHARE, Part, Range, field_of
 
 PHASES = ('warmup', 'random', 'joint', 'alignment')  # before surgery
 
@@ -86,6 +86,18 @@ class TrainingOptions(Part):
         'is 0 for given weights and 1e-4 for random ones.', RATE)
     label_smoothing: float = field_of(
         0.0, 'Labels are smoothed by this share, in [0, 1).', Range(0, 1, open_high=True))
+    distillation: float | None = field_of(
+        None,
+        'After surgery this share of the loss is the divergence from the answers of a teacher: '
+        'the model as given or, of random weights, the dense model just before surgery. If left '
+        'out, it is 0.9 for classifiers that have a teacher; 0 is without.', SHARE, before=0.0)
+    distillation_temperature: float = field_of(
+        4.0, 'The answers of teacher and student are softened by this temperature.',
+        Range(0, 1_000, open_low=True))
+    fine_tune_average: float = field_of(
+        0.0, 'After the last epoch the weights become their moving average of this momentum over '
+        'the steps after surgery, and batch-norm statistics are re-estimated; 0 is without.',
+        Range(0, 1, open_high=True))
     mixed_precision: str = field_of(
         'float32', 'The network computes in this precision while it trains.',
         choices=('float32', 'bfloat16'))

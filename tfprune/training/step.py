@@ -17,7 +17,6 @@ from tensorflow.python.framework import config as tf_config  # has no public nam
 
 from tfprune.errors import unknown
 from tfprune.models.compiled import make_optimizer
-from tfprune.models.outputs import as_logits
 from tfprune.pruning.sparsity import kernels_of
 from tfprune.significance import Scored
 from tfprune.structure.graph import Untracked
@@ -97,6 +96,8 @@ class Optimization:
 
     optimizer: the configuration of a Keras optimizer, as `keras.optimizers.serialize` gives it;
         None for SGD with `momentum`.
+    average: momentum of the moving average that weights become at the end, as Keras' use_ema;
+        0 for none but the optimizer's own.
     """
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -104,20 +105,37 @@ class Optimization:
     global_batch_size: int = 128
     jit_compile: bool = False
     optimizer: Mapping[str, Any] | None = None
+    average: float = 0.0
 
     def make_optimizer(self) -> keras.optimizers.Optimizer:
         """A new optimizer; its learning rate is assigned before each step."""
-        if self.optimizer is None:
-            return keras.optimizers.SGD(0.0, momentum=self.momentum)
-        return make_optimizer(self.optimizer)
+        made = (keras.optimizers.SGD(0.0, momentum=self.momentum) if self.optimizer is None
+                else make_optimizer(self.optimizer))
+        inner = _steps(made)
+        if self.average and not inner.use_ema:
+            inner.use_ema, inner.ema_momentum = True, self.average
+        return made
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A model whose answers a student learns: see tfprune.tasks.soft_targets.
+
+    Attributes:
+        model: with the same inputs and outputs, created under the strategy; its weights stay.
+        share: a in [0, 1], of the loss.
+        temperature: T > 0, of the answers.
+    """
+    model: keras.Model
+    share: float
+    temperature: float
 
 
 class Trainer(tf.Module):
     """Steps of an optimizer on one model; all of its state is in variables.
 
-    loss = task's loss + sum(model.losses) + weight_decay / 2 * sum |kernel|^2 + penalty()
-           + 1/B sum_b (1/K sum_k (logits_bk - teacher's logits_bk)^2) / max(1, v_b), if there
-             is a teacher; v_b is the variance of its logits_b over the K classes
+    loss = (1 - a) * task's loss + a * divergence from the teacher's answers, if there is one
+           + sum(model.losses) + weight_decay / 2 * sum |kernel|^2 + penalty()
 
     model.losses are those of regularisers and of add_loss, as in `fit`; the optimizer applies the
     constraints of weights. The loss that is returned and logged has no term of weight decay.
@@ -125,8 +143,7 @@ class Trainer(tf.Module):
     Args:
         model: created under `strategy`.
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
-        teacher: a model with the same inputs and outputs, created under `strategy`, whose weights
-            stay, of a classifier; its part of the loss counts as penalty.
+        teacher: of a task that can distil; it answers the examples as they are augmented.
         constrain: called across replicas after each step, to assign weights.
         task: loss and metrics; None for those of a classifier of pictures.
 
@@ -137,7 +154,7 @@ class Trainer(tf.Module):
     def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy,
                  optimization: Optimization,
                  penalty: Callable[[], tf.Tensor | None] | None = None,
-                 teacher: keras.Model | None = None,
+                 teacher: Teacher | None = None,
                  constrain: Callable[[], None] | None = None, task: Task | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
@@ -150,7 +167,7 @@ class Trainer(tf.Module):
         synchronize_batch_norm(model, strategy.num_replicas_in_sync > 1)
         use_fused_batch_norm(model)
         if teacher is not None:
-            use_fused_batch_norm(teacher)
+            use_fused_batch_norm(teacher.model)
         with strategy.scope():
             self.optimizer = optimization.make_optimizer()
             try:
@@ -159,7 +176,7 @@ class Trainer(tf.Module):
                 raise ValueError(f"model '{model.name}' must be created under the strategy's "
                                  'scope().') from None
         # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
-        size = 2 + self._task.value.tally_size  # loss of the task, penalty, tally
+        size = 3 + self._task.value.tally_size  # loss of the task, distillation, penalty, tally
         self.sums = tf.Variable(tf.zeros(size, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
         # The schedule's rate is multiplied by it: see tfprune.runs.first_epoch.
@@ -178,7 +195,8 @@ class Trainer(tf.Module):
             on_step: called with (steps done, running means) after each; may raise StopTraining.
 
         Returns:
-            Means over the epoch: loss, that of the task alone, penalty; and the task's metrics.
+            Means over the epoch: loss, that of the task alone, distillation (the divergence from
+            the teacher) where there is one, penalty; and the task's metrics.
 
         Raises:
             NonFiniteLossError: a term of the loss or, after the last step, a weight is NaN or
@@ -212,10 +230,15 @@ class Trainer(tf.Module):
         """After the last step: the weights become their moving averages where the optimizer keeps
         such (use_ema)."""
         # The averages begin at zero: without a step there is none.
-        # Behind one that scales the loss stands the one that steps.
-        inner = getattr(self.optimizer, 'inner_optimizer', self.optimizer)
-        if inner.use_ema and int(keras.ops.convert_to_numpy(self.optimizer.iterations)):
+        if self.averages and int(keras.ops.convert_to_numpy(self.optimizer.iterations)):
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
+            if self._constrain:
+                self._constrain()  # the averages are of values before it
+
+    @property
+    def averages(self) -> bool:
+        """Whether the optimizer keeps moving averages of the weights."""
+        return bool(_steps(self.optimizer).use_ema)
 
     def restart(self, weights: Sequence[np.ndarray], factor: float) -> None:
         """Back to a first step: the model's variables, a new optimizer's state, a rate factor."""
@@ -231,12 +254,19 @@ class Trainer(tf.Module):
 
     def _means(self, sums: np.ndarray, steps: int) -> dict[str, float]:
         task, count = self._task.value, self._settings.global_batch_size * steps
-        loss, penalty = sums[0] / count, sums[1] / steps
-        for name, value in ((task.loss_name.replace('_', '-'), loss), ('penalty', penalty)):
+        terms = {task.loss_name: float(sums[0] / count), 'distillation': float(sums[1] / count),
+                 'penalty': float(sums[2] / steps)}
+        for name, value in terms.items():
             if not math.isfinite(value):
+                name = name.replace('_', '-')
                 raise NonFiniteLossError(f'{name} is {value} at step {steps} of this epoch.')
-        return {**task.metrics(sums[2:]), 'loss': float(loss + penalty),
-                task.loss_name: float(loss), 'penalty': float(penalty)}
+        loss, divergence, penalty = terms.values()
+        if self._teacher is None:
+            del terms['distillation']
+        else:
+            share = self._teacher.value.share
+            loss = (1 - share) * loss + share * divergence
+        return {**task.metrics(sums[3:]), 'loss': loss + penalty, **terms}
 
     @tf.function
     def _train_step(self, batch: Batch) -> tf.Tensor:
@@ -257,20 +287,17 @@ class Trainer(tf.Module):
         task, (x, *targets) = self._task.value, batch
         with tf.GradientTape() as tape:
             outputs = task.forward(self.model, x, training=True)
-            summed = task.loss(outputs, *targets)
+            summed, divergence, learnt = self._losses(x, outputs, *targets)
             penalty = self._penalty() if self._penalty else None
             penalty = tf.constant(0.0) if penalty is None else penalty
             if self.model.losses:
                 penalty += tf.add_n([tf.reduce_sum(tf.cast(value, tf.float32))
                                      for value in self.model.losses])
-            if self._teacher is not None:
-                penalty += replicas * self._distillation(
-                    self._teacher.value, x, as_logits(self.model, outputs))
-            loss = self.optimizer.scale_loss(summed / settings.global_batch_size
+            loss = self.optimizer.scale_loss(learnt / settings.global_batch_size
                                              + (self._decay() + penalty) / replicas)
         gradients = tape.gradient(loss, self.model.trainable_variables)
         return gradients, tf.concat([
-            [tf.cast(summed, tf.float64), tf.cast(penalty, tf.float64) / replicas],
+            [tf.cast(value, tf.float64) for value in (summed, divergence, penalty / replicas)],
             task.tally(outputs, *targets)], 0)
 
     def _decay(self) -> tf.Tensor | float:
@@ -279,16 +306,18 @@ class Trainer(tf.Module):
         return self._settings.weight_decay * tf.add_n([
             tf.nn.l2_loss(tf.convert_to_tensor(kernel)) for kernel in self._kernels])
 
-    def _distillation(self, teacher: keras.Model, images: tf.Tensor, logits: tf.Tensor
-                      ) -> tf.Tensor:
-        """The replica's part of the mean squared error of the global batch, relative to the
-        variance of the teacher's logits: their scale, which grows with every epoch that it has
-        trained, would multiply the learning rate."""
-        outputs = teacher(tf.cast(images, tf.float32), training=False)
-        targets = tf.cast(tf.stop_gradient(as_logits(teacher, outputs)), tf.float32)
-        scale = tf.maximum(1.0, tf.math.reduce_variance(targets, axis=1))
-        return tf.reduce_sum(squared_error(logits, targets) / scale) / (
-            self._settings.global_batch_size)
+    def _losses(self, x: Any, outputs: Any, *targets: Any
+                ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Sums over a batch: the task's loss, the divergence from the teacher, what is learnt."""
+        task = self._task.value
+        loss = task.loss(outputs, *targets)
+        if self._teacher is None:
+            return loss, tf.constant(0.0), loss
+        teacher: Teacher = self._teacher.value
+        answers = tf.nest.map_structure(tf.stop_gradient,
+                                        task.forward(teacher.model, x, training=False))
+        divergence = task.divergence(outputs, answers, teacher.temperature)
+        return loss, divergence, (1 - teacher.share) * loss + teacher.share * divergence
 
 
 class Evaluator:
@@ -343,11 +372,10 @@ class Evaluator:
                        lambda: tf.zeros([size], tf.float64))
 
 
+def _steps(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer that steps, which stands behind one that scales the loss."""
+    return getattr(optimizer, 'inner_optimizer', optimizer)
+
+
 def _compiled(function: Callable, jit_compile: bool) -> Callable:
     return tf.function(function, jit_compile=True) if jit_compile else function
-
-
-def squared_error(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Mean squared error [B] over the classes of logits and targets [B, K], in float32."""
-    return tf.reduce_mean(tf.square(
-        tf.cast(logits, tf.float32) - tf.cast(targets, tf.float32)), axis=1)
