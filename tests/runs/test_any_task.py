@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from light_export import light_export
+from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.state import Interrupted
 from tfprune.runs.user_callbacks import UserCallbacks
 from tfprune.structure.keras_internals import compiled_with
@@ -50,6 +51,15 @@ def rows(count, seed, kind='number'):
 
 def splits(kind='number', counts=(64, 32, 48)):
     return [rows(count, seed, kind) for seed, count in enumerate(counts)]
+
+
+def logged(folder):
+    """The rows of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+def rates(folder):
+    return [row['learning_rate'] for row in logged(folder)]
 
 
 @pytest.mark.parametrize('kind, options, compiled, metric', [
@@ -169,12 +179,28 @@ def test_the_compiled_schedule_is_followed_across_surgery(tmp_path):
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 8)  # 4 steps before, 4 after
     model = table(optimizer=keras.optimizers.Adam(schedule), loss='mse')
     _, report = run(model, splits(), tmp_path / 'run', batch_size=16)
-    rates = [json.loads(line)['learning_rate']
-             for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
-    assert rates == pytest.approx([float(schedule(3)), float(schedule(7))], rel=1e-4)
-    assert 'which is followed from step 0' in report['training']['reasons'][0]
+    assert rates(tmp_path / 'run') == pytest.approx([float(schedule(3)), float(schedule(7))],
+                                                    rel=1e-4)
+    assert report['training']['reasons'][0].endswith('is followed from step 0 on, across surgery')
     _, report = run(model, splits(), tmp_path / 'own', batch_size=16, learning_rate=0.02)
     assert report['training']['learning_rate'] == 0.02
+    _, report = run(model, splits(), tmp_path / 'after', batch_size=16, schedule='step',
+                    fine_tune_learning_rate=0.05)
+    assert rates(tmp_path / 'after') == pytest.approx([float(schedule(3)), 0.05 / 100], rel=1e-4)
+    assert report['training']['reasons'][0].endswith('is followed from step 0 on, until surgery')
+
+
+def test_a_followed_schedule_that_ruined_weights_is_lowered_after_surgery_too(
+        tmp_path, monkeypatch):
+    model, ruined = table(optimizer=keras.optimizers.Adam(0.02), loss='mse'), [True, False]
+    model.fit(*rows(64, 0), epochs=40, verbose=0)  # given weights that know something
+    schedule = keras.optimizers.schedules.CosineDecay(0.01, 8)
+    model.compile(keras.optimizers.Adam(schedule), 'mse')
+    monkeypatch.setattr(FirstEpoch, 'is_ruined', lambda *_: ruined.pop(0))
+    run(model, splits(), tmp_path / 'run', batch_size=16)
+    assert not ruined
+    assert rates(tmp_path / 'run') == pytest.approx(
+        [float(schedule(3)) / 10, float(schedule(7)) / 10], rel=1e-4)
 
 
 def test_the_given_model_is_measured_as_it_is(tmp_path):
@@ -253,8 +279,7 @@ def test_early_stopping_ends_a_phase_and_the_run_goes_on(tmp_path):
     stop = keras.callbacks.EarlyStopping('val_mae', patience=0, min_delta=1e9, mode='min')
     _, report = run(table(optimizer='adam', loss='mse', metrics=['mae']), splits(),
                     tmp_path / 'run', callbacks=[stop], warmup_epochs=5, fine_tune_epochs=4)
-    rows = [json.loads(line)
-            for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
+    rows = logged(tmp_path / 'run')
     # The first epoch of a phase is the best so far, the second no better.
     assert [row['epoch'] for row in rows] == [0, 1, 5, 6]
     assert [row.get('stopped_until') for row in rows] == [None, 5, None, 9]

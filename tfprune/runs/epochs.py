@@ -37,14 +37,15 @@ class Stage:
     schedule: Schedule | Followed
 
     @classmethod
-    def of(cls, state: State, begin: int, steps: int, data: Examples, peak: float,
+    def of(cls, state: State, begin: int, steps: int, data: Examples, rate: str,
            warmup_epochs: float = 0.0) -> 'Stage':
-        """The stage of so many steps from epoch `begin` on."""
-        options, compiled = state.config.training, state.compiled
+        """The stage of so many steps from epoch `begin` on; `rate` names the recipe's number that
+        is its peak, unless the schedule that the model is compiled with is followed."""
+        options, recipe, compiled = state.config.training, state.recipe, state.compiled
         per_epoch = data.num_train // options.batch_size
         schedule: Schedule | Followed = Schedule(
-            options.schedule, peak, steps, round(warmup_epochs * per_epoch))
-        if state.recipe.follows and compiled:
+            options.schedule, getattr(recipe, rate), steps, round(warmup_epochs * per_epoch))
+        if recipe.follows and rate not in recipe.stated and compiled:
             schedule = Followed(compiled.scheduled_rate, begin * state.steps_per_epoch)
         return cls(begin, begin + -(-steps // per_epoch), data, steps, per_epoch, schedule)
 

@@ -9,7 +9,7 @@ from tfprune.methods.base import Decision
 from tfprune.pruning.sparsity import zeroing
 from tfprune.runs.checkpoints import restore
 from tfprune.runs.epochs import EpochLoop, Stage
-from tfprune.runs.first_epoch import fine_tune_rate
+from tfprune.runs.first_epoch import fine_tune_factor
 from tfprune.runs.pretraining import stage_before_surgery
 from tfprune.runs.state import FineTuning, State, plain_float32
 from tfprune.search.problem import Problem
@@ -40,9 +40,10 @@ def _train(state: State, plan: FineTuning) -> None:
             f'none of {config.epochs.fine_tune_epochs} to fine-tuning.')
     keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
     trainer = state.trainer(pruned, teacher=_teacher(state), constrain=keep_zeros)
+    trainer.rate_factor.assign(fine_tune_factor(state.folder.path, state.recipe))
     stages = [stage_before_surgery(state, plan.data)] if first else []
     stages += [Stage.of(state, config.epochs.search, plan.steps, plan.data,
-                        fine_tune_rate(state.folder.path, state.recipe))]
+                        'fine_tune_learning_rate')]
     phase = 'train' if first else 'fine_tune'
     loop = EpochLoop(state, trainer, tf.train.Checkpoint(model=pruned, trainer=trainer), stages,
                      lambda _: phase)

@@ -30,7 +30,7 @@ def stage_before_surgery(state: State, data: Examples) -> Stage:
     """The learning rate's first stage, on these examples."""
     options, epochs = state.config.training, state.config.epochs.search
     return Stage.of(state, 0, epochs * (data.num_train // options.batch_size), data,
-                    state.recipe.learning_rate, options.lr_warmup_epochs)
+                    'learning_rate', options.lr_warmup_epochs)
 
 
 def _train(state: State, problem: Problem) -> None:
