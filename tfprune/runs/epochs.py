@@ -86,6 +86,9 @@ class EpochLoop:
         stages: one after the other.
         phase: of an epoch; callbacks that stop the training end it.
 
+    Attributes:
+        coming: the epoch that comes after the one that is acted on.
+
     Raises:
         Interrupted: the run has stopped where it can go on.
         NonFiniteLossError: names epoch and step; the checkpoints before it stand.
@@ -104,16 +107,16 @@ class EpochLoop:
             state.callbacks, trainer, phase, state.compiled_with,
             lambda: next(iter(state.held_out_batches())))
         self._end = stages[-1].end if stages else 0
-        self._next = 0
+        self.coming = 0
 
     def epochs_left(self) -> Iterator[int]:
         """From where the run stands to the end of the stages, without those that a callback has
         left out."""
-        self._next = self._state.position.epoch
-        while self._next < self._end:
-            epoch = self._next
+        self.coming = self._state.position.epoch
+        while self.coming < self._end:
+            epoch = self.coming
             yield epoch
-            if self._next == epoch:
+            if self.coming == epoch:
                 raise Fault(f'nothing was done after epoch {epoch}.')
         self._callbacks.end()
 
@@ -147,10 +150,10 @@ class EpochLoop:
         epoch, state, begun = trained.epoch, self._state, time.perf_counter()
         name = state.task.measure.name
         row: dict[str, Any] = {f'reward_{name}': trained.held_out[name]}
-        self._next = epoch + 1
+        self.coming = epoch + 1
         if self._callbacks.end_epoch(epoch, trained.means, trained.held_out):
-            self._next = self._callbacks.after(epoch, self._end)
-            row['stopped_until'] = self._next
+            self.coming = self._callbacks.after(epoch, self._end)
+            row['stopped_until'] = self.coming
         try:
             yield row
         except StopTraining:
@@ -163,7 +166,7 @@ class EpochLoop:
                      'train_seconds': trained.seconds,
                      'method_seconds': time.perf_counter() - begun,
                      'peak_process_bytes': peak_process_bytes(), **row})
-        state.checkpoints.save(Position(self._next), self.saved)
+        state.checkpoints.save(Position(self.coming), self.saved)
         if state.should_stop():
             raise self._interrupted(epoch + 1)
 

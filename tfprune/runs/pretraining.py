@@ -47,7 +47,7 @@ def _train(state: State, problem: Problem) -> None:
         if epoch == 0 and judged:
             trained = loop.not_ruined(trained, judged)
         with loop.acting(trained) as row:
-            result = scorer.lead(lambda: method.after_epoch(epoch), method)
+            result = scorer.lead(lambda: method.after_epoch(epoch, loop.coming), method)
             if result is not None:  # the chief's alone
                 state.folder.append_rows('episodes.jsonl', result.episodes)
                 row |= {'phase': method.phase(epoch), **result.metrics,
