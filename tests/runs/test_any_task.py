@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import layers
 
 from light_export import light_export
+from tfprune.methods.base import EpochResult, Method
 from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.state import Interrupted
 from tfprune.runs.user_callbacks import UserCallbacks
@@ -285,6 +286,59 @@ def test_early_stopping_ends_a_phase_and_the_run_goes_on(tmp_path):
     assert [row.get('stopped_until') for row in rows] == [None, 5, None, 9]
     assert report['missing'] == []
     assert (report['epochs']['search'], report['epochs']['fine_tune']) == (2, 2)
+
+
+@pytest.mark.parametrize('ema', [False, True])
+def test_what_is_decided_on_and_saved_are_the_weights_that_a_callback_restores(
+        ema, tmp_path, monkeypatch):
+    best, acted_on, begins = [], [], []
+
+    class Best(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            begins.append(True)
+
+        def on_epoch_end(self, epoch, logs=None):
+            if begins and begins.pop():  # the second of a phase is no better, see below
+                best.append(self.model.get_weights())
+
+    def act(method, epoch, coming):
+        acted_on.append(method.problem.model.get_weights())
+        return EpochResult()
+
+    def stops():  # with the checkpoint after the last epoch before surgery
+        return (tmp_path / 'run/checkpoints/e00004_s00000000').exists()
+
+    monkeypatch.setattr(Method, 'after_epoch', act)
+    optimizer = keras.optimizers.SGD(0.01, use_ema=ema, ema_momentum=0.9)
+    callbacks = [Best(), keras.callbacks.EarlyStopping(
+        'val_mae', patience=0, min_delta=1e9, mode='min', restore_best_weights=True)]
+    options = {'callbacks': callbacks, 'warmup_epochs': 4, 'fine_tune_epochs': 4}
+    model = table(optimizer=optimizer, loss='mse', metrics=['mae'])
+    with pytest.raises(Interrupted):
+        run(model, splits(), tmp_path / 'run', should_stop=stops, **options)
+    pruned, _ = run(model, splits(), tmp_path / 'run', **options)
+    assert [row['epoch'] for row in logged(tmp_path / 'run')] == [0, 1, 4, 5]
+    dense = keras.models.load_model(tmp_path / 'run/dense.keras')
+    for found, expected in ((acted_on[-1], best[0]), (dense.get_weights(), best[0]),
+                            (pruned.get_weights(), best[1])):
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_statistics_are_as_young_as_the_steps_that_callbacks_leave(tmp_path, monkeypatch):
+    settled = []
+    monkeypatch.setattr('tfprune.runs.fine_tuning._settle', lambda state: settled.append(1))
+    keras.utils.set_random_seed(0)
+    row = keras.Input((6,))
+    x = layers.BatchNormalization(momentum=0.5)(layers.Dense(24, activation='relu')(row))
+    model = keras.Model(row, layers.Dense(1)(layers.Dense(24)(x)))
+    model.compile('adam', 'mse')
+    stop = keras.callbacks.EarlyStopping('val_loss', patience=0, min_delta=1e9)
+    for callbacks, calls in (([], 1), ([stop], 2)):  # at surgery; after two steps of eight, too
+        run(model, splits(), tmp_path / str(calls), callbacks=callbacks, batch_size=64,
+            fine_tune_epochs=8)
+        assert len(settled) == calls
+        settled.clear()
 
 
 def test_a_rate_that_a_callback_sets_holds(tmp_path):

@@ -118,7 +118,6 @@ class EpochLoop:
             yield epoch
             if self.coming == epoch:
                 raise Fault(f'nothing was done after epoch {epoch}.')
-        self._callbacks.end()
 
     def train(self, epoch: int) -> TrainedEpoch:
         """Trains an epoch, or what the run has left of it; measures it on held-out images, never
@@ -146,7 +145,11 @@ class EpochLoop:
 
     @contextlib.contextmanager
     def acting(self, trained: TrainedEpoch) -> Iterator[dict[str, Any]]:
-        """What is done after an epoch, which adds to its row; then all is saved."""
+        """What is done after an epoch, which adds to its row; then all is saved.
+
+        A phase, and after the last epoch the trainer, is finished before: what acts on the weights,
+        and what is saved, are those that callbacks leave.
+        """
         epoch, state, begun = trained.epoch, self._state, time.perf_counter()
         name = state.task.measure.name
         row: dict[str, Any] = {f'reward_{name}': trained.held_out[name]}
@@ -154,6 +157,9 @@ class EpochLoop:
         if self._callbacks.end_epoch(epoch, trained.means, trained.held_out):
             self.coming = self._callbacks.after(epoch, self._end)
             row['stopped_until'] = self.coming
+        if self.coming == self._end:
+            self._trainer.finish()  # as fit does, before its on_train_end
+        self._callbacks.end_phase(epoch, self.coming, self._end)
         try:
             yield row
         except StopTraining:

@@ -10,6 +10,7 @@ from tfprune.pruning.sparsity import zeroing
 from tfprune.runs.checkpoints import restore
 from tfprune.runs.epochs import EpochLoop, Stage
 from tfprune.runs.first_epoch import fine_tune_factor
+from tfprune.runs.lost_parts import left_out
 from tfprune.runs.pretraining import stage_before_surgery
 from tfprune.runs.state import FineTuning, State, plain_float32
 from tfprune.search.problem import Problem
@@ -24,14 +25,14 @@ YOUNG = 0.05
 def fine_tune(state: State, problem: Problem) -> None:
     """Trains the state's pruned model to the last epoch, and leaves it in float32."""
     plan = FineTuning.after(state)
-    _train(state, plan)
-    _settle_if_young(state, plan.steps)
+    _settle_if_young(state, _train(state, plan))
     if state.should_stop():
         raise state.interrupted('before export')
     state.pruned = plain_float32(state.pruned)
 
 
-def _train(state: State, plan: FineTuning) -> None:
+def _train(state: State, plan: FineTuning) -> int:
+    """The steps that were done."""
     config, decision, pruned = state.config, state.decision, state.pruned
     first = state.method.decides_first
     if not plan.steps and config.epochs.fine_tune_epochs:
@@ -54,7 +55,7 @@ def _train(state: State, plan: FineTuning) -> None:
     for epoch in loop.epochs_left():
         with loop.acting(loop.train(epoch)) as row:
             row['phase'] = phase
-    trainer.finish()
+    return trainer.steps_in_all
 
 
 def _begin(state: State, keep_zeros: Callable[[], None] | None) -> None:
@@ -91,7 +92,9 @@ def _settle_if_young(state: State, steps: int) -> None:
     if state.has_weights and not cut:
         return
     if not cut:
-        steps += state.config.epochs.search * state.steps_per_epoch
+        skipped = from_chief(state.strategy, left_out(state.folder.read_rows('metrics.jsonl')))
+        trained = state.surgery_epoch - sum(epoch < state.surgery_epoch for epoch in skipped)
+        steps += trained * state.steps_per_epoch
     if steps and any(layer.trainable and layer.momentum ** steps > YOUNG
                      for layer in batch_norm_layers(state.pruned)):
         _settle(state)

@@ -52,4 +52,3 @@ def _train(state: State, problem: Problem) -> None:
                 state.folder.append_rows('episodes.jsonl', result.episodes)
                 row |= {'phase': method.phase(epoch), **result.metrics,
                         'search_equivalents': problem.account.epochs}
-    trainer.finish()

@@ -43,7 +43,6 @@ class UserCallbacks:
         self._see_rate()
         self._set_rate(planned if self._held is None else self._held)
         if self._phase(epoch) != self._current:
-            self._end_phase()
             self._current = self._phase(epoch)
             self._trainer.model.stop_training = False
             self._list.on_train_begin()
@@ -74,20 +73,18 @@ class UserCallbacks:
             **means, **{f'val_{name}': value for name, value in held_out.items()}})
         return bool(self._trainer.model.stop_training)
 
-    def end(self) -> None:
-        """After the last epoch."""
-        if self._list is not None:
-            self._end_phase()
+    def end_phase(self, epoch: int, coming: int, end: int) -> None:
+        """After an epoch, if its phase ends with it: where the epoch that comes next is of another,
+        or the `end`."""
+        if self._list is not None and (
+                coming == end or self._phase(coming) != self._phase(epoch)):
+            self._list.on_train_end()
+            self._current = None
 
     def after(self, epoch: int, end: int) -> int:
         """The first epoch after the phase of an epoch, at most `end`."""
         return next((later for later in range(epoch + 1, end)
                      if self._phase(later) != self._phase(epoch)), end)
-
-    def _end_phase(self) -> None:
-        if self._list is not None and self._current is not None:
-            self._list.on_train_end()
-        self._current = None
 
     def _see_rate(self) -> None:
         """Notes a rate that is not the one that was given."""

@@ -208,13 +208,18 @@ class Trainer(tf.Module):
         self.steps_done.assign(0)
         return self._means(self.sums.numpy(), steps)
 
+    @property
+    def steps_in_all(self) -> int:
+        """Steps of the optimizer so far, in all epochs."""
+        return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+
     def finish(self) -> None:
         """After the last step: the weights become their moving averages where the optimizer keeps
         such (use_ema)."""
         # The averages begin at zero: without a step there is none.
         # Behind one that scales the loss stands the one that steps.
         inner = getattr(self.optimizer, 'inner_optimizer', self.optimizer)
-        if inner.use_ema and int(keras.ops.convert_to_numpy(self.optimizer.iterations)):
+        if inner.use_ema and self.steps_in_all:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
 
     def restart(self, weights: Sequence[np.ndarray], factor: float) -> None:
