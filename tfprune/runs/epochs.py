@@ -164,11 +164,9 @@ class EpochLoop:
             yield row
         except StopTraining:
             raise self._interrupted(epoch) from None
-        stage = self._stage(epoch)
-        steps = stage.steps_in(epoch)
-        rate = stage.learning_rate(epoch, steps - 1) * float(self._trainer.rate_factor)
-        self._write({'epoch': epoch, 'learning_rate': rate, **trained.means,
-                     'images_per_second': steps * self._batch_size / trained.seconds,
+        images = self._stage(epoch).steps_in(epoch) * self._batch_size
+        self._write({'epoch': epoch, 'learning_rate': float(self._trainer.last_rate),
+                     **trained.means, 'images_per_second': images / trained.seconds,
                      'train_seconds': trained.seconds,
                      'method_seconds': time.perf_counter() - begun,
                      'peak_process_bytes': peak_process_bytes(), **row})
