@@ -22,7 +22,7 @@ def test_adaptive_lambda_follows_the_gap_of_two_scores(full, factor):
     method = rlal(lambda masks: full if all(mask.all() for mask in masks.values()) else 0.5)
     strengths, found = [], []
     for epoch in range(4):
-        found.append(method.after_epoch(epoch).metrics)
+        found.append(method.after_epoch(epoch, epoch + 1).metrics)
         strengths.append(float(method.alignment.strength.numpy()))
     start = method.options.alignment_strength
     # Nothing follows the last epoch before surgery.
@@ -38,7 +38,19 @@ def test_the_accuracy_that_is_said_is_of_the_widths_that_are_followed():
 
     method = rlal(score)
     for epoch in range(3):
-        found = method.after_epoch(epoch).metrics['subnetwork_accuracy']
+        found = method.after_epoch(epoch, epoch + 1).metrics['subnetwork_accuracy']
         widths = method.best_widths.numpy()
         assert found == score(method.problem.select(method.problem.budget.as_dict(widths)))
         assert list(widths) == list(method.problem.budget.fill(widths))
+
+
+def test_epochs_that_are_left_out_leave_out_no_comparison_and_no_lambda():
+    epochs = dict(warmup_epochs=0, random_epochs=3, joint_epochs=3, alignment_epochs=2)
+    method = started('rlal', made_up_problem(**epochs), **SHORT | dict(
+        alignment='fixed', comparison_episodes=2))
+    start, found = method.options.alignment_strength, []
+    for epoch, coming in ((0, 3), (3, 4), (4, 6), (6, 8)):
+        compared = 'comparison_episodes' in method.after_epoch(epoch, coming).metrics
+        found.append((compared, float(method.alignment.strength.numpy())))
+    assert found == [(False, pytest.approx(start)), (False, pytest.approx(start)),
+                     (True, pytest.approx(start)), (False, 0.0)]

@@ -275,7 +275,7 @@ def test_progressive_rounds_pull_towards_narrower_and_narrower(searched):
     assert [method.phase(epoch) for epoch in range(7)] == ['train'] * 2 + ['group_lasso'] * 5
     reached, rows = [], []
     for epoch in range(7):
-        result = method.after_epoch(epoch)
+        result = method.after_epoch(epoch, epoch + 1)
         rows += result.episodes
         reached.append(costs_of(searched, types.SimpleNamespace(
             widths=widths_of(method.alignment.get_masks()))))
@@ -288,6 +288,18 @@ def test_progressive_rounds_pull_towards_narrower_and_narrower(searched):
     assert len(rows) == 2 * (1 + 4 * 2)
     last = [row for row in rows if row['stage'] == 1]
     assert method.decide().widths == max(last, key=lambda row: row['reward'])['widths']
+
+
+def test_rounds_whose_epochs_are_left_out_still_search(searched):
+    options = dict(proposals=2, stop_temperature=90, progressive_rounds=3)
+    method = make('autocompress', searched, options, warmup_epochs=3, alignment_epochs=6)
+    rows = []
+    for epoch, coming in ((0, 3), (3, 4), (4, 9)):
+        rows += method.after_epoch(epoch, coming).episodes
+    assert {row['stage']: row['epoch'] for row in rows} == {0: 0, 1: 4, 2: 4}
+    last = [row for row in rows if row['stage'] == 2]
+    assert method.decide().widths == max(last, key=lambda row: row['reward'])['widths']
+    assert searched.budget.fits(list(method.decide().widths.values()))
 
 
 # All of them.
@@ -320,10 +332,10 @@ def test_progressive_rounds_resume_bit_for_bit(searched, tmp_path):
 
     whole, resumed = fresh(), fresh()
     for epoch in (0, 1):
-        whole.after_epoch(epoch)
+        whole.after_epoch(epoch, epoch + 1)
     tf.train.Checkpoint(method=whole).write(str(tmp_path / 'state'))
     restore(tf.train.Checkpoint(method=resumed), str(tmp_path / 'state'))
-    rest = [[method.after_epoch(epoch).episodes for epoch in (2, 3, 4)]
+    rest = [[method.after_epoch(epoch, epoch + 1).episodes for epoch in (2, 3, 4)]
             for method in (whole, resumed)]
     assert rest[0] == rest[1] and any(rest[0])
     assert float(resumed.penalty().numpy()) == float(whole.penalty().numpy()) > 0

@@ -1,4 +1,4 @@
-"""Runs of models that are compiled for any task: inputs, outputs, metrics, callbacks."""
+"""Runs of models that are compiled for any task: inputs, outputs, metrics."""
 import json
 
 import tfprune
@@ -8,48 +8,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from light_export import light_export
+from table_runs import SHORT, rates, rng, rows, run, splits, table
+from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.state import Interrupted
-from tfprune.runs.user_callbacks import UserCallbacks
-from tfprune.structure.keras_internals import compiled_with
-
-SHORT = {'method': 'uniform', 'macs': 0.5, 'warmup_epochs': 1, 'random_epochs': 0,
-         'joint_epochs': 0, 'alignment_epochs': 0, 'fine_tune_epochs': 1, 'progress': False}
-
-
-def rng(seed=0):
-    return np.random.default_rng(seed)
-
-
-def run(model, data, folder, **options):
-    """(pruned model, report.json)."""
-    with light_export():
-        pruned = tfprune.train_and_prune(model, *data, run_dir=folder, **{**SHORT, **options})
-    return pruned, json.loads((folder / 'report.json').read_text())
-
-
-def table(outputs=1, activation=None, **compiled):
-    """[B, 6] to [B, outputs]."""
-    keras.utils.set_random_seed(0)
-    row = keras.Input((6,), name='row')
-    x = layers.Dense(24, activation='relu', name='hidden_1')(row)
-    x = layers.Dense(24, activation='relu', name='hidden_2')(x)
-    model = keras.Model(row, layers.Dense(outputs, activation=activation, name='out')(x),
-                        name='table')
-    model.compile(**compiled)
-    return model
-
-
-def rows(count, seed, kind='number'):
-    x = rng(seed).normal(size=(count, 6)).astype('float32')
-    total = x[:, :2].sum(1, keepdims=True)
-    return x, {'number': total, 'binary': (total > 0).astype('int32'),
-               'labels': (x[:, :3] > 0).astype('float32'),
-               'class': (x[:, 0] > 0).astype('int32') + (x[:, 1] > 0)}[kind]
-
-
-def splits(kind='number', counts=(64, 32, 48)):
-    return [rows(count, seed, kind) for seed, count in enumerate(counts)]
 
 
 @pytest.mark.parametrize('kind, options, compiled, metric', [
@@ -169,12 +130,28 @@ def test_the_compiled_schedule_is_followed_across_surgery(tmp_path):
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 8)  # 4 steps before, 4 after
     model = table(optimizer=keras.optimizers.Adam(schedule), loss='mse')
     _, report = run(model, splits(), tmp_path / 'run', batch_size=16)
-    rates = [json.loads(line)['learning_rate']
-             for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
-    assert rates == pytest.approx([float(schedule(3)), float(schedule(7))], rel=1e-4)
-    assert 'which is followed from step 0' in report['training']['reasons'][0]
+    assert rates(tmp_path / 'run') == pytest.approx([float(schedule(3)), float(schedule(7))],
+                                                    rel=1e-4)
+    assert report['training']['reasons'][0].endswith('is followed from step 0 on, across surgery')
     _, report = run(model, splits(), tmp_path / 'own', batch_size=16, learning_rate=0.02)
     assert report['training']['learning_rate'] == 0.02
+    _, report = run(model, splits(), tmp_path / 'after', batch_size=16, schedule='step',
+                    fine_tune_learning_rate=0.05)
+    assert rates(tmp_path / 'after') == pytest.approx([float(schedule(3)), 0.05 / 100], rel=1e-4)
+    assert report['training']['reasons'][0].endswith('is followed from step 0 on, until surgery')
+
+
+def test_a_followed_schedule_that_ruined_weights_is_lowered_after_surgery_too(
+        tmp_path, monkeypatch):
+    model, ruined = table(optimizer=keras.optimizers.Adam(0.02), loss='mse'), [True, False]
+    model.fit(*rows(64, 0), epochs=40, verbose=0)  # given weights that know something
+    schedule = keras.optimizers.schedules.CosineDecay(0.01, 8)
+    model.compile(keras.optimizers.Adam(schedule), 'mse')
+    monkeypatch.setattr(FirstEpoch, 'is_ruined', lambda *_: ruined.pop(0))
+    run(model, splits(), tmp_path / 'run', batch_size=16)
+    assert not ruined
+    assert rates(tmp_path / 'run') == pytest.approx(
+        [float(schedule(3)) / 10, float(schedule(7)) / 10], rel=1e-4)
 
 
 def test_the_given_model_is_measured_as_it_is(tmp_path):
@@ -213,85 +190,6 @@ def test_half_precision_as_keras_compiles_it(tmp_path):
     assert report['training']['optimizer']['class_name'] == 'LossScaleOptimizer'
     assert report['pruned']['test_score'] < report['given']['test_score']
     assert {layer.dtype_policy.name for layer in pruned.layers} == {'float32'}
-
-
-class Seen(keras.callbacks.Callback):
-    """What a callback sees."""
-    def __init__(self):
-        super().__init__()
-        self.calls, self.logs, self.models = [], [], []
-
-    def on_train_begin(self, logs=None):
-        self.calls.append('begin')
-        self.models.append(self.model.count_params())
-
-    def on_train_end(self, logs=None):
-        self.calls.append('end')
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.calls.append(epoch)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.calls.append(f'step {batch}')
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.logs.append(logs)
-
-
-def test_callbacks_see_each_phase_as_a_fit(tmp_path):
-    seen = Seen()
-    model = table(optimizer='adam', loss='mse', metrics=['mae'])
-    run(model, splits(counts=(32, 32, 32)), tmp_path / 'run', batch_size=16, callbacks=[seen])
-    steps = ['step 0', 'step 1']
-    assert seen.calls == ['begin', 0, *steps, 'end', 'begin', 1, *steps, 'end']
-    assert seen.models[0] == model.count_params() > seen.models[1]
-    for logs in seen.logs:
-        assert {'loss', 'mae', 'val_loss', 'val_mae'} <= set(logs)
-
-
-def test_early_stopping_ends_a_phase_and_the_run_goes_on(tmp_path):
-    stop = keras.callbacks.EarlyStopping('val_mae', patience=0, min_delta=1e9, mode='min')
-    _, report = run(table(optimizer='adam', loss='mse', metrics=['mae']), splits(),
-                    tmp_path / 'run', callbacks=[stop], warmup_epochs=5, fine_tune_epochs=4)
-    rows = [json.loads(line)
-            for line in (tmp_path / 'run/metrics.jsonl').read_text().splitlines()]
-    # The first epoch of a phase is the best so far, the second no better.
-    assert [row['epoch'] for row in rows] == [0, 1, 5, 6]
-    assert [row.get('stopped_until') for row in rows] == [None, 5, None, 9]
-    assert report['missing'] == []
-    assert (report['epochs']['search'], report['epochs']['fine_tune']) == (2, 2)
-
-
-def test_a_rate_that_a_callback_sets_holds(tmp_path):
-    class Rate(keras.callbacks.Callback):
-        def on_epoch_begin(self, epoch, logs=None):
-            self.model.optimizer.learning_rate = 0.003 * (epoch + 1)
-
-    seen = []
-
-    class See(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            seen.append(float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)))
-
-    run(table(optimizer='adam', loss='mse'), splits(counts=(32, 32, 32)), tmp_path / 'run',
-        batch_size=16, callbacks=[Rate(), See()])
-    assert seen == pytest.approx([0.003, 0.003, 0.006, 0.006])
-
-
-def test_a_callback_that_leaves_the_rate_alone_leaves_a_lowered_one_alone():
-    """A rate that ruined given weights is lowered by a factor, once, not at each step."""
-    class Trained:
-        model = table(optimizer=keras.optimizers.SGD(0.1), loss='mse')
-        optimizer, rate_factor = model.optimizer, 0.1
-
-    row, y = rows(4, 0)
-    seen = UserCallbacks([keras.callbacks.Callback()], Trained, lambda epoch: 'train',
-                         compiled_with(Trained.model), lambda: (row, y))
-    seen.begin_epoch(0, 0.1)
-    for step in range(4):
-        rate = seen.begin_step(step, 0.1)
-        Trained.optimizer.learning_rate.assign(rate * Trained.rate_factor)  # as Trainer does
-        assert float(Trained.optimizer.learning_rate) == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize('change, error, said', [

@@ -194,7 +194,7 @@ def test_rlal_learns_on_todays_z_and_goes_on_bit_for_bit(tmp_path):
     groups = len(whole.problem.groups)
     for epoch in (0, 1):
         keras.utils.set_random_seed(10 + epoch)
-        whole.after_epoch(epoch)
+        whole.after_epoch(epoch, epoch + 1)
     memory = whole.agent._memory
     assert memory.epochs.numpy()[:4].tolist() == [0, 0, 1, 1]
     rates, _, epochs = whole.history.arrays()
@@ -209,7 +209,7 @@ def test_rlal_learns_on_todays_z_and_goes_on_bit_for_bit(tmp_path):
     after = []
     for method in (whole, fresh):
         keras.utils.set_random_seed(12)
-        after.append(method.after_epoch(2))
+        after.append(method.after_epoch(2, 3))
     assert after[0].episodes == after[1].episodes
     for name in ('agent_loss', 'context_loss'):
         assert after[0].metrics[name] == after[1].metrics[name]
@@ -256,7 +256,7 @@ def test_a_context_that_is_no_number_is_an_error():
     method = rlal(0)
     problem = dataclasses.replace(method.problem, score=lambda masks: float('nan'))
     with pytest.raises(ValueError, match=r'the reward of widths {.*} is nan'):
-        started('rlal', problem, **RLAL).after_epoch(0)
+        started('rlal', problem, **RLAL).after_epoch(0, 1)
     with pytest.raises(ValueError, match='the reward of an episode is inf'):
         method.history.append(0, np.zeros(9), np.inf)
     method.history.append(0, np.zeros(9), 0.5)
@@ -266,4 +266,4 @@ def test_a_context_that_is_no_number_is_an_error():
     embeddings = method.context.network.embeddings
     embeddings.assign(tf.fill(embeddings.shape, np.float32(np.nan)))
     with pytest.raises(ValueError, match='z must be finite'):
-        method.after_epoch(0)
+        method.after_epoch(0, 1)

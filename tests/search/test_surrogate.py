@@ -164,7 +164,7 @@ def test_the_history_learns_of_what_was_ranked_and_the_agent_does_not(small):
     observe = method.agent.observe
     method.agent.observe = lambda steps, **options: (
         seen.append(len(steps[0].reward)), observe(steps, **options))
-    rows = [method.after_epoch(epoch).episodes for epoch in range(3)]
+    rows = [method.after_epoch(epoch, epoch + 1).episodes for epoch in range(3)]
     assert [[row['source'] for row in epoch].count('surrogate') for epoch in rows] == [0, 3, 3]
     assert seen == [6, 6, 6] and int(method.history.count) == 3 * 6 + 2 * 3
     budget = small[-1]
@@ -181,7 +181,7 @@ def test_without_candidates_nothing_is_ranked(small):
     method = rlal(small, surrogate_candidates=0)
     assert method.history.rewards.shape == (18,)
     method._score_ranked = None
-    sources = [{row['source'] for row in method.after_epoch(epoch).episodes}
+    sources = [{row['source'] for row in method.after_epoch(epoch, epoch + 1).episodes}
                for epoch in (0, 1)]
     assert sources == [{'random'}, {'policy'}]
 

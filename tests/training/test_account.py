@@ -118,7 +118,7 @@ def test_rlal_is_charged_with_what_it_learns_from(alignment):
                   joint_epochs=2, alignment_epochs=1)
     after = [run.account.epochs]  # the first v
     for epoch in range(4):
-        run.method.after_epoch(epoch)
+        run.method.after_epoch(epoch, epoch + 1)
         after.append(run.account.epochs)
     # Measurements for the report alone are not: references, the comparison, v while it is fixed.
     assert after[0] == pytest.approx(TAYLOR)

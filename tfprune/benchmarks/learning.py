@@ -104,7 +104,7 @@ class Search:
         best, found = -np.inf, []
         for epoch in range(epochs):
             keras.utils.set_random_seed(seed + epoch)
-            played = method.after_epoch(epoch).episodes
+            played = method.after_epoch(epoch, epoch + 1).episodes
             by_source: dict[str, list[float]] = {}
             for row in played:
                 by_source.setdefault(row['source'], []).append(row['reward'])

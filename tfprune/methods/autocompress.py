@@ -134,7 +134,7 @@ class AutoCompress(Method):
         starts = self._starts()
         return 'group_lasso' if starts and epoch >= starts[0] else 'train'
 
-    def after_epoch(self, epoch: int) -> EpochResult:
+    def after_epoch(self, epoch: int, coming: int) -> EpochResult:
         metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
         self._reward.forget()
@@ -143,10 +143,12 @@ class AutoCompress(Method):
                 measure = self.problem.measure
                 metrics[f'subnetwork_{measure.name}'] = measure.value(
                     self.problem.score(self.alignment.get_masks()))
-        if epoch + 1 in self._starts():
-            stage = self._starts().index(epoch + 1)
-            rows = [{'epoch': epoch, 'stage': stage, **row} for row in self._search(stage, epoch)]
-            metrics |= _summary(rows)
+        for stage, start in enumerate(self._starts()):
+            if not epoch < start <= coming:
+                continue
+            found = self._search(stage)
+            metrics |= _summary(found)
+            rows += [{'epoch': epoch, 'stage': stage, **row} for row in found]
             self._follow()
             self.alignment.strength.assign(self.options.strength)
         return EpochResult(metrics | self._watch.take(), tuple(rows))
@@ -191,9 +193,9 @@ class AutoCompress(Method):
             for target, limit, dense in zip(budget.targets, budget.limits, budget.dense_costs)}
         return budget.with_limits(limits)
 
-    def _search(self, stage: int, epoch: int) -> list[Mapping[str, Any]]:
-        """All temperatures on the weights after an epoch."""
-        budget, rng = self._budget(stage), self._rng(epoch)
+    def _search(self, stage: int) -> list[Mapping[str, Any]]:
+        """All temperatures on the current weights."""
+        budget, rng = self._budget(stage), self._rng(self._starts()[stage] - 1)
         start = uniform_widths(budget)
         if stage:
             start = rescaled(1 - self.annealing.best_widths.numpy() / budget.dense_widths, budget)

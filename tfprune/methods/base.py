@@ -135,13 +135,15 @@ class Method(tf.Module):
         del epoch
         return 'train'
 
-    def after_epoch(self, epoch: int) -> EpochResult:
-        """Called after each epoch before surgery, weights frozen.
+    def after_epoch(self, epoch: int, coming: int) -> EpochResult:
+        """Called after each epoch that is trained before surgery, weights frozen.
 
         Args:
             epoch: counts from 0.
+            coming: the epoch that comes next: the one after it, unless a callback has ended the
+                phase and those between are left out; that of surgery after the last.
         """
-        del epoch
+        del epoch, coming
         return EpochResult()
 
     def rounds(self) -> int:

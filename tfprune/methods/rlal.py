@@ -101,7 +101,7 @@ class RLAL(Method):
     def phase(self, epoch: int) -> str:
         return self.problem.epochs.phase(epoch)
 
-    def after_epoch(self, epoch: int) -> EpochResult:
+    def after_epoch(self, epoch: int, coming: int) -> EpochResult:
         options, phase = self.options, self.phase(epoch)
         self._reward.forget()
         self._noted: dict[str, float] = {}
@@ -136,7 +136,7 @@ class RLAL(Method):
                 metrics['random_reference_mean'], _ = mean_and_error(
                     [row['reward'] for row in reference])
             rows += reference
-            if self.phase(epoch + 1) != 'joint' and options.comparison_episodes:
+            if self.phase(coming) != 'joint' and options.comparison_episodes:
                 with self._watch('comparison', whole=True), self.problem.account.uncharged():
                     compared, played = self._compare(epoch)
                 metrics.update(compared)
@@ -150,7 +150,7 @@ class RLAL(Method):
             with self._watch('rescoring', whole=True):
                 self._note(metrics, 'scored_full', self.problem.score(
                     open_masks(self.problem.groups)))
-        self._set_strength(epoch)
+        self._set_strength(self.phase(coming))
         metrics.update(self._watch.take())
         return EpochResult(metrics, tuple(rows))
 
@@ -235,10 +235,9 @@ class RLAL(Method):
         measure = self.problem.measure
         metrics[f'{what}_{measure.name}'] = measure.value(reward)
 
-    def _set_strength(self, epoch: int) -> None:
-        """lambda for the next epoch: 0 until a joint epoch comes."""
+    def _set_strength(self, coming: str) -> None:
+        """lambda for the epoch that comes next, in this phase: 0 until a joint one comes."""
         options, strength = self.options, self.alignment.strength
-        coming = self.phase(epoch + 1)
         if options.alignment == 'none' or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
         elif 'scored_full' not in self._noted or not strength.numpy():

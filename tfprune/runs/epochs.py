@@ -37,14 +37,15 @@ class Stage:
     schedule: Schedule | Followed
 
     @classmethod
-    def of(cls, state: State, begin: int, steps: int, data: Examples, peak: float,
+    def of(cls, state: State, begin: int, steps: int, data: Examples, rate: str,
            warmup_epochs: float = 0.0) -> 'Stage':
-        """The stage of so many steps from epoch `begin` on."""
-        options, compiled = state.config.training, state.compiled
+        """The stage of so many steps from epoch `begin` on; `rate` names the recipe's number that
+        is its peak, unless the schedule that the model is compiled with is followed."""
+        options, recipe, compiled = state.config.training, state.recipe, state.compiled
         per_epoch = data.num_train // options.batch_size
         schedule: Schedule | Followed = Schedule(
-            options.schedule, peak, steps, round(warmup_epochs * per_epoch))
-        if state.recipe.follows and compiled:
+            options.schedule, getattr(recipe, rate), steps, round(warmup_epochs * per_epoch))
+        if recipe.follows and rate not in recipe.stated and compiled:
             schedule = Followed(compiled.scheduled_rate, begin * state.steps_per_epoch)
         return cls(begin, begin + -(-steps // per_epoch), data, steps, per_epoch, schedule)
 
@@ -85,6 +86,9 @@ class EpochLoop:
         stages: one after the other.
         phase: of an epoch; callbacks that stop the training end it.
 
+    Attributes:
+        coming: the epoch that comes after the one that is acted on.
+
     Raises:
         Interrupted: the run has stopped where it can go on.
         NonFiniteLossError: names epoch and step; the checkpoints before it stand.
@@ -103,18 +107,17 @@ class EpochLoop:
             state.callbacks, trainer, phase, state.compiled_with,
             lambda: next(iter(state.held_out_batches())))
         self._end = stages[-1].end if stages else 0
-        self._next = 0
+        self.coming = 0
 
     def epochs_left(self) -> Iterator[int]:
         """From where the run stands to the end of the stages, without those that a callback has
         left out."""
-        self._next = self._state.position.epoch
-        while self._next < self._end:
-            epoch = self._next
+        self.coming = self._state.position.epoch
+        while self.coming < self._end:
+            epoch = self.coming
             yield epoch
-            if self._next == epoch:
+            if self.coming == epoch:
                 raise Fault(f'nothing was done after epoch {epoch}.')
-        self._callbacks.end()
 
     def train(self, epoch: int) -> TrainedEpoch:
         """Trains an epoch, or what the run has left of it; measures it on held-out images, never
@@ -142,27 +145,32 @@ class EpochLoop:
 
     @contextlib.contextmanager
     def acting(self, trained: TrainedEpoch) -> Iterator[dict[str, Any]]:
-        """What is done after an epoch, which adds to its row; then all is saved."""
+        """What is done after an epoch, which adds to its row; then all is saved.
+
+        A phase, and after the last epoch the trainer, is finished before: what acts on the weights,
+        and what is saved, are those that callbacks leave.
+        """
         epoch, state, begun = trained.epoch, self._state, time.perf_counter()
         name = state.task.measure.name
         row: dict[str, Any] = {f'reward_{name}': trained.held_out[name]}
-        self._next = epoch + 1
+        self.coming = epoch + 1
         if self._callbacks.end_epoch(epoch, trained.means, trained.held_out):
-            self._next = self._callbacks.after(epoch, self._end)
-            row['stopped_until'] = self._next
+            self.coming = self._callbacks.after(epoch, self._end)
+            row['stopped_until'] = self.coming
+        if self.coming == self._end:
+            self._trainer.finish()  # as fit does, before its on_train_end
+        self._callbacks.end_phase(epoch, self.coming, self._end)
         try:
             yield row
         except StopTraining:
             raise self._interrupted(epoch) from None
-        stage = self._stage(epoch)
-        steps = stage.steps_in(epoch)
-        rate = stage.learning_rate(epoch, steps - 1) * float(self._trainer.rate_factor)
-        self._write({'epoch': epoch, 'learning_rate': rate, **trained.means,
-                     'images_per_second': steps * self._batch_size / trained.seconds,
+        images = self._stage(epoch).steps_in(epoch) * self._batch_size
+        self._write({'epoch': epoch, 'learning_rate': float(self._trainer.last_rate),
+                     **trained.means, 'images_per_second': images / trained.seconds,
                      'train_seconds': trained.seconds,
                      'method_seconds': time.perf_counter() - begun,
                      'peak_process_bytes': peak_process_bytes(), **row})
-        state.checkpoints.save(Position(self._next), self.saved)
+        state.checkpoints.save(Position(self.coming), self.saved)
         if state.should_stop():
             raise self._interrupted(epoch + 1)
 

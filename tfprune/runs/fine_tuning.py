@@ -9,7 +9,8 @@ from tfprune.models.model_files import read_keras_file
 from tfprune.pruning.sparsity import zeroing
 from tfprune.runs.checkpoints import restore
 from tfprune.runs.epochs import EpochLoop, Stage
-from tfprune.runs.first_epoch import fine_tune_rate
+from tfprune.runs.first_epoch import fine_tune_factor
+from tfprune.runs.lost_parts import left_out
 from tfprune.runs.pretraining import stage_before_surgery
 from tfprune.runs.state import FineTuning, State, plain_float32
 from tfprune.search.problem import Problem
@@ -26,17 +27,18 @@ _BATCHES_OF_AVERAGE = 20  # by which averaged weights get statistics
 def fine_tune(state: State, problem: Problem) -> None:
     """Trains the state's pruned model to the last epoch, and leaves it in float32."""
     plan = FineTuning.after(state)
-    _train(state, plan)
-    if state.config.training.fine_tune_average and plan.steps:
+    steps = _train(state, plan)
+    if state.config.training.fine_tune_average and steps:
         _settle(state, _BATCHES_OF_AVERAGE)
     else:
-        _settle_if_young(state, plan.steps)
+        _settle_if_young(state, steps)
     if state.should_stop():
         raise state.interrupted('before export')
     state.pruned = plain_float32(state.pruned)
 
 
-def _train(state: State, plan: FineTuning) -> None:
+def _train(state: State, plan: FineTuning) -> int:
+    """The steps that were done."""
     config, decision, pruned = state.config, state.decision, state.pruned
     first = state.method.decides_first
     if not plan.steps and config.epochs.fine_tune_epochs:
@@ -46,9 +48,10 @@ def _train(state: State, plan: FineTuning) -> None:
     keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
     trainer = state.trainer(pruned, teacher=_teacher(state), constrain=keep_zeros,
                             average=config.training.fine_tune_average)
+    trainer.rate_factor.assign(fine_tune_factor(state.folder.path, state.recipe))
     stages = [stage_before_surgery(state, plan.data)] if first else []
     stages += [Stage.of(state, config.epochs.search, plan.steps, plan.data,
-                        fine_tune_rate(state.folder.path, state.recipe))]
+                        'fine_tune_learning_rate')]
     phase = 'train' if first else 'fine_tune'
     loop = EpochLoop(state, trainer, tf.train.Checkpoint(model=pruned, trainer=trainer), stages,
                      lambda _: phase)
@@ -59,7 +62,7 @@ def _train(state: State, plan: FineTuning) -> None:
     for epoch in loop.epochs_left():
         with loop.acting(loop.train(epoch)) as row:
             row['phase'] = phase
-    trainer.finish()
+    return trainer.steps_in_all
 
 
 def _begin(state: State, keep_zeros: Callable[[], None] | None) -> None:
@@ -95,7 +98,9 @@ def _settle_if_young(state: State, steps: int) -> None:
     if state.has_weights and not cut:
         return
     if not cut:
-        steps += state.config.epochs.search * state.steps_per_epoch
+        skipped = from_chief(state.strategy, left_out(state.folder.read_rows('metrics.jsonl')))
+        trained = state.surgery_epoch - sum(epoch < state.surgery_epoch for epoch in skipped)
+        steps += trained * state.steps_per_epoch
     if steps and any(layer.trainable and layer.momentum ** steps > YOUNG
                      for layer in batch_norm_layers(state.pruned)):
         _settle(state)

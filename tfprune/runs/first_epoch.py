@@ -43,11 +43,12 @@ def note_lowered(folder: RunFolder, rows: Mapping[float, str]) -> None:
             'lowered': {repr(factor): said for factor, said in known.items()}})
 
 
-def fine_tune_rate(run_dir: pathlib.Path, recipe: Recipe) -> float:
-    """The recipe's rate after surgery; lowered too, where it is the very one that was too high."""
+def fine_tune_factor(run_dir: pathlib.Path, recipe: Recipe) -> float:
+    """What rates after surgery are multiplied by: lowered too, where the recipe's is the very one
+    that was too high."""
     is_same = (recipe.fine_tune_learning_rate == recipe.learning_rate
                and 'fine_tune_learning_rate' not in recipe.stated)
-    return recipe.fine_tune_learning_rate * (min(lowered(run_dir), default=1.0) if is_same else 1.0)
+    return min(lowered(run_dir), default=1.0) if is_same else 1.0
 
 
 @dataclasses.dataclass(frozen=True)

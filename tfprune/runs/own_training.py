@@ -227,10 +227,10 @@ def _played(method: Method, planned: Epochs, seed: int, model: keras.Model, prog
     """The episodes of all epochs, the weights staying as they are, and of all rounds."""
     rows: list[Mapping[str, Any]] = []
     count = method.rounds() or planned.search
-    act = method.search if method.has_rounds else method.after_epoch
     for place in range(count):
         set_seed(derived_seed(seed, 1, place), model)
-        result = act(place)
+        result = (method.search(place) if method.has_rounds
+                  else method.after_epoch(place, place + 1))
         rows += result.episodes
         shown = ', '.join(f'{name} {result.metrics[name]:.4g}'
                           for name in ('reward_mean', 'reward_max') if name in result.metrics)

@@ -30,7 +30,7 @@ def stage_before_surgery(state: State, data: Examples) -> Stage:
     """The learning rate's first stage, on these examples."""
     options, epochs = state.config.training, state.config.epochs.search
     return Stage.of(state, 0, epochs * (data.num_train // options.batch_size), data,
-                    state.recipe.learning_rate, options.lr_warmup_epochs)
+                    'learning_rate', options.lr_warmup_epochs)
 
 
 def _train(state: State, problem: Problem) -> None:
@@ -47,9 +47,8 @@ def _train(state: State, problem: Problem) -> None:
         if epoch == 0 and judged:
             trained = loop.not_ruined(trained, judged)
         with loop.acting(trained) as row:
-            result = scorer.lead(lambda: method.after_epoch(epoch), method)
+            result = scorer.lead(lambda: method.after_epoch(epoch, loop.coming), method)
             if result is not None:  # the chief's alone
                 state.folder.append_rows('episodes.jsonl', result.episodes)
                 row |= {'phase': method.phase(epoch), **result.metrics,
                         'search_equivalents': problem.account.epochs}
-    trainer.finish()

@@ -49,8 +49,9 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
         state.config.epochs.total * state.steps_per_epoch))
     if compiled and follows:
         before = after = compiled.scheduled_rate(0)
+        until = 'until' if 'fine_tune_learning_rate' in stated else 'across'
         reasons.append(f'the model is compiled with {compiled.name} and a schedule of its rate, '
-                       f'which is followed from step {compiled.iterations} on, across surgery')
+                       f'which is followed from step {compiled.iterations} on, {until} surgery')
     elif compiled and not compiled.scheduled and compiled.learning_rate:
         before = after = compiled.learning_rate
         reasons.append(f'the model is compiled with {compiled.name}, which trains it on at '

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from tfprune.structure.keras_internals import CompiledWith
+from tfprune.training.distribution import any_worker, from_chief
 from tfprune.training.step import Trainer
 
 Phase = Callable[[int], str]  # epoch -> its name
@@ -16,7 +17,8 @@ class UserCallbacks:
 
     The model has the run's optimizer, and the compiled loss and metrics, as in `fit`. A learning
     rate that a callback sets holds from then on, in place of the run's schedule, until a callback
-    sets another. `stop_training` ends the phase. A run that is resumed begins them anew.
+    sets another. `stop_training` ends the phase. A run that is resumed begins them anew. Of several
+    workers the chief's rate holds, and any ends the phase; all must make the same calls.
 
     Args:
         phase: of an epoch.
@@ -43,7 +45,6 @@ class UserCallbacks:
         self._see_rate()
         self._set_rate(planned if self._held is None else self._held)
         if self._phase(epoch) != self._current:
-            self._end_phase()
             self._current = self._phase(epoch)
             self._trainer.model.stop_training = False
             self._list.on_train_begin()
@@ -72,28 +73,27 @@ class UserCallbacks:
             return False
         self._list.on_epoch_end(epoch, {
             **means, **{f'val_{name}': value for name, value in held_out.items()}})
-        return bool(self._trainer.model.stop_training)
+        return any_worker(self._trainer.strategy, bool(self._trainer.model.stop_training))
 
-    def end(self) -> None:
-        """After the last epoch."""
-        if self._list is not None:
-            self._end_phase()
+    def end_phase(self, epoch: int, coming: int, end: int) -> None:
+        """After an epoch, if its phase ends with it: where the epoch that comes next is of another,
+        or the `end`."""
+        if self._list is not None and (
+                coming == end or self._phase(coming) != self._phase(epoch)):
+            self._list.on_train_end()
+            self._current = None
 
     def after(self, epoch: int, end: int) -> int:
         """The first epoch after the phase of an epoch, at most `end`."""
         return next((later for later in range(epoch + 1, end)
                      if self._phase(later) != self._phase(epoch)), end)
 
-    def _end_phase(self) -> None:
-        if self._list is not None and self._current is not None:
-            self._list.on_train_end()
-        self._current = None
-
     def _see_rate(self) -> None:
-        """Notes a rate that is not the one that was given."""
+        """Notes a rate that is not the one that was given: the chief's."""
         now = float(keras.ops.convert_to_numpy(self._trainer.optimizer.learning_rate))
         if self._set is not None and now != np.float32(self._set):
             self._held = now
+        self._held = from_chief(self._trainer.strategy, self._held)
 
     def _set_rate(self, rate: float) -> None:
         """Gives the optimizer a held rate, or a planned one times the trainer's factor."""

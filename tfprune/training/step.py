@@ -181,6 +181,7 @@ class Trainer(tf.Module):
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
         # The schedule's rate is multiplied by it: see tfprune.runs.first_epoch.
         self.rate_factor = tf.Variable(1.0, trainable=False, dtype=tf.float64)
+        self.last_rate = tf.Variable(0.0, trainable=False, dtype=tf.float64)  # of the last step
         # Dropout's streams: Keras keeps them where a checkpoint of the model does not look.
         self.seeds = [v for v in model.variables if v.path.endswith('seed_generator_state')]
 
@@ -209,7 +210,9 @@ class Trainer(tf.Module):
         left = DistributedBatches(batches.skip(first), self.strategy)
         with contextlib.closing(left) as iterator:
             for step, batch in enumerate(iterator, start=first):
-                self.optimizer.learning_rate.assign(learning_rate(step) * factor)
+                rate = learning_rate(step) * factor
+                self.optimizer.learning_rate.assign(rate)
+                self.last_rate.assign(rate)
                 sums = self._train_step(batch)
                 self.steps_done.assign(step + 1)
                 means = self._means(sums.numpy(), step + 1)
@@ -226,11 +229,16 @@ class Trainer(tf.Module):
         self.steps_done.assign(0)
         return self._means(self.sums.numpy(), steps)
 
+    @property
+    def steps_in_all(self) -> int:
+        """Steps of the optimizer so far, in all epochs."""
+        return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+
     def finish(self) -> None:
         """After the last step: the weights become their moving averages where the optimizer keeps
         such (use_ema)."""
         # The averages begin at zero: without a step there is none.
-        if self.averages and int(keras.ops.convert_to_numpy(self.optimizer.iterations)):
+        if self.averages and self.steps_in_all:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
             if self._constrain:
                 self._constrain()  # the averages are of values before it
