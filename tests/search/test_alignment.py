@@ -8,11 +8,15 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from tfprune.costs.model import count_cost
 from tfprune.models.building import build_model
 from tfprune.pruning.masks import open_masks
-from tfprune.search.alignment import AlignmentPenalty, StrengthController, alignment_penalty
+from tfprune.pruning.surgery import prune_model
+from tfprune.search.alignment import (AlignmentDecay, AlignmentPenalty, StrengthController,
+                                      alignment_penalty)
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, random_masks, randomize, residual
+from tfprune.training.step import Optimization, Schedule, Trainer
 
 
 def small():
@@ -187,6 +191,53 @@ def test_under_a_strategy_and_on_a_resnet():
     assert once > 0 and penalty.get_masks()[next(iter(groups))].sum() == 8
     controller.update(.9, .5)
     assert float(penalty()) == pytest.approx(1.5 * once)
+
+
+def test_the_decay_shrinks_what_reads_removed_channels_by_hand():
+    model = small()
+    groups = trace_groups(model)
+    penalty = AlignmentPenalty(model, groups)
+    decay = AlignmentDecay(model, groups, penalty.masks)
+    penalty.set_masks({'a': np.array([True, False, True])})
+    before = [w.copy() for w in model.get_weights()]
+    decay(tf.constant(0.5))
+    assert all(map(np.array_equal, before, model.get_weights()))  # off
+    decay.is_on.assign(True)
+    decay(tf.constant(0.5))  # 1 - 1.2 / 2
+    kernel = model.get_layer('b').kernel.numpy()[0, 0]
+    np.testing.assert_allclose(kernel, [[1, -1], [0.8, -0.8], [3, -3]], rtol=1e-6)
+    after = model.get_weights()
+    assert [np.array_equal(*pair) for pair in zip(before, after)] == [
+        True, True, False, True, True]
+    decay(tf.constant(1.0))
+    assert not model.get_layer('b').kernel.numpy()[0, 0, 1].any()
+
+
+@pytest.mark.parametrize('steps', [3, 12, 40])
+def test_full_model_and_subnetwork_are_one_when_the_rates_end(steps):
+    """Whatever the gradients and the schedule, also where masks change on the way."""
+    model = residual()
+    groups = trace_groups(model)
+    randomize(model, np.random.default_rng(0))
+    first, last = (random_masks(groups, np.random.default_rng(seed)) for seed in (1, 2))
+    penalty = AlignmentPenalty(model, groups)
+    decay = AlignmentDecay(model, groups, penalty.masks)
+    decay.is_on.assign(True)
+    trainer = Trainer(model, tf.distribute.get_strategy(), Optimization(global_batch_size=8),
+                      constrain=decay)
+    rng, shape = np.random.default_rng(3), model.input_shape[1:]
+    images = rng.normal(size=(8, *shape)).astype(np.float32)
+    data = tf.data.Dataset.from_tensors((images, rng.integers(0, 3, 8))).repeat()
+    schedule = Schedule('cosine', 0.05, steps)
+    rates = np.array([schedule(step) for step in range(steps)])
+    shares = rates / np.cumsum(rates[::-1])[::-1]
+    for masks, begin, end in ((first, 0, steps // 2), (last, steps // 2, steps)):
+        penalty.set_masks(masks)
+        trainer.train_epoch(data.take(end - begin), lambda step: rates[begin + step],
+                            rate_share=lambda step: shares[begin + step])
+    pruned = prune_model(model, groups, last)
+    assert count_cost(pruned).macs < count_cost(model).macs
+    np.testing.assert_allclose(pruned(images), model(images), rtol=1e-4, atol=1e-4)
 
 
 def controlled(strength, **kwargs):

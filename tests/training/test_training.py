@@ -203,7 +203,7 @@ def test_what_holds_of_weights_holds_of_their_average(strategy):
     model = under(strategy, linear)
     kernel = model.trainable_variables[0]
     trainer = Trainer(model, strategy, Optimization(global_batch_size=BATCH, average=.5),
-                      constrain=lambda: kernel.assign(kernel * [[0., 1.]]))
+                      constrain=lambda share: kernel.assign(kernel * [[0., 1.]]))
     trainer.train_epoch(one_step(strategy)[2].repeat(4), lambda step: .5)
     trainer.finish()
     assert not np.any(weights(model)[0][:, 0]) and np.all(weights(model)[0][:, 1])

@@ -6,7 +6,8 @@ fine-tunes. A method's state is its tf.Variables (it is a tf.Module and is check
 after each epoch and each round); a method without state is a function of the weights.
 """
 import dataclasses
-from typing import Any, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -128,6 +129,11 @@ class Method(tf.Module):
 
     def penalty(self) -> tf.Tensor | None:
         """A scalar that each training step adds to the loss; a function of variables."""
+        return None
+
+    def constrain(self) -> Callable[[tf.Tensor], None] | None:
+        """What assigns weights after each training step, across replicas; called with the step's
+        learning rate over the sum of those to surgery, a scalar in [0, 1]."""
         return None
 
     def phase(self, epoch: int) -> str:

@@ -72,8 +72,9 @@ class RlalOptions(Options):
     context_learning_rate: float = field_of(
         1e-3, 'The context network learns at this rate.', RATE)
     alignment: str = field_of(
-        'fixed', 'The alignment penalty has a fixed or an adaptive strength, or there is none.',
-        choices=('fixed', 'adaptive', 'none'))
+        'fixed', 'The alignment penalty has a fixed or an adaptive strength; decay in its place '
+        'shrinks what reads removed channels to zero at surgery; or there is none.',
+        choices=('fixed', 'adaptive', 'decay', 'none'))
     alignment_strength: float = field_of(
         1e-4,
         'The alignment penalty has this strength lambda, or begins with it if it is adaptive.',

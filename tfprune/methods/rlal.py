@@ -15,17 +15,19 @@ Deviations: 1. PPO instead of SAC, which is --rlal.agent=sac. 2. The alignment s
 epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by
 reward above their epoch's mean) and this epoch's, each scored now with channels chosen anew by the
 criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
-(--rlal.alignment=adaptive) is ours; the full model's accuracy in it is scored as the sub-network's.
-5. At the end of the joint epochs the policy is compared with random actions on the same weights: a
-measurement, from which nothing is learnt or chosen. 6. Until an episode has been scored v is
-the uniform decision; what v leaves of the budget is filled. 7. By --rlal.surrogate_candidates
+(--rlal.alignment=adaptive), whose full model is scored as the sub-network is, and a decay to zero
+at surgery (=decay) are ours. 5. At the end of the joint epochs the policy is compared with random
+actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Until an
+episode has been scored v is the uniform decision; what v leaves of the budget is filled. 7. By
+--rlal.surrogate_candidates
 the decoder ranks decisions nobody has tried, and the best are scored and are candidates for v. 8. A
 sub-network is scored with the batch-norm statistics of each batch of held-out images, whose number
 is --score_batch_size; the published method does not say with which. 9. The agent acts in epoch t
 under a z_t whose e_t has learnt nothing yet: what it learns from are that epoch's episodes.
 """
 import contextlib
-from typing import Any, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -38,7 +40,7 @@ from tfprune.methods.stopwatch import Stopwatch
 from tfprune.pruning.masks import Masks, open_masks
 from tfprune.search.agents import (Policy, carried_out, make_agent, mean_and_error, play,
                                    random_policy)
-from tfprune.search.alignment import AlignmentPenalty, StrengthController
+from tfprune.search.alignment import AlignmentDecay, AlignmentPenalty, StrengthController
 from tfprune.search.context import ContextNetwork, ContextTrainer, EpisodeHistory
 from tfprune.search.environment import PruningEnv
 from tfprune.search.problem import Problem
@@ -79,6 +81,7 @@ class RLAL(Method):
                                       learning_rate=options.context_learning_rate)
         with problem.scope():
             self.alignment = AlignmentPenalty(problem.model, problem.groups)
+            self.decay = AlignmentDecay(problem.model, problem.groups, self.alignment.masks)
         self._controller = StrengthController(self.alignment.strength,
                                               target_gap=options.alignment_gap)
         # v's widths; uniform until an episode has been scored.
@@ -96,7 +99,10 @@ class RLAL(Method):
                              '--rlal.agent=random.')
 
     def penalty(self) -> tf.Tensor | None:
-        return None if self.options.alignment == 'none' else self.alignment()
+        return self.alignment() if self.options.alignment in ('fixed', 'adaptive') else None
+
+    def constrain(self) -> Callable[[tf.Tensor], None] | None:
+        return self.decay if self.options.alignment == 'decay' else None
 
     def phase(self, epoch: int) -> str:
         return self.problem.epochs.phase(epoch)
@@ -236,9 +242,11 @@ class RLAL(Method):
         metrics[f'{what}_{measure.name}'] = measure.value(reward)
 
     def _set_strength(self, coming: str) -> None:
-        """lambda for the epoch that comes next, in this phase: 0 until a joint one comes."""
+        """lambda for the epoch that comes next, in this phase: 0 until a joint one comes; the
+        decay, too, begins with it."""
         options, strength = self.options, self.alignment.strength
-        if options.alignment == 'none' or coming not in ('joint', 'alignment'):
+        self.decay.is_on.assign(coming in ('joint', 'alignment'))
+        if options.alignment in ('none', 'decay') or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
         elif 'scored_full' not in self._noted or not strength.numpy():
             strength.assign(options.alignment_strength)

@@ -15,9 +15,9 @@ def kernels_of(model: keras.Model) -> list[Any]:
     return [v for v in model.trainable_variables if v.path.endswith('kernel')]
 
 
-def zeroing(model: keras.Model, zeros: Zeros) -> Callable[[], None]:
+def zeroing(model: keras.Model, zeros: Zeros) -> Callable[..., None]:
     """What makes the weights of `model` zero that `zeros` names; to be called across replicas, also
-    in a tf.function.
+    in a tf.function, whatever its arguments (see Trainer's constrain).
 
     Raises:
         ValueError: `zeros` is not of this model's kernels.
@@ -31,7 +31,7 @@ def zeroing(model: keras.Model, zeros: Zeros) -> Callable[[], None]:
     pairs = [(kernels[path], tf.constant(~zero, kernels[path].dtype))
              for path, zero in zeros.items()]
 
-    def set_to_zero() -> None:
+    def set_to_zero(*_: Any) -> None:
         for kernel, kept in pairs:
             kernel.assign(kernel * kept)
 

@@ -1,11 +1,13 @@
 """The epoch loop, the same before and after surgery: train, measure, let the method act, save."""
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfprune.data.examples import Examples
@@ -56,6 +58,18 @@ class Stage:
     def learning_rate(self, epoch: int, step: int) -> float:
         """The schedule's rate at a step of an epoch."""
         return self.schedule((epoch - self.begin) * self.per_epoch + step)
+
+    def rate_share(self, epoch: int, step: int) -> float:
+        """That rate over the sum of those from it to the end of the stage: 1 at the last step."""
+        place = (epoch - self.begin) * self.per_epoch + step
+        left = self._rates_left[place]
+        return float(self.schedule(place) / left) if left > 0 else 1.0
+
+    @functools.cached_property
+    def _rates_left(self) -> np.ndarray:
+        """The sum of the rates from each step on, float64 [steps]."""
+        rates = np.array([self.schedule(step) for step in range(self.steps)])
+        return np.cumsum(rates[::-1])[::-1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +226,8 @@ class EpochLoop:
         try:
             means = self._trainer.train_epoch(
                 stage.data.train_batches(start.epoch, self._batch_size).take(steps),
-                learning_rate, on_step=on_step)
+                learning_rate, on_step=on_step,
+                rate_share=functools.partial(stage.rate_share, start.epoch))
         except StopTraining:
             step = int(self._trainer.steps_done)
             state.checkpoints.save(Position(start.epoch, step, seconds()), self.saved)

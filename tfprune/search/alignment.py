@@ -1,12 +1,23 @@
-"""The alignment penalty: pulls the weights towards the selected sub-network while they train.
+"""Alignment: pulls the weights towards the selected sub-network while they train, by a penalty or
+by a decay that ends at zero.
 
     penalty = lambda * sum_g || (1 - v_g) * W_g ||_2
 
 with v_g the mask of group g and W_g all that the group owns in kernels: the output filters of its
 producers and the matching input slices of its consumers (RLAL, arXiv 2403.19490, 'soft
-regularization'; the sum of norms, not of squares, is read in public code).
+regularization'; the sum of norms, not of squares, is read in public code). What SGD can take
+off a norm is lambda * sum lr / (1 - momentum), on short schedules far less than there is.
+
+The decay (ours) shrinks what reads the channels that v removes, the input slices of consumers,
+after each step t:
+
+    W <- W * max(0, 1 - kappa * lr_t / S_t),  S_t = lr_t + lr_(t+1) + ... to surgery
+
+A slice without a gradient is its first value times (S_t / S_0)^kappa or less, and with any gradient
+exactly zero after the last step, whatever the schedule: full model and sub-network are then one.
 """
-from typing import Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -59,6 +70,43 @@ class AlignmentPenalty(tf.Module):
             squares = tf.add_n([term(pruned) for term in terms])
             norms.append(tf.sqrt(squares + _EPSILON) - _EPSILON ** 0.5)
         return self.strength * tf.add_n(norms) if norms else tf.constant(0.0)
+
+
+class AlignmentDecay(tf.Module):
+    """The decay as a function of variables: masks change, and it goes on or off, without a retrace.
+
+    Args:
+        masks: v, the variables of an AlignmentPenalty.
+
+    Attributes:
+        is_on: a bool variable.
+    """
+    kappa = 1.2
+
+    def __init__(self, model: keras.Model, groups: ChannelGroups, masks: Mapping[str, tf.Variable]):
+        super().__init__()
+        self.is_on = tf.Variable(False, trainable=False)
+        self._masks = masks
+        self._slices: dict[str, list[tuple[str, WeightSlice]]] = {}  # by variable
+        self._variables: dict[str, Any] = {}
+        for name in groups:
+            for part in groups.layout.slices(name):
+                if part.slot.is_kernel and part.side == 'in':
+                    variable = part.slot.variable(model)
+                    self._variables[variable.path] = variable
+                    self._slices.setdefault(variable.path, []).append((name, part))
+
+    def __call__(self, rate_share: tf.Tensor) -> None:
+        """Shrinks the weights after a step; `rate_share` is lr_t / S_t."""
+        taken = tf.where(self.is_on, tf.minimum(self.kappa * rate_share, 1.0), 0.0)
+        for path, parts in self._slices.items():
+            variable, axis = self._variables[path], parts[0][1].axis
+            kept = tf.ones([variable.shape[axis]])
+            for name, part in parts:
+                pruned = tf.gather(1.0 - self._masks[name], part.index)
+                kept = tf.tensor_scatter_nd_sub(kept, part.positions[:, None], taken * pruned)
+            shape = [-1 if place == axis else 1 for place in range(len(variable.shape))]
+            variable.assign(variable * tf.cast(tf.reshape(kept, shape), variable.dtype))
 
 
 def _square_sum(model: keras.Model, part: WeightSlice) -> Callable[[tf.Tensor], tf.Tensor]:

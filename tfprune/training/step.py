@@ -144,7 +144,8 @@ class Trainer(tf.Module):
         model: created under `strategy`.
         penalty: a scalar of variables that every step adds, such as the alignment; None adds 0.
         teacher: of a task that can distil; it answers the examples as they are augmented.
-        constrain: called across replicas after each step, to assign weights.
+        constrain: called across replicas after each step, to assign weights, with the step's
+            share of the rates that are left.
         task: loss and metrics; None for those of a classifier of pictures.
 
     Raises:
@@ -155,7 +156,7 @@ class Trainer(tf.Module):
                  optimization: Optimization,
                  penalty: Callable[[], tf.Tensor | None] | None = None,
                  teacher: Teacher | None = None,
-                 constrain: Callable[[], None] | None = None, task: Task | None = None):
+                 constrain: Callable[[tf.Tensor], None] | None = None, task: Task | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
         self._task = Untracked(task or Classification.of(model, optimization.label_smoothing))
@@ -181,19 +182,21 @@ class Trainer(tf.Module):
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
         # The schedule's rate is multiplied by it: see tfprune.runs.first_epoch.
         self.rate_factor = tf.Variable(1.0, trainable=False, dtype=tf.float64)
+        self.rate_share = tf.Variable(0.0, trainable=False)
         self.last_rate = tf.Variable(0.0, trainable=False, dtype=tf.float64)  # of the last step
         # Dropout's streams: Keras keeps them where a checkpoint of the model does not look.
         self.seeds = [v for v in model.variables if v.path.endswith('seed_generator_state')]
 
     def train_epoch(self, batches: tf.data.Dataset, learning_rate: Callable[[int], float],
-                    *, on_step: Callable[[int, dict[str, float]], None] | None = None
-                    ) -> dict[str, float]:
+                    *, on_step: Callable[[int, dict[str, float]], None] | None = None,
+                    rate_share: Callable[[int], float] | None = None) -> dict[str, float]:
         """Trains on what is left of the epoch's batches after `steps_done`.
 
         Args:
             batches: the epoch's (x, y) or (x, y, weights).
             learning_rate: step within the epoch -> rate.
             on_step: called with (steps done, running means) after each; may raise StopTraining.
+            rate_share: step within the epoch -> its rate over the sum of those that are left.
 
         Returns:
             Means over the epoch: loss, that of the task alone, distillation (the divergence from
@@ -213,6 +216,8 @@ class Trainer(tf.Module):
                 rate = learning_rate(step) * factor
                 self.optimizer.learning_rate.assign(rate)
                 self.last_rate.assign(rate)
+                if rate_share:
+                    self.rate_share.assign(rate_share(step))
                 sums = self._train_step(batch)
                 self.steps_done.assign(step + 1)
                 means = self._means(sums.numpy(), step + 1)
@@ -241,7 +246,7 @@ class Trainer(tf.Module):
         if self.averages and self.steps_in_all:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
             if self._constrain:
-                self._constrain()  # the averages are of values before it
+                self._constrain(tf.constant(0.0))  # the averages are of values before it
 
     @property
     def averages(self) -> bool:
@@ -280,7 +285,7 @@ class Trainer(tf.Module):
     def _train_step(self, batch: Batch) -> tf.Tensor:
         per_replica = self.strategy.run(self._replica_step, (batch,))
         if self._constrain:
-            self._constrain()
+            self._constrain(self.rate_share.value())
         total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
         self.sums.assign_add(total)
         return self.sums.value()
