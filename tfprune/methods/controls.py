@@ -4,7 +4,8 @@ dense      no pruning.
 uniform    one pruning rate for all groups, the smallest that fits the budget, by bisection.
 random     a uniform random pruning rate for each group, clipped to the budget; the seed's draw.
 magnitude  one threshold for all groups on the mean |w| of a channel's filters, by bisection
-           (global L1; Li et al. 2017, arXiv 1608.08710, across groups).
+           (global L1; Li et al. 2017, arXiv 1608.08710, across groups); by
+           --magnitude.largest_rate no group loses more than that share, if the budget allows it.
 scratch    the uniform architecture, trained from random weights from the first epoch on
            (Liu et al. 2019, arXiv 1810.05270).
 
@@ -17,6 +18,8 @@ import numpy as np
 
 from tfprune.costs.budget import Budget
 from tfprune.methods.base import Decision, Method
+from tfprune.methods.best import within
+from tfprune.methods.options import MagnitudeOptions
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import nearest_width
 
@@ -67,36 +70,45 @@ class Scratch(Uniform):
     is_control = False
 
 
+def random_widths(budget: Budget, rng: np.random.Generator) -> np.ndarray:
+    """Widths [G] of a random pruning rate each, clipped to the budget, which is used up."""
+    widths: list[int] = []
+    for dense, allowed in zip(budget.dense_widths, budget.allowed):
+        wish = nearest_width(int(dense), float(rng.uniform()), allowed)
+        widths.append(budget.clip(widths, wish))
+    return budget.fill(widths)
+
+
 class Random(Method):
     only_decides = True
     is_control = True
 
     def decide(self) -> Decision:
-        budget, rng = self.problem.budget, np.random.default_rng(self.problem.seed)
-        widths: list[int] = []
-        for dense, allowed in zip(budget.dense_widths, budget.allowed):
-            wish = nearest_width(int(dense), float(rng.uniform()), allowed)
-            widths.append(budget.clip(widths, wish))
-        return Decision(self.problem.select(budget.as_dict(budget.fill(widths))))
+        budget = self.problem.budget
+        widths = random_widths(budget, np.random.default_rng(self.problem.seed))
+        return Decision(self.problem.select(budget.as_dict(widths)))
 
 
 class Magnitude(Method):
     only_decides = True
+    Options = MagnitudeOptions
 
     def decide(self) -> Decision:
         problem, budget = self.problem, self.problem.budget
+        least = np.ceil((1 - self.options.largest_rate) * budget.dense_widths - 1e-9)
         scores = score_groups(problem.model, problem.groups, criterion='l1')
         # Mean |w|: a channel of a small filter is not unimportant for being small.
         ranked = [scores[name] / self._weights_per_channel(name) for name in budget.names]
 
         def widths_at(threshold: float) -> np.ndarray:
-            wanted = [int((score > threshold).sum()) for score in ranked]
+            wanted = [max(int((score > threshold).sum()), fewest)
+                      for score, fewest in zip(ranked, least)]
             at = [max(int(np.searchsorted(allowed, width, side='right')) - 1, 0)
                   for allowed, width in zip(budget.allowed, wanted)]
             return np.array([allowed[i] for allowed, i in zip(budget.allowed, at)], np.int64)
 
         top = max(float(score.max()) for score in ranked)
-        widths = budget.fill(smallest_fitting(widths_at, budget, 0.0, top))
+        widths = within(budget, smallest_fitting(widths_at, budget, 0.0, top))
         return Decision(problem.select(budget.as_dict(widths)))
 
     def _weights_per_channel(self, name: str) -> int:

@@ -21,13 +21,16 @@ METHODS: Registry[type['Method']] = Registry({
     'random': 'tfprune.methods.controls:Random',
     'magnitude': 'tfprune.methods.controls:Magnitude',
     'scratch': 'tfprune.methods.controls:Scratch',
+    'random_search': 'tfprune.methods.random_search:RandomSearch',
+    'knapsack': 'tfprune.methods.knapsack:Knapsack',
 })
 # Of the methods above, until they are imported; each has them in its class, too.
 _OPTIONS: dict[str, type[of.Options]] = {
     'rlal': of.RlalOptions, 'amc': of.AmcOptions, 'cacp': of.CacpOptions,
     'autocompress': of.AutoCompressOptions, 'n2n': of.N2nOptions, 'purl': of.PurlOptions,
-    'crl': of.CrlOptions,
-    **{name: of.NoOptions for name in ('dense', 'uniform', 'random', 'magnitude', 'scratch')}}
+    'crl': of.CrlOptions, 'magnitude': of.MagnitudeOptions,
+    'random_search': of.RandomSearchOptions,
+    **{name: of.NoOptions for name in ('dense', 'uniform', 'random', 'scratch', 'knapsack')}}
 
 
 def options_of(name: str) -> type[of.Options]:

@@ -249,3 +249,23 @@ class CrlOptions(Options):
         'to move it.', Range(1e-3, 1000))
     multiplier_learning_rate: float = _positive(
         3.0, 'The multiplier learns at this rate, a step a round.', 1000)
+
+
+@dataclasses.dataclass(frozen=True)
+class MagnitudeOptions(Options):
+    """One threshold for all groups."""
+    prefix: ClassVar[str] = 'magnitude.'
+    largest_rate: float = field_of(
+        1.0, 'No group loses more than this share of its channels, where the budget can be met so; '
+        '1 protects none.', SHARE)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomSearchOptions(Options):
+    """The best of random decisions."""
+    prefix: ClassVar[str] = 'random_search.'
+    decisions: int = _count(100, 'This many decisions are scored, the uniform one first.',
+                            high=100_000)
+    around_uniform: float = field_of(
+        0.0, 'The logarithms of kept shares are those of uniform widths plus normal noise of this '
+        'size; 0 draws every pruning rate from [0, 1].', Range(0, 10))

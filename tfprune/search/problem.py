@@ -69,10 +69,10 @@ class Problem:
     scope: Callable[[], Any] = contextlib.nullcontext
     poll: Callable[[], None] = lambda: None
 
-    def channel_scores(self) -> dict[str, np.ndarray]:
-        """The importance of each channel, {group name: [C_g]}, by the configured criterion on the
-        current weights. Charges the account with the images that the criterion looks at, forward
-        and backward."""
+    def channel_scores(self, criterion: str = '') -> dict[str, np.ndarray]:
+        """The importance of each channel, {group name: [C_g]}, by a criterion, by default the
+        configured one, on the current weights. Charges the account with the images that the
+        criterion looks at, forward and backward."""
         seen = 0
 
         def counted() -> Iterator[Batch]:
@@ -81,7 +81,8 @@ class Problem:
                 seen += count_of(batch)
                 yield batch
 
-        scores = score_groups(self.model, self.groups, criterion=self.pruning.criterion,
+        scores = score_groups(self.model, self.groups,
+                              criterion=criterion or self.pruning.criterion,
                               seed=self.seed, data=counted(), loss=self.loss)
         self.account.train(seen, self.cost_model.dense.macs)
         return scores
