@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.pruning.masks import check_masks, open_masks
+from tfprune.structure.graph import Untracked
 from tfprune.structure.groups import ChannelGroups
 from tfprune.structure.layout import WeightSlice
 
@@ -87,20 +88,19 @@ class AlignmentDecay(tf.Module):
         super().__init__()
         self.is_on = tf.Variable(False, trainable=False)
         self._masks = masks
-        self._slices: dict[str, list[tuple[str, WeightSlice]]] = {}  # by variable
-        self._variables: dict[str, Any] = {}
+        by_path: dict[str, tuple[Any, list[tuple[str, WeightSlice]]]] = {}
         for name in groups:
             for part in groups.layout.slices(name):
                 if part.slot.is_kernel and part.side == 'in':
                     variable = part.slot.variable(model)
-                    self._variables[variable.path] = variable
-                    self._slices.setdefault(variable.path, []).append((name, part))
+                    by_path.setdefault(variable.path, (variable, []))[1].append((name, part))
+        self._kernels = Untracked(tuple(by_path.values()))
 
     def __call__(self, rate_share: tf.Tensor) -> None:
         """Shrinks the weights after a step; `rate_share` is lr_t / S_t."""
         taken = tf.where(self.is_on, tf.minimum(self.kappa * rate_share, 1.0), 0.0)
-        for path, parts in self._slices.items():
-            variable, axis = self._variables[path], parts[0][1].axis
+        for variable, parts in self._kernels.value:
+            axis = parts[0][1].axis
             kept = tf.ones([variable.shape[axis]])
             for name, part in parts:
                 pruned = tf.gather(1.0 - self._masks[name], part.index)
