@@ -41,28 +41,29 @@ def leave_terminal() -> None:
 
 
 class Progress:
-    """A progress bar of images with rate, loss, accuracy and time left; silent if asked to be."""
+    """A progress bar of examples with rate, loss, accuracy and time left; silent if asked to be."""
 
     def __init__(self, enabled: bool = True):
         self._enabled = enabled
         self._bar: tqdm.tqdm | None = None
 
-    def start_epoch(self, title: str, images: int, done: int = 0) -> None:
-        """Opens the bar of an epoch of `images` images, of which `done` are done."""
+    def start_epoch(self, title: str, count: int, done: int, examples: str) -> None:
+        """Opens the bar of an epoch of so many examples, of which `done` are done; `examples` is
+        what they are called."""
         # A log file wants a line now and then, a terminal ten a second.
         interval = 0.1 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm.tqdm(total=images, initial=done, desc=title, unit=' images',
+        self._bar = tqdm.tqdm(total=count, initial=done, desc=title, unit=f' {examples}',
                               ncols=shutil.get_terminal_size((100, 24)).columns or 100,
                               mininterval=interval, disable=not self._enabled,
                               bar_format='{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} '
                               '[{rate_fmt}, {remaining} left{postfix}]')
 
-    def step(self, images: int, means: dict[str, float], metric: str = 'accuracy') -> None:
+    def step(self, count: int, means: dict[str, float], metric: str = 'accuracy') -> None:
         """Advances the bar, which shows the loss and a metric of `means`."""
         if self._bar is not None:
             self._bar.set_postfix({name: f'{means[name]:.3f}' for name in ('loss', metric)},
                                   refresh=False)
-            self._bar.update(images)
+            self._bar.update(count)
 
     def end_epoch(self) -> None:
         """Closes the bar, its last state on the screen."""

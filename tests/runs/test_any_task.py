@@ -1,5 +1,6 @@
 """Runs of models that are compiled for any task: inputs, outputs, metrics."""
 import json
+import types
 
 import tfprune
 import keras
@@ -11,6 +12,8 @@ from keras import layers
 from table_runs import SHORT, rates, rng, rows, run, splits, table
 from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.state import Interrupted
+from tfprune.significance import Scored
+from tfprune.training.step import NonFiniteLossError
 
 
 @pytest.mark.parametrize('kind, options, compiled, metric', [
@@ -95,9 +98,26 @@ def test_sequences_of_any_length_are_pruned_at_the_length_of_the_data(tmp_path):
 
 def test_batches_adapt_to_a_small_set(tmp_path, capsys):
     model = table(optimizer='adam', loss='mse')
-    _, report = run(model, splits(counts=(20, 8, 8)), tmp_path / 'run', batch_size=64)
+    _, report = run(model, splits(counts=(20, 8, 8)), tmp_path / 'run', batch_size=64,
+                    progress=True)
     assert report['epochs']['total'] == 2
-    assert 'a batch has 20 of them, not 64' in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert 'a batch has 20 of them, not 64' in said.err
+    for text in said:  # the bar and the line of an epoch
+        assert 'examples/s' in text and 'images/s' not in text
+
+
+def test_what_is_said_of_a_loss_that_is_no_number_suits_a_table(tmp_path):
+    with pytest.raises(NonFiniteLossError, match='--learning_rate may.* layer of its inputs'):
+        run(table(optimizer='sgd', loss='mse'), splits(), tmp_path / 'run', batch_size=16,
+            warmup_epochs=4, learning_rate=1000.0)
+
+
+@pytest.mark.parametrize('of_pictures', [False, True])
+def test_what_is_said_of_data_that_is_not_the_models_suits_the_task(of_pictures):
+    judged = FirstEpoch(Scored(1, 0, 9), Scored(1, 0, 9), None, [], True, str, of_pictures)
+    with pytest.raises(ValueError, match='range of pixels' if of_pictures else 'scale of inputs'):
+        judged.begin_again(types.SimpleNamespace(rate_factor=1e-3), Scored(0, 0, 9), 0.1)
 
 
 @pytest.mark.slow

@@ -198,7 +198,7 @@ def test_images_learnt_by_heart_are_no_ruin():
 
     judged = first_epoch.FirstEpoch(
         held_out=of(0.99), trained_on=of(0.99), sample=tf.data.Dataset.range(1), weights=[],
-        may_lower=True, shown=str)
+        may_lower=True, shown=str, of_pictures=True)
     assert not judged.is_ruined(of(0.8), lambda _: of(0.985))
     assert judged.is_ruined(of(0.8), lambda _: of(0.8))
     assert not judged.is_ruined(of(0.985), lambda _: of(0.8))

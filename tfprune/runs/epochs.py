@@ -17,6 +17,7 @@ from tfprune.runs.checkpoints import Position
 from tfprune.runs.first_epoch import FirstEpoch, note_lowered
 from tfprune.runs.state import Interrupted, State
 from tfprune.runs.user_callbacks import Phase, UserCallbacks
+from tfprune.tasks.base import Task
 from tfprune.training.seeding import derived_seed, set_seed
 from tfprune.training.step import (Evaluator, Followed, NonFiniteLossError, Schedule, StopTraining,
                                    Trainer)
@@ -134,7 +135,7 @@ class EpochLoop:
                 raise Fault(f'nothing was done after epoch {epoch}.')
 
     def train(self, epoch: int) -> TrainedEpoch:
-        """Trains an epoch, or what the run has left of it; measures it on held-out images, never
+        """Trains an epoch, or what the run has left of it; measures it on held-out examples, never
         test data."""
         position = self._state.position
         return self._train_from(position if epoch == position.epoch else Position(epoch))
@@ -178,9 +179,9 @@ class EpochLoop:
             yield row
         except StopTraining:
             raise self._interrupted(epoch) from None
-        images = self._stage(epoch).steps_in(epoch) * self._batch_size
+        examples = self._stage(epoch).steps_in(epoch) * self._batch_size
         self._write({'epoch': epoch, 'learning_rate': float(self._trainer.last_rate),
-                     **trained.means, 'images_per_second': images / trained.seconds,
+                     **trained.means, 'images_per_second': examples / trained.seconds,
                      'train_seconds': trained.seconds,
                      'method_seconds': time.perf_counter() - begun,
                      'peak_process_bytes': peak_process_bytes(), **row})
@@ -221,7 +222,8 @@ class EpochLoop:
             state.poll()
 
         state.progress.start_epoch(f'epoch {start.epoch + 1}/{planned.total}',
-                                   steps * self._batch_size, start.step * self._batch_size)
+                                   steps * self._batch_size, start.step * self._batch_size,
+                                   state.task.examples)
         self._callbacks.begin_epoch(start.epoch, stage.learning_rate(start.epoch, start.step))
         try:
             means = self._trainer.train_epoch(
@@ -237,7 +239,7 @@ class EpochLoop:
             flag = 'learning_rate' if before else 'fine_tune_learning_rate'
             raise NonFiniteLossError(
                 f'epoch {start.epoch + 1}: {error} A lower --{flag} may help or, in a model of '
-                'your own, a Rescaling layer of its pixels.') from None
+                'your own, a Rescaling or Normalization layer of its inputs.') from None
         finally:
             state.progress.end_epoch()
         return means, seconds()
@@ -246,7 +248,7 @@ class EpochLoop:
         row = {name: value for name, value in row.items() if value == value}  # no NaN in JSON
         self._state.folder.append_rows('metrics.jsonl', [row])
         self._scalars.write(row)
-        self._state.progress.say(_summary(row, self._state.task.measure.name))
+        self._state.progress.say(_summary(row, self._state.task))
 
     def _interrupted(self, epoch: int) -> Interrupted:
         return self._state.interrupted(f'after {epoch} of {self._state.config.epochs.total} epochs')
@@ -276,10 +278,12 @@ class _Scalars:
             raise OSError(f'cannot write {self._folder}: {str(error).splitlines()[0]}') from error
 
 
-def _summary(row: Mapping[str, Any], metric: str) -> str:
+def _summary(row: Mapping[str, Any], task: Task) -> str:
+    metric = task.measure.name
     names = dict.fromkeys(('phase', 'loss', metric, f'reward_{metric}', f'subnetwork_{metric}',
                            'reward_mean', 'reward_max', 'strength'))
     shown = [f'{name} {row[name]:.4g}' if isinstance(row[name], float) else f'{name} {row[name]}'
              for name in names if name in row]
     return (f'epoch {row["epoch"] + 1}: {", ".join(shown)}, '
-            f'{row["images_per_second"]:.0f} images/s, {row["method_seconds"]:.1f} s of scoring')
+            f'{row["images_per_second"]:.0f} {task.examples}/s, {row["method_seconds"]:.1f} s of '
+            'scoring')

@@ -62,6 +62,7 @@ class FirstEpoch:
         weights: the given values of the model's variables.
         may_lower: whether the rate was left to us; else a ruined model stops the run.
         shown: a mean score in words.
+        of_pictures: whether the examples are pictures with classes.
     """
     held_out: Scored
     trained_on: Scored
@@ -69,6 +70,7 @@ class FirstEpoch:
     weights: Sequence[np.ndarray]
     may_lower: bool
     shown: Callable[[float], str]
+    of_pictures: bool
 
     def is_ruined(self, held_out: Scored, score: Callable[[tf.data.Dataset], Scored]) -> bool:
         """Whether the epoch lowered both; `held_out` is that after it."""
@@ -88,9 +90,10 @@ class FirstEpoch:
                 f'{said} at --learning_rate={rate:g}: give a lower one, or none, so that it is '
                 'chosen for the given weights; --nocheck_first_epoch goes on regardless.')
         if factor < LOWER ** (_MOST_LOWERED + 0.5):
+            parts = ('range of pixels, order of classes' if self.of_pictures
+                     else 'scale of inputs, meaning and scale of targets')
             raise ValueError(
                 f'{said}, also at a learning rate of {rate:g}: is the data what the model was '
-                'trained on (range of pixels, order of classes)? --nocheck_first_epoch goes on '
-                'regardless.')
+                f'trained on ({parts})? --nocheck_first_epoch goes on regardless.')
         trainer.restart(self.weights, factor)
         return f'{said} at a learning rate of {rate:g}; it begins again at {rate * LOWER:g}'

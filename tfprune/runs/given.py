@@ -70,7 +70,8 @@ def first_epoch(state: State, problem: Problem) -> FirstEpoch | None:
         given.held_out_floor, given.trained_on_floor,
         sample(state.data, given.held_out.examples),
         [keras.ops.convert_to_numpy(v) for v in problem.model.variables],
-        may_lower='learning_rate' not in state.recipe.stated, shown=state.task.shown_score)
+        may_lower='learning_rate' not in state.recipe.stated, shown=state.task.shown_score,
+        of_pictures=state.task.is_classification)
 
 
 def judge_given(state: State, problem: Problem) -> None:
