@@ -9,9 +9,9 @@ import pytest
 
 from tfprune.costs.budget import Budget, InfeasibleBudgetError
 from tfprune.costs.model import CostModel, count_cost
+from tfprune.costs.proportional import uniform_widths
 from tfprune.latency import table as latency_table
 from tfprune.latency.table import Form, LatencyTable, StepRow, Surface, model_digest, prediction_row
-from tfprune.methods.controls import uniform_widths
 from tfprune.runs.config import Config
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, residual

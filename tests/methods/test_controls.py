@@ -7,7 +7,7 @@ import pytest
 from made_up_problem import made_up_problem, searched, started
 
 from tfprune.benchmarks import known_optimum
-from tfprune.methods.controls import uniform_widths
+from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.knapsack import worth_most
 from tfprune.methods.random_search import near_uniform
 

@@ -14,10 +14,10 @@ from made_up_problem import started
 from tfprune.benchmarks.known_optimum import AdditiveAccuracy, Knapsack, resnet
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
+from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.amc import AMC, FLOOR, AmcEnv, guaranteed_reward
 from tfprune.methods.autocompress import accepted, rescaled
 from tfprune.methods.cacp import ConditionalDDPG
-from tfprune.methods.controls import uniform_widths
 from tfprune.methods.options import AmcOptions, AutoCompressOptions, CacpOptions
 from tfprune.pruning.masks import widths_of
 from tfprune.runs.checkpoints import restore

@@ -8,7 +8,7 @@ import pytest
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel, count_cost
-from tfprune.methods.controls import uniform_widths
+from tfprune.costs.proportional import uniform_widths
 from tfprune.models.building import build_model
 from tfprune.models.names import MODELS
 from tfprune.pruning.gates import insert_gates

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from tf_agents.environments import utils
 
+from tfprune.benchmarks.known_optimum import resnet
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
 from tfprune.models.building import build_model
-from tfprune.search.environment import FEATURES, PruningEnv
+from tfprune.costs.proportional import uniform_widths
+from tfprune.search.environment import FEATURES, PruningEnv, RelativeEnv
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import TOYS, plain
 
@@ -172,6 +174,56 @@ def test_an_action_that_is_no_number_is_refused():
     env.reset()
     with pytest.raises(ValueError, match='rate must be in'):
         step(env, np.nan)
+
+
+def relative(limits, model=PLAIN, **kwargs):
+    groups = trace_groups(model)
+    costs = CostModel(model, groups)
+    return RelativeEnv(groups, costs, lambda widths: 0.5, budget=Budget(groups, costs, limits),
+                       **kwargs)
+
+
+@pytest.mark.parametrize('name', TOYS)
+def test_tf_agents_validates_the_relative_one(name):
+    env = relative({'macs': .6, 'params': .7}, TOYS[name].build(), context_size=3)
+    utils.validate_py_environment(env, episodes=5)
+    assert env.observation_spec().shape == (len(RelativeEnv.features) + 3,)
+
+
+@pytest.mark.parametrize('action', [0.2, 0.5, 0.9])
+def test_equal_actions_are_the_uniform_decision(action):
+    env = relative({'macs': .5})
+    env.reset()
+    for _ in range(env.steps):
+        last = step(env, action)
+    assert list(env.widths.values()) == uniform_widths(env.budget).tolist()
+    assert last.is_last() and last.reward == 0.5
+    np.testing.assert_allclose(env.rates, 1 - uniform_widths(env.budget) / env.budget.dense_widths)
+    np.testing.assert_allclose(env.executed, np.full((3, 1), action), rtol=1e-6)
+
+
+def test_a_relative_action_is_a_factor_of_the_kept_share():
+    _, groups, costs, budget = resnet('resnet20', 8)
+    env = RelativeEnv(groups, costs, lambda widths: 0.5, budget=budget)
+    env.reset()
+    actions = np.linspace(0.3, 0.7, env.steps)
+    for action in actions:
+        step(env, action)
+    widths = np.array(list(env.widths.values()))
+    expected = budget.dense_widths * np.exp(1 - 2 * actions)
+    scale = np.median(widths / expected)
+    # To a channel, and what is left of the budget, which goes to the narrowest.
+    assert np.all(np.abs(widths - np.minimum(budget.dense_widths, scale * expected)) <= 1.5)
+    assert budget.fits(widths) and np.array_equal(budget.fill(widths), widths)
+
+
+def test_features_of_the_relative_one_by_hand():
+    env = relative({'macs': .5})
+    first = env.reset().observation
+    second, third = step(env, 0.25).observation, step(env, 1.75).observation
+    np.testing.assert_allclose([first[-2:], second[-2:], third[-2:]],
+                               [[.5, .5], [.25, .25], [.625, 1.0]])
+    np.testing.assert_allclose([each[0] for each in (first, second, third)], [1/3, 2/3, 1])
 
 
 def test_z_is_in_every_observation_from_its_setting_on():

@@ -19,7 +19,7 @@ import numpy as np
 from tfprune.costs.analysis import analyze
 from tfprune.costs.budget import Budget, InfeasibleBudgetError
 from tfprune.costs.model import CostModel
-from tfprune.methods.controls import uniform_widths
+from tfprune.costs.proportional import uniform_widths
 from tfprune.pruning.masks import Masks, select_channels
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import ChannelGroups, trace_groups

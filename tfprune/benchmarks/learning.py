@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from tfprune.benchmarks.known_optimum import DRIFTS, AdditiveAccuracy, Knapsack, resnet
-from tfprune.methods.controls import uniform_widths
+from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.options import RlalOptions
 from tfprune.methods.rlal import RLAL
 from tfprune.pruning.masks import widths_of

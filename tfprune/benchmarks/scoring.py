@@ -20,7 +20,7 @@ from tfprune.benchmarks.training_step import build
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.methods.controls import uniform_widths
+from tfprune.costs.proportional import uniform_widths
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import Masks, open_masks, select_channels
 from tfprune.search.agents import play, random_policy

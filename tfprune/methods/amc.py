@@ -40,8 +40,8 @@ import tensorflow as tf
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
+from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.base import Decision, EpochResult, Method
-from tfprune.methods.controls import uniform_widths
 from tfprune.methods.options import AmcOptions, Options
 from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch

@@ -32,8 +32,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.costs.budget import Budget
+from tfprune.costs.proportional import smallest_fitting, uniform_widths
 from tfprune.methods.base import Decision, EpochResult, Method
-from tfprune.methods.controls import smallest_fitting, uniform_widths
 from tfprune.methods.options import AutoCompressOptions
 from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch

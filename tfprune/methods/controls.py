@@ -12,39 +12,15 @@ scratch    the uniform architecture, trained from random weights from the first 
 Deviation: what the rounding to widths leaves of the budget is spent on the relatively narrowest
 groups (Budget.fill), so that all controls have the same budget.
 """
-from typing import Callable
-
 import numpy as np
 
 from tfprune.costs.budget import Budget
+from tfprune.costs.proportional import smallest_fitting, uniform_widths
 from tfprune.methods.base import Decision, Method
 from tfprune.methods.best import within
 from tfprune.methods.options import MagnitudeOptions
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import nearest_width
-
-
-def smallest_fitting(widths_at: Callable[[float], np.ndarray], budget: Budget, low: float,
-                     high: float) -> np.ndarray:
-    """Widths [G] at the smallest x in [low, high] that fits; costs fall with x."""
-    if budget.fits(widths_at(low)):
-        return widths_at(low)
-    for _ in range(60):
-        middle = (low + high) / 2
-        if budget.fits(widths_at(middle)):
-            high = middle
-        else:
-            low = middle
-    return widths_at(high)
-
-
-def uniform_widths(budget: Budget) -> np.ndarray:
-    """Widths [G] of one pruning rate for all groups, the budget used up."""
-    def widths_at(rate: float) -> np.ndarray:
-        return np.array([nearest_width(int(c), rate, allowed)
-                         for c, allowed in zip(budget.dense_widths, budget.allowed)], np.int64)
-
-    return budget.fill(smallest_fitting(widths_at, budget, 0.0, 1.0))
 
 
 class Dense(Method):

@@ -36,8 +36,8 @@ from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.costs.budget import InfeasibleBudgetError
+from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.base import Decision, EpochResult, Method
-from tfprune.methods.controls import uniform_widths
 from tfprune.methods.options import N2nOptions
 from tfprune.pruning.depth import Block, JointRemovalError, removable_blocks
 from tfprune.pruning.importance import Batch

@@ -44,6 +44,11 @@ class RlalOptions(Options):
     agent: str = field_of(
         'ppo', 'This agent of TF-Agents acts in the episodes.',
         choices=('ppo', 'sac', 'ddpg', 'random'))
+    action: str = field_of(
+        'relative',
+        "An action is a group's width relative to uniform widths, all of them scaled to the budget "
+        "at the end; or its pruning rate, moved into the budget's bounds at once.",
+        choices=('relative', 'rate'), before='rate')
     agent_learning_rate: float = field_of(
         0.0, "The agent's actor learns at this rate; 0 takes the agent's own default.", RATE)
     agent_updates: int = field_of(

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from tfprune.costs.budget import Budget
+from tfprune.costs.proportional import proportional_widths, uniform_widths
 from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.best import BestEpisode
-from tfprune.methods.controls import random_widths, smallest_fitting, uniform_widths
+from tfprune.methods.controls import random_widths
 from tfprune.methods.options import RandomSearchOptions
 from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
-from tfprune.pruning.masks import nearest_width
 from tfprune.search.problem import Problem
 
 _A_ROUND = 20  # decisions
@@ -66,12 +66,4 @@ class RandomSearch(Method):
 def near_uniform(budget: Budget, noise: float, rng: np.random.Generator) -> np.ndarray:
     """Widths [G] whose kept shares are those of uniform widths times exp(noise * normal) and one
     factor, the budget used up."""
-    factors = np.exp(noise * rng.normal(size=len(budget.names)))
-
-    def widths_at(rate: float) -> np.ndarray:
-        rates = 1 - np.minimum(1.0, (1 - rate) * factors)
-        return np.array([nearest_width(int(dense), float(own), allowed) for dense, own, allowed
-                         in zip(budget.dense_widths, rates, budget.allowed)], np.int64)
-
-    # Below 0 the rate asks for more than all of a group whose factor is below 1.
-    return budget.fill(smallest_fitting(widths_at, budget, 1 - 1 / factors.min(), 1.0))
+    return proportional_widths(budget, np.exp(noise * rng.normal(size=len(budget.names))))

@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.base import Decision, EpochResult, Method
-from tfprune.methods.controls import uniform_widths
 from tfprune.methods.options import RlalOptions
 from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
@@ -42,7 +42,7 @@ from tfprune.search.agents import (Policy, carried_out, make_agent, mean_and_err
                                    random_policy)
 from tfprune.search.alignment import AlignmentDecay, AlignmentPenalty, StrengthController
 from tfprune.search.context import ContextNetwork, ContextTrainer, EpisodeHistory
-from tfprune.search.environment import PruningEnv
+from tfprune.search.environment import PruningEnv, RelativeEnv
 from tfprune.search.problem import Problem
 from tfprune.search.surrogate import best_unscored
 from tfprune.training.options import Epochs
@@ -62,8 +62,9 @@ class RLAL(Method):
         options, episodes = self.options, self.options.episodes_per_epoch
         self._watch = Stopwatch()
         self._reward = CurrentRewards(problem, self._watch)
-        self._envs = [PruningEnv(problem.groups, problem.cost_model, self._reward,
-                                 budget=problem.budget, context_size=options.context_size)
+        env_of = RelativeEnv if options.action == 'relative' else PruningEnv
+        self._envs = [env_of(problem.groups, problem.cost_model, self._reward,
+                             budget=problem.budget, context_size=options.context_size)
                       for _ in range(episodes)]
         num_groups, planned = len(problem.groups), problem.epochs
         # Before the context network: an initial weight is the next draw of the global seed.
@@ -165,10 +166,11 @@ class RLAL(Method):
 
     def _episodes(self, epoch: int, phase: str) -> list[Mapping[str, Any]]:
         """Plays this epoch's episodes; agent and history learn of them."""
-        joint = phase == 'joint'
-        policy = self.agent.collect_policy if joint else self._random_policy(epoch, 0)
-        steps, rows = self._play(policy, epoch, 'policy' if joint else 'random')
-        self.agent.observe(steps, on_policy=joint, actions=carried_out(self._envs), epoch=epoch)
+        # Around the uniform decision the policy's own noise is all the chance that is wanted.
+        acts = phase == 'joint' or self.options.action == 'relative' and self.agent.is_on_policy
+        policy = self.agent.collect_policy if acts else self._random_policy(epoch, 0)
+        steps, rows = self._play(policy, epoch, 'policy' if acts else 'random')
+        self.agent.observe(steps, on_policy=acts, actions=carried_out(self._envs), epoch=epoch)
         for env, row in zip(self._envs, rows):
             self.history.append(epoch, env.rates, row['reward'])
         return rows

@@ -173,9 +173,12 @@ def default_values(method: str) -> dict[str, Any]:
 
 def values_before(method: str) -> dict[str, Any]:
     """{flag: what a configuration that does not know it yet had}."""
+    own = options_of(method) if method in METHODS else Options
     return default_values(method) | {
-        field.name: field.metadata['before'] for part in PARTS.values()
-        for field in flag_fields(part) if 'before' in field.metadata}
+        name: field.metadata['before'] for part, prefix in (
+            *((part, '') for part in PARTS.values()), (own, f'{method}.'))
+        for name, field in ((f'{prefix}{field.name}', field) for field in flag_fields(part))
+        if 'before' in field.metadata}
 
 
 def completed(row: Mapping[str, Any]) -> dict[str, Any]:

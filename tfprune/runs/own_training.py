@@ -16,9 +16,9 @@ import numpy as np
 from tfprune.config import flag_fields
 from tfprune.costs.model import Cost
 from tfprune.costs.options import BudgetOptions
+from tfprune.costs.proportional import uniform_widths
 from tfprune.errors import first_line, near
 from tfprune.methods.base import Decision, Method
-from tfprune.methods.controls import uniform_widths
 from tfprune.methods.names import METHODS, make_method
 from tfprune.progress import Progress
 from tfprune.pruning.importance import Batch

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.methods.controls import uniform_widths
+from tfprune.costs.proportional import uniform_widths
 from tfprune.pruning.surgery import prune_model
 from tfprune.runs.recipe import FROM_RANDOM, Recipe
 from tfprune.runs.state import State

@@ -9,6 +9,7 @@ from tf_agents.trajectories import time_step as ts
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
+from tfprune.costs.proportional import proportional_widths
 from tfprune.pruning.masks import nearest_width
 from tfprune.structure.groups import ChannelGroups
 
@@ -61,7 +62,7 @@ class PruningEnv(EpisodicEnv):
         bounded: False leaves the actions as they are, whatever they cost.
 
     A method of other features or another action is a subclass: `features` names what `_features`
-    returns, `_rate` reads the action, `executed` writes it.
+    returns, `_rate` reads the action or `_decide` acts on it, `executed` writes it.
 
     Raises:
         ValueError: from a step: an action that is NaN; a reward that is NaN or infinite.
@@ -121,16 +122,20 @@ class PruningEnv(EpisodicEnv):
         return ts.restart(self._observation())
 
     def _step(self, action: np.ndarray) -> ts.TimeStep:
-        g = len(self._widths)
-        dense = int(self.budget.dense_widths[g])
-        wish = nearest_width(dense, self._rate(float(np.ravel(action)[0])), self.budget.allowed[g])
-        width = self.budget.clip(self._widths, wish) if self._bounded else wish
-        self._widths.append(width)
-        self._rates.append(1 - width / dense)
-        if len(self._widths) < len(self.budget.names):
+        self._decide(float(np.ravel(action)[0]))
+        if len(self._rates) < self.steps:
             return ts.transition(self._observation(), reward=0.0)
         reward = finite_reward(self._evaluate(self.widths), f'widths {self.widths}')
         return ts.termination(self._observation(), reward=reward)
+
+    def _decide(self, action: float) -> None:
+        """Adds the width and the pruning rate of the group at hand."""
+        g = len(self._widths)
+        dense = int(self.budget.dense_widths[g])
+        wish = nearest_width(dense, self._rate(action), self.budget.allowed[g])
+        width = self.budget.clip(self._widths, wish) if self._bounded else wish
+        self._widths.append(width)
+        self._rates.append(1 - width / dense)
 
     def _rate(self, action: float) -> float:
         """The pruning rate in [0, 1] that an action asks for."""
@@ -151,6 +156,44 @@ class PruningEnv(EpisodicEnv):
         moving = [1 - most[np.argmax(most / allowed)], np.clip(np.min(allowed - least), 0, 1),
                   self._rates[-1] if self._rates else 0.0]
         return np.concatenate([here, moving])
+
+
+class RelativeEnv(PruningEnv):
+    """Decides how wide each group is relative to uniform widths.
+
+    Action: float32 [1] in [0, 1]; of the kept shares min(1, s * exp(SPREAD (1 - 2 a_g))) s is the
+    largest that fits the budget, one number for all groups, found at the end of the episode
+    (costs.proportional). a_g = 1/2 everywhere is the uniform decision, from which a policy begins;
+    no action is moved into bounds, whatever was decided before. Widths are known at the end alone:
+    `rates` are the actions until then.
+
+    Observation: the features of the group at hand that no action changes, the mean of the actions
+    so far and the last one (1/2 before the first), then z.
+    """
+    features = (*FEATURES[:-3], 'mean_action', 'previous_action')
+    SPREAD = 1.0
+
+    @property
+    def executed(self) -> np.ndarray:
+        return np.array(self._actions, np.float32)[:, None]
+
+    def _reset(self) -> ts.TimeStep:
+        self._actions: list[float] = []
+        return super()._reset()
+
+    def _decide(self, action: float) -> None:
+        self._actions.append(float(np.clip(action, 0, 1)))
+        self._rates = list(self._actions)
+        if len(self._actions) == self.steps:
+            factors = np.exp(self.SPREAD * (1 - 2 * np.array(self._actions)))
+            widths = proportional_widths(self.budget, factors)
+            self._widths = [int(width) for width in widths]
+            self._rates = list(1 - widths / self.budget.dense_widths)
+
+    def _features(self) -> np.ndarray:
+        here = self._static[min(len(self._actions), self.steps - 1)]
+        seen = self._actions or [0.5]
+        return np.concatenate([here, [np.mean(seen), seen[-1]]])
 
 
 def _static_features(groups: ChannelGroups, cost_model: CostModel) -> np.ndarray:

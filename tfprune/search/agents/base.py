@@ -49,7 +49,9 @@ class Agent(tf.Module):
     Attributes:
         collect_policy: stochastic; what episodes are played with.
         greedy_policy: its mode.
+        is_on_policy: whether it learns of its own latest episodes alone.
     """
+    is_on_policy = False
 
     collect_policy: Policy
 
@@ -105,6 +107,7 @@ class OnPolicyAgent(Agent):
     probability of an action that the bounds put in its place is another number, under a policy
     that has not drawn it.
     """
+    is_on_policy = True
 
     def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator):
         super().__init__(agent, generator)
