@@ -212,8 +212,8 @@ def test_a_relative_action_is_a_factor_of_the_kept_share():
     widths = np.array(list(env.widths.values()))
     expected = budget.dense_widths * np.exp(1 - 2 * actions)
     scale = np.median(widths / expected)
-    # To a channel, and what is left of the budget, which goes to the narrowest.
-    assert np.all(np.abs(widths - np.minimum(budget.dense_widths, scale * expected)) <= 1.5)
+    beyond = np.abs(widths - np.minimum(budget.dense_widths, scale * expected))
+    assert beyond[:-1].max() <= 0.5  # the last, the narrowest, has what is left of the budget
     assert budget.fits(widths) and np.array_equal(budget.fill(widths), widths)
 
 
