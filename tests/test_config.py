@@ -99,7 +99,7 @@ def test_a_wrong_choice_is_answered_with_the_right_ones(name):
 def test_choices_by_hand():
     with pytest.raises(ValueError, match='Available: cosine, step$'):
         Config(schedule='linear')
-    with pytest.raises(ValueError, match='^Unknown rlal.alignment .*: adaptive, fixed, none$'):
+    with pytest.raises(ValueError, match='^Unknown rlal.alignment .*: adaptive, decay, fixed, none$'):
         Config(rlal={'alignment': ''})
 
 
@@ -257,7 +257,8 @@ def test_differing_fields():
     assert differing_fields(Config(seed=2, frozen='a'), stored) == [
         '--seed: 0 -> 2', "--frozen: '' -> 'a'"]
     whole = completed({'configuration': {'method': 'rlal'}})['configuration']
-    assert whole.items() <= {**stored, 'distillation': 0.0}.items()  # younger than any other
+    of_before = {'distillation': 0.0, 'rlal.action': 'rate'}
+    assert whole.items() <= {**stored, **of_before}.items()
     assert len(whole) == len(stored) - 4
     assert completed({'configuration': {}}) == {'configuration': {}}
     del stored['seed']  # younger than the stored one: it had its default

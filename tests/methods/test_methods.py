@@ -33,18 +33,19 @@ from tfprune.structure.groups import trace_groups
 SMALL = dict(model='resnet8', dataset='digits', macs=0.5, warmup_epochs=1, random_epochs=1,
              joint_epochs=1, alignment_epochs=1, fine_tune_epochs=1, batch_size=256,
              reward_images=100, score_images=100, score_batch_size=100, calibration_batches=1,
-             lr_warmup_epochs=0.0)
+             lr_warmup_epochs=0.0, distillation=0.0)
 
 # Method name -> options of its run of SMALL, whose search is then of seconds.
 SMALL_OPTIONS = {
-    'rlal': dict(episodes_per_epoch=2, random_reference_episodes=1, comparison_episodes=2,
-                 context_size=4, context_updates=3, agent_updates=2),
+    'rlal': dict(action='rate', episodes_per_epoch=2, random_reference_episodes=1,
+                 comparison_episodes=2, context_size=4, context_updates=3, agent_updates=2),
     'amc': dict(episodes=6, warmup_episodes=2, lockstep=2),
     'autocompress': dict(proposals=1, stop_temperature=80, strength=0.1),
     'cacp': dict(episodes=6, warmup_episodes=2, lockstep=2, ratios='0.5'),
     'crl': dict(rounds=2, episodes=2, updates=1),
     'n2n': dict(removal_rounds=1, shrinkage_rounds=1, rollouts=3, student_steps=1, units=4),
     'purl': dict(rounds=2, episodes=2, updates=1),
+    'random_search': dict(decisions=3),
 }
 
 
