@@ -33,6 +33,7 @@ _PLAIN = dict(context_size=0, context_updates=0)
 VARIANTS: dict[str, Mapping[str, Any]] = {
     'random': dict(_PLAIN, random=True),
     'ppo': dict(_PLAIN, agent='ppo'),
+    'ppo of rates': dict(_PLAIN, agent='ppo', action='rate'),
     'sac': dict(_PLAIN, agent='sac'),
     'ddpg': dict(_PLAIN, agent='ddpg'),
     'ppo+z': dict(agent='ppo'),
