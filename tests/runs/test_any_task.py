@@ -165,6 +165,24 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_run_goes_on_with_the_task_that_it_began_with_alone(tmp_path):
+    def go_on(loss='mse', metrics=('mae',), **options):
+        asked = []
+        model = table(optimizer='adam', loss=loss, metrics=list(metrics))
+        run(model, splits('binary'), tmp_path / 'run', batch_size=16, **options,
+            should_stop=lambda: asked.append(None) or len(asked) > 2)
+
+    with pytest.raises(Interrupted):
+        go_on()
+    for change in ({'loss': 'mae'}, {'loss': lambda y, p: (y - p) ** 2},
+                   {'metrics': ['mae', 'mse']}, {'class_weight': {0: 1.0, 1: 2.0}}):
+        with pytest.raises(ValueError, match='began with another content of --model') as found:
+            go_on(**change)
+        assert len(str(found.value).splitlines()) == 1
+    with pytest.raises(Interrupted):
+        go_on()
+
+
 def test_the_compiled_schedule_is_followed_across_surgery(tmp_path):
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 8)  # 4 steps before, 4 after
     model = table(optimizer=keras.optimizers.Adam(schedule), loss='mse')

@@ -69,7 +69,7 @@ def own_model(model: keras.Model, *, train_data: Any, reward_data: Any, test_dat
         weigh=None if class_weight is None else weights_of_classes(class_weight))
     examples = dataclasses.replace(examples, pixels=_pixels(examples, pixel_range))
     return OwnModel(model, examples, Monitor(monitor, mode), tuple(callbacks or ()),
-                    batch_size_of_examples(train_data, model))
+                    batch_size_of_examples(train_data, model), class_weight)
 
 
 def _check_model(model: keras.Model) -> None:
