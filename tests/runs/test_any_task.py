@@ -1,4 +1,5 @@
 """Runs of models that are compiled for any task: inputs, outputs, metrics, callbacks."""
+import contextlib
 import json
 
 import tfprune
@@ -265,6 +266,36 @@ def test_callbacks_see_each_phase_as_a_fit(tmp_path):
     assert seen.models[0] == model.count_params() > seen.models[1]
     for logs in seen.logs:
         assert {'loss', 'mae', 'val_loss', 'val_mae'} <= set(logs)
+
+
+class Told(keras.utils.PyDataset):
+    """What a PyDataset is told."""
+    def __init__(self, data, size=16):
+        super().__init__()
+        self.data, self.size, self.calls = data, size, []
+
+    def __len__(self):
+        return len(self.data[0]) // self.size
+
+    def __getitem__(self, place):
+        return tuple(part[place * self.size:][:self.size] for part in self.data)
+
+    def on_epoch_begin(self):
+        self.calls.append('begin')
+
+    def on_epoch_end(self):
+        self.calls.append('end')
+
+
+def test_a_py_dataset_is_told_of_epochs_that_are_trained(tmp_path):
+    data = [Told(part) for part in splits()]
+    for stop_after in (3, 1, 1, 99):  # within the first epoch of 4 steps, at its end, after it
+        asked = []
+        with contextlib.suppress(Interrupted):
+            run(table(optimizer='adam', loss='mse'), data, tmp_path / 'run',
+                should_stop=lambda: asked.append(None) or len(asked) >= stop_after)
+    assert data[0].calls == ['begin', 'begin', 'end', 'begin', 'end']
+    assert data[1].calls == data[2].calls == []
 
 
 def test_early_stopping_ends_a_phase_and_the_run_goes_on(tmp_path):

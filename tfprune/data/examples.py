@@ -6,6 +6,7 @@ import abc
 import dataclasses
 from typing import Any, Self
 
+import keras
 import tensorflow as tf
 
 from tfprune.data.pixels import PixelRange
@@ -26,6 +27,8 @@ class Examples(abc.ABC):
             augmented elsewhere or not.
         class_names: of the outputs of a classifier; () of other tasks.
         pixels: what a byte of a picture is in the examples; None of examples that are no pictures.
+        py_dataset: Keras' PyDataset of training examples, which is told of epochs, as by `fit`;
+            None of others.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Examples(abc.ABC):
     augmentation: Any = dataclasses.field(default=None, kw_only=True)
     class_names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     pixels: PixelRange | None = dataclasses.field(default=None, kw_only=True)
+    py_dataset: keras.utils.PyDataset | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def augmented(self) -> str:
@@ -63,6 +67,16 @@ class Examples(abc.ABC):
 
         Raises ValueError if epoch < 0 or batch_size is not in 1 … num_train.
         """
+
+    def begin_epoch(self) -> None:
+        """Before an epoch, or the rest of one, is trained on."""
+        if self.py_dataset is not None:
+            self.py_dataset.on_epoch_begin()
+
+    def end_epoch(self) -> None:
+        """After an epoch that was trained on to its end."""
+        if self.py_dataset is not None:
+            self.py_dataset.on_epoch_end()
 
     @abc.abstractmethod
     def reward_batches(self, batch_size: int) -> tf.data.Dataset:

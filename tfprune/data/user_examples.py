@@ -66,7 +66,8 @@ class UserExamples(Examples):
     """Examples of three splits; made by `of`.
 
     Arrays are shuffled before each epoch, as by `fit`. Order and augmentation of a dataset are what
-    it does itself: a run resumes bit for bit only if that is a function of TensorFlow's seed.
+    it does itself: a run resumes bit for bit only if that is a function of TensorFlow's seed. A
+    PyDataset is told of the epochs that it trains itself, not of those before a resumption.
 
     Attributes:
         train, reward, test: the splits.
@@ -107,7 +108,7 @@ class UserExamples(Examples):
             name=name, num_train=train.count, num_reward=reward.count, num_test=test.count,
             train=train, reward=reward, test=test, inputs=_taken(model, train.spec[0]),
             outputs=_given(model), seed=seed, weigh=weigh,
-            class_names=tuple(class_names), pixels=pixels)
+            class_names=tuple(class_names), pixels=pixels, py_dataset=py_dataset_of(train_data))
 
     def to_json(self) -> dict[str, Any]:
         values = {'name': self.name, 'num_train': self.num_train, 'num_reward': self.num_reward,
@@ -155,6 +156,11 @@ def batch_size_of(data: Any, model: keras.Model) -> int | None:
         return None
     x, *_ = _first('train_data', _as_dataset('train_data', data))
     return int(tf.nest.flatten(x)[0].shape[0]) if _is_batched('train_data', x, model) else None
+
+
+def py_dataset_of(data: Any) -> keras.utils.PyDataset | None:
+    """Data that are a PyDataset; None of others."""
+    return data if isinstance(data, keras.utils.PyDataset) else None
 
 
 def _split(name: str, data: Any, model: keras.Model) -> Split:
@@ -213,7 +219,6 @@ def _of_py_dataset(name: str, data: keras.utils.PyDataset) -> tf.data.Dataset:
     def batches() -> Any:
         for place in range(data.num_batches):
             yield _tuples(keras.tree.map_structure(np.asarray, tuple(data[place])))
-        data.on_epoch_end()
 
     first = _tuples(keras.tree.map_structure(np.asarray, tuple(data[0])))
     return tf.data.Dataset.from_generator(batches, output_signature=tf.nest.map_structure(

@@ -139,10 +139,14 @@ def fine_tune_quantized(model: keras.Model, data: ImageData, settings: Deploymen
     progress.say('quantization-aware fine-tuning ...')
 
     def on_epoch(epoch: int, means: Mapping[str, float]) -> None:
+        data.end_epoch()
+        if epoch + 1 < settings.quantization_aware.epochs:
+            data.begin_epoch()
         progress.say(f'quantization-aware epoch {epoch + 1}: loss {means["loss"]:.4g}, accuracy '
                      f'{means["accuracy"]:.4g}')
 
     batch_size = min(settings.batch_size, data.num_train)
+    data.begin_epoch()
     return quantize_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
                           settings.quantization_aware, pixels=data.pixels,
                           should_stop=should_stop, on_epoch=on_epoch)
