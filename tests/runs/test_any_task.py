@@ -118,6 +118,21 @@ def test_several_inputs_and_outputs_from_datasets_of_dicts_to_the_end(tmp_path):
         np.testing.assert_allclose(answers[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
+def test_a_dict_of_inputs_by_keys_that_are_no_names_to_the_end(tmp_path):
+    keras.utils.set_random_seed(0)
+    first, second = keras.Input((4,), name='first'), keras.Input((3,), name='second')
+    x = layers.Dense(16, activation='relu', name='h')(layers.Concatenate()([first, second]))
+    model = keras.Model({'z': first, 'y': second}, layers.Dense(1, name='out')(x))
+    model.compile('adam', 'mse')
+    data = [({'z': rng(seed).normal(size=(32, 4)).astype('float32'),
+              'y': rng(seed).normal(size=(32, 3)).astype('float32')}, np.ones((32, 1)))
+            for seed in range(3)]
+    tfprune.train_and_prune(model, *data, run_dir=tmp_path / 'run', quantize='int8', **SHORT)
+    rows = json.loads((tmp_path / 'run/report.json').read_text())['artifacts']
+    keras_, saved, lite, _ = [row['metrics']['loss'] for row in rows]
+    assert keras_ == pytest.approx(saved, rel=1e-4) == pytest.approx(lite, rel=1e-4)
+
+
 def test_sequences_of_any_length_are_pruned_at_the_length_of_the_data(tmp_path):
     keras.utils.set_random_seed(0)
     series = keras.Input((None, 3), name='series')

@@ -68,6 +68,10 @@ class Examples(abc.ABC):
         Raises ValueError if epoch < 0 or batch_size is not in 1 … num_train.
         """
 
+    def in_order(self, x: Any) -> list[Any]:
+        """The tensors of inputs in the order in which the model takes them."""
+        return tf.nest.flatten(x)
+
     def begin_epoch(self) -> None:
         """Before an epoch, or the rest of one, is trained on."""
         if self.py_dataset is not None:

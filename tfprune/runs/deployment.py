@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData, as_pictures
@@ -154,12 +153,12 @@ def fine_tune_quantized(model: keras.Model, data: ImageData, settings: Deploymen
 
 def representative_images(data: Examples, count: int) -> Any:
     """The inputs of `count` training examples [N, …] as they come, not augmented; fewer if there
-    are fewer."""
+    are fewer. One array, or a list of several in the order of the model's inputs."""
     size, count = min(32, data.num_train), min(count, data.num_train)
     batches = -(-count // size)
-    found = [x for x, *_ in data.calibration_batches(size, batches)]
-    return tf.nest.map_structure(
-        lambda *parts: np.concatenate([part.numpy() for part in parts])[:count], *found)
+    found = zip(*(data.in_order(x) for x, *_ in data.calibration_batches(size, batches)))
+    arrays = [np.concatenate([part.numpy() for part in parts])[:count] for parts in found]
+    return arrays[0] if len(arrays) == 1 else arrays
 
 
 def measured_forms(exported: ExportReport, model: keras.Model, task: Task, data: Examples,
