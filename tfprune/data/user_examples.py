@@ -105,6 +105,9 @@ class UserExamples(Examples):
         _check_alike(splits)
         if weigh and len(splits['train_data'].spec) > 2:
             raise ValueError('class_weight: the examples of train_data have weights already')
+        if weigh and keras.tree.is_nested(splits['train_data'].spec[1]):
+            raise ValueError('class_weight is only for a model of one output; the targets of '
+                             f'train_data are {_described(splits["train_data"].spec[1])}')
         train, reward, test = splits.values()
         return cls(
             name=name, num_train=train.count, num_reward=reward.count, num_test=test.count,
@@ -205,7 +208,7 @@ def _of_arrays(name: str, data: Sequence[Any], model: keras.Model) -> Split:
 def _as_dataset(name: str, data: Any) -> tf.data.Dataset:
     """A dataset of tuples."""
     if isinstance(data, keras.utils.PyDataset):
-        return _of_py_dataset(name, data)
+        return of_py_dataset(name, data)
     if not isinstance(data, tf.data.Dataset):
         raise TypeError(f'{name}: expected (x, y) of arrays, a tf.data.Dataset or a PyDataset of '
                         f'(x, y), received {type(data).__name__}')
@@ -217,9 +220,12 @@ def _as_dataset(name: str, data: Any) -> tf.data.Dataset:
     return data
 
 
-def _of_py_dataset(name: str, data: keras.utils.PyDataset) -> tf.data.Dataset:
+def of_py_dataset(name: str, data: keras.utils.PyDataset) -> tf.data.Dataset:
+    """A dataset of the batches of a PyDataset; ValueError where these do not end, or are none."""
     if data.num_batches is None:
         raise ValueError(f'{name}: does not end; give it a length')
+    if not data.num_batches:
+        raise ValueError(f'{name}: expected examples, received none')
 
     def batches() -> Any:
         for place in range(data.num_batches):
