@@ -99,16 +99,16 @@ class Examples(abc.ABC):
 
     def _check_released(self, score_images: int) -> None:
         if not 1 <= score_images <= self.num_reward:
-            raise ValueError(f'score_images: expected 1 … {self.num_reward}, the reward images of '
-                             f'{self.name}, received {score_images}')
+            raise ValueError(f'score_images: expected 1 … {self.num_reward}, the reward '
+                             f'examples of {self.name}, received {score_images}')
 
     def _check_training(self, epoch: int, batch_size: int) -> None:
         if epoch < 0:
             raise ValueError(f'epoch: expected at least 0, received {epoch}')
         self._check_batch_size(batch_size)
         if batch_size > self.num_train:
-            raise ValueError(f'batch_size: expected at most {self.num_train}, the training images '
-                             f'of {self.name}, received {batch_size}')
+            raise ValueError(f'batch_size: expected at most {self.num_train}, the training '
+                             f'examples of {self.name}, received {batch_size}')
 
     def _check_batch_size(self, batch_size: int) -> None:
         if batch_size < 1:
