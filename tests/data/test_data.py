@@ -307,7 +307,8 @@ def test_bad_arrays(change, message):
 
 
 @pytest.mark.parametrize('call, message', [
-    (lambda data: data.train_batches(0, 40), 'batch_size: expected at most 39.*received 40'),
+    (lambda data: data.train_batches(0, 40),
+     'batch_size: expected at most 39, the training examples of .*received 40'),
     (lambda data: data.train_batches(-1, 4), 'epoch: expected at least 0, received -1'),
     (lambda data: data.test_batches(0), 'batch_size: expected at least 1, received 0'),
     (lambda data: data.calibration_batches(4, 0), 'count: expected at least 1 batch, received 0'),

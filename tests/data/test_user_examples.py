@@ -98,6 +98,41 @@ def test_what_the_model_does_not_take_is_left_aside():
     assert set(next(iter(data.train_batches(0, 4)))[0]) == {'series', 'row'}
 
 
+def test_inputs_are_found_where_keras_finds_them():
+    """In a dict by the keys of the model's own, else by the names of its inputs."""
+    a, b = np.zeros((6, 4), 'float32'), np.ones((6, 3), 'float32')
+    first, second = keras.Input((4,), name='first'), keras.Input((3,), name='second')
+    y = layers.Dense(1)(layers.Concatenate()([first, second]))
+    flat = [{'first': a, 'second': b}, {'z': a, 'y': b}, {'first': a}, {'p': a, 'q': b}, [a, b]]
+    deep = [{'z': {'first': a}, 'second': b}, [{'first': a}, b]]
+    verdicts = []
+    for struct, given in (([first, second], flat + deep),
+                          ({'first': first, 'second': second}, flat + deep),
+                          ({'z': first, 'y': second}, flat[:-1]),
+                          ([{'first': first}, second], flat + deep[1:]),
+                          ({'z': {'first': first}, 'second': second}, [*deep, [a, b]])):
+        model = keras.Model(struct, y)
+        for x in given:
+            try:
+                model(x)
+                verdicts.append(True)
+            except ValueError:
+                verdicts.append(False)
+                with pytest.raises(ValueError, match='the model takes .*; received ') as error:
+                    UserExamples.of(*[(x, np.zeros((6, 1)))] * 3, model=model)
+                assert len(str(error.value).splitlines()) == 1
+                continue
+            data = UserExamples.of(*[(x, np.zeros((6, 1)))] * 3, model=model)
+            taken, _ = next(iter(data.reward_batches(6)))
+            by_name = dict(zip((tensor.name for tensor in model.inputs), data.in_order(taken)))
+            assert np.array_equal(by_name['first'], a) and np.array_equal(by_name['second'], b)
+            assert data.inputs == {'first': (4,), 'second': (3,)}
+    model = keras.Sequential([keras.Input((4,), name='first'), layers.Dense(1)])
+    for x in (a, [a], {'first': a, 'second': b}):
+        assert UserExamples.of(*[(x, np.zeros((6, 1)))] * 3, model=model).inputs == {'first': (4,)}
+    assert (verdicts.count(True), verdicts.count(False)) == (10, 17)
+
+
 def test_batch_sizes():
     assert batch_size_of(arrays(8), MODEL) is None
     assert batch_size_of(dataset(8), MODEL) is None

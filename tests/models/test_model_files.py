@@ -354,3 +354,26 @@ def test_a_file_that_does_not_fit_leaves_no_run_behind(tmp_path):
     with pytest.raises(ValueError, match=r'takes images \[8, 8, 3\], those of the data are \[8, 8'):
         train_and_prune(config, tmp_path / 'run', progress=False)
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('model_name, layer_name, culprit', [
+    ('my model', 'mixer', 'my model'), ('mine', 'my layer', 'my layer'), ('mine', 'é', 'é'),
+    ('_mine', 'mixer', '_mine'), ('mine', '_mixer', '_mixer')])
+def test_names_that_tensorflow_cannot_trace_are_refused_at_once(
+        model_name, layer_name, culprit, tmp_path):
+    image = keras.Input((8, 8, 3), name='an image')  # this may be
+    x = layers.Conv2D(4, 3, name=layer_name)(image)
+    x = layers.Dense(10, name='logits')(layers.GlobalAveragePooling2D()(x))
+    model = keras.Model(image, x, name=model_name)
+    data = [(images(), np.arange(len(images())) % 10)] * 3
+
+    def task():
+        model.compile('adam', 'mse')
+        tfprune.train_and_prune(model, *[(x, np.zeros((len(x), 10))) for x, _ in data], macs=0.5)
+
+    for refused in (lambda: tfprune.train_and_prune(model, *data, macs=0.5),
+                    lambda: tfprune.export_model(model, tmp_path / 'export'), task):
+        with pytest.raises(ValueError, match=f"no graph of the name '{culprit}'") as error:
+            refused()
+        assert len(str(error.value).splitlines()) == 1
+    assert f"the name '{culprit}'" in refusal(saved(model, tmp_path))

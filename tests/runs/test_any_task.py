@@ -81,6 +81,21 @@ def test_several_inputs_and_outputs_from_datasets_of_dicts_to_the_end(tmp_path):
         np.testing.assert_allclose(answers[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
+def test_a_dict_of_inputs_by_keys_that_are_no_names_to_the_end(tmp_path):
+    keras.utils.set_random_seed(0)
+    first, second = keras.Input((4,), name='first'), keras.Input((3,), name='second')
+    x = layers.Dense(16, activation='relu', name='h')(layers.Concatenate()([first, second]))
+    model = keras.Model({'z': first, 'y': second}, layers.Dense(1, name='out')(x))
+    model.compile('adam', 'mse')
+    data = [({'z': rng(seed).normal(size=(32, 4)).astype('float32'),
+              'y': rng(seed).normal(size=(32, 3)).astype('float32')}, np.ones((32, 1)))
+            for seed in range(3)]
+    tfprune.train_and_prune(model, *data, run_dir=tmp_path / 'run', quantize='int8', **SHORT)
+    rows = json.loads((tmp_path / 'run/report.json').read_text())['artifacts']
+    keras_, saved, lite, _ = [row['metrics']['loss'] for row in rows]
+    assert keras_ == pytest.approx(saved, rel=1e-4) == pytest.approx(lite, rel=1e-4)
+
+
 def test_sequences_of_any_length_are_pruned_at_the_length_of_the_data(tmp_path):
     keras.utils.set_random_seed(0)
     series = keras.Input((None, 3), name='series')
@@ -144,6 +159,24 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(tmp_path):
     assert len(asked) > 20
     for one, other in zip(whole.get_weights(), parts.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_run_goes_on_with_the_task_that_it_began_with_alone(tmp_path):
+    def go_on(loss='mse', metrics=('mae',), **options):
+        asked = []
+        model = table(optimizer='adam', loss=loss, metrics=list(metrics))
+        run(model, splits('binary'), tmp_path / 'run', batch_size=16, **options,
+            should_stop=lambda: asked.append(None) or len(asked) > 2)
+
+    with pytest.raises(Interrupted):
+        go_on()
+    for change in ({'loss': 'mae'}, {'loss': lambda y, p: (y - p) ** 2},
+                   {'metrics': ['mae', 'mse']}, {'class_weight': {0: 1.0, 1: 2.0}}):
+        with pytest.raises(ValueError, match='began with another content of --model') as found:
+            go_on(**change)
+        assert len(str(found.value).splitlines()) == 1
+    with pytest.raises(Interrupted):
+        go_on()
 
 
 def test_the_compiled_schedule_is_followed_across_surgery(tmp_path):
@@ -236,15 +269,3 @@ def rounded(y_true, y_pred):
 def test_a_loss_without_gradients_is_said():
     with pytest.raises(ValueError, match='has no gradient for any weight that trains'):
         tfprune.train_and_prune(table(optimizer='adam', loss=rounded), *splits(), **SHORT)
-
-
-def test_a_plain_classifier_from_arrays_is_taken_as_one(tmp_path):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([
-        keras.Input((8, 8, 1)), layers.Conv2D(16, 3, activation='relu'), layers.Flatten(),
-        layers.Dense(3)])
-    data = [(rng(seed).random((48, 8, 8, 1)).astype('float32'), np.arange(48) * 7 % 3)
-            for seed in range(3)]
-    _, report = run(model, data, tmp_path / 'run', learning_rate=0.01,
-                    fine_tune_learning_rate=0.01, batch_size=16)
-    assert report['task']['metric'] == 'accuracy' and 'test_accuracy' in report['pruned']

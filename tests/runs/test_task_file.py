@@ -110,6 +110,18 @@ def test_what_a_file_gives_is_a_users_model_and_data(tmp_path):
     assert own_of_task(Config()) is None
 
 
+def test_a_loss_of_another_file_is_part_of_the_task(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = written(tmp_path, TASK.replace("'mse'", '__import__("task_loss").loss'))
+    digests = []
+    for power in (2, 2, 3):
+        (tmp_path / 'task_loss.py').write_text(f'def loss(y, p):\n    return (y - p) ** {power}\n')
+        sys.modules.pop('task_loss', None)
+        monkeypatch.setattr(sys, 'dont_write_bytecode', True)
+        digests.append(own_of_task(Config(task=str(path))).task_digest())
+    assert digests[0] == digests[1] != digests[2]
+
+
 @pytest.mark.parametrize('text, said', [
     ('def model(): pass', 'found no data'),
     ('1 / 0', 'the file raises ZeroDivisionError: division by zero'),

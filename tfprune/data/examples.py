@@ -6,6 +6,7 @@ import abc
 import dataclasses
 from typing import Any, Self
 
+import keras
 import tensorflow as tf
 
 from tfprune.data.pixels import PixelRange
@@ -26,6 +27,8 @@ class Examples(abc.ABC):
             augmented elsewhere or not.
         class_names: of the outputs of a classifier; () of other tasks.
         pixels: what a byte of a picture is in the examples; None of examples that are no pictures.
+        py_dataset: Keras' PyDataset of training examples, which is told of epochs, as by `fit`;
+            None of others.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Examples(abc.ABC):
     augmentation: Any = dataclasses.field(default=None, kw_only=True)
     class_names: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
     pixels: PixelRange | None = dataclasses.field(default=None, kw_only=True)
+    py_dataset: keras.utils.PyDataset | None = dataclasses.field(default=None, kw_only=True)
 
     @property
     def augmented(self) -> str:
@@ -64,6 +68,20 @@ class Examples(abc.ABC):
         Raises ValueError if epoch < 0 or batch_size is not in 1 … num_train.
         """
 
+    def in_order(self, x: Any) -> list[Any]:
+        """The tensors of inputs in the order in which the model takes them."""
+        return tf.nest.flatten(x)
+
+    def begin_epoch(self) -> None:
+        """Before an epoch, or the rest of one, is trained on."""
+        if self.py_dataset is not None:
+            self.py_dataset.on_epoch_begin()
+
+    def end_epoch(self) -> None:
+        """After an epoch that was trained on to its end."""
+        if self.py_dataset is not None:
+            self.py_dataset.on_epoch_end()
+
     @abc.abstractmethod
     def reward_batches(self, batch_size: int) -> tf.data.Dataset:
         """All held-out examples, in a fixed order, not augmented; the last batch partial."""
@@ -81,16 +99,16 @@ class Examples(abc.ABC):
 
     def _check_released(self, score_images: int) -> None:
         if not 1 <= score_images <= self.num_reward:
-            raise ValueError(f'score_images: expected 1 … {self.num_reward}, the reward images of '
-                             f'{self.name}, received {score_images}')
+            raise ValueError(f'score_images: expected 1 … {self.num_reward}, the reward '
+                             f'examples of {self.name}, received {score_images}')
 
     def _check_training(self, epoch: int, batch_size: int) -> None:
         if epoch < 0:
             raise ValueError(f'epoch: expected at least 0, received {epoch}')
         self._check_batch_size(batch_size)
         if batch_size > self.num_train:
-            raise ValueError(f'batch_size: expected at most {self.num_train}, the training images '
-                             f'of {self.name}, received {batch_size}')
+            raise ValueError(f'batch_size: expected at most {self.num_train}, the training '
+                             f'examples of {self.name}, received {batch_size}')
 
     def _check_batch_size(self, batch_size: int) -> None:
         if batch_size < 1:

@@ -66,10 +66,12 @@ class UserExamples(Examples):
     """Examples of three splits; made by `of`.
 
     Arrays are shuffled before each epoch, as by `fit`. Order and augmentation of a dataset are what
-    it does itself: a run resumes bit for bit only if that is a function of TensorFlow's seed.
+    it does itself: a run resumes bit for bit only if that is a function of TensorFlow's seed. A
+    PyDataset is told of the epochs that it trains itself, not of those before a resumption.
 
     Attributes:
         train, reward, test: the splits.
+        keys: of a dict of inputs, in the order of the model's; None of a deeper structure.
         inputs, outputs: shapes of what the model takes and gives, by name, without the batch.
         seed: of the order of arrays.
         weigh: y -> weights, of training examples; None for none.
@@ -77,6 +79,7 @@ class UserExamples(Examples):
     train: Split
     reward: Split
     test: Split
+    keys: Sequence[str] | None
     inputs: Shapes
     outputs: Shapes
     seed: int
@@ -102,12 +105,15 @@ class UserExamples(Examples):
         _check_alike(splits)
         if weigh and len(splits['train_data'].spec) > 2:
             raise ValueError('class_weight: the examples of train_data have weights already')
+        if weigh and keras.tree.is_nested(splits['train_data'].spec[1]):
+            raise ValueError('class_weight is only for a model of one output; the targets of '
+                             f'train_data are {_described(splits["train_data"].spec[1])}')
         train, reward, test = splits.values()
         return cls(
             name=name, num_train=train.count, num_reward=reward.count, num_test=test.count,
-            train=train, reward=reward, test=test, inputs=_taken(model, train.spec[0]),
-            outputs=_given(model), seed=seed, weigh=weigh,
-            class_names=tuple(class_names), pixels=pixels)
+            train=train, reward=reward, test=test, keys=_keys(model),
+            inputs=_taken(model, train.spec[0]), outputs=_given(model), seed=seed, weigh=weigh,
+            class_names=tuple(class_names), pixels=pixels, py_dataset=py_dataset_of(train_data))
 
     def to_json(self) -> dict[str, Any]:
         values = {'name': self.name, 'num_train': self.num_train, 'num_reward': self.num_reward,
@@ -120,6 +126,9 @@ class UserExamples(Examples):
         """These examples: what the user holds out stays held out."""
         self._check_released(score_images)
         return self
+
+    def in_order(self, x: Any) -> list[Any]:
+        return _in_order(x, self.keys)
 
     def train_batches(self, epoch: int, batch_size: int) -> tf.data.Dataset:
         self._check_training(epoch, batch_size)
@@ -155,6 +164,11 @@ def batch_size_of(data: Any, model: keras.Model) -> int | None:
         return None
     x, *_ = _first('train_data', _as_dataset('train_data', data))
     return int(tf.nest.flatten(x)[0].shape[0]) if _is_batched('train_data', x, model) else None
+
+
+def py_dataset_of(data: Any) -> keras.utils.PyDataset | None:
+    """Data that are a PyDataset; None of others."""
+    return data if isinstance(data, keras.utils.PyDataset) else None
 
 
 def _split(name: str, data: Any, model: keras.Model) -> Split:
@@ -194,7 +208,7 @@ def _of_arrays(name: str, data: Sequence[Any], model: keras.Model) -> Split:
 def _as_dataset(name: str, data: Any) -> tf.data.Dataset:
     """A dataset of tuples."""
     if isinstance(data, keras.utils.PyDataset):
-        return _of_py_dataset(name, data)
+        return of_py_dataset(name, data)
     if not isinstance(data, tf.data.Dataset):
         raise TypeError(f'{name}: expected (x, y) of arrays, a tf.data.Dataset or a PyDataset of '
                         f'(x, y), received {type(data).__name__}')
@@ -206,14 +220,16 @@ def _as_dataset(name: str, data: Any) -> tf.data.Dataset:
     return data
 
 
-def _of_py_dataset(name: str, data: keras.utils.PyDataset) -> tf.data.Dataset:
+def of_py_dataset(name: str, data: keras.utils.PyDataset) -> tf.data.Dataset:
+    """A dataset of the batches of a PyDataset; ValueError where these do not end, or are none."""
     if data.num_batches is None:
         raise ValueError(f'{name}: does not end; give it a length')
+    if not data.num_batches:
+        raise ValueError(f'{name}: expected examples, received none')
 
     def batches() -> Any:
         for place in range(data.num_batches):
             yield _tuples(keras.tree.map_structure(np.asarray, tuple(data[place])))
-        data.on_epoch_end()
 
     first = _tuples(keras.tree.map_structure(np.asarray, tuple(data[0])))
     return tf.data.Dataset.from_generator(batches, output_signature=tf.nest.map_structure(
@@ -262,12 +278,8 @@ def _check_finite(name: str, value: np.ndarray, what: str, before: int = 0) -> N
 def _is_batched(name: str, x: Any, model: keras.Model) -> bool:
     """Whether inputs have the axis of examples; ValueError where they are not the model's."""
     wanted = {tensor.name: tensor for tensor in model.inputs}
-    if isinstance(x, Mapping):
-        missing = [key for key in wanted if key not in x]
-        if missing:
-            raise ValueError(f'{name}: the model takes {", ".join(wanted)}; received '
-                             f'{", ".join(map(str, x))}')
-    values = _in_order(x, model)
+    _check_form(name, x, model)
+    values = _in_order(x, _keys(model))
     if len(values) != len(wanted):
         raise ValueError(f'{name}: the model takes {len(wanted)} inputs ({", ".join(wanted)}); '
                          f'received {len(values)}')
@@ -281,6 +293,20 @@ def _is_batched(name: str, x: Any, model: keras.Model) -> bool:
                              f'{list(shape)}')
         found.add(fits[0])
     return found == {True}
+
+
+def _check_form(name: str, x: Any, model: keras.Model) -> None:
+    """ValueError where Keras would not find the model's inputs in such a structure."""
+    struct, keys = _struct(model), _keys(model)
+    if isinstance(x, Mapping):
+        fits = isinstance(struct, Mapping) if keys is None else set(keys) <= set(x)
+    else:
+        fits = not isinstance(struct, Mapping) or list(struct) == sorted(struct)
+    if not fits:
+        takes = ', '.join(keys) if keys else str(
+            keras.tree.map_structure(lambda tensor: tensor.name, struct))
+        given = ', '.join(map(str, x)) if isinstance(x, Mapping) else 'inputs without names'
+        raise ValueError(f'{name}: the model takes {takes}; received {given}')
 
 
 def _check_alike(splits: Mapping[str, Split]) -> None:
@@ -311,22 +337,39 @@ def _given(model: keras.Model) -> dict[str, tuple[int | None, ...]]:
 
 def _taken_alone(x: Any, model: keras.Model) -> Any:
     """Inputs without those that the model does not take."""
-    names = [tensor.name for tensor in model.inputs]
-    if not isinstance(x, Mapping) or not set(names) <= set(x):
+    keys = _keys(model)
+    if keys is None or not isinstance(x, Mapping) or not set(keys) <= set(x):
         return x
-    return {name: x[name] for name in names}
+    return {key: x[key] for key in keys}
 
 
 def _taken(model: keras.Model, x: Any) -> dict[str, tuple[int | None, ...]]:
     """The shapes of examples that fit, by the names of the model's inputs."""
     return {tensor.name: tuple(leaf.shape)
-            for tensor, leaf in zip(model.inputs, _in_order(x, model))}
+            for tensor, leaf in zip(model.inputs, _in_order(x, _keys(model)))}
 
 
-def _in_order(x: Any, model: keras.Model) -> list[Any]:
+def _struct(model: keras.Model) -> Any:
+    """The structure of a model's inputs."""
+    return model.inputs if isinstance(model, keras.Sequential) else model.input
+
+
+def _keys(model: keras.Model) -> list[str] | None:
+    """The keys by which Keras takes a dict of inputs, in the order of the model's: those of its own
+    dict, else the names of inputs; None where its inputs are a deeper structure."""
+    struct = _struct(model)
+    parts = struct.values() if isinstance(struct, Mapping) else (
+        struct if isinstance(struct, (list, tuple)) else [struct])
+    if not all(isinstance(part, keras.KerasTensor) for part in parts):
+        return None
+    return sorted(struct) if isinstance(struct, Mapping) else [
+        tensor.name for tensor in model.inputs]
+
+
+def _in_order(x: Any, keys: Sequence[str] | None) -> list[Any]:
     """The tensors of inputs in the order of the model's."""
-    if isinstance(x, Mapping):
-        return [x[tensor.name] for tensor in model.inputs]
+    if keys is not None and isinstance(x, Mapping):
+        return [x[key] for key in keys]
     return keras.tree.flatten(x)
 
 

@@ -25,6 +25,7 @@ from tfprune.export.base import (Artifact, Format, Signature, TFLiteOptions, Wri
 from tfprune.export.examples import alone, check_examples, compared_examples
 from tfprune.export.metadata import LABELS_FILE, label_lines
 from tfprune.export.parity import Parity, measure_parity
+from tfprune.models.model_files import check_names
 from tfprune.models.outputs import outputs_probabilities
 from tfprune.plain_text import labels
 from tfprune.training.step import StopTraining
@@ -102,6 +103,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
     out_dir = checked_path(out_dir)
     formats = check_formats(base_forms() if formats is None else formats)
     check_float32(model)
+    check_names(model, f'model {model.name!r}')
     signature = Signature.of(model)
     tflite_options = tflite_options.fitting(signature)
     check_class_names(class_names, signature.num_classes)

@@ -6,6 +6,7 @@ probabilities of a softmax.
 
 import json
 import pathlib
+import re
 import runpy
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from tfprune.structure.keras_internals import clone_model, layers_within, maker
 
 SUFFIX = '.keras'
 _HDF5 = ('.h5', '.hdf5')
+_NAME = re.compile(r'[\w.\\/>-]*', re.ASCII)  # what TensorFlow takes as the name of a scope
 
 
 def run_custom_layers(paths: str) -> None:
@@ -99,6 +101,20 @@ def check_weights(model: keras.Model) -> None:
                              f'of {value.size} that are NaN or infinite')
 
 
+def check_names(model: keras.Model, source: str) -> None:
+    """ValueError, in one line, for a name of a model or layer that TensorFlow neither traces nor
+    saves; Keras runs such a model step by step alone. Inputs may have any name."""
+    paths = {weight.path.partition('/')[0] for weight in model.weights}
+    names = [layer.name for layer in layers_within(model)
+             if not isinstance(layer, keras.layers.InputLayer)]
+    for name in names:
+        is_first = name == model.name or name in paths
+        if not _NAME.fullmatch(name) or is_first and name[:1] in '_/\\>-':
+            raise ValueError(f"{source}: TensorFlow has no graph of the name '{name}': expected "
+                             'letters, digits and . _ - alone, a letter or digit first; rename '
+                             f'{"the model" if name == model.name else "the layer"}')
+
+
 def as_classifier(
     model: keras.Model, *, source: str, image_shape: tuple[int, int, int], num_classes: int,
 ) -> keras.Model:
@@ -115,6 +131,7 @@ def as_classifier(
         graph = functional_graph(model)
     except (TypeError, ValueError) as error:
         raise ValueError(f'{source}: {error}') from None
+    check_names(model, source)
     for kind, tensors in (('input', model.inputs), ('output', model.outputs)):
         if len(tensors) != 1:
             names = ', '.join(maker(tensor).name for tensor in tensors)
@@ -191,13 +208,14 @@ def at_shapes(model: keras.Model, shapes: Mapping[str, Sequence[int | None]], so
         shapes: of the examples' inputs by name, without the batch.
 
     Raises:
-        ValueError: names `source`: it cannot be traced, has no weights that train, computes in
-            numbers that are not trained, or does not suit the shapes.
+        ValueError: names `source`: it cannot be traced, or a name in it, has no weights that train,
+            computes in numbers that are not trained, or does not suit the shapes.
     """
     try:
         graph = functional_graph(model)
     except (TypeError, ValueError) as error:
         raise ValueError(f'{source}: {error}') from None
+    check_names(model, source)
     if not model.trainable_variables:
         raise ValueError(f'{source}: has no trainable weights')
     _check_precision(model, source)

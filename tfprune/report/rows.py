@@ -61,7 +61,7 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         'commit': all_values(environment, 'commit'),
         'processor': all_values(environment, 'processor'),
         'cores': environment.get('cores'),
-        'configuration': {k: f'{v} ({files[k][:8]})' if k in files else v
+        'configuration': {k: _with_content(k, v, files)
                           for k, v in config.items() if k not in _NOT_CONFIGURATION}}
     if report is None:
         return row | {'epochs_done': len({r['epoch'] for r in read_rows(path / 'metrics.jsonl')})}
@@ -101,6 +101,12 @@ def read_rows_file(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         check_content(place, row, _ROW)
         rows.append(check_content(place, row, _shape(row)))
     return rows
+
+
+def _with_content(name: str, value: Any, files: Mapping[str, str]) -> Any:
+    """A value, with what stands for the content of what it names."""
+    digests = [digest[:8] for key, digest in files.items() if key.partition('.')[0] == name]
+    return f'{value} ({", ".join(digests)})' if digests else value
 
 
 def _scores(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def test_metrics(artifact: Artifact, model: keras.Model, task: Task, data: Examp
     struct = functional_graph(model).output
     total = np.zeros(task.tally_size)
     for x, *targets in data.test_batches(_TEST_BATCH):
-        answers = artifact(tf.nest.map_structure(lambda value: value.numpy(), x))
+        answers = artifact([value.numpy() for value in data.in_order(x)])
         flat = list(answers.values()) if isinstance(answers, dict) else [answers]
         outputs = keras.tree.pack_sequence_as(struct, [tf.constant(value) for value in flat])
         total += task.tally(outputs, *targets).numpy()

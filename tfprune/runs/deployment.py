@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData, as_pictures
@@ -139,10 +138,14 @@ def fine_tune_quantized(model: keras.Model, data: ImageData, settings: Deploymen
     progress.say('quantization-aware fine-tuning ...')
 
     def on_epoch(epoch: int, means: Mapping[str, float]) -> None:
+        data.end_epoch()
+        if epoch + 1 < settings.quantization_aware.epochs:
+            data.begin_epoch()
         progress.say(f'quantization-aware epoch {epoch + 1}: loss {means["loss"]:.4g}, accuracy '
                      f'{means["accuracy"]:.4g}')
 
     batch_size = min(settings.batch_size, data.num_train)
+    data.begin_epoch()
     return quantize_aware(model, lambda epoch: data.train_batches(epoch, batch_size),
                           settings.quantization_aware, pixels=data.pixels,
                           should_stop=should_stop, on_epoch=on_epoch)
@@ -150,12 +153,12 @@ def fine_tune_quantized(model: keras.Model, data: ImageData, settings: Deploymen
 
 def representative_images(data: Examples, count: int) -> Any:
     """The inputs of `count` training examples [N, …] as they come, not augmented; fewer if there
-    are fewer."""
+    are fewer. One array, or a list of several in the order of the model's inputs."""
     size, count = min(32, data.num_train), min(count, data.num_train)
     batches = -(-count // size)
-    found = [x for x, *_ in data.calibration_batches(size, batches)]
-    return tf.nest.map_structure(
-        lambda *parts: np.concatenate([part.numpy() for part in parts])[:count], *found)
+    found = zip(*(data.in_order(x) for x, *_ in data.calibration_batches(size, batches)))
+    arrays = [np.concatenate([part.numpy() for part in parts])[:count] for parts in found]
+    return arrays[0] if len(arrays) == 1 else arrays
 
 
 def measured_forms(exported: ExportReport, model: keras.Model, task: Task, data: Examples,

@@ -218,6 +218,8 @@ class EpochLoop:
 
         def on_step(step: int, means: dict[str, float]) -> None:
             self._callbacks.end_step(step - 1, means)
+            if step == steps:  # here, as the run may stop at this step and be resumed after it
+                stage.data.end_epoch()
             state.progress.step(self._batch_size, means, state.task.measure.name)
             state.poll()
 
@@ -225,6 +227,8 @@ class EpochLoop:
                                    steps * self._batch_size, start.step * self._batch_size,
                                    state.task.examples)
         self._callbacks.begin_epoch(start.epoch, stage.learning_rate(start.epoch, start.step))
+        if start.step < steps:
+            stage.data.begin_epoch()
         try:
             means = self._trainer.train_epoch(
                 stage.data.train_batches(start.epoch, self._batch_size).take(steps),

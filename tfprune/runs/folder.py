@@ -43,7 +43,8 @@ class RunFolder:
 
     def __init__(self, path: str | os.PathLike, config: Config,
                  digests: Mapping[str, str] | None = None):
-        """`digests`: sha256 by field of what the configuration only names, beside its files."""
+        """`digests`: sha256 by field, or field.part, of what the configuration only names, beside
+        its files."""
         self.path = pathlib.Path(path)
         contents = {**_digests(config), **(digests or {})}
         self._environment = {**describe_environment(), **({'files': contents} if contents else {})}
@@ -230,9 +231,11 @@ def _has_checkpoint(path: pathlib.Path) -> bool:
 
 
 def changed_files(files: Mapping[str, str], environment: Mapping[str, Any] | None) -> list[str]:
-    """'--flag's of `files`, {field: sha256}, that are others in a stored environment.json."""
+    """'--flag's of `files`, {field or field.part: sha256}, that are others in a stored
+    environment.json."""
     stored = (environment or {}).get('files', {})
-    return [f'--{name}' for name, digest in files.items() if stored.get(name, digest) != digest]
+    return [*dict.fromkeys(f'--{name.partition(".")[0]}' for name, digest in files.items()
+                           if stored.get(name, digest) != digest)]
 
 
 def _digests(config: Config) -> dict[str, str]:

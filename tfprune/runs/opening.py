@@ -40,9 +40,8 @@ def _folder(config: Config, run_dir: pathlib.Path, own: OwnModel | None,
     folder, error = None, None
     if is_chief(strategy):
         try:
-            in_memory = own if own and not config.models.task else None
             folder = RunFolder(run_dir, config,
-                               {'model': in_memory.digest()} if in_memory else {})
+                               _digests(own, bool(config.models.task)) if own else {})
         except (ValueError, OSError) as caught:
             error = caught
     theirs = from_chief(strategy, {'config': config.to_json(), 'error': error and str(error)})
@@ -55,3 +54,11 @@ def _folder(config: Config, run_dir: pathlib.Path, own: OwnModel | None,
         raise ValueError(f'worker {worker_index(strategy)} was started with other flags than '
                          f'worker 0: {"; ".join(differing)}.')
     return folder or WatchedFolder(run_dir)
+
+
+def _digests(own: OwnModel, of_task: bool) -> dict[str, str]:
+    """What tells a user's model from others; that of a task file is what the file makes, but its
+    loss may come from another file."""
+    if of_task:
+        return {'task.loss': own.task_digest()}
+    return {'model': own.digest(), 'model.loss': own.task_digest()}

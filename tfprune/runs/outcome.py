@@ -1,4 +1,4 @@
-"""The end of a run: test accuracy, once; export; report.json and report.html."""
+"""The end of a run: test metrics, once; export; report.json and report.html."""
 import dataclasses
 import datetime
 import pathlib

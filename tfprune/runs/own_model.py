@@ -10,7 +10,7 @@ import tensorflow as tf
 from tfprune.data.class_names import check_class_names
 from tfprune.data.pixels import PixelRange, range_of
 from tfprune.data.user_datasets import UserDatasets, batch_size_of
-from tfprune.data.user_examples import UserExamples
+from tfprune.data.user_examples import UserExamples, of_py_dataset, py_dataset_of
 from tfprune.data.user_examples import batch_size_of as batch_size_of_examples
 from tfprune.models.model_files import check_weights
 from tfprune.models.outputs import outputs_probabilities
@@ -18,6 +18,7 @@ from tfprune.runs.learning import Monitor
 from tfprune.runs.problem import OwnModel
 from tfprune.structure.keras_internals import compiled_with
 from tfprune.tasks.compiled import weights_of_classes
+from tfprune.tasks.directions import check_mode
 
 _METRICS = ('accuracy', 'acc', keras.metrics.CategoricalAccuracy,
             keras.metrics.SparseCategoricalAccuracy)
@@ -48,16 +49,15 @@ def own_model(model: keras.Model, *, train_data: Any, reward_data: Any, test_dat
     _check_model(model)
     _check_callbacks(callbacks)
     data = {'train_data': train_data, 'reward_data': reward_data, 'test_data': test_data}
-    plain = monitor in (None, 'accuracy', 'val_accuracy') and class_weight is None
-    if _is_classifier(model) and plain and not any(map(_has_weights, data.values())):
-        given = UserDatasets.from_datasets(
-            *(_pairs(each) for each in data.values()), num_classes=model.output_shape[-1],
-            class_names=class_names, pixel_range=pixel_range,
-            is_shuffled=isinstance(train_data, (tuple, list)))
-        given = dataclasses.replace(given, name=name or given.name)
-        size = None if given.is_shuffled else batch_size_of(train_data)
-        return OwnModel(model, given, callbacks=tuple(callbacks or ()), batch_size=size)
-    if compiled_with(model) is None:
+    check_mode(mode)
+    beyond = _beyond_pairs(data, monitor, mode, class_weight)
+    if _is_classifier(model) and not beyond:
+        return _of_pictures(model, data, class_names, pixel_range, name, tuple(callbacks or ()))
+    compiled = compiled_with(model)
+    if beyond and _is_classifier(model) and (compiled is None or compiled.loss is None):
+        raise ValueError(f"model '{model.name}' must be compiled, with its loss and metrics, for "
+                         f'{" and ".join(beyond)}')
+    if compiled is None:
         raise ValueError(
             f"model '{model.name}' is not compiled: what it learns is not known; compile it with "
             'its loss and metrics. (Only a classifier of pictures, [None, H, W, C] to '
@@ -69,7 +69,34 @@ def own_model(model: keras.Model, *, train_data: Any, reward_data: Any, test_dat
         weigh=None if class_weight is None else weights_of_classes(class_weight))
     examples = dataclasses.replace(examples, pixels=_pixels(examples, pixel_range))
     return OwnModel(model, examples, Monitor(monitor, mode), tuple(callbacks or ()),
-                    batch_size_of_examples(train_data, model))
+                    batch_size_of_examples(train_data, model), class_weight)
+
+
+def _beyond_pairs(data: Mapping[str, Any], monitor: str | None, mode: str,
+                  class_weight: Mapping[int, float] | None) -> list[str]:
+    """What of the arguments a classifier of (picture, label) by its accuracy does not know."""
+    parts = [_parts(each) for each in data.values()]
+    return [what for what, is_given in (
+        ('sample weights', any(len(each) > 2 for each in parts)),
+        ('inputs by name', any(isinstance(x, Mapping) for x, *_ in parts)),
+        ('class_weight', class_weight is not None),
+        (f'monitor={monitor!r}', monitor not in (None, 'accuracy', 'val_accuracy')),
+        (f'mode={mode!r}', mode == 'min')) if is_given]
+
+
+def _of_pictures(model: keras.Model, data: Mapping[str, Any], class_names: Sequence[str] | None,
+                 pixel_range: tuple[Any, Any] | None, name: str,
+                 callbacks: tuple[keras.callbacks.Callback, ...]) -> OwnModel:
+    """A classifier of pictures, and its data."""
+    train_data = data['train_data']
+    pairs = {key: _pairs(key, each) for key, each in data.items()}
+    given = UserDatasets.from_datasets(
+        *pairs.values(), num_classes=model.output_shape[-1], class_names=class_names,
+        pixel_range=pixel_range, is_shuffled=isinstance(train_data, (tuple, list)))
+    given = dataclasses.replace(given, name=name or given.name,
+                                py_dataset=py_dataset_of(train_data))
+    size = None if given.is_shuffled else batch_size_of(pairs['train_data'])
+    return OwnModel(model, given, callbacks=callbacks, batch_size=size)
 
 
 def _check_model(model: keras.Model) -> None:
@@ -119,15 +146,18 @@ def _is_cross_entropy(loss: Any, is_softmax: bool) -> bool:
     return all(own.get(key) == value for key, value in plain.items() if key != 'name')
 
 
-def _has_weights(data: Any) -> bool:
-    if isinstance(data, (tuple, list)):
-        return len(data) > 2
-    return isinstance(data, keras.utils.PyDataset) or len(
-        getattr(data, 'element_spec', None) or ()) > 2
+def _parts(data: Any) -> Sequence[Any]:
+    """x, y and maybe weights as data have them; (None,) of what is no data."""
+    if isinstance(data, keras.utils.PyDataset):
+        data = data[0] if data.num_batches else None
+    found = getattr(data, 'element_spec', data)
+    return found if isinstance(found, (tuple, list)) and found else (None,)
 
 
-def _pairs(data: Any) -> Any:
-    """Arrays as a dataset of pairs; what is no array as it is."""
+def _pairs(name: str, data: Any) -> Any:
+    """Arrays and a PyDataset as a dataset of pairs; what is neither as it is."""
+    if isinstance(data, keras.utils.PyDataset):
+        return of_py_dataset(name, data)
     if not isinstance(data, (tuple, list)) or len(data) != 2:
         return data
     return tf.data.Dataset.from_tensor_slices(tuple(np.asarray(part) for part in data))

@@ -30,6 +30,7 @@ from tfprune.runs.state import State
 from tfprune.search.problem import Problem, trace_problem_groups
 from tfprune.structure.keras_internals import compiled_with, uncompiled
 from tfprune.structure.groups import ChannelGroups, trace_groups
+from tfprune.tasks.fingerprint import fingerprint
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,12 +44,14 @@ class OwnModel:
             classifier of pictures.
         callbacks: Keras' callbacks, which see its training.
         batch_size: of the data, if they come in batches.
+        class_weight: {class: weight in the loss}; None for none.
     """
     model: keras.Model
     data: Examples
     monitor: Monitor | None = None
     callbacks: Sequence[keras.callbacks.Callback] = ()
     batch_size: int | None = None
+    class_weight: Mapping[int, float] | None = None
 
     def digest(self) -> str:
         """sha256 of the model's configuration, weights and optimizer."""
@@ -60,6 +63,13 @@ class OwnModel:
         digest.update(json.dumps(compiled and compiled.config, default=str).encode())
         digest.update(repr(self.monitor).encode() if self.monitor else b'')
         return digest.hexdigest()
+
+    def task_digest(self) -> str:
+        """sha256 of losses, their weights and metrics, the same in every process."""
+        weights = self.class_weight and {int(label): float(weight)
+                                         for label, weight in self.class_weight.items()}
+        given = compiled_with(self.model) if self.monitor else None
+        return fingerprint(given and vars(given), weights)
 
 
 def make_problem(state: State, own: OwnModel | None = None) -> Problem:

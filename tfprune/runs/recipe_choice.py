@@ -5,8 +5,8 @@
                      a rate that training has let decay
     not compiled     SGD with momentum; the rate before surgery by `largest_harmless`, that after
                      surgery by `best_recovering` on a copy of uniform widths (training.rate_test)
-    random weights   SGD with momentum at 0.1, after surgery 0.05; so, too, a model whose accuracy
-                     is that of chance
+    random weights   SGD with momentum at 0.1, after surgery 0.05; so, too, a model whose answers
+                     are no better than chance
 
 and no weight decay beside the regularizers of the user's own model. After surgery classifiers learn
 from the answers of the model as given, too, or of the dense model just before surgery.
@@ -73,9 +73,10 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
     if given is not None and given.held_out.lost(given.held_out_floor):
         shown = state.task.shown_score
         reasons.append(
-            'the batch-norm statistics of the given model are not those of the training images as '
-            f'they are augmented here: with theirs it scores {shown(given.held_out_floor.mean)} in '
-            f'place of {shown(given.held_out.mean)} on held-out {state.task.examples}')
+            'the batch-norm statistics of the given model are not those of the training '
+            f'{state.task.examples} as they are trained on here: with theirs it scores '
+            f'{shown(given.held_out_floor.mean)} in place of {shown(given.held_out.mean)} on '
+            f'held-out {state.task.examples}')
     if has_own_losses(problem.model):
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')

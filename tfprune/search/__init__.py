@@ -1,11 +1,11 @@
 """Deciding on widths: the environment, its agents, the reward of a sub-network.
 
     problem        what is to be solved: `Problem`
-    options        on which images rewards are measured
+    options        on which examples rewards are measured
     environment    pruning as episodes of TF-Agents, one step a group: `PruningEnv`
     agents         PPO, SAC, DDPG, DQN, REINFORCE behind one contract
     subnetwork     the model under masks, at the cost of the sub-network
-    scoring        the reward: accuracy on held-out training images
+    scoring        the reward: the task's metric on held-out training examples
     context        epoch embeddings, the recurrent network over them, the reward decoder
     surrogate      the decoder as a surrogate of the reward
     alignment      the penalty that pulls weights to a sub-network: `alignment_penalty`

@@ -6,16 +6,16 @@ from tfprune.config import COUNT_OR_NONE, IMAGES_OR_AUTO, Part, field_of
 
 @dataclasses.dataclass(frozen=True)
 class ScoringOptions(Part):
-    """On which images, held out from training, the reward of a sub-network is measured."""
+    """On which examples, held out from training, the reward of a sub-network is measured."""
     reward_images: int = field_of(
         0,
         'This many training images are held out to measure rewards; 0 takes a tenth of them, up '
         'to 5,000.', IMAGES_OR_AUTO)
     score_images: int = field_of(
-        0, 'This many of the held-out images score an episode; 0 takes all of them, up to 1,000.',
+        0, 'This many of the held-out examples score an episode; 0 takes all of them, up to 1,000.',
         IMAGES_OR_AUTO)
     score_batch_size: int = field_of(
-        0, 'Scoring takes this many images a step; 0 takes up to 500.', COUNT_OR_NONE)
+        0, 'Scoring takes this many examples a step; 0 takes up to 500.', COUNT_OR_NONE)
 
     def check(self) -> None:
         super().check()

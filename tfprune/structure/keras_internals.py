@@ -12,9 +12,9 @@ from keras.src.ops import core, image, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
            'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
-           'has_own_steps', 'image', 'inputs_of_call', 'is_plain_batch_norm', 'layers_within',
-           'losses_of', 'maker', 'moments', 'nn', 'numpy', 'ordered_nodes', 'origin',
-           'schedule_of', 'sequential_graph', 'standardized', 'uncompiled']
+           'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_plain_batch_norm',
+           'layers_within', 'losses_of', 'maker', 'moments', 'nn', 'numpy', 'ordered_nodes',
+           'origin', 'schedule_of', 'sequential_graph', 'standardized', 'uncompiled']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -129,3 +129,9 @@ def schedule_of(optimizer: keras.optimizers.Optimizer) -> Any:
 def direction_of(metric: Any) -> str | None:
     """'up' or 'down', which way a metric is better; None where Keras does not say."""
     return getattr(metric, '_direction', None)
+
+
+def function_of_metric(metric: Any) -> Any:
+    """(function, keywords) of a metric that is the mean of a function; None of others."""
+    function = getattr(metric, '_fn', None)
+    return None if function is None else (function, getattr(metric, '_fn_kwargs', None))

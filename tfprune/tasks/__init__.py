@@ -4,4 +4,5 @@
     base             what every task says of outputs and targets: `Task`
     classification   classes of pictures, by cross-entropy and accuracy
     compiled         what a Keras model is compiled with, of any inputs and outputs
+    fingerprint      by which a resumed run knows what its model is compiled with
 """

@@ -16,6 +16,12 @@ _OF_CLASSES = (_METRICS.CategoricalAccuracy, _METRICS.SparseCategoricalAccuracy,
                _METRICS.TopKCategoricalAccuracy, _METRICS.SparseTopKCategoricalAccuracy)
 
 
+def check_mode(mode: str) -> None:
+    """ValueError unless it is one that Keras' callbacks know."""
+    if mode not in ('auto', 'max', 'min'):
+        raise ValueError(f"mode: expected 'auto', 'max' or 'min', received {mode!r}")
+
+
 def larger_is_better(name: str, metric: Any, mode: str) -> bool:
     """Whether a metric is to be maximized.
 
@@ -26,8 +32,7 @@ def larger_is_better(name: str, metric: Any, mode: str) -> bool:
     Raises:
         ValueError: another mode, or a metric of which Keras does not know it.
     """
-    if mode not in ('auto', 'max', 'min'):
-        raise ValueError(f"mode: expected 'auto', 'max' or 'min', received {mode!r}")
+    check_mode(mode)
     if mode != 'auto':
         return mode == 'max'
     if metric is None:

@@ -70,8 +70,8 @@ class TrainingOptions(Part):
         'random weights take 0.05.', RATE)
     check_first_epoch: bool = field_of(
         True,
-        'The first epoch may not lower the accuracy of given weights, on held-out images and on '
-        'images that are trained on, by more than three standard errors: a rate that was left '
+        'The first epoch may not lower the mean score of given weights, on held-out examples and '
+        'on those that are trained on, by more than three standard errors: a rate that was left '
         'out is lowered, a rate that was given stops the run.')
     schedule: str = field_of(
         'cosine', 'The learning rate follows this schedule before surgery, and again after it.',
