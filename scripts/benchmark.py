@@ -11,6 +11,7 @@ python scripts/benchmark.py --suite=scoring --models=resnet20
 python scripts/benchmark.py --suite=input_pipeline --cifar10_dir=DIR --image_folder=DIR
 python scripts/benchmark.py --suite=search --search_runs=runs/x_s0,runs/x_s1
 python scripts/benchmark.py --suite=learning --only=static,ppo,random --threads=1
+python scripts/benchmark.py --suite=rewards --initial_weights=WEIGHTS --cifar10_dir=DIR
 """
 import json
 import pathlib
@@ -47,7 +48,7 @@ flags.DEFINE_string('model', '', 'Suite latency_table: a .keras file, or one of:
 flags.DEFINE_string('image_size', '', 'Suite latency_table: N, HxW or HxWxC, images of a named '
                     'model (32 if not given), or of a file that takes images of any size. Suite '
                     'input_pipeline: of the folder (128 if not given).')
-command_line.define_config_flags(['custom_layers'])
+command_line.define_config_flags(['custom_layers', 'initial_weights'])
 flags.DEFINE_integer('num_classes', 10, 'Suite latency_table: classes of a named model.',
                      lower_bound=2, upper_bound=_MOST)
 flags.DEFINE_string('table', '', 'Suite latency_table: the file to write, or to go on with.')
@@ -84,16 +85,26 @@ flags.DEFINE_integer('memory_subnetworks', 1000, 'Suite scoring: different sub-n
                      'the growth of memory is measured; 0: none.', lower_bound=0, upper_bound=_MOST)
 flags.DEFINE_integer('memory_images', 32, 'Suite scoring: images that each of them is scored on.',
                      lower_bound=1, upper_bound=_MOST)
-flags.DEFINE_string('cifar10_dir', '', "Suites input_pipeline and search: tensorflow-datasets' "
-                    'folder; input_pipeline makes noise of the same shape without it.')
+flags.DEFINE_string('cifar10_dir', '', "Suites input_pipeline, search and rewards: "
+                    "tensorflow-datasets' folder; input_pipeline makes noise of the same shape "
+                    'without it.')
 flags.DEFINE_string('image_folder', '', 'Suite input_pipeline: class folders of images; without '
                     'it JPEG files are made.')
 flags.DEFINE_integer('pipeline_rounds', 7, 'Suite input_pipeline: repetitions.',
                      lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_list('search_runs', [], 'Suite search: run folders to read; without them a run of '
                   'four epochs is made.')
-flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run.')
-flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run.')
+flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run; suite rewards: '
+                    'of --initial_weights.')
+flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run; suite rewards.')
+flags.DEFINE_integer('reward_decisions', 24, 'Suite rewards: decisions.', lower_bound=1,
+                     upper_bound=_MOST)
+flags.DEFINE_integer('reward_first', 0, 'Suite rewards: number of the first, to go on.',
+                     lower_bound=0, upper_bound=_MOST)
+flags.DEFINE_integer('reward_images', 5000, 'Suite rewards: held-out training images, a fifth of '
+                     'which scores.', lower_bound=10, upper_bound=_MOST)
+flags.DEFINE_integer('reward_epochs', 3, 'Suite rewards: epochs of fine-tuning.', lower_bound=1,
+                     upper_bound=_MOST)
 flags.DEFINE_integer('search_epochs', 30, 'Suite learning: epochs of a search, the first of random '
                      'actions. Suite dense_reward: rounds.', lower_bound=2, upper_bound=_MOST)
 flags.DEFINE_integer('search_episodes', 20, 'Suites search and learning: episodes an epoch; '

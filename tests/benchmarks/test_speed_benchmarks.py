@@ -11,11 +11,12 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from tfprune.benchmarks import input_pipeline, memory, scoring, search, training_step
+from tfprune.benchmarks import input_pipeline, memory, rewards, scoring, search, training_step
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.turns import cores, in_turns, quartiles, ratios
 from tfprune.export.keras2 import to_keras2
 from tfprune.methods.stopwatch import Stopwatch
+from tfprune.models.building import build_model
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain
 from tfprune.training.distribution import make_strategy
@@ -189,6 +190,29 @@ def test_rows_of_the_search(tmp_path):
 
 
 @pytest.mark.slow
+def test_rows_of_rewards(tmp_path):
+    path = tmp_path / 'resnet8.keras'
+    build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0.5,),
+                std=(0.5,)).save(path)
+    options = dict(initial_weights=str(path), search_model='resnet8', search_dataset='digits',
+                   reward_decisions=5, reward_epochs=1, reward_images=200)
+    found = list(rewards.rows(**options))
+    assert [row['kind'] for row in found] == [
+        'near uniform', 'near uniform', 'policy', 'random', 'near uniform']
+    assert len({tuple(row['widths']) for row in found}) == 5
+    for row in found:
+        assert {'step 0, scored', 'step 10, others', 'end, others'} <= set(row)
+        assert 'step 50, scored' not in row  # an epoch is of fewer steps
+        assert 0 < row['test_accuracy'] < 1 and 0 <= row['reward'] <= 1
+    again, = rewards.rows(['random'], **options)
+    assert {**again, 'seconds': 0} == {**found[3], 'seconds': 0}
+    table = rewards.format_table(found)
+    assert '| reward | ' in table and '| end, others: cross-entropy, negative |' in table
+    assert [*rewards.rows(['random'], **options, reward_first=4)] == []
+    with pytest.raises(ValueError, match='give --initial_weights'):
+        next(rewards.rows())
+
+
 def test_a_process_of_its_own_says_why_it_failed():
     with pytest.raises(ValueError, match='resident: OSError: .* no VmNothing'):
         call_apart(memory.resident, name='VmNothing')

@@ -10,4 +10,4 @@ from tfprune.registry import Registry
 
 SUITES: Registry[ModuleType] = Registry({name: f'tfprune.benchmarks.{name}:' for name in (
     'applications', 'artifacts', 'cost_model', 'dense_reward', 'input_pipeline', 'latency_table',
-    'learning', 'scoring', 'search', 'training_step')})
+    'learning', 'rewards', 'scoring', 'search', 'training_step')})

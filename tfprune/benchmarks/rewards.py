@@ -1,0 +1,191 @@
+"""What rewards say of the end: decisions, each scored, fine-tuned and tested.
+
+A third of the decisions are random pruning rates, a third near the uniform widths, a third of a
+policy that has learnt from 100 scores; the first is the uniform one. Of each, on held-out training
+images, those that a search scores on and others:
+
+    reward             accuracy of the sub-network, normalized by each batch, as a search scores it
+    step 0, 10, 50     accuracy and cross-entropy of the pruned model after so many training steps,
+                       its statistics re-estimated at surgery
+
+and the test accuracy after the last epoch. The table has Spearman's rank correlation of each with
+that, and its 95% interval by bootstrap over decisions. Fine-tuning as a run does it: SGD, labels
+and the answers of the given model.
+"""
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy import stats
+
+from tfprune.costs.budget import Budget
+from tfprune.costs.model import CostModel
+from tfprune.costs.proportional import uniform_widths
+from tfprune.data.image_data import ImageData
+from tfprune.data.loading import load_data
+from tfprune.methods.controls import random_widths
+from tfprune.methods.random_search import near_uniform
+from tfprune.models.building import build_model
+from tfprune.models.initial_weights import load_initial_weights
+from tfprune.pruning.importance import score_groups
+from tfprune.pruning.masks import Masks, best_channels
+from tfprune.pruning.surgery import prune_model
+from tfprune.search.agents import PPO, play
+from tfprune.search.environment import RelativeEnv
+from tfprune.search.scoring import SubnetworkScorer
+from tfprune.search.subnetwork import Subnetwork
+from tfprune.structure.graph import unfold
+from tfprune.structure.groups import trace_groups
+from tfprune.training.batch_norm import reestimate_batch_norm
+from tfprune.training.seeding import set_seed
+from tfprune.training.step import Evaluator, Optimization, Schedule, Teacher, Trainer
+
+OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset', 'reward_decisions',
+           'reward_first', 'reward_epochs', 'reward_images')
+RATIO = 0.5  # of the MACs
+KINDS = ('random', 'near uniform', 'policy')
+STEPS = (0, 10, 50)
+BATCH, RATE = 128, 0.02
+_OF_POLICY = 5, 20  # rounds, episodes each
+
+
+def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: str = '',
+         search_model: str = 'resnet20', search_dataset: str = 'cifar10',
+         reward_decisions: int = 24, reward_first: int = 0, reward_epochs: int = 3,
+         reward_images: int = 5000) -> Iterator[dict[str, Any]]:
+    """Yields a row a decision from the number `reward_first` on; `only` names kinds. A fifth of
+    `reward_images` scores.
+
+    Raises:
+        ValueError: for another name, or no weights.
+    """
+    for name in only:
+        if name not in KINDS:
+            raise ValueError(f'Unknown kind {name!r}. Available: {", ".join(KINDS)}')
+    if not initial_weights:
+        raise ValueError('rewards are of trained weights: give --initial_weights')
+    data = load_data(search_dataset, data_dir=cifar10_dir, reward_images=reward_images)
+    study = Study(data, search_model, initial_weights, reward_epochs)
+    for number, (kind, widths) in enumerate(study.decisions(reward_decisions)):
+        if number >= reward_first and kind in (only or KINDS):
+            yield {'number': number, 'kind': kind, 'widths': widths.tolist(), **study.run(widths)}
+
+
+class Study:
+    """Decisions on one model with weights."""
+
+    def __init__(self, data: ImageData, model: str, weights: str, epochs: int):
+        self.data, self.epochs = data, epochs
+        self.strategy = tf.distribute.get_strategy()
+        keras.utils.set_random_seed(0)
+        self.dense = build_model(model, image_shape=data.image_shape, num_classes=data.num_classes,
+                                 mean=data.mean, std=data.std)
+        load_initial_weights(self.dense, weights)
+        self.groups = trace_groups(self.dense).without_residual()
+        self.costs = CostModel(self.dense, self.groups)
+        self.budget = Budget(self.groups, self.costs, {'macs': RATIO})
+        self._scores = score_groups(self.dense, self.groups, criterion='l1')
+        batches = data.reward_batches(data.num_reward // 10)
+        self.held_out = {'scored': batches.take(2), 'others': batches.skip(2)}
+        self.score = SubnetworkScorer(Subnetwork(self.dense, self.groups), self.strategy,
+                                      self.held_out['scored'])
+
+    def decisions(self, count: int) -> list[tuple[str, np.ndarray]]:
+        """(kind, widths [G]) of so many decisions."""
+        found = [(KINDS[1], uniform_widths(self.budget))]
+        drawn = self._of_policy(-(-count // len(KINDS)))
+        for number in range(1, count):
+            kind, rng = KINDS[number % len(KINDS)], np.random.default_rng(number)
+            found.append((kind, random_widths(self.budget, rng) if kind == KINDS[0]
+                          else near_uniform(self.budget, 0.3, rng) if kind == KINDS[1]
+                          else drawn[number // len(KINDS)]))
+        return found
+
+    def run(self, widths: np.ndarray) -> dict[str, Any]:
+        """What a decision scores, and where it ends."""
+        begun, masks = time.perf_counter(), self._masks(self.budget.as_dict(widths))
+        row: dict[str, Any] = {'reward': self.score(masks)}
+        model = prune_model(self.dense, self.groups, masks)
+        set_seed(0, model)
+        forward = tf.function(lambda x: model(tf.cast(x, tf.float32), training=True))
+        reestimate_batch_norm(unfold(model), forward, (
+            x for x, _ in self.data.calibration_batches(self.data.num_reward // 10, 2)))
+        evaluate = Evaluator(model, self.strategy)
+        trainer = Trainer(model, self.strategy, Optimization(global_batch_size=BATCH),
+                          teacher=Teacher(self.dense, 0.9, 4.0))
+        per_epoch = self.data.num_train // BATCH
+        schedule = Schedule('cosine', RATE, self.epochs * per_epoch)
+
+        def measure(step: int, _: Any = None) -> None:
+            if step in STEPS:
+                for part, batches in self.held_out.items():
+                    row[f'step {step}, {part}'] = evaluate.metrics(batches)
+
+        def rate(first: int, step: int) -> float:
+            return schedule(first + step)
+
+        measure(0)
+        for epoch in range(self.epochs):
+            trainer.train_epoch(self.data.train_batches(epoch, BATCH),
+                                functools.partial(rate, epoch * per_epoch),
+                                on_step=None if epoch else measure)
+        row['end, others'] = evaluate.metrics(self.held_out['others'])
+        row['test_accuracy'] = evaluate(self.data.test_batches(500))
+        return row | {'epochs': self.epochs, 'seconds': round(time.perf_counter() - begun, 1)}
+
+    def _masks(self, widths: Mapping[str, int]) -> Masks:
+        return best_channels(self.groups, widths, self._scores)
+
+    def _of_policy(self, count: int) -> list[np.ndarray]:
+        """Widths that a policy draws when it has learnt."""
+        rounds, episodes = _OF_POLICY
+        envs = [RelativeEnv(self.groups, self.costs, lambda widths: self.score(self._masks(widths)),
+                            budget=self.budget) for _ in range(episodes)]
+        agent = PPO(envs[0], learning_rate=0.0, updates=20)
+        for _ in range(rounds):
+            agent.observe(play(envs, agent.collect_policy)[0], on_policy=True)
+            agent.update()
+        play(envs, agent.collect_policy)
+        return [np.array(list(env.widths.values())) for env in envs[:count]]
+
+
+def format_table(found: Sequence[dict[str, Any]]) -> str:
+    """Returns Markdown tables: rank correlations with the test accuracy; the kinds of decisions."""
+    ends = np.array([row['test_accuracy'] for row in found])
+    signals = {'reward': np.array([row['reward'] for row in found])}
+    for name in found[0] if found else ():
+        if name.startswith(('step', 'end')):
+            for metric, sign in (('accuracy', 1), ('loss', -1)):
+                shown = 'accuracy' if sign > 0 else 'cross-entropy, negative'
+                signals[f'{name}: {shown}'] = np.array([sign * row[name][metric] for row in found])
+    lines = [f'| signal, {len(found)} decisions | rank correlation with the test accuracy | 95% |',
+             '|---|---:|---:|']
+    for name, values in signals.items():
+        low, high = _interval(values, ends)
+        lines.append(f'| {name} | {_spearman(values, ends):.2f} | {low:.2f} to {high:.2f} |')
+    lines += ['', '| decisions | n | test accuracy | best |', '|---|---:|---:|---:|']
+    for kind in KINDS:
+        own = [row['test_accuracy'] for row in found if row['kind'] == kind]
+        if own:
+            spread = np.std(own, ddof=1) if len(own) > 1 else np.nan
+            lines.append(f'| {kind} | {len(own)} | {np.mean(own):.2%} ± {100 * spread:.2f} | '
+                         f'{max(own):.2%} |')
+    return '\n'.join(lines)
+
+
+def _spearman(values: np.ndarray, ends: np.ndarray) -> float:
+    if len(values) < 3 or np.ptp(values) == 0 or np.ptp(ends) == 0:
+        return float('nan')
+    return float(stats.spearmanr(values, ends)[0])
+
+
+def _interval(values: np.ndarray, ends: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """The 95% interval of the correlation over decisions drawn anew."""
+    rng = np.random.default_rng(0)
+    picked = rng.integers(len(ends), size=(draws, len(ends)))
+    found = [_spearman(values[each], ends[each]) for each in picked]
+    return tuple(np.nanpercentile(found, [2.5, 97.5])) if len(ends) > 3 else (np.nan, np.nan)
