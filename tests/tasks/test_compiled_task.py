@@ -1,4 +1,6 @@
 """What a model is compiled with, against Keras' own evaluate and fit, and by hand."""
+import types
+
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
@@ -102,6 +104,34 @@ def test_scores_of_examples_by_hand():
     assert total.mean == pytest.approx(expected.mean(), rel=1e-4)
     assert total.error == pytest.approx(expected.std() / N ** 0.5, rel=1e-3)
     assert scored(np.array([6.0, 20.0, 2.0])).error == pytest.approx(1 / 2 ** 0.5)  # of 2 and 4
+
+
+def scalar(y, answers):
+    return keras.ops.mean(keras.ops.square(answers - y))
+
+
+class Scalar(keras.losses.Loss):
+    def call(self, y, answers):
+        return scalar(y, answers)
+
+
+@pytest.mark.parametrize('loss', ['mse', scalar, Scalar, Scalar(),
+                                  Scalar(reduction='mean_with_sample_weight')])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_the_loss_of_a_replica_is_that_of_its_examples(loss, weighted, monkeypatch):
+    """Also of a loss that is a scalar, which Keras does not divide by the replicas."""
+    model = small(loss=loss)
+    y, w = RNG.normal(size=(N, 1)).astype('float32'), RNG.random(N).astype('float32')
+    targets = (y, w) if weighted else (y,)
+    task = CompiledTask.of(model, (X, *targets))
+    alone = float(task.loss(model(X), *targets))
+    assert alone == pytest.approx(
+        N * model.evaluate(batches(X, *targets, size=N), verbose=0), rel=1e-4)
+    monkeypatch.setattr(tf.distribute, 'get_strategy',
+                        lambda: types.SimpleNamespace(num_replicas_in_sync=2))
+    assert float(task.loss(model(X), *targets)) == pytest.approx(alone, rel=1e-5)
+    assert task.metrics(task.tally(model(X), *targets).numpy())['loss'] == pytest.approx(
+        alone / N, rel=1e-5)
 
 
 def test_knowing_is_answering_better_than_others_targets():
