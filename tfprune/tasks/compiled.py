@@ -120,18 +120,21 @@ class CompiledTask(Task):
     def shown_score(self, score: float) -> str:
         return f'a loss of {-score:.4g}'
 
-    def knows(self, answers: list[tuple[Any, Targets]]) -> bool:
-        gains, without = [], []
-        for outputs, targets in answers:
-            if count_of(outputs) > 1:
-                others = tf.nest.map_structure(
-                    lambda value: np.roll(value, max(1, len(value) // 2), axis=0), targets)
-                without.append(self.scores(outputs, *others))
-                gains.append(self.scores(outputs, *targets) - without[-1])
-        gain = np.concatenate(gains) if gains else np.zeros(1)
+    def evidence(self, scores: tf.Tensor, outputs: Any, *targets: Any) -> tf.Tensor:
+        """The score of each example, and that with the targets of another; none of one alone."""
+        count = _examples(outputs)
+        others = tf.nest.map_structure(
+            lambda value: tf.roll(value, tf.maximum(1, count // 2), axis=0), targets)
+        pairs = tf.stack([scores, self.scores(outputs, *others)], 1)
+        return pairs[:tf.where(count > 1, count, 0)]
+
+    def knows(self, evidence: np.ndarray) -> bool:
+        gain = evidence[:, 0] - evidence[:, 1]
         if not np.isfinite(gain).all():
             raise ValueError('the loss of the given model on training examples is NaN or infinite.')
-        least = _SHARE * abs(np.concatenate(without).mean()) if gains else 0.0
+        if not len(gain):
+            return False
+        least = _SHARE * abs(evidence[:, 1].mean())
         return bool(gain.mean() > max(least, ERRORS * gain.std() / len(gain) ** 0.5))
 
     def _mean_loss(self, outputs: Any, *targets: Any) -> tf.Tensor:
