@@ -21,9 +21,9 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def run(model, data, folder, **options):
+def run(model, data, folder, *, page=False, **options):
     """(pruned model, report.json)."""
-    with light_export():
+    with light_export(page=page):
         pruned = tfprune.train_and_prune(model, *data, run_dir=folder, **{**SHORT, **options})
     return pruned, json.loads((folder / 'report.json').read_text())
 
@@ -62,7 +62,7 @@ def splits(kind='number', counts=(64, 32, 48)):
      {'loss': 'sparse_categorical_crossentropy'}, 'loss')])
 def test_tables_of_every_kind(kind, options, compiled, metric, tmp_path):
     model, data = table(**options, optimizer='adam', **compiled), splits(kind)
-    pruned, report = run(model, data, tmp_path / 'run')
+    pruned, report = run(model, data, tmp_path / 'run', page=True)
     assert report['task']['metric'] == metric and 'test_accuracy' not in report['pruned']
     assert pruned.count_params() < model.count_params()
     pruned.compile(**compiled)
