@@ -31,8 +31,8 @@ from tfprune.training.step import StopTraining
 
 L = keras.layers
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CONFIG = Config(dataset='digits', method='uniform', macs=0.5, warmup_epochs=3,
-                random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
+CONFIG = Config(dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
+                random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1,
                 batch_size=128, reward_images=100, score_images=100, score_batch_size=100,
                 calibration_batches=1, lr_warmup_epochs=0.0, quantize='int8_qat, int8, int8',
                 quantize_epochs=1, representative_images=50)
