@@ -8,16 +8,20 @@ from tfprune.data.pixels import BYTES
 from tfprune.export.exporter import ExportReport
 from tfprune.export.keras_file import open_model
 from tfprune.export.parity import Parity
-from tfprune.runs import artifacts, outcome
+from tfprune.runs import artifacts, outcome, problem
 from tfprune.runs.deployment import Deployed
 
 _TIMES = {'threads': 1, 'median_ms': 1.0, 'p10_ms': 1.0, 'p90_ms': 1.0, 'ratio': None}
 
 
 @contextlib.contextmanager
-def light_export():
-    """Only the Keras file is written, its accuracy real; the TFLite file's numbers are made up."""
+def light_export(*, page=False):
+    """Only the Keras file is written, its accuracy real; the TFLite file's numbers are made up, and
+    report.html is left out unless `page`."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(problem, 'check_convertible', lambda model: None)
+        if not page:
+            patch.setattr(outcome, 'write_html', lambda path: None)
         patch.setattr(outcome, 'convert', lambda model: b'lite')
         patch.setattr(outcome, 'deploy', _deploy)
         yield

@@ -16,9 +16,9 @@ def rng(seed=0):
     return np.random.default_rng(seed)
 
 
-def run(model, data, folder, **options):
+def run(model, data, folder, *, page=False, **options):
     """(pruned model, report.json)."""
-    with light_export():
+    with light_export(page=page):
         pruned = tfprune.train_and_prune(model, *data, run_dir=folder, **{**SHORT, **options})
     return pruned, json.loads((folder / 'report.json').read_text())
 

@@ -69,7 +69,7 @@ def run_of(tmp_path_factory):
     """Method name -> the result of its run of SMALL, made once."""
     @functools.cache
     def run(name):
-        with contextlib.nullcontext() if name in EXPORTED else light_export():
+        with contextlib.nullcontext() if name in EXPORTED else light_export(page=True):
             return train_and_prune(small(name), tmp_path_factory.mktemp(name) / 'run',
                                    progress=False)
 

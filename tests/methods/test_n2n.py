@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from light_export import only_the_model
+from light_export import light_export, only_the_model
 from made_up_problem import started
 
 from tfprune.costs.budget import Budget
@@ -165,7 +165,9 @@ def test_factors_are_rates_within_the_budget():
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    return train_and_prune(Config(**RUN), tmp_path_factory.mktemp('n2n') / 'run', progress=False)
+    with light_export():
+        return train_and_prune(Config(**RUN), tmp_path_factory.mktemp('n2n') / 'run',
+                               progress=False)
 
 
 def test_a_run_that_removes_a_block_ends_in_a_plain_smaller_model(whole):

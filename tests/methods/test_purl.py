@@ -60,7 +60,7 @@ def sparse_run(tmp_path_factory):
     with pytest.raises(Interrupted):
         train_and_prune(Config(**SMALL), run_dir, should_stop=stops, progress=False)
     stopped.append(True)
-    with light_export():
+    with light_export(page=True):
         return train_and_prune(Config(**SMALL), run_dir, progress=False)
 
 

@@ -46,7 +46,7 @@ def run(tmp_path_factory):
     config = Config(model='resnet8', dataset='digits', method='uniform', macs=0.3,
                     warmup_epochs=4, random_epochs=0, joint_epochs=0, alignment_epochs=0,
                     fine_tune_epochs=1, batch_size=64, reward_images=100)
-    with light_export():
+    with light_export(page=True):
         return train_and_prune(config, tmp_path_factory.mktemp('run') / 'run', progress=False)
 
 

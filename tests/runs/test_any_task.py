@@ -26,7 +26,7 @@ from tfprune.training.step import NonFiniteLossError
      {'loss': 'sparse_categorical_crossentropy'}, 'loss')])
 def test_tables_of_every_kind(kind, options, compiled, metric, tmp_path):
     model, data = table(**options, optimizer='adam', **compiled), splits(kind)
-    pruned, report = run(model, data, tmp_path / 'run')
+    pruned, report = run(model, data, tmp_path / 'run', page=True)
     assert report['task']['metric'] == metric and 'test_accuracy' not in report['pruned']
     assert pruned.count_params() < model.count_params()
     pruned.compile(**compiled)

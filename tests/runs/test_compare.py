@@ -10,6 +10,7 @@ import threading
 import time
 
 import tfprune  # noqa: F401  (before keras)
+import keras
 import pytest
 
 from made_up_runs import make_run
@@ -76,14 +77,20 @@ def planned(flagfiles, out, methods='dense,uniform', seeds=(0,), budgets=(), ext
 
 @pytest.fixture(scope='module')
 def compared(tmp_path_factory):
-    """(folder, process) of dense and uniform, run by the script."""
+    """(folder, process) of dense and uniform of two convolutions, run by the script."""
     folder = tmp_path_factory.mktemp('compare')
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(16, 3, activation='relu')(image)
+    x = keras.layers.Conv2D(24, 3, activation='relu')(x)
+    keras.Model(image, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x))).save(
+        folder / 'small.keras')
     flagfiles = write_flagfiles(folder / 'flags')
     (folder / 'compare.flags').write_text(
         f'--methods=dense,uniform\n--method_flagfiles={flagfiles}\n--seeds=0\n'
         f'--budgets=macs=0.4\n--out={folder}/out\n--jobs=2\n--threads=1\n')
     # A flag of train.py wins over the flagfiles.
-    return folder, script(f'--flagfile={folder}/compare.flags', '--fine_tune_epochs=1')
+    return folder, script(f'--flagfile={folder}/compare.flags', '--fine_tune_epochs=1',
+                          f'--model={folder}/small.keras')
 
 
 def script(*flags):
@@ -114,7 +121,7 @@ def test_compare(compared):
 def test_the_same_command_skips_what_is_finished(compared):
     folder, _ = compared
     cells = planned(f'{folder}/flags/{{}}.flags', folder / 'out', budgets=['macs=0.4'],
-                    extra=['--fine_tune_epochs=1'])
+                    extra=['--fine_tune_epochs=1', f'--model={folder}/small.keras'])
     said = []
     comparison = Comparison(cells, ['false'], [''], said.append)
     comparison.run()
@@ -125,7 +132,8 @@ def test_the_same_command_skips_what_is_finished(compared):
     assert Comparison(cells[1:], [], []).rows(folder / 'out') == [*rows[1:], *rows[:1]]
     with pytest.raises(ValueError, match='dense/s0 is a run of another configuration; differing '
                        'flags: --fine_tune_epochs: 1 -> 3. Choose another --out'):
-        planned(f'{folder}/flags/{{}}.flags', folder / 'out', budgets=['macs=0.4'])
+        planned(f'{folder}/flags/{{}}.flags', folder / 'out', budgets=['macs=0.4'],
+                extra=[f'--model={folder}/small.keras'])
 
 
 def test_rows_alone_render_again(compared):
@@ -140,7 +148,7 @@ def test_another_seed_is_added_to_what_is_finished(compared, tmp_path):
     folder, first = compared
     shutil.copytree(folder / 'out', tmp_path / 'out')
     done = script(f'--flagfile={folder}/compare.flags', '--fine_tune_epochs=1', '--seeds=0,1',
-                  f'--out={tmp_path}/out')
+                  f'--out={tmp_path}/out', f'--model={folder}/small.keras')
     assert done.returncode == 0, done.stderr
     assert '2 of 4 cells are finished.' in done.stderr
     lines = report.aggregate(report.read_rows_file(tmp_path / 'out/rows.jsonl'))

@@ -13,23 +13,26 @@ import pytest
 
 from made_up_runs import Page, html_of, make_run
 from tfprune.data.loading import load_data
-from tfprune.export.exporter import FORMATS
+from tfprune.export.base import TFLiteOptions
+from tfprune.export.exporter import FORMATS, export_model
 from tfprune.export.tflite import convert
 from tfprune.report import model_card
 from tfprune.report.artifact_table import artifact_rows, losses
 from tfprune.report.reading import read_run
 from tfprune.runs import run as runner
 from tfprune.runs.config import Config
-from tfprune.runs.deployment import Deployment, check_convertible, deploy, representative_images
+from tfprune.runs.deployment import (Deployment, check_convertible, deploy, measured_forms,
+                                     representative_images)
 from tfprune.runs.problem import OwnModel
 from tfprune.runs.state import Interrupted
 from tfprune.tasks.classification import Classification
+from tfprune.tasks.compiled import CompiledTask
 from tfprune.training.step import StopTraining
 
 L = keras.layers
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-CONFIG = Config(dataset='digits', method='uniform', macs=0.5, warmup_epochs=3,
-                random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
+CONFIG = Config(dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
+                random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1,
                 batch_size=128, reward_images=100, score_images=100, score_batch_size=100,
                 calibration_batches=1, lr_warmup_epochs=0.0, quantize='int8_qat, int8, int8',
                 quantize_epochs=1, representative_images=50)
@@ -150,6 +153,19 @@ def test_a_model_of_mixed_precision_converts_as_it_is_exported():
     with pytest.raises(ValueError, match='TFLite has no operator for: .*Conv2D'):
         convert(model)
     check_convertible(model)
+
+
+def test_the_loss_of_a_file_with_a_softmax_is_that_of_the_model(config, tmp_path):
+    model, data = keras.models.load_model(config.models.model), load_data('digits')
+    model.layers[-1].kernel.assign(9 * model.layers[-1].kernel)  # far from even
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    exported = export_model(model, tmp_path / 'out', formats=('keras', 'tflite'),
+                            tflite_options=TFLiteOptions(softmax=True))
+    (batch, *_) = data.test_batches(8)
+    for task in (Classification.of(model), CompiledTask.of(model, batch)):
+        plain, lite = measured_forms(exported, model, task, data, softmax=True)
+        assert lite['form'] == 'tflite' and plain['metrics']['loss'] > 0
+        assert lite['metrics'] == pytest.approx(plain['metrics'], rel=1e-4)
 
 
 def test_representative_images_are_of_the_training_set():

@@ -28,7 +28,7 @@ def files_of(run_dir: pathlib.Path) -> set[str]:
 def whole(tmp_path_factory):
     """An uninterrupted run, and the names of what it put in place, in order."""
     run_dir, written, replace = tmp_path_factory.mktemp('whole') / 'run', [], os.replace
-    with pytest.MonkeyPatch.context() as patch, light_export():
+    with pytest.MonkeyPatch.context() as patch, light_export(page=True):
         patch.setattr(os, 'replace', lambda a, b: (written.append(pathlib.Path(b).name),
                                                    replace(a, b))[1])
         result = runner.train_and_prune(CONFIG, run_dir, progress=False)
@@ -48,7 +48,7 @@ def test_dying_at_a_write_changes_nothing(victim, whole, tmp_path, monkeypatch):
             raise Died
         replace(source, target)
 
-    with light_export():
+    with light_export(page=True):
         with monkeypatch.context() as patch, pytest.raises(Died):
             patch.setattr(os, 'replace', die)
             runner.train_and_prune(CONFIG, tmp_path / 'run', progress=False)

@@ -16,7 +16,7 @@ from tfprune.models.compiled import compiled_optimizer, compiled_optimizer_of_fi
 from tfprune.runs import first_epoch
 from tfprune.runs.state import Interrupted
 from tfprune.significance import Scored, fell
-from tfprune.tasks.classification import knows_labels
+from tfprune.tasks.classification import Classification, knows_labels
 from tfprune.training.distribution import make_strategy
 from tfprune.training.step import Optimization, Trainer
 
@@ -343,10 +343,13 @@ def test_knowing_labels_is_more_than_the_commonest_class():
     good = labels ^ (rng.uniform(size=100) < 0.1)     # right for nine of ten
     for answers, known in ((good, True), (np.zeros(100, int), False),
                            (rng.permutation(labels), False)):
-        outputs = np.eye(2)[answers]
-        assert knows_labels(outputs, labels) == known
+        assert knows_labels(answers, labels) == known
+    broken = tf.constant([[0.0, np.nan], [0.0, 1.0], [0.0, np.inf]])
+    task, labels = Classification(), tf.constant([0, 1, 1])
+    found = task.evidence(task.scores(broken, labels), broken, labels).numpy()
+    np.testing.assert_array_equal(found, [[np.nan, 0], [1, 1], [np.nan, 1]])
     with pytest.raises(ValueError, match='NaN'):
-        knows_labels(outputs * np.nan, labels)
+        task.knows(found)
 
 
 def test_averages_without_a_step_are_no_weights():

@@ -21,7 +21,7 @@ CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, w
 
 
 def run(folder, config=CONFIG, **options):
-    with light_export():
+    with light_export(page=True):
         return runner.train_and_prune(config, folder, progress=False, **options)
 
 

@@ -18,7 +18,7 @@ from tfprune.runs.config import Config
 from tfprune.runs.run import train_and_prune
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SMALL = ['--model=resnet8', '--dataset=digits', '--warmup_epochs=1', '--random_epochs=1',
+SMALL = ['--dataset=digits', '--warmup_epochs=1', '--random_epochs=1',
          '--joint_epochs=2', '--alignment_epochs=1', '--fine_tune_epochs=2', '--batch_size=32',
          '--reward_images=100', '--score_images=100', '--score_batch_size=100',
          '--calibration_batches=1', '--rlal.episodes_per_epoch=2',
@@ -28,9 +28,23 @@ SMALL = ['--model=resnet8', '--dataset=digits', '--warmup_epochs=1', '--random_e
          '--learning_rate=0.1']
 
 
-def start(run_dir, *flags):
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """The flag of a network of two convolutions."""
+    image = x = keras.Input((8, 8, 1))
+    for width in (16, 24):
+        x = keras.layers.Conv2D(width, 3, padding='same', use_bias=False)(x)
+        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
+    path = tmp_path_factory.mktemp('model') / 'small.keras'
+    keras.Model(image, keras.layers.Dense(10)(
+        keras.layers.GlobalAveragePooling2D()(x))).save(path)
+    return f'--model={path}'
+
+
+def start(run_dir, model, *flags):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / 'scripts/train.py'), *SMALL, f'--run_dir={run_dir}', *flags],
+        [sys.executable, str(ROOT / 'scripts/train.py'), *SMALL, model, f'--run_dir={run_dir}',
+         *flags],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, 'PYTHONFAULTHANDLER': '1'})
 
@@ -46,12 +60,12 @@ def finish(process, expected=0):
     return out, err
 
 
-def interrupt(run_dir, *, rows, delay, how):
+def interrupt(run_dir, model, *, rows, delay, how):
     """Runs until `rows` epochs are in metrics.jsonl and `delay` seconds more; sends a signal.
 
     Returns its stderr.
     """
-    process, metrics = start(run_dir), run_dir / 'metrics.jsonl'
+    process, metrics = start(run_dir, model), run_dir / 'metrics.jsonl'
     deadline = time.monotonic() + 200
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= rows):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -72,26 +86,26 @@ def weights_of(run_dir):
 
 
 @pytest.fixture(scope='module')
-def interrupted(tmp_path_factory):
+def interrupted(model, tmp_path_factory):
     """(folder of a run killed in a joint epoch and stopped after surgery, the checkpoint that was
     damaged in between, stderr of the start that met it)."""
     run = tmp_path_factory.mktemp('interrupted') / 'run'
-    interrupt(run, rows=3, delay=0.3, how=signal.SIGKILL)   # within a joint epoch
+    interrupt(run, model, rows=3, delay=0.3, how=signal.SIGKILL)   # within a joint epoch
     newest = sorted((run / 'checkpoints').glob('e*'))[-1]
     with open(newest / 'state.data-00000-of-00001', 'r+b') as file:
         file.seek(1000)
         file.write(b'damage')
-    met = interrupt(run, rows=5, delay=0.3, how=signal.SIGTERM)   # after surgery
-    _, err = finish(start(run))
+    met = interrupt(run, model, rows=5, delay=0.3, how=signal.SIGTERM)   # after surgery
+    _, err = finish(start(run, model))
     assert 'is damaged' not in err
     return run, newest.name, met
 
 
 @pytest.fixture(scope='module')
-def whole(tmp_path_factory):
+def whole(model, tmp_path_factory):
     """(folder of an uninterrupted run, its stdout)."""
     run = tmp_path_factory.mktemp('whole') / 'run'
-    return run, finish(start(run))[0]
+    return run, finish(start(run, model))[0]
 
 
 def test_damaged_checkpoint_is_reported(interrupted):
@@ -112,13 +126,13 @@ def test_interrupted_equals_uninterrupted(interrupted, whole):
 
 
 @pytest.mark.slow
-def test_interrupted_in_every_phase_equals_uninterrupted(whole, tmp_path):
+def test_interrupted_in_every_phase_equals_uninterrupted(whole, model, tmp_path):
     run = tmp_path / 'run'
-    interrupt(run, rows=1, delay=0.2, how=signal.SIGTERM)   # within the random epoch
-    interrupt(run, rows=3, delay=0.2, how=signal.SIGKILL)   # within a joint epoch
-    interrupt(run, rows=4, delay=0, how=signal.SIGTERM)     # within the alignment epoch
-    interrupt(run, rows=5, delay=0.2, how=signal.SIGKILL)   # after surgery
-    finish(start(run))
+    interrupt(run, model, rows=1, delay=0.2, how=signal.SIGTERM)   # within the random epoch
+    interrupt(run, model, rows=3, delay=0.2, how=signal.SIGKILL)   # within a joint epoch
+    interrupt(run, model, rows=4, delay=0, how=signal.SIGTERM)     # within the alignment epoch
+    interrupt(run, model, rows=5, delay=0.2, how=signal.SIGKILL)   # after surgery
+    finish(start(run, model))
     check_same_run(run, whole[0])
 
 
@@ -133,7 +147,7 @@ def check_same_run(run, whole):
 
 
 def test_bad_input_is_one_line(tmp_path):
-    _, err = finish(start(tmp_path / 'run', 'stray'), expected=2)
+    _, err = finish(start(tmp_path / 'run', '--model=resnet8', 'stray'), expected=2)
     line = err.strip().splitlines()[-1]
     assert line.startswith('train.py: error: stray arguments: stray')
     assert 'Traceback' not in err

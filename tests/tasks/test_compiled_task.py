@@ -1,4 +1,6 @@
 """What a model is compiled with, against Keras' own evaluate and fit, and by hand."""
+import types
+
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
@@ -104,17 +106,50 @@ def test_scores_of_examples_by_hand():
     assert scored(np.array([6.0, 20.0, 2.0])).error == pytest.approx(1 / 2 ** 0.5)  # of 2 and 4
 
 
+def scalar(y, answers):
+    return keras.ops.mean(keras.ops.square(answers - y))
+
+
+class Scalar(keras.losses.Loss):
+    def call(self, y, answers):
+        return scalar(y, answers)
+
+
+@pytest.mark.parametrize('loss', ['mse', scalar, Scalar, Scalar(),
+                                  Scalar(reduction='mean_with_sample_weight')])
+@pytest.mark.parametrize('weighted', [False, True])
+def test_the_loss_of_a_replica_is_that_of_its_examples(loss, weighted, monkeypatch):
+    """Also of a loss that is a scalar, which Keras does not divide by the replicas."""
+    model = small(loss=loss)
+    y, w = RNG.normal(size=(N, 1)).astype('float32'), RNG.random(N).astype('float32')
+    targets = (y, w) if weighted else (y,)
+    task = CompiledTask.of(model, (X, *targets))
+    alone = float(task.loss(model(X), *targets))
+    assert alone == pytest.approx(
+        N * model.evaluate(batches(X, *targets, size=N), verbose=0), rel=1e-4)
+    monkeypatch.setattr(tf.distribute, 'get_strategy',
+                        lambda: types.SimpleNamespace(num_replicas_in_sync=2))
+    assert float(task.loss(model(X), *targets)) == pytest.approx(alone, rel=1e-5)
+    assert task.metrics(task.tally(model(X), *targets).numpy())['loss'] == pytest.approx(
+        alone / N, rel=1e-5)
+
+
+def knows(task, outputs, *targets):
+    @tf.function
+    def evidence(outputs, *targets):
+        return task.evidence(task.scores(outputs, *targets), outputs, *targets)
+
+    return task.knows(evidence(outputs, *map(tf.constant, targets)).numpy())
+
+
 def test_knowing_is_answering_better_than_others_targets():
     model = small(loss='mse', optimizer=keras.optimizers.Adam(0.01))
     y = X.mean((1, 2))
     task = CompiledTask.of(model, (X, y))
-
-    def knows():
-        return task.knows([(model(X).numpy(), (y,))])
-
-    assert not knows()
+    assert not knows(task, model(X), y)
     model.fit(X, y, epochs=60, verbose=0)
-    assert knows()
+    assert knows(task, model(X), y)
+    assert not knows(task, model(X[:1]), y[:1])  # there is no other
 
 
 def test_random_weights_that_see_what_targets_see_know_nothing():
@@ -128,9 +163,9 @@ def test_random_weights_that_see_what_targets_see_know_nothing():
         strokes = (np.random.default_rng(seed).random((200, 8, 8, 1)) > 0.8).astype('float32')
         y = strokes[..., 0].astype('int32')
         task = CompiledTask.of(model, (strokes, y))
-        assert not task.knows([(model(strokes).numpy(), (y,))])
+        assert not knows(task, model(strokes), y)
         right = np.eye(3, dtype='float32')[y] * 0.5 + 1 / 6
-        assert task.knows([(right, (y,))])
+        assert knows(task, tf.constant(right), y)
 
 
 def test_the_first_metric_is_the_reward_and_without_any_the_loss():

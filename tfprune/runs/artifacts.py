@@ -18,6 +18,7 @@ from tfprune.data.options import DataOptions
 from tfprune.export import saved_model
 from tfprune.export.base import Artifact, ArtifactCost, dims, size_of
 from tfprune.export.exporter import FORMATS, is_tflite
+from tfprune.models.outputs import log_probabilities, outputs_probabilities
 from tfprune.report.table import align
 from tfprune.run_files import read_json
 from tfprune.structure.graph import functional_graph
@@ -112,12 +113,13 @@ class TaskMeasurement:
                 'examples': self.examples, 'bytes': self.bytes, **dataclasses.asdict(self.cost)}
 
 
-def measure_task(artifact: Artifact, model: keras.Model, task: Task, data: Examples
-                 ) -> TaskMeasurement:
+def measure_task(artifact: Artifact, model: keras.Model, task: Task, data: Examples, *,
+                 softmax: bool = False) -> TaskMeasurement:
     """The task's metrics on all test examples, and the cost, of an opened artifact of a model that
-    gives what `model` gives."""
-    return TaskMeasurement(artifact.form, artifact.path, test_metrics(artifact, model, task, data),
-                           data.num_test, artifact.cost(), size_of(artifact.path))
+    gives what `model` gives; see `test_metrics`."""
+    metrics = test_metrics(artifact, model, task, data, softmax=softmax)
+    return TaskMeasurement(artifact.form, artifact.path, metrics, data.num_test, artifact.cost(),
+                           size_of(artifact.path))
 
 
 def measure(artifact: Artifact, data: ImageData, *, batch_size: int = 250,
@@ -153,15 +155,21 @@ def predicted_classes(artifact: Artifact, data: ImageData, *, batch_size: int = 
     return np.concatenate(answers), np.concatenate(known)
 
 
-def test_metrics(artifact: Artifact, model: keras.Model, task: Task, data: Examples
-                 ) -> dict[str, float]:
-    """The task's metrics of an opened artifact of `model` on all test examples."""
+def test_metrics(artifact: Artifact, model: keras.Model, task: Task, data: Examples, *,
+                 softmax: bool = False) -> dict[str, float]:
+    """The task's metrics of an opened artifact of `model` on all test examples.
+
+    softmax: whether its TFLite files end in a softmax, see TFLiteOptions: of a model that gives
+        logits, the task is told the logs of their probabilities.
+    """
     struct = functional_graph(model).output
+    added = softmax and is_tflite(artifact.form) and not outputs_probabilities(model)
     total = np.zeros(task.tally_size)
     for x, *targets in data.test_batches(_TEST_BATCH):
         answers = artifact([value.numpy() for value in data.in_order(x)])
         flat = list(answers.values()) if isinstance(answers, dict) else [answers]
-        outputs = keras.tree.pack_sequence_as(struct, [tf.constant(value) for value in flat])
+        outputs = keras.tree.pack_sequence_as(struct, [
+            log_probabilities(value) if added else tf.constant(value) for value in flat])
         total += task.tally(outputs, *targets).numpy()
     return task.metrics(total)
 

@@ -105,7 +105,8 @@ def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.Pat
         tflite_options=settings.tflite, quantized=quantized, overwrite=overwrite,
         should_stop=should_stop)
     progress.say('testing ...')
-    rows = measured_forms(exported, model, task, data, should_stop)
+    rows = measured_forms(exported, model, task, data, should_stop,
+                          softmax=settings.tflite.softmax)
     dense_latency = add_latencies(rows, exported, dense_tflite, should_stop)
     for line in losses(rows, task.to_json()):
         progress.warn(line)
@@ -162,14 +163,16 @@ def representative_images(data: Examples, count: int) -> Any:
 
 
 def measured_forms(exported: ExportReport, model: keras.Model, task: Task, data: Examples,
-                   should_stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
-    """A row a file: form, file, bytes, its metric on all test examples, what it loses."""
+                   should_stop: Callable[[], bool] = lambda: False, *, softmax: bool = False
+                   ) -> list[dict[str, Any]]:
+    """A row a file: form, file, bytes, its metric on all test examples, what it loses; `softmax` as
+    the TFLite files were written."""
     name, measure = score_key(task), task.measure
     rows: list[dict[str, Any]] = []
     for form, path in exported.paths.items():
         if should_stop():
             raise StopTraining()
-        metrics = test_metrics(FORMATS[form].open(path), model, task, data)
+        metrics = test_metrics(FORMATS[form].open(path), model, task, data, softmax=softmax)
         rows.append({'form': form, 'file': str(path.relative_to(exported.out_dir)),
                      'bytes': exported.bytes[form], name: metrics[measure.name],
                      'metrics': metrics, 'advice': FORMATS[form].advice})

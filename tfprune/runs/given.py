@@ -4,10 +4,11 @@ Whatever training does to it is judged against what the user had; rates for rand
 trained ones, see tfprune.runs.recipe_choice.
 """
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfprune.data.examples import Examples
@@ -21,7 +22,7 @@ from tfprune.runs.state import Interrupted, State
 from tfprune.search.problem import Problem
 from tfprune.significance import Scored
 from tfprune.structure.graph import unfold
-from tfprune.tasks.base import Targets, Task, scored
+from tfprune.tasks.base import Targets, Task, scored, spread_of
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.distribution import from_chief
 from tfprune.training.step import Batch, Evaluator, StopTraining
@@ -34,12 +35,10 @@ def measure(plain: keras.Model, task: Task, data: Examples, held_out: tf.data.Da
     """Scores a float32 model, whose batch-norm statistics are other ones thereafter; `batch_size`
     is that of training."""
     evaluate = Evaluator(plain, tf.distribute.get_strategy(), task=task)
-    answer = tf.function(lambda x: task.forward(plain, x, training=False))
-    of_held_out = _answers(answer, held_out)
-    held = _scored(task, of_held_out)
-    of_trained_on = _answers(answer, sample(data, held.examples))
-    trained = _scored(task, of_trained_on)
-    known = task.knows([*of_held_out, *of_trained_on])
+    answers = _Answers(plain, task)
+    held = answers.scored(held_out)
+    trained = answers.scored(sample(data, held.examples))
+    known = task.knows(np.concatenate(answers.evidence))
     test = evaluate.metrics(data.test_batches(250))
     forward = tf.function(lambda x: task.forward(plain, x, training=True))
     reestimate_batch_norm(unfold(plain), forward, (
@@ -49,16 +48,28 @@ def measure(plain: keras.Model, task: Task, data: Examples, held_out: tf.data.Da
         for before, batches in ((held, held_out), (trained, sample(data, held.examples)))))
 
 
-def _answers(answer: Callable[[Any], Any], batches: Iterable[Batch]) -> list[tuple[Any, Targets]]:
-    """(outputs, targets) of all batches, arrays."""
-    return [tf.nest.map_structure(lambda value: value.numpy(), (answer(x), tuple(targets)))
-            for x, *targets in batches]
+class _Answers:
+    """Scores of a model's answers; of all batches the evidence that it knows something."""
 
+    def __init__(self, plain: keras.Model, task: Task):
+        self.evidence: list[np.ndarray] = []
 
-def _scored(task: Task, answers: list[tuple[Any, Targets]]) -> Scored:
-    """The mean score of answers."""
-    spread = tf.function(task.spread, reduce_retracing=True)
-    return scored(sum(spread(outputs, *targets).numpy() for outputs, targets in answers))
+        @tf.function(reduce_retracing=True)
+        def of_batch(x: Any, targets: Targets) -> tuple[tf.Tensor, tf.Tensor]:
+            outputs = task.forward(plain, x, training=False)
+            scores = task.scores(outputs, *targets)
+            return spread_of(scores), task.evidence(scores, outputs, *targets)
+
+        self._of_batch = of_batch
+
+    def scored(self, batches: Iterable[Batch]) -> Scored:
+        """The mean score of all batches."""
+        total = np.zeros(3)
+        for x, *targets in batches:
+            spread, evidence = self._of_batch(x, tuple(targets))
+            total += spread.numpy()
+            self.evidence.append(evidence.numpy())
+        return scored(total)
 
 
 def first_epoch(state: State, problem: Problem) -> FirstEpoch | None:

@@ -78,7 +78,8 @@ def measured(config: Config, opened: Sequence[Artifact]) -> tuple[list[TaskMeasu
     task: Task = Classification.of(own.model)
     if own.monitor:
         task, _ = compiled_task(own.model, own.data, own.monitor)
-    return [measure_task(artifact, own.model, task, own.data) for artifact in opened], task
+    return [measure_task(artifact, own.model, task, own.data, softmax=config.export.tflite_softmax)
+            for artifact in opened], task
 
 
 def _made(path: pathlib.Path, content: Mapping[str, Any], name: str, seed: int) -> Any:

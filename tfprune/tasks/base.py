@@ -70,22 +70,33 @@ class Task(abc.ABC):
         """A mean of scores, in words: '91.20%', 'a loss of 0.31'."""
 
     @abc.abstractmethod
-    def knows(self, answers: list[tuple[Any, Targets]]) -> bool:
-        """Whether outputs agree with their targets, batch by batch, by more than chance."""
+    def evidence(self, scores: tf.Tensor, outputs: Any, *targets: Any) -> tf.Tensor:
+        """What `knows` asks of the examples of a batch, two numbers of each, whose scores are
+        known."""
+
+    @abc.abstractmethod
+    def knows(self, evidence: np.ndarray) -> bool:
+        """Whether outputs agree with their targets by more than chance, by the evidence [N, 2] of
+        all batches."""
 
     def value(self, tally: np.ndarray) -> float:
         """The metric that a run is judged by."""
         return self.metrics(tally)[self.measure.name]
 
     def spread(self, outputs: Any, *targets: Any) -> tf.Tensor:
-        """float64 [3] of a batch: the sums of scores and of their squares, and their number."""
-        scores = tf.cast(self.scores(outputs, *targets), tf.float64)
-        return tf.stack([tf.reduce_sum(scores), tf.reduce_sum(tf.square(scores)),
-                         tf.cast(tf.size(scores), tf.float64)])
+        """See `spread_of`, of the scores of a batch."""
+        return spread_of(self.scores(outputs, *targets))
 
     def to_json(self) -> Mapping[str, Any]:
         """What a report says of the task."""
         return {**self.measure.to_json(), 'loss': self.loss_name, 'examples': self.examples}
+
+
+def spread_of(scores: tf.Tensor) -> tf.Tensor:
+    """float64 [3]: the sums of scores and of their squares, and their number."""
+    scores = tf.cast(scores, tf.float64)
+    return tf.stack([tf.reduce_sum(scores), tf.reduce_sum(tf.square(scores)),
+                     tf.cast(tf.size(scores), tf.float64)])
 
 
 def scored(spread: np.ndarray) -> Scored:

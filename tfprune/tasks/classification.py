@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tfprune.models.outputs import log_probabilities, outputs_probabilities
 from tfprune.significance import ERRORS
-from tfprune.tasks.base import Targets, Task
+from tfprune.tasks.base import Task
 from tfprune.tasks.measure import ACCURACY
 from tfprune.tasks.soft_targets import of_classes
 
@@ -66,25 +66,29 @@ class Classification(Task):
     def shown_score(self, score: float) -> str:
         return f'{score:.2%}'
 
-    def knows(self, answers: list[tuple[Any, Targets]]) -> bool:
-        outputs, labels = (np.concatenate([np.asarray(part) for part in parts]) for parts in zip(
-            *((outputs, labels) for outputs, (labels,) in answers)))
-        return knows_labels(outputs, labels)
+    def evidence(self, scores: tf.Tensor, outputs: Any, *targets: Any) -> tf.Tensor:
+        labels, = targets
+        finite = tf.reduce_all(tf.math.is_finite(outputs), axis=1)
+        classes = tf.cast(tf.argmax(outputs, 1), tf.float32)
+        return tf.stack([tf.where(finite, classes, np.nan), tf.cast(labels, tf.float32)], 1)
+
+    def knows(self, evidence: np.ndarray) -> bool:
+        return knows_labels(*evidence.T)
 
     def _logits(self, outputs: Any) -> tf.Tensor:
         outputs = tf.cast(outputs, tf.float32)
         return log_probabilities(outputs) if self._is_softmax else outputs
 
 
-def knows_labels(outputs: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether outputs [N, K] agree with labels [N] by more than chance: that of answers and labels
-    as often as they are, sum_k p_k q_k, and ERRORS standard errors.
+def knows_labels(classes: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether answers [N], NaN where outputs are not finite, agree with labels [N] by more than
+    chance: that of answers and labels as often as they are, sum_k p_k q_k, and ERRORS standard
+    errors.
 
     ValueError for outputs that are not finite.
     """
-    if not np.isfinite(outputs).all():
+    if np.isnan(classes).any():
         raise ValueError('the given model answers training images with NaN or infinity.')
-    classes = np.argmax(outputs, -1)
     chance = sum(np.mean(classes == k) * np.mean(labels == k) for k in np.unique(labels))
     error = math.sqrt(chance * (1 - chance) / len(labels))
     return bool(np.mean(classes == labels) - chance > ERRORS * error)

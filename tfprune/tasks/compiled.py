@@ -9,7 +9,7 @@ The losses of the model itself, of regularizers and add_loss, are no part of the
 them, and 'loss' among the metrics is without them.
 """
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -30,6 +30,7 @@ from tfprune.tasks.soft_targets import divergence_of
 # targets: untrained outputs, too, depend on inputs, and agree with targets a little.
 _SHARE = 0.05
 _LOSS = 'loss'
+_NO_MEANS = ('sum', 'none', None)  # reductions that Keras does not divide
 
 
 class CompiledTask(Task):
@@ -136,18 +137,21 @@ class CompiledTask(Task):
     def shown_score(self, score: float) -> str:
         return f'a loss of {-score:.4g}'
 
-    def knows(self, answers: list[tuple[Any, Targets]]) -> bool:
-        gains, without = [], []
-        for outputs, targets in answers:
-            if count_of(outputs) > 1:
-                others = tf.nest.map_structure(
-                    lambda value: np.roll(value, max(1, len(value) // 2), axis=0), targets)
-                without.append(self.scores(outputs, *others))
-                gains.append(self.scores(outputs, *targets) - without[-1])
-        gain = np.concatenate(gains) if gains else np.zeros(1)
+    def evidence(self, scores: tf.Tensor, outputs: Any, *targets: Any) -> tf.Tensor:
+        """The score of each example, and that with the targets of another; none of one alone."""
+        count = _examples(outputs)
+        others = tf.nest.map_structure(
+            lambda value: tf.roll(value, tf.maximum(1, count // 2), axis=0), targets)
+        pairs = tf.stack([scores, self.scores(outputs, *others)], 1)
+        return pairs[:tf.where(count > 1, count, 0)]
+
+    def knows(self, evidence: np.ndarray) -> bool:
+        gain = evidence[:, 0] - evidence[:, 1]
         if not np.isfinite(gain).all():
             raise ValueError('the loss of the given model on training examples is NaN or infinite.')
-        least = _SHARE * abs(np.concatenate(without).mean()) if gains else 0.0
+        if not len(gain):
+            return False
+        least = _SHARE * abs(evidence[:, 1].mean())
         return bool(gain.mean() > max(least, ERRORS * gain.std() / len(gain) ** 0.5))
 
     def _mean_loss(self, outputs: Any, *targets: Any) -> tf.Tensor:
@@ -257,9 +261,35 @@ def _judge(model: keras.Model, compiled: CompiledWith) -> keras.Model:
     outputs = [keras.layers.Identity(name=name, dtype=tensor.dtype)(value)
                for name, value, tensor in zip(names, inputs, flat)]
     judge = keras.Model(inputs, keras.tree.pack_sequence_as(struct, outputs))
-    judge.compile(loss=compiled.loss, loss_weights=compiled.loss_weights, metrics=compiled.metrics,
+    judge.compile(loss=keras.tree.map_structure(_averaged, compiled.loss),
+                  loss_weights=compiled.loss_weights, metrics=compiled.metrics,
                   weighted_metrics=compiled.weighted_metrics)
     return judge
+
+
+def _averaged(loss: Any) -> Any:
+    """A loss whose mean Keras takes, in place of one that may give a scalar, a mean already: only
+    the means that Keras takes does it divide by the number of replicas."""
+    if loss is None or isinstance(loss, str):
+        return loss
+    loss = keras.losses.get(loss)
+    if not isinstance(loss, keras.losses.Loss):
+        return _of_one(loss)
+    if type(loss).__call__ is not keras.losses.Loss.__call__ or loss.reduction in _NO_MEANS:
+        return loss
+    made = keras.losses.Loss(loss.name, loss.reduction, loss.dtype)
+    made.call = _of_one(loss.call)
+    return made
+
+
+def _of_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, a scalar of it as the loss [1] of one example."""
+    @functools.wraps(function)
+    def given(*args: Any) -> tf.Tensor:
+        value = tf.convert_to_tensor(function(*args))
+        return value if value.shape.rank else value[None]
+
+    return given
 
 
 def _reason(error: Exception) -> str:
