@@ -85,6 +85,24 @@ def test_use_changes_nothing():
     assert scope['fingerprint'](loss) == once()['own']
 
 
+def test_what_a_loss_caches_changes_nothing():
+    class Weighted(keras.losses.Loss):
+        def __init__(self, alpha):
+            super().__init__()
+            self._alpha, self._grid = alpha, None
+
+        def call(self, y, p):
+            if self._grid is None:
+                self._grid = np.ones(3)
+            return self._alpha * (y - p)
+
+    fingerprint = made()['fingerprint']
+    used, other = Weighted(0.5), Weighted(0.25)
+    before = fingerprint(used)
+    used(np.ones((1, 1)), np.zeros((1, 1)))
+    assert fingerprint(used) == before != fingerprint(other)
+
+
 def test_what_holds_itself_ends():
     def own(y, p, depth=0):
         return y - p if depth else own(y, p, 1)

@@ -149,6 +149,9 @@ class EpochLoop:
         held_out = score(self._held_out)
         while judged.is_ruined(held_out, score):
             peak = self._stage(trained.epoch).schedule.peak * float(trainer.rate_factor)
+            if self._callbacks.holds_rate:  # a lower one would not be taken
+                judged = dataclasses.replace(judged, may_lower=False)
+                peak = float(trainer.last_rate)
             state.checkpoints.clear()  # the mended command, too, begins anew
             said = judged.begin_again(trainer, held_out, peak)
             self._callbacks.forget_rate()
@@ -175,6 +178,7 @@ class EpochLoop:
         if self.coming == self._end:
             self._trainer.finish()  # as fit does, before its on_train_end
         self._callbacks.end_phase(epoch, self.coming, self._end)
+        self._trainer.constrain()
         try:
             yield row
         except StopTraining:

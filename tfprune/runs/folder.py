@@ -231,10 +231,11 @@ def _has_checkpoint(path: pathlib.Path) -> bool:
 
 
 def changed_files(files: Mapping[str, str], environment: Mapping[str, Any] | None) -> list[str]:
-    """'--flag's of `files`, {field or field.part: sha256}, that are others in a stored
-    environment.json."""
+    """What of `files`, {field or field.loss: sha256}, is other in a stored environment.json: a
+    '--flag', or what a model is compiled with."""
     stored = (environment or {}).get('files', {})
-    return [*dict.fromkeys(f'--{name.partition(".")[0]}' for name, digest in files.items()
+    return [*dict.fromkeys('loss, metrics or class_weight' if name.endswith('.loss')
+                           else f'--{name}' for name, digest in files.items()
                            if stored.get(name, digest) != digest)]
 
 

@@ -38,10 +38,10 @@ def _folder(config: Config, run_dir: pathlib.Path, own: OwnModel | None,
             strategy: tf.distribute.Strategy) -> RunFolder:
     """The chief's run folder; what is wrong with it, or with other workers' flags, ends all."""
     folder, error = None, None
+    digests = _digests(own, bool(config.models.task)) if own else {}  # a user's code: in each
     if is_chief(strategy):
         try:
-            folder = RunFolder(run_dir, config,
-                               _digests(own, bool(config.models.task)) if own else {})
+            folder = RunFolder(run_dir, config, digests)
         except (ValueError, OSError) as caught:
             error = caught
     theirs = from_chief(strategy, {'config': config.to_json(), 'error': error and str(error)})

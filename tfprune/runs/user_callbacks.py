@@ -102,6 +102,11 @@ class UserCallbacks:
         self._trainer.optimizer.learning_rate.assign(rate)
         self._set = rate
 
+    @property
+    def holds_rate(self) -> bool:
+        """Whether a callback's rate stands in place of the schedule's."""
+        return self._held is not None
+
     def forget_rate(self) -> None:
         """The optimizer has been made anew: its rate is nobody's."""
         self._set = None

@@ -12,9 +12,10 @@ from keras.src.ops import core, image, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
            'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
-           'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_plain_batch_norm',
-           'layers_within', 'losses_of', 'maker', 'moments', 'nn', 'numpy', 'ordered_nodes',
-           'origin', 'schedule_of', 'sequential_graph', 'standardized', 'uncompiled']
+           'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_of_keras',
+           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'moments', 'nn', 'numpy',
+           'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
+           'uncompiled']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -90,6 +91,11 @@ def losses_of(model: keras.Model) -> list[tuple[Any, Any, float]]:
     built = getattr(getattr(model, '_compile_loss', None), '_flat_losses', None) or ()
     return [(each.path, each.loss, 1.0 if each.loss_weights is None else each.loss_weights)
             for each in built]
+
+
+def is_of_keras(value: Any) -> bool:
+    """Whether a class or function is Keras' own."""
+    return str(value.__module__).partition('.')[0] == 'keras'
 
 
 def function_of_loss(loss: Any) -> tuple[Any, Mapping[str, Any]]:

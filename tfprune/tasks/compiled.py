@@ -20,7 +20,7 @@ from tfprune.errors import first_line, near
 from tfprune.significance import ERRORS
 from tfprune.structure.graph import functional_graph
 from tfprune.structure.keras_internals import (CompiledWith, compiled_with, has_own_steps,
-                                               losses_of)
+                                               function_of_loss, is_of_keras, losses_of)
 from tfprune.tasks.base import Targets, Task, count_of
 from tfprune.tasks.directions import is_accuracy, is_share, larger_is_better
 from tfprune.tasks.measure import Measure
@@ -268,18 +268,31 @@ def _judge(model: keras.Model, compiled: CompiledWith) -> keras.Model:
 
 
 def _averaged(loss: Any) -> Any:
-    """A loss whose mean Keras takes, in place of one that may give a scalar, a mean already: only
-    the means that Keras takes does it divide by the number of replicas."""
+    """A loss that may give a scalar, a mean already, as one that Keras divides by the number of
+    replicas, as it does the means that it takes; Keras' own, which give none, as they are."""
     if loss is None or isinstance(loss, str):
         return loss
     loss = keras.losses.get(loss)
     if not isinstance(loss, keras.losses.Loss):
         return _of_one(loss)
-    if type(loss).__call__ is not keras.losses.Loss.__call__ or loss.reduction in _NO_MEANS:
+    function, _ = function_of_loss(loss)
+    if (type(loss).__call__ is not keras.losses.Loss.__call__
+            or is_of_keras(type(loss)) and is_of_keras(function or keras.losses.Loss)):
         return loss
     made = keras.losses.Loss(loss.name, loss.reduction, loss.dtype)
-    made.call = _of_one(loss.call)
+    made.call = (_divided if loss.reduction in _NO_MEANS else _of_one)(loss.call)
     return made
+
+
+def _divided(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, a scalar of it divided by the number of replicas."""
+    @functools.wraps(function)
+    def given(*args: Any) -> tf.Tensor:
+        value = tf.convert_to_tensor(function(*args))
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return value if value.shape.rank else value / replicas
+
+    return given
 
 
 def _of_one(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,8 @@
 """What a model is compiled with in words that are the same in every process: by them a resumed run
 knows that its task is the one that it began with.
 
-Losses are told apart by their class and attributes, functions by name, code, defaults and what they
+Losses are told apart by their class and attributes, private ones left out but for numbers and text,
+functions by name, code, defaults and what they
 enclose, metrics by their Keras configuration. What only counts how often a class was made, the
 names that Keras gives, is left out; of other objects there is the class alone.
 """
@@ -16,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.structure.keras_internals import function_of_metric
+from tfprune.structure.keras_internals import function_of_metric, is_of_keras
 
 _NUMBERED = ('name', '_name')
 
@@ -47,14 +48,16 @@ def _described(value: Any, within: tuple[int, ...] = ()) -> Any:
     if isinstance(value, tf.Tensor) and hasattr(value, 'numpy'):
         value = value.numpy()
     if isinstance(value, (np.ndarray, np.generic)):
-        return each([value.dtype.name, value.shape, value.tolist()])
+        content = value.tolist() if value.dtype == object else hashlib.sha256(
+            np.ascontiguousarray(value).tobytes()).hexdigest()
+        return each([value.dtype.name, value.shape, content])
     if isinstance(value, functools.partial):
         return each([value.func, value.args, value.keywords])
     if isinstance(value, types.MethodType):
         return each([value.__func__, value.__self__])
     value = getattr(value, 'python_function', value)  # of a tf.function
     if isinstance(value, types.FunctionType):
-        return _named(value) if _is_of_keras(value) else each([
+        return _named(value) if is_of_keras(value) else each([
             _named(value), value.__code__, value.__defaults__, value.__kwdefaults__,
             *map(_content, value.__closure__ or ())])
     if isinstance(value, types.CodeType):
@@ -64,10 +67,11 @@ def _described(value: Any, within: tuple[int, ...] = ()) -> Any:
     if isinstance(value, keras.losses.Loss) or (
             callable(value) and hasattr(value, '__dict__') and not isinstance(
                 value, (type, tf.Module, keras.layers.Layer))):
-        own = () if _is_of_keras(type(value)) else [
-            part for _, part in sorted(vars(type(value)).items())
-            if isinstance(part, types.FunctionType)]
-        return [_named(type(value)), _described(_unnumbered(vars(value)), within), *each(own)]
+        if is_of_keras(type(value)):
+            return [_named(type(value)), _described(_unnumbered(vars(value)), within)]
+        own = [part for _, part in sorted(vars(type(value)).items())
+               if isinstance(part, types.FunctionType)]
+        return [_named(type(value)), _described(_lasting(vars(value)), within), *each(own)]
     return _named(value if isinstance(value, type) else type(value))
 
 
@@ -87,12 +91,14 @@ def _named(value: Any) -> str:
     return getattr(value, '__qualname__', type(value).__qualname__)
 
 
-def _is_of_keras(value: Any) -> bool:
-    return str(value.__module__).partition('.')[0] == 'keras'
-
-
 def _unnumbered(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in _NUMBERED}
+
+
+def _lasting(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Without private ones but numbers and text: a cache is made when it is used."""
+    return {name: value for name, value in _unnumbered(attributes).items()
+            if not name.startswith('_') or isinstance(value, (bool, int, float, str))}
 
 
 def _content(cell: types.CellType) -> Any:

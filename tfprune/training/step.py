@@ -245,8 +245,12 @@ class Trainer(tf.Module):
         # The averages begin at zero: without a step there is none.
         if self.averages and self.steps_in_all:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
-            if self._constrain:
-                self._constrain(tf.constant(0.0))  # the averages are of values before it
+            self.constrain()  # the averages are of values before it
+
+    def constrain(self) -> None:
+        """What is done after each step, after weights have been assigned otherwise."""
+        if self._constrain:
+            self._constrain(tf.constant(0.0))
 
     @property
     def averages(self) -> bool:
