@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import tfprune  # noqa: F401  (before keras)
+import keras
 import numpy as np
 import pytest
 
