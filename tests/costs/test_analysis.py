@@ -73,6 +73,7 @@ def test_the_picture_shows_every_call(tmp_path, suffix):
         assert path.read_text().count('s2_conv2') >= 1
 
 
+@pytest.mark.slow
 def test_script_on_a_file_of_images_of_any_size(tmp_path):
     image = keras.Input((None, None, 3))
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, name='conv')(image))

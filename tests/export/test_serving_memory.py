@@ -45,6 +45,7 @@ def taken(model, folder, pictures, requests):
             found['error'])
 
 
+@pytest.mark.slow
 def test_a_picture_at_a_time_whatever_the_number_of_requests(tmp_path, monkeypatch):
     """48 MB each, eight of them at a time: together they take a third of a GB."""
     monkeypatch.setattr(image_bytes, 'LARGE_BYTES', 64 * MIB)

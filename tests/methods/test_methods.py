@@ -54,9 +54,10 @@ EXPORTED = ('uniform', 'rlal')
 
 
 # Of the final weights of runs of SMALL before the package was rearranged (commit cadcee8), on one
-# thread; other processors and versions of TensorFlow round otherwise.
+# thread, N2N's without the distillation that was then its own; other processors and versions of
+# TensorFlow round otherwise.
 DIGESTS = {('AMD EPYC', '2.21.0', True): {
-    'rlal': '65623391f8510ad7', 'amc': 'ce105222ebc58609', 'n2n': '4ee989504aced95b',
+    'rlal': '65623391f8510ad7', 'amc': 'ce105222ebc58609', 'n2n': 'dd83d77736fdbe2c',
     'magnitude': '920772e632b720d8'}}
 
 
@@ -113,8 +114,8 @@ def test_method_keeps_the_contract(name, run_of):
     assert (result.run_dir / 'report.html').stat().st_size > 10_000
 
 
-# One of each kind: only deciding, in rounds, between epochs, with students.
-KILLED = ('random', 'amc', 'rlal', 'n2n')
+# One of each kind that has a state: in rounds, between epochs.
+KILLED = ('amc', 'rlal')
 
 
 @pytest.mark.parametrize('name', [

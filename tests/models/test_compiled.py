@@ -62,6 +62,7 @@ def train(digits, jit_compile):
     return np.diff(losses), np.diff(penalties), accuracy, weights, trainer
 
 
+@pytest.mark.slow
 def test_compiled_is_uncompiled_up_to_float_error():
     """In a process of its own: operations that others have made deterministic do not compile."""
     done = subprocess.run(

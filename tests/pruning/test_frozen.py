@@ -148,6 +148,7 @@ def test_the_analysis_tells_what_it_counted_by_running():
     assert dataclasses.asdict(found)['dense']['trainable_params'] == 362
 
 
+@pytest.mark.slow
 def test_the_script_says_why_groups_stay(tmp_path):
     chain('a', 'b').save(tmp_path / 'mine.keras')
 

@@ -194,6 +194,7 @@ def test_the_compiled_schedule_is_followed_across_surgery(tmp_path):
     assert report['training']['reasons'][0].endswith('is followed from step 0 on, until surgery')
 
 
+@pytest.mark.slow
 def test_a_followed_schedule_that_ruined_weights_is_lowered_after_surgery_too(
         tmp_path, monkeypatch):
     model, ruined = table(optimizer=keras.optimizers.Adam(0.02), loss='mse'), [True, False]
@@ -225,6 +226,7 @@ def test_the_given_model_is_measured_as_it_is(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_half_precision_as_keras_compiles_it(tmp_path):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy('mixed_float16')

@@ -90,10 +90,10 @@ def test_random_weights_have_nothing_given_and_the_rates_of_random_weights(tmp_p
 
 def test_flags_come_before_what_the_model_says(trained, tmp_path):
     found = run(trained, tmp_path / 'run', learning_rate=0.002, weight_decay=1e-5,
-                optimizer='sgd', fine_tune_learning_rate=0.001)['training']
+                optimizer='sgd', fine_tune_learning_rate=0.001, distillation=0.5)['training']
     assert found['optimizer'] is None and found['reasons'] == []
-    assert [found[name] for name in ('learning_rate', 'fine_tune_learning_rate', 'weight_decay')
-            ] == [0.002, 0.001, 1e-5]
+    assert [found[name] for name in ('learning_rate', 'fine_tune_learning_rate', 'weight_decay',
+                                     'distillation')] == [0.002, 0.001, 1e-5, 0.5]
 
 
 def test_a_rate_that_ruins_is_lowered_and_said(trained, tmp_path, capsys):
@@ -152,6 +152,7 @@ def test_a_rate_that_was_asked_for_and_ruins_stops_the_run(trained, tmp_path):
     run(trained, tmp_path / 'run', learning_rate=3.0, check_first_epoch=False)  # the same folder
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_while_rates_are_tested_begins_anew(trained, tmp_path):
     calls = []
 
@@ -204,6 +205,7 @@ def test_images_learnt_by_heart_are_no_ruin():
     assert not judged.is_ruined(of(0.985), lambda _: of(0.8))
 
 
+@pytest.mark.slow
 def test_a_model_saved_after_its_rate_had_decayed_is_brought_back(trained, tmp_path, capsys):
     def decayed():
         model = network()

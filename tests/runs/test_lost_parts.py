@@ -15,6 +15,7 @@ from tfprune.runs.config import Config
 from tfprune.runs.folder import OWN_FILES, RunFolder
 
 CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
+                distillation=0.0,
                 random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
                 batch_size=512, reward_images=100, score_images=100, score_batch_size=100,
                 calibration_batches=1, lr_warmup_epochs=0.0)
@@ -50,6 +51,18 @@ def test_nothing_lost_is_not_spoken_of(whole):
     assert all(value > 0 for value in read_run(whole).report['seconds'].values())
     # Whatever a run writes is known as such: an unbegun folder is cleared by these names.
     assert {path.name for path in whole.iterdir()} <= OWN_FILES
+
+
+def test_without_its_teacher_a_run_does_not_go_on(stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / 'run')
+    for name in ('config.json', 'training.json'):
+        path = tmp_path / 'run' / name
+        values = json.loads(path.read_text())
+        (values.get('training') or values)['distillation'] = 0.5
+        path.write_text(json.dumps(values))
+    (tmp_path / 'run/dense.keras').unlink()
+    with pytest.raises(ValueError, match='lost, and with it the teacher of --distillation=0.5; be'):
+        runner.train_and_prune(CONFIG.replace(distillation=0.5), tmp_path / 'run', progress=False)
 
 
 def test_lost_parts_are_said_once_and_reported(stopped, tmp_path, capsys):

@@ -152,6 +152,7 @@ def test_one_search_gives_a_model_for_each_budget(whole):
     assert not (whole.run_dir / 'ratios' / '0.5').exists()  # is the run itself
 
 
+@pytest.mark.slow
 def test_other_budgets_of_a_search_on_given_weights_search_no_more(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, 'finish', only_the_model)  # the export is measured above
     train_and_prune(Config(initial_weights=str(whole.run_dir / 'dense.keras'),

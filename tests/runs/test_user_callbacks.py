@@ -98,6 +98,7 @@ def test_what_is_decided_on_and_saved_are_the_weights_that_a_callback_restores(
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_statistics_are_as_young_as_the_steps_that_callbacks_leave(tmp_path, monkeypatch):
     settled = []
     monkeypatch.setattr('tfprune.runs.fine_tuning._settle', lambda state: settled.append(1))

@@ -179,7 +179,8 @@ def test_half_of_a_batch_is_of_actions_as_asked_for():
     assert (action[size // 2:] == 1.0).all()
 
 
-RLAL = dict(agent='ddpg', alignment='none', episodes_per_epoch=2, random_reference_episodes=0,
+RLAL = dict(agent='ddpg', action='rate', alignment='none', episodes_per_epoch=2,
+            random_reference_episodes=0,
             comparison_episodes=0, context_size=4, context_updates=5, agent_updates=1)
 
 

@@ -279,6 +279,7 @@ def test_a_sub_network_is_scored_by_the_statistics_of_its_layers(kind):
             np.testing.assert_array_equal(variable, value)
 
 
+@pytest.mark.slow
 def test_after_a_short_training_the_statistics_are_those_of_the_trained_weights():
     """Two steps of momentum 0.99 leave 98% of the statistics of before."""
     rng = np.random.default_rng(0)

@@ -31,7 +31,8 @@ OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds', 'search_first_see
 _PLAIN = dict(context_size=0, context_updates=0)
 # Variant -> flags. The decoder's share of the scorings is taken from the agent's episodes.
 VARIANTS: dict[str, Mapping[str, Any]] = {
-    'random': dict(_PLAIN, random=True),
+    'random': dict(_PLAIN, random=True, agent='random', action='rate'),
+    'random, relative': dict(_PLAIN, random=True, agent='random'),
     'ppo': dict(_PLAIN, agent='ppo'),
     'ppo of rates': dict(_PLAIN, agent='ppo', action='rate'),
     'sac': dict(_PLAIN, agent='sac'),
