@@ -116,7 +116,8 @@ class Scalar(keras.losses.Loss):
 
 
 @pytest.mark.parametrize('loss', ['mse', scalar, Scalar, Scalar(),
-                                  Scalar(reduction='mean_with_sample_weight')])
+                                  Scalar(reduction='mean_with_sample_weight'),
+                                  Scalar(reduction='sum')])
 @pytest.mark.parametrize('weighted', [False, True])
 def test_the_loss_of_a_replica_is_that_of_its_examples(loss, weighted, monkeypatch):
     """Also of a loss that is a scalar, which Keras does not divide by the replicas."""
