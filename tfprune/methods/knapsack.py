@@ -33,36 +33,33 @@ class Knapsack(Method):
 def worth_most(budget: Budget, scores: list[np.ndarray]) -> np.ndarray:
     """Widths [G] inside the budget, by scores [C_g] of each group's channels, at least 0."""
     values = [np.concatenate([[0.0], np.cumsum(np.sort(score)[::-1])]) for score in scores]
-    places = np.array([len(allowed) - 1 for allowed in budget.allowed])
-    while not budget.fits(_widths(budget, places)):
-        narrower = [g for g in range(len(places)) if places[g]]
-        places[_cheapest(budget, values, places, narrower, -1)] -= 1
+    widths = budget.dense_widths
+    while not budget.fits(widths):
+        tried = _neighbours(budget, widths, -1)
+        widths = tried[np.argmin(_rates(budget, values, widths, tried))]
     while True:
-        wider = [g for g in range(len(places)) if places[g] + 1 < len(budget.allowed[g])
-                 and budget.fits(_widths(budget, _moved(places, g, 1)))]
-        if not wider:
-            return _widths(budget, places)
-        places[_cheapest(budget, values, places, wider, 1)] += 1
+        tried = _neighbours(budget, widths, 1)
+        tried = tried[budget.fits(tried)]
+        if not len(tried):
+            return widths
+        widths = tried[np.argmax(_rates(budget, values, widths, tried))]
 
 
-def _cheapest(budget: Budget, values: list[np.ndarray], places: np.ndarray, groups: list[int],
-              step: int) -> int:
-    """Of groups, that with the least score lost, or the most score won, for the cost of a step."""
-    tried = np.array([_widths(budget, _moved(places, g, step)) for g in groups])
-    now = _widths(budget, places)
+def _neighbours(budget: Budget, widths: np.ndarray, step: int) -> np.ndarray:
+    """Widths [N, G] with one group each an allowed step wider, or narrower; N may be 0."""
+    found = []
+    for g, allowed in enumerate(budget.allowed):
+        place = int(np.searchsorted(allowed, widths[g])) + step
+        if 0 <= place < len(allowed):
+            found.append(np.where(np.arange(len(widths)) == g, allowed[place], widths))
+    return np.array(found, np.int64).reshape(-1, len(widths))
+
+
+def _rates(budget: Budget, values: list[np.ndarray], widths: np.ndarray, tried: np.ndarray
+           ) -> np.ndarray:
+    """Score lost or won for the cost, [N], by each of the steps from widths to tried [N, G]."""
     to_save = np.maximum(budget.dense_costs - budget.limits, 1)
-    costs = (np.abs(budget.costs(now) - budget.costs(tried)) / to_save).sum(-1)
-    worth = np.array([abs(values[g][now[g]] - values[g][trial[g]])
-                      for g, trial in zip(groups, tried)])
-    rate = worth / np.maximum(costs, 1e-12)
-    return groups[int(np.argmin(rate) if step < 0 else np.argmax(rate))]
-
-
-def _moved(places: np.ndarray, group: int, step: int) -> np.ndarray:
-    moved = places.copy()
-    moved[group] += step
-    return moved
-
-
-def _widths(budget: Budget, places: np.ndarray) -> np.ndarray:
-    return np.array([allowed[place] for allowed, place in zip(budget.allowed, places)], np.int64)
+    costs = (np.abs(budget.costs(widths) - budget.costs(tried)) / to_save).sum(-1)
+    worth = sum(np.abs(value[width] - value[own])
+                for value, width, own in zip(values, widths, tried.T))
+    return worth / np.maximum(costs, 1e-12)

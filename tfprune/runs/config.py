@@ -166,19 +166,21 @@ def check_names(flags: Iterable[str], method: str = '') -> None:
 
 def default_values(method: str) -> dict[str, Any]:
     """{flag: default} of a configuration with this method."""
-    fields = flag_fields(options_of(method)) if method in METHODS else ()
-    own = {f'{method}.{field.name}': field.default for field in fields}
-    return DEFAULTS | own | {'method': method}
+    return _values(method, 'default')
 
 
 def values_before(method: str) -> dict[str, Any]:
     """{flag: what a configuration that does not know it yet had}."""
-    own = options_of(method) if method in METHODS else Options
-    return default_values(method) | {
-        name: field.metadata['before'] for part, prefix in (
-            *((part, '') for part in PARTS.values()), (own, f'{method}.'))
-        for name, field in ((f'{prefix}{field.name}', field) for field in flag_fields(part))
-        if 'before' in field.metadata}
+    return _values(method, 'before')
+
+
+def _values(method: str, kind: str) -> dict[str, Any]:
+    """{flag: its default, or what it was before}."""
+    parts: list[tuple[str, Any]] = [('', part) for part in PARTS.values()]
+    if method in METHODS:
+        parts.append((f'{method}.', options_of(method)))
+    return {f'{prefix}{field.name}': field.metadata.get(kind, field.default)
+            for prefix, part in parts for field in flag_fields(part)} | {'method': method}
 
 
 def completed(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tfprune.methods.base import Decision
 from tfprune.methods.names import METHODS
 from tfprune.models.initial_weights import load_initial_weights
 from tfprune.run_files import read_config, read_json, read_rows
-from tfprune.runs.config import AFTER_TRAINING, Config, default_values, differing_fields
+from tfprune.runs.config import AFTER_TRAINING, Config, differing_fields, values_before
 from tfprune.runs.first_epoch import lowered, note_lowered
 from tfprune.runs.folder import RunFolder, changed_files
 from tfprune.runs.recipe import FILE
@@ -85,7 +85,7 @@ def take_search(config: Config, folder: RunFolder) -> Decision | None:
     decisions, theirs = read_json(source / RATIOS_FILE), read_config(source) or {}
     if decisions is None:
         return None
-    known = default_values(theirs['method']) | theirs  # what is younger had its default
+    known = values_before(theirs['method']) | theirs
     if _of_method(known) != _of_method(config.to_json()):
         return None
     limit, = config.costs.limits.values()

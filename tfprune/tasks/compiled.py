@@ -24,7 +24,7 @@ from tfprune.structure.keras_internals import (CompiledWith, compiled_with, has_
 from tfprune.tasks.base import Targets, Task, count_of
 from tfprune.tasks.directions import is_accuracy, is_share, larger_is_better
 from tfprune.tasks.measure import Measure
-from tfprune.tasks.soft_targets import divergence_of
+from tfprune.tasks.soft_targets import Divergence, divergence_of
 
 # By such a share, beside ERRORS standard errors, a loss is better than that of other examples'
 # targets: untrained outputs, too, depend on inputs, and agree with targets a little.
@@ -46,6 +46,7 @@ class CompiledTask(Task):
         self._judge, self._has_loss = judge, has_loss
         self._variables = list(judge.metrics_variables)
         self._means = _means_of_losses(judge, self._variables)
+        self._divergences = _divergences(judge)
         with keras.StatelessScope([(v, v.value) for v in self._variables]) as scope:
             judge.reset_metrics()
             self._initial = [np.asarray(scope.get_current_value(v)) for v in self._variables]
@@ -121,17 +122,14 @@ class CompiledTask(Task):
 
     @property
     def can_distil(self) -> bool:
-        divergences = [divergence_of(loss) for _, loss, _ in losses_of(self._judge)]
-        return bool(divergences) and None not in divergences
+        return bool(self._divergences)
 
     def divergence(self, outputs: Any, teacher: Any, temperature: float) -> tf.Tensor:
         total = tf.constant(0.0)
-        for path, loss, weight in losses_of(self._judge):
+        for path, own, weight in self._divergences:
             answer, wanted = (functools.reduce(lambda part, key: part[key], path, each)
                               for each in (outputs, teacher))
-            divergence = divergence_of(loss)
-            assert divergence is not None
-            total += weight * tf.reduce_sum(divergence(answer, wanted, temperature))
+            total += weight * tf.reduce_sum(own(answer, wanted, temperature))
         return total
 
     def shown_score(self, score: float) -> str:
@@ -248,6 +246,13 @@ def _means_of_losses(judge: keras.Model, variables: list[Any]) -> list[tuple[int
     places = {id(variable): place for place, variable in enumerate(variables)}
     return [(places[id(metric.total)], places[id(metric.count)]) for metric in judge.metrics
             if type(metric) is keras.metrics.Mean and metric.name != _LOSS]
+
+
+def _divergences(judge: keras.Model) -> list[tuple[Any, Divergence, float]]:
+    """(path, divergence, weight) of each output; none where one has a loss without."""
+    found = [(path, divergence_of(loss), weight) for path, loss, weight in losses_of(judge)]
+    known = [(path, own, weight) for path, own, weight in found if own is not None]
+    return known if len(known) == len(found) else []
 
 
 def _judge(model: keras.Model, compiled: CompiledWith) -> keras.Model:

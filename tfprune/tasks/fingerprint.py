@@ -2,9 +2,9 @@
 knows that its task is the one that it began with.
 
 Losses are told apart by their class and attributes, private ones left out but for numbers and text,
-functions by name, code, defaults and what they
-enclose, metrics by their Keras configuration. What only counts how often a class was made, the
-names that Keras gives, is left out; of other objects there is the class alone.
+functions by name, code, defaults and what they enclose, metrics by their Keras configuration. What
+only counts how often a class was made, the names that Keras gives, is left out; of other objects
+there is the class alone.
 """
 import functools
 import hashlib
