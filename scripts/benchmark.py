@@ -113,6 +113,8 @@ flags.DEFINE_integer('search_seeds', 5, 'Suites learning and dense_reward: how m
                      lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_integer('search_first_seed', 0, 'Suites learning and dense_reward: the first of them.',
                      lower_bound=0, upper_bound=int(SEED.high))
+flags.DEFINE_integer('search_period', 20, 'Suite learning: epochs of a period of the reward that '
+                     'oscillates.', lower_bound=2, upper_bound=_MOST)
 
 
 def main(_: Sequence[str]) -> None:

@@ -13,14 +13,15 @@ from tfprune.costs.model import CostModel
 from tfprune.runs.checkpoints import restore
 from tfprune.search.agents import (AGENTS, SAC, carried_out, make_agent, mean_and_error, play,
                                    random_policy)
+from tfprune.search.agents.encoder import Encoder, WithStep
 from tfprune.search.agents.memory import Memory
-from tfprune.search.agents.ppo import WithGroup
 from tfprune.search.environment import FEATURES, PruningEnv
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, residual
 
 E = 8  # environments in lockstep
 Z = 3
+CONTEXT = (.5, -.5, .25)
 
 
 def reward(widths):
@@ -34,12 +35,16 @@ def envs():
     groups = trace_groups(model)
     costs = CostModel(model, groups)
     budget = Budget(groups, costs, {'macs': .5})
-    return [PruningEnv(groups, costs, reward, budget=budget, context_size=Z) for _ in range(E)]
+    made = [PruningEnv(groups, costs, reward, budget=budget, context_size=Z) for _ in range(E)]
+    for env in made:
+        env.set_context(CONTEXT)
+    return made
 
 
 def make(name, envs, *, seed, updates=10, learning_rate=3e-3):
     keras.utils.set_random_seed(seed)
-    return make_agent(name, envs[0], learning_rate=learning_rate, updates=updates, episodes=E)
+    return make_agent(name, envs[0], learning_rate=learning_rate, updates=updates, episodes=E,
+                      epochs=2)
 
 
 def epoch(agent, envs, seed):
@@ -139,7 +144,7 @@ def test_greedy_is_without_noise_and_sees_z(trained, envs):
         env.set_context([1, -1, 1])
     moved = actions(envs, agent.greedy_policy)
     for env in envs:
-        env.set_context([0, 0, 0])
+        env.set_context(CONTEXT)
     assert not np.allclose(first[0], moved[0], atol=1e-6)
 
 
@@ -221,12 +226,63 @@ def test_ppo_is_told_the_group_and_begins_with_its_spread(envs):
     steps, _ = play(envs, agent.collect_policy)
     groups = len(envs[0].budget.names)
     for g, step in enumerate(steps[:-1]):
-        told = WithGroup(groups)(tf.constant(step.observation)).numpy()
+        told = WithStep(groups)(tf.constant(step.observation)).numpy()
         assert told.shape == (E, len(FEATURES) + Z + groups)
         assert (told[:, -groups:] == np.eye(groups)[g]).all()
         assert np.array_equal(told[:, :-groups], step.observation)
         spread = np.asarray(step.policy_info['dist_params']['scale'])
         assert spread == pytest.approx(np.full((E, 1), .25))
+
+
+def test_z_modulates_and_changes_nothing_at_first():
+    encoder, plain_one = Encoder(4, Z, (6, 5)), Encoder(4, 0, (6, 5))
+    rng = np.random.default_rng(0)
+    features = rng.uniform(size=(2, 7)).astype(np.float32)
+    features[:, 0] = .25, .5  # the first and the second step
+    z = rng.uniform(-1, 1, (2, Z)).astype(np.float32)
+    hidden = encoder(np.concatenate([features, z], 1))
+    assert hidden.shape == (2, 5)
+    plain_one(features)
+    plain_one.set_weights(encoder.get_weights()[:4])
+    np.testing.assert_allclose(hidden, plain_one(features), atol=1e-6)
+    copy = Encoder.from_config(encoder.get_config())
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(encoder(np.concatenate([features, z], 1)) ** 2)
+    gradients = tape.gradient(loss, encoder.trainable_weights)
+    assert len(gradients) == 8 and all(np.abs(g).max() > 0 for g in gradients)
+    for weight, gradient in zip(encoder.trainable_weights, gradients):
+        weight.assign_sub(gradient)
+    # (1 + gamma(z)) (W h + b) + beta(z), by hand.
+    w, b, w2, b2, m, c, m2, c2 = encoder.get_weights()
+    h = np.concatenate([features, np.eye(4)[:2]], 1)
+    for kernel, bias, film, shift in ((w, b, m, c), (w2, b2, m2, c2)):
+        gamma, beta = np.split(z @ film + shift, 2, axis=1)
+        h = np.tanh((1 + gamma) * (h @ kernel + bias) + beta)
+    np.testing.assert_allclose(encoder(np.concatenate([features, z], 1)), h, atol=1e-5)
+    copy(np.concatenate([features, z], 1))
+    assert [x.shape for x in copy.get_weights()] == [x.shape for x in encoder.get_weights()]
+
+
+def test_ppo_learns_from_the_latest_epochs_each_above_its_own_mean(envs):
+    keras.utils.set_random_seed(0)
+    agent = make_agent('ppo', envs[0], learning_rate=0, updates=1, episodes=E, epochs=2)
+    learnt = []
+    agent._train = lambda experience: learnt.append(experience) or agent.agent.train(experience)
+    played = []
+    for epoch in range(3):
+        played.append(play(envs, agent.collect_policy))
+        agent.observe(played[-1][0], on_policy=True, epoch=epoch)
+        assert np.isfinite(agent.update())
+    assert [len(experience.reward) for experience in learnt] == [E, 2 * E, 2 * E]
+    newest = learnt[2]
+    last = newest.reward.shape[1] - 2
+    assert (np.delete(newest.reward, last, axis=1) == 0).all()
+    expected = [np.array(rewards) - np.mean(rewards) for _, rewards in (played[2], played[1])]
+    np.testing.assert_allclose(newest.reward[:, -2], np.concatenate(expected), atol=1e-5)
+    # Each with the probabilities under which it was played.
+    for rows, (steps, _) in ((slice(0, E), played[2]), (slice(E, None), played[1])):
+        told = newest.policy_info['dist_params']['loc'][rows, 0]
+        np.testing.assert_array_equal(told, steps[0].policy_info['dist_params']['loc'])
 
 
 def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):

@@ -1,4 +1,5 @@
-"""Context: gradients reach the embeddings, and z explains a drifting reward."""
+"""Context: gradients reach the embeddings, z explains a drifting reward, and knows an epoch before
+any of its rewards is seen."""
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
@@ -6,13 +7,16 @@ import pytest
 import tensorflow as tf
 
 from tfprune.runs.checkpoints import restore
-from tfprune.search.context import ContextNetwork, ContextTrainer, EpisodeHistory
+from tfprune.search.context import (ContextNetwork, ContextTrainer, EpisodeHistory,
+                                    direction_of_better)
 
-T, G = 6, 4  # epochs, groups
+T, G, K = 6, 4, 2  # epochs, numbers of an action and of what is known
 
 
 def make(context_size=8, capacity=64, seed=0, learning_rate=1e-2):
-    network = ContextNetwork(T, G, context_size=context_size, embedding_size=5, seed=seed)
+    network = ContextNetwork(T, G, K, context_size=context_size, embedding_size=5, seed=seed)
+    for epoch in range(T):
+        network.know(epoch, [epoch, epoch % 2])
     return ContextTrainer(network, EpisodeHistory(capacity, G), learning_rate=learning_rate)
 
 
@@ -21,7 +25,7 @@ def embedding_gradient(network, rates, epochs, rewards):
     with tf.GradientTape() as tape:
         loss = network.reconstruction_loss(rates, tf.constant(epochs), rewards)
     gradient = tape.gradient(loss, network.trainable_variables)[0]
-    assert network.trainable_variables[0] is network.embeddings
+    assert network.trainable_variables[0] is network.increments
     return np.linalg.norm(tf.convert_to_tensor(gradient).numpy(), axis=1)
 
 
@@ -39,13 +43,55 @@ def test_z_depends_on_no_later_embedding():
     network = make().network
     before = network(np.arange(T)).numpy()
     assert before.shape == (T, 8) and np.abs(before).max() < 1
-    values = network.embeddings.numpy()
-    values[3] += 1
-    network.embeddings.assign(values)
-    after = network(np.arange(T)).numpy()
-    assert np.array_equal(before[:3], after[:3])
-    assert (np.abs(before[3:] - after[3:]).max(axis=1) > 0).all()
-    assert np.array_equal(network(np.array([4])).numpy()[0], after[4])
+    for table in (network.increments, network.known):
+        values = table.numpy()
+        values[3] += 1
+        table.assign(values)
+        after = network(np.arange(T)).numpy()
+        assert np.array_equal(before[:3], after[:3])
+        assert (np.abs(before[3:] - after[3:]).max(axis=1) > 0).all()
+        assert np.array_equal(network(np.array([4])).numpy()[0], after[4])
+        before = after
+
+
+def test_what_is_not_known_counts_as_the_mean():
+    network = ContextNetwork(T, G, K, context_size=8)
+    assert (network(np.arange(T)).numpy() == 0).all()  # nothing is known, nothing learnt
+    for epoch, level in enumerate([1., 3., 2.]):
+        network.know(epoch, [level, np.nan])
+    assert network.known_mean.numpy().tolist() == [2, 0]
+    assert network.known_std.numpy() == pytest.approx([np.sqrt(2 / 3), 1])
+    z = network(np.arange(3)).numpy()
+    assert (np.abs(z).max(axis=1) > 0).all()
+    network.know(2, [np.nan, np.nan])
+    assert network.known_mean.numpy().tolist() == [2, 0]
+    z = network(np.arange(3)).numpy()
+    table = network.known.numpy()
+    table[2] = 2, 0
+    network.known.assign(table)
+    assert np.array_equal(network(np.arange(3)).numpy(), z)
+    with pytest.raises(ValueError, match=r'what is known must have shape \(2,\); received \(3,\)'):
+        network.know(0, [1, 2, 3])
+
+
+def test_what_does_not_vary_says_nothing():
+    network = ContextNetwork(T, G, 1, context_size=8)
+    for epoch in range(3):
+        network.know(epoch, [.1 + 1e-9 * epoch])
+    assert np.abs(network(np.arange(3)).numpy()).max() < 1e-6
+
+
+def test_a_new_epoch_begins_where_the_last_one_stood():
+    """Embeddings are sums of increments: of an epoch that nothing was learnt of, that before it."""
+    network = ContextNetwork(T, G, context_size=8)
+    values = np.zeros(network.increments.shape, np.float32)
+    values[:3] = np.random.default_rng(0).normal(size=(3, values.shape[1]))
+    network.increments.assign(values)
+    seen = []
+    network.rnn = lambda inputs: seen.append(inputs.numpy()[0]) or tf.zeros((1, T, 8))
+    network(np.arange(T))
+    np.testing.assert_allclose(seen[0], np.cumsum(values, axis=0), atol=1e-6)
+    assert np.array_equal(seen[0][3], seen[0][2])
 
 
 def test_every_part_trains_on_the_loss():
@@ -90,6 +136,43 @@ def test_z_explains_a_drifting_reward_on_held_out_episodes():
     assert .7 < without
 
 
+def test_z_knows_an_epoch_before_any_of_its_rewards():
+    """Which actions are better depends on a phase, told by what is known: of epochs that nothing
+    was learnt of, the decoder tells better from worse. It does not without."""
+    epochs, rng = 30, np.random.default_rng(0)
+    phases = rng.uniform(-1, 1, (epochs, 2))
+
+    def rewards(actions, epoch):
+        return .5 + .1 * actions[:, :2] @ phases[epoch]
+
+    found = {}
+    for known in (0, 2):
+        network = ContextNetwork(epochs, G, known, context_size=8)
+        trainer = ContextTrainer(network, EpisodeHistory(400, G), learning_rate=1e-2)
+        for epoch in range(epochs):
+            network.know(epoch, phases[epoch, :known])
+        for epoch in range(20):
+            actions = rng.uniform(size=(20, G))
+            for action, reward in zip(actions, rewards(actions, epoch)):
+                trainer.history.append(epoch, action, reward)
+        trainer.fit(300)
+        actions = rng.uniform(size=(100, G)).astype(np.float32)
+        found[known] = np.mean([np.corrcoef(
+            rewards(actions, epoch), network.predict_rewards(
+                actions, np.full(100, epoch, np.int32)))[0, 1] for epoch in range(20, epochs)])
+    print(f'\ncorrelation in epochs not learnt of: {found[2]:.2f}, without what is known '
+          f'{found[0]:.2f}')
+    assert found[2] > .8 > .5 > found[0]
+
+
+def test_direction_of_better_by_hand():
+    actions, rewards = np.array([[1., 0], [0, 1]]), np.array([.7, .4])
+    found = direction_of_better(np.array([.5, .5]), .5, actions, rewards)
+    np.testing.assert_allclose(found, .2 * np.array([.5, -.5]) - .1 * np.array([-.5, .5]))
+    lifted = direction_of_better(np.array([.5, .5]), .8, actions, rewards + .3)
+    np.testing.assert_allclose(lifted, found)
+
+
 def test_no_retrace_when_the_history_grows():
     trainer = make(capacity=20)
     for epoch in range(T):
@@ -124,6 +207,21 @@ def test_losses_by_hand():
     assert float(loss) == pytest.approx((.25 + .25 + 2.25) / 3)
     weighted = network.reconstruction_loss(rates, epochs, rewards, tf.constant([0., 1., 1.]))
     assert float(weighted) == pytest.approx((.25 + 2.25) / 2)
+    # A constant says nothing of advantages, within an epoch as over all.
+    for epochs in ([0, 0, 0], [0, 1, 1]):
+        _, advantages, drift = network.losses(rates, tf.constant(epochs), rewards)
+        assert float(advantages) == pytest.approx(1, abs=.01) and float(drift) == 0
+
+
+def test_increments_are_kept_small():
+    trainer = make()
+    trainer.history.append(2, np.full(G, .5), 1.)
+    trainer.network.increments.assign(np.ones((T, 5)))
+    assert float(trainer.network.losses(tf.zeros((1, G)), tf.zeros(1, tf.int32), tf.zeros(1))[2]
+                 ) == 5 * T
+    before = trainer.network.increments.numpy()
+    trainer.fit(3)
+    assert (trainer.network.increments.numpy()[3:] < before[3:]).all()  # by nothing else
 
 
 def test_fit_standardises_by_what_was_observed():
@@ -177,7 +275,9 @@ def test_seeds_decide_the_network():
 
 def test_z_is_that_of_the_whole_sequence():
     network = make().network
-    whole = network.rnn(tf.convert_to_tensor(network.embeddings)[None])[0]
+    network.increments.assign(np.random.default_rng(0).normal(size=(T, 5)))
+    known = (network.known.numpy() - network.known_mean.numpy()) / network.known_std.numpy()
+    whole = network.rnn(np.concatenate([known, network.increments.numpy().cumsum(0)], 1)[None])[0]
     for epochs in ([0], [2, 1], [T - 1]):
         np.testing.assert_allclose(network(np.array(epochs)), tf.gather(whole, epochs), atol=1e-6)
 
@@ -188,7 +288,8 @@ def test_without_context_z_is_empty():
     assert len(network.trainable_variables) == 4
 
 
-@pytest.mark.parametrize('arguments', [(0, 3, 4), (3, 0, 4), (3, 3, -1)])
+@pytest.mark.parametrize('arguments', [(0, 3, 0, 4), (3, 0, 0, 4), (3, 3, -1, 4), (3, 3, 0, -1)])
 def test_bad_sizes(arguments):
+    *sizes, context_size = arguments
     with pytest.raises(ValueError, match='ContextNetwork expects num_epochs >= 1'):
-        ContextNetwork(arguments[0], arguments[1], context_size=arguments[2])
+        ContextNetwork(*sizes, context_size=context_size)

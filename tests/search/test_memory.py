@@ -216,8 +216,8 @@ def test_rlal_learns_on_todays_z_and_goes_on_bit_for_bit(tmp_path):
         assert after[0].metrics[name] == after[1].metrics[name]
     for one, other in zip(whole.agent.variables, fresh.agent.variables, strict=True):
         assert np.array_equal(one.numpy(), other.numpy())
-    assert np.array_equal(whole.context.network.embeddings.numpy(),
-                          fresh.context.network.embeddings.numpy())
+    assert np.array_equal(whole.context.network.increments.numpy(),
+                          fresh.context.network.increments.numpy())
     # The context has learnt of the epoch: its z moves under what is remembered.
     moved = whole.agent._context(memory.epochs.value()).numpy()
     assert np.abs(moved[:4] - before[:4]).max() > 1e-4
@@ -264,7 +264,7 @@ def test_a_context_that_is_no_number_is_an_error():
     method.context.network.decoder.weights[-1].assign([np.nan])
     with pytest.raises(NonFiniteLossError, match='context network is nan: a lower --context_learn'):
         method.context.fit(1)
-    embeddings = method.context.network.embeddings
-    embeddings.assign(tf.fill(embeddings.shape, np.float32(np.nan)))
+    increments = method.context.network.increments
+    increments.assign(tf.fill(increments.shape, np.float32(np.nan)))
     with pytest.raises(ValueError, match='z must be finite'):
         method.after_epoch(0, 1)

@@ -174,7 +174,7 @@ def test_the_history_learns_of_what_was_ranked_and_the_agent_does_not(small):
     assert all(budget.fits(list(row['widths'].values())) for epoch in rows for row in epoch)
     # What is followed is the best of all that was scored in this epoch.
     best = max(row['reward'] for row in rows[-1])
-    assert method._reward(budget.as_dict(method.best_widths.numpy())) >= best
+    assert method._reward(budget.as_dict(method.best_widths.numpy())) > best - 1e-6
 
 
 def test_without_candidates_nothing_is_ranked(small):

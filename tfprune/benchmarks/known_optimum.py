@@ -39,14 +39,15 @@ class AdditiveAccuracy:
     period: int = 20
 
     @classmethod
-    def draw(cls, dense: np.ndarray, seed: int, drift: str, epochs: int) -> 'AdditiveAccuracy':
+    def draw(cls, dense: np.ndarray, seed: int, drift: str, epochs: int, period: int = 20
+             ) -> 'AdditiveAccuracy':
         """Weights log-normal, k uniform in [1, 6]; ValueError for an unknown drift."""
         if drift not in DRIFTS:
             raise ValueError(f'Unknown drift {drift!r}. Available: {", ".join(DRIFTS)}')
         rng = np.random.default_rng(seed)
         weights = np.exp(rng.normal(size=(2, len(dense))))
         return cls(np.asarray(dense), weights / weights.sum(1, keepdims=True),
-                   rng.uniform(1, 6, len(dense)), drift, epochs)
+                   rng.uniform(1, 6, len(dense)), drift, epochs, period)
 
     def weights(self, epoch: int) -> np.ndarray:
         """level_t * weight_g,t, [G]."""

@@ -27,14 +27,16 @@ from tfprune.search.problem import Problem
 from tfprune.search.surrogate import predict
 from tfprune.training.options import Epochs
 
-OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds', 'search_first_seed')
+OPTIONS = ('search_epochs', 'search_episodes', 'search_seeds', 'search_first_seed',
+           'search_period')
 _PLAIN = dict(context_size=0, context_updates=0)
 # Variant -> flags. The decoder's share of the scorings is taken from the agent's episodes.
 VARIANTS: dict[str, Mapping[str, Any]] = {
     'random': dict(_PLAIN, random=True, agent='random', action='rate'),
-    'random, relative': dict(_PLAIN, random=True, agent='random'),
-    'ppo': dict(_PLAIN, agent='ppo'),
-    'ppo of rates': dict(_PLAIN, agent='ppo', action='rate'),
+    'random relative': dict(_PLAIN, random=True, agent='random'),
+    'ppo': dict(_PLAIN, agent='ppo', agent_epochs=1),
+    'ppo of 3 epochs': dict(_PLAIN, agent='ppo'),
+    'ppo of rates': dict(_PLAIN, agent='ppo', action='rate', agent_epochs=1),
     'sac': dict(_PLAIN, agent='sac'),
     'ddpg': dict(_PLAIN, agent='ddpg'),
     'ppo+z': dict(agent='ppo'),
@@ -44,8 +46,10 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
 
 
 def rows(only: Sequence[str] = (), *, search_epochs: int = 30, search_episodes: int = 20,
-         search_seeds: int = 5, search_first_seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Yields a row a drift, variant and seed; `only` names drifts and variants.
+         search_seeds: int = 5, search_first_seed: int = 0, search_period: int = 20
+         ) -> Iterator[dict[str, Any]]:
+    """Yields a row a drift, variant and seed; `only` names drifts and variants; `search_period` is
+    that of the oscillating one, in epochs.
 
     Raises:
         ValueError: for a name of neither.
@@ -61,10 +65,11 @@ def rows(only: Sequence[str] = (), *, search_epochs: int = 30, search_episodes: 
         for seed in range(search_first_seed, search_first_seed + search_seeds):
             for variant in variants:
                 start = time.perf_counter()
+                accuracy = AdditiveAccuracy.draw(search.budget.dense_widths, seed, drift,
+                                                 search_epochs, search_period)
                 yield {'drift': drift, 'variant': variant, 'seed': seed,
-                       'episodes_per_epoch': search_episodes,
-                       **search.run(VARIANTS[variant], drift, seed, search_epochs,
-                                    search_episodes),
+                       'episodes_per_epoch': search_episodes, 'period': search_period,
+                       **search.run(VARIANTS[variant], accuracy, seed, search_episodes),
                        'seconds': round(time.perf_counter() - start, 1)}
 
 
@@ -83,14 +88,14 @@ class Search:
         play(envs, random_policy(envs[0], 0))
         return np.array([list(env.widths.values()) for env in envs])
 
-    def run(self, variant: Mapping[str, Any], drift: str, seed: int, epochs: int, episodes: int
+    def run(self, variant: Mapping[str, Any], accuracy: AdditiveAccuracy, seed: int, episodes: int
             ) -> dict[str, Any]:
         """The shares of the optimum of a search, a list over the epochs each.
 
         mean: of the policy's episodes; best: of the best reward so far (static only); decision: of
         v; spearman: of the decoder's and the true rewards of 500 random decisions, after the epoch.
         """
-        accuracy = AdditiveAccuracy.draw(self.budget.dense_widths, seed, drift, epochs)
+        epochs = accuracy.epochs
         options, planned = self._options(variant, epochs, episodes)
         epoch, scorings = 0, 0
 
@@ -116,7 +121,7 @@ class Search:
             values: dict[str, Any] = {
                 'mean': np.mean(by_source.get('policy') or by_source['random']),
                 'decision': accuracy(method.best_widths.numpy(), epoch)}
-            if drift == 'static':
+            if accuracy.drift == 'static':
                 values['best'] = best
             if 'surrogate' in by_source:
                 values['ranked'] = np.mean(by_source['surrogate'])
@@ -157,7 +162,7 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
     cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in found:
         cases.setdefault((row['drift'], row['variant']), []).append(row)
-    spans = [(1, 5), (5, 10), (10, 15), (15, 20), (20, 30)]
+    spans = [(1, 5), (5, 10), (10, 15), (15, 20), (20, 30), (30, 42)]
     spans = [span for span in spans if any(len(row['mean']) > span[0] for row in found)]
     lines = ['| reward | search | '
              + ' | '.join(f'epochs {first + 1} to {last}' for first, last in spans)
@@ -176,7 +181,23 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
         shares = {row['seed']: row['uniform'] for row in found if row['drift'] == drift}
         lines.append(f'| {drift} | uniform widths |{" |" * (len(spans) + 1)} '
                      f'{_spread(list(shares.values()))} | | |')
-    return '\n'.join(lines)
+    return '\n'.join(lines + _of_context(cases))
+
+
+def _of_context(cases: Mapping[tuple[str, str], Sequence[dict[str, Any]]]) -> list[str]:
+    """What z adds to PPO, a line a drift: the policy's mean from the seventh epoch on."""
+    lines = []
+    for drift in DRIFTS:
+        with_z, without = ({row['seed']: np.mean(row['mean'][6:]) for row in cases.get(
+            (drift, name), ()) if len(row['mean']) > 6} for name in ('ppo+z', 'ppo'))
+        seeds = [seed for seed in with_z if seed in without]
+        if len(seeds) > 1:
+            found = stats.ttest_rel([with_z[seed] for seed in seeds],
+                                    [without[seed] for seed in seeds])
+            low, high = found.confidence_interval()
+            lines.append(f'{drift}: z adds {(low + high) / 2:+.3f} to PPO from epoch 7 on '
+                         f'(95%: {low:+.3f} to {high:+.3f}, {len(seeds)} seeds, paired).')
+    return ['', *lines] if lines else []
 
 
 def _spread(values: Sequence[float]) -> str:

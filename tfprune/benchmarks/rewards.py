@@ -145,9 +145,9 @@ class Study:
         rounds, episodes = _OF_POLICY
         envs = [RelativeEnv(self.groups, self.costs, lambda widths: self.score(self._masks(widths)),
                             budget=self.budget) for _ in range(episodes)]
-        agent = PPO(envs[0], learning_rate=0.0, updates=20)
-        for _ in range(rounds):
-            agent.observe(play(envs, agent.collect_policy)[0], on_policy=True)
+        agent = PPO(envs[0], learning_rate=0.0, updates=20, episodes=episodes)
+        for round_ in range(rounds):
+            agent.observe(play(envs, agent.collect_policy)[0], on_policy=True, epoch=round_)
             agent.update()
         play(envs, agent.collect_policy)
         return [np.array(list(env.widths.values())) for env in envs[:count]]

@@ -33,7 +33,7 @@ import tensorflow as tf
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.proportional import smallest_fitting, uniform_widths
-from tfprune.methods.base import Decision, EpochResult, Method
+from tfprune.methods.base import Decision, EpochResult, Method, Trained
 from tfprune.methods.options import AutoCompressOptions
 from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
@@ -134,7 +134,7 @@ class AutoCompress(Method):
         starts = self._starts()
         return 'group_lasso' if starts and epoch >= starts[0] else 'train'
 
-    def after_epoch(self, epoch: int, coming: int) -> EpochResult:
+    def after_epoch(self, epoch: int, coming: int, trained: Trained = Trained()) -> EpochResult:
         metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
         self._reward.forget()

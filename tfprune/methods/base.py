@@ -6,6 +6,7 @@ fine-tunes. A method's state is its tf.Variables (it is a tf.Module and is check
 after each epoch and each round); a method without state is a function of the weights.
 """
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,6 +56,14 @@ class Decision:
             masks[name] = np.zeros(row['dense_width'], bool)
             masks[name][row['kept']] = True
         return cls(masks, tuple(values['removed']), values['search_equivalents'])
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What training says of an epoch: its held-out metric as a reward, of the whole model; the last
+    learning rate. NaN for what is not known."""
+    reward: float = math.nan
+    learning_rate: float = math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +150,16 @@ class Method(tf.Module):
         del epoch
         return 'train'
 
-    def after_epoch(self, epoch: int, coming: int) -> EpochResult:
+    def after_epoch(self, epoch: int, coming: int, trained: Trained = Trained()) -> EpochResult:
         """Called after each epoch that is trained before surgery, weights frozen.
 
         Args:
             epoch: counts from 0.
             coming: the epoch that comes next: the one after it, unless a callback has ended the
                 phase and those between are left out; that of surgery after the last.
+            trained: what training says of it.
         """
-        del epoch, coming
+        del epoch, coming, trained
         return EpochResult()
 
     def rounds(self) -> int:

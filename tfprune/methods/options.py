@@ -53,6 +53,9 @@ class RlalOptions(Options):
         0.0, "The agent's actor learns at this rate; 0 takes the agent's own default.", RATE)
     agent_updates: int = field_of(
         20, 'The agent passes this often over the episodes of an epoch.', COUNT)
+    agent_epochs: int = field_of(
+        3, 'PPO learns from the episodes of the latest epochs, this many.', Range(1, 100),
+        before=1)
     episodes_per_epoch: int = field_of(
         8, 'This many episodes are played after each random or joint epoch.', COUNT)
     random_reference_episodes: int = field_of(
@@ -70,7 +73,8 @@ class RlalOptions(Options):
         16, 'At the end of the joint phase this many episodes of the policy are compared with as '
         'many of random actions on the same weights.', COUNT_OR_NONE)
     context_size: int = field_of(
-        128, 'The context z has this many numbers; 0 runs without context.', Range(0, 65_536))
+        8, 'The context z has this many numbers; 0 runs without context.', Range(0, 65_536),
+        before=128)
     context_updates: int = field_of(
         100, 'The context network and its decoder take this many steps after each epoch.',
         COUNT_OR_NONE)

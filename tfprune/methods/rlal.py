@@ -22,8 +22,9 @@ episode has been scored v is the uniform decision; what v leaves of the budget i
 --rlal.surrogate_candidates
 the decoder ranks decisions nobody has tried, and the best are scored and are candidates for v. 8. A
 sub-network is scored with the batch-norm statistics of each batch of held-out images, whose number
-is --score_batch_size; the published method does not say with which. 9. The agent acts in epoch t
-under a z_t whose e_t has learnt nothing yet: what it learns from are that epoch's episodes.
+is --score_batch_size; the published method does not say with which. 9. z_t (tfprune.search.context)
+is also of what is known before the agent acts: v and its rivals are scored on the weights as they
+are first, and the uniform decision with them. PPO learns from the last three epochs.
 """
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.costs.proportional import uniform_widths
-from tfprune.methods.base import Decision, EpochResult, Method
+from tfprune.methods.base import Decision, EpochResult, Method, Trained
 from tfprune.methods.options import RlalOptions
 from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
@@ -41,12 +42,16 @@ from tfprune.pruning.masks import Masks, open_masks
 from tfprune.search.agents import (Policy, carried_out, make_agent, mean_and_error, play,
                                    random_policy)
 from tfprune.search.alignment import AlignmentDecay, AlignmentPenalty, StrengthController
-from tfprune.search.context import ContextNetwork, ContextTrainer, EpisodeHistory
+from tfprune.search.context import (ContextNetwork, ContextTrainer, EpisodeHistory,
+                                    direction_of_better)
 from tfprune.search.environment import PruningEnv, RelativeEnv
 from tfprune.search.problem import Problem
 from tfprune.search.surrogate import best_unscored
 from tfprune.training.options import Epochs
 from tfprune.training.seeding import derived_seed
+
+
+_KNOWN = 4  # numbers of what is known before the agent acts, beside a direction in widths
 
 
 class RLAL(Method):
@@ -70,13 +75,13 @@ class RLAL(Method):
         # Before the context network: an initial weight is the next draw of the global seed.
         self.agent = make_agent(options.agent, self._envs[0], episodes=episodes,
                                 learning_rate=options.agent_learning_rate,
-                                updates=options.agent_updates,
+                                updates=options.agent_updates, epochs=options.agent_epochs,
                                 context=lambda epochs: self.context.network(epochs))
         ranked = options.surrogate_scored if options.surrogate_candidates else 0
         capacity = (episodes * (planned.random_epochs + planned.joint_epochs)
                     + ranked * planned.joint_epochs)
         self.history = EpisodeHistory(max(1, capacity), num_groups)
-        network = ContextNetwork(max(1, planned.search), num_groups,
+        network = ContextNetwork(max(1, planned.search), num_groups, _KNOWN + num_groups,
                                  context_size=options.context_size, seed=problem.seed)
         self.context = ContextTrainer(network, self.history,
                                       learning_rate=options.context_learning_rate)
@@ -108,17 +113,16 @@ class RLAL(Method):
     def phase(self, epoch: int) -> str:
         return self.problem.epochs.phase(epoch)
 
-    def after_epoch(self, epoch: int, coming: int) -> EpochResult:
+    def after_epoch(self, epoch: int, coming: int, trained: Trained = Trained()) -> EpochResult:
         options, phase = self.options, self.phase(epoch)
         self._reward.forget()
         self._noted: dict[str, float] = {}
-        # z of this epoch, before the context learns of it: the agent acts and is judged under it.
-        z = self.context.network(np.array([epoch]))[0].numpy()
-        for env in self._envs:
-            env.set_context(z)
         metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
         if phase in ('random', 'joint'):
+            with self._watch('rescoring', whole=True):
+                known = self._rescore_known(epoch, trained)
+            self._set_context(epoch, known)
             with self._watch('policy'):
                 rows += self._episodes(epoch, phase)
             with self._watch('agent'):
@@ -132,7 +136,7 @@ class RLAL(Method):
                 with self._watch('surrogate', whole=True):
                     rows += self._score_ranked(epoch)
             with self._watch('rescoring', whole=True):
-                self._note(metrics, 'subnetwork', self._rescore())
+                self._note(metrics, 'subnetwork', self._choose())
         if phase != 'alignment':
             self.alignment.set_masks(self._select(self.best_widths.numpy()))
         if phase == 'joint':
@@ -225,15 +229,33 @@ class RLAL(Method):
             played += rows
         return metrics, played
 
-    def _rescore(self) -> float:
-        """Sets best_widths to the best candidate on the current weights; returns its reward."""
-        dense = self.problem.budget.dense_widths
-        candidates = [self.best_widths.numpy()]
-        candidates += [np.rint(dense * (1 - rates)).astype(np.int64) for rates
-                       in self.history.best(self.options.rescored_candidates)]
-        candidates += [np.array(widths, np.int64) for widths in self._reward.known()]
-        scored = [self._reward(self.problem.budget.as_dict(widths)) for widths in candidates]
-        filled = self.problem.budget.fill(candidates[int(np.argmax(scored))])
+    def _rescore_known(self, epoch: int, trained: Trained) -> np.ndarray:
+        """Scores v, the best earlier decisions and the uniform one on the current weights; what is
+        known of the epoch then, [_KNOWN + G]."""
+        budget = self.problem.budget
+        dense, uniform = budget.dense_widths, uniform_widths(budget)
+        widths = [self.best_widths.numpy()]
+        widths += [np.rint(dense * (1 - rates)).astype(np.int64) for rates
+                   in self.history.best(self.options.rescored_candidates)]
+        rewards = [self._reward(budget.as_dict(each)) for each in widths]
+        reference = self._reward(budget.as_dict(uniform))
+        better = direction_of_better(uniform / dense, reference, np.array(widths) / dense,
+                                     np.array(rewards))
+        share = epoch / self.problem.epochs.search
+        return np.array([reference, trained.reward, trained.learning_rate, share, *better])
+
+    def _set_context(self, epoch: int, known: np.ndarray) -> None:
+        """z of this epoch, before the context learns from its episodes: the agent acts and is
+        judged under it."""
+        self.context.network.know(epoch, known)
+        z = self.context.network(np.array([epoch]))[0].numpy()
+        for env in self._envs:
+            env.set_context(z)
+
+    def _choose(self) -> float:
+        """Sets best_widths to the best that has been scored on the current weights; its reward."""
+        known = self._reward.known()
+        filled = self.problem.budget.fill(np.array(max(known, key=known.__getitem__), np.int64))
         self.best_widths.assign(filled)
         return self._reward(self.problem.budget.as_dict(filled))
 

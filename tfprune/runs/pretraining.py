@@ -2,6 +2,7 @@
 import tensorflow as tf
 
 from tfprune.data.examples import Examples
+from tfprune.methods.base import Trained
 from tfprune.runs.checkpoints import Position, restore
 from tfprune.runs.epochs import EpochLoop, Stage
 from tfprune.runs.given import first_epoch
@@ -48,7 +49,10 @@ def _train(state: State, problem: Problem) -> None:
         if epoch == 0 and judged:
             trained = loop.not_ruined(trained, judged)
         with loop.acting(trained) as row:
-            result = scorer.lead(lambda: method.after_epoch(epoch, loop.coming), method)
+            measure = state.task.measure
+            seen = Trained(measure.reward(trained.held_out[measure.name]),
+                           float(trainer.last_rate))
+            result = scorer.lead(lambda: method.after_epoch(epoch, loop.coming, seen), method)
             if result is not None:  # the chief's alone
                 state.folder.append_rows('episodes.jsonl', result.episodes)
                 row |= {'phase': method.phase(epoch), **result.metrics,

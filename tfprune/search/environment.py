@@ -25,7 +25,8 @@ def finite_reward(reward: float, of: str) -> float:
 
 
 class EpisodicEnv(py_environment.PyEnvironment):
-    """An environment whose episodes all have `steps` steps.
+    """An environment whose episodes all have `steps` steps, of which an observation's first number
+    is the one at hand, from 1, as a share of all.
 
     Attributes:
         context_size: how many of the last numbers of an observation are z, see search.context.

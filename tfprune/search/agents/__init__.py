@@ -25,24 +25,24 @@ from tfprune.search.environment import PruningEnv
 __all__ = ['AGENTS', 'DDPG', 'DQN', 'PPO', 'SAC', 'Agent', 'ConstrainedPPO', 'Context', 'Policy',
            'asked_for', 'carried_out', 'make_agent', 'mean_and_error', 'play', 'random_policy']
 
-# name -> (env, learning_rate=, updates=, episodes=, context=) -> Agent
+# name -> (env, learning_rate=, updates=, episodes=, epochs=, context=) -> Agent
 AGENTS: dict[str, Callable[..., Agent]] = {
-    'ppo': lambda env, *, learning_rate, updates, episodes, context: PPO(
-        env, learning_rate=learning_rate, updates=updates),
-    'sac': SAC,
-    'ddpg': DDPG,
-    'random': lambda env, *, learning_rate, updates, episodes, context: RandomAgent(env),
+    'ppo': lambda env, *, context, **options: PPO(env, **options),
+    'sac': lambda env, *, epochs, **options: SAC(env, **options),
+    'ddpg': lambda env, *, epochs, **options: DDPG(env, **options),
+    'random': lambda env, **options: RandomAgent(env),
 }
 
 
 def make_agent(name: str, env: PruningEnv, *, learning_rate: float, updates: int,
-               episodes: int, context: Context | None = None) -> Agent:
+               episodes: int, epochs: int = 1, context: Context | None = None) -> Agent:
     """The agent called `name`, built from the environment's specs.
 
     Args:
         learning_rate: 0 takes the agent's own default.
         episodes: environments played in lockstep.
         updates: passes over an epoch's steps.
+        epochs: the latest that PPO learns from; the others have memories of their own.
         context: epochs int32 [N] -> z [N, Z] of the network at present, from which agents with a
             memory compute the z of their observations; None where these end in no such z.
 
@@ -50,4 +50,5 @@ def make_agent(name: str, env: PruningEnv, *, learning_rate: float, updates: int
         ValueError: no such agent.
     """
     return look_up('agent', name, AGENTS)(
-        env, learning_rate=learning_rate, updates=updates, episodes=episodes, context=context)
+        env, learning_rate=learning_rate, updates=updates, episodes=episodes, epochs=epochs,
+        context=context)

@@ -100,7 +100,7 @@ class Agent(tf.Module):
 
 
 class OnPolicyAgent(Agent):
-    """Learns from the latest episodes, its own, once.
+    """Learns from its own latest episodes, once.
 
     From the actions as sampled: the policy's gradient is that of their log-probabilities, and
     that a budget carries out others is a part of the environment, as its transitions are. The
@@ -112,11 +112,12 @@ class OnPolicyAgent(Agent):
     def __init__(self, agent: tf_agent.TFAgent, generator: tf.random.Generator):
         super().__init__(agent, generator)
         self._steps: list[trajectory.Trajectory] = []
+        self._epoch = 0
 
     def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
                 actions: np.ndarray | None = None, epoch: int = 0) -> None:
-        del actions, epoch
-        self._steps = list(steps) if on_policy else []
+        del actions
+        self._steps, self._epoch = list(steps) if on_policy else [], epoch
 
     def _update(self) -> tf.Tensor | float | None:
         if not self._steps:
@@ -125,7 +126,7 @@ class OnPolicyAgent(Agent):
         return self._learn(steps)
 
     def _learn(self, steps: list[trajectory.Trajectory]) -> tf.Tensor | float:
-        """Trains on the trajectories of `play`; the loss."""
+        """Trains on the trajectories of `play` in epoch `_epoch`; the loss."""
         raise NotImplementedError
 
 

@@ -12,7 +12,7 @@ from tf_agents.trajectories import time_step as ts
 
 from tfprune.search.agents.base import SampledPolicy, make_generator, specs
 from tfprune.search.agents.memory import OffPolicyAgent
-from tfprune.search.agents.ppo import WithGroup
+from tfprune.search.agents.encoder import WithStep
 from tfprune.search.environment import EpisodicEnv
 
 
@@ -62,7 +62,7 @@ class DQN(OffPolicyAgent):
                  epsilon: float = 1.0, epsilon_decay: float = 0.95, least_epsilon: float = 0.05):
         time_step_spec, action_spec = specs(env)
         network = q_network.QNetwork(
-            time_step_spec.observation, action_spec, preprocessing_layers=WithGroup(env.steps),
+            time_step_spec.observation, action_spec, preprocessing_layers=WithStep(env.steps),
             fc_layer_params=(64, 64))
         generator = make_generator()
         super().__init__(dqn_agent.DqnAgent(

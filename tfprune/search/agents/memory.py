@@ -42,6 +42,12 @@ class Memory(tf.Module):
         self.epochs.scatter_nd_update(rows[:, None], tf.fill([added], epoch))
         self.count.assign_add(added)
 
+    def episodes(self) -> tuple[trajectory.Trajectory, tf.Tensor]:
+        """All that are held, [n, steps], and the epochs int32 [n] of each."""
+        held = tf.minimum(self.count, self._capacity)
+        return tf.nest.pack_sequence_as(
+            self._structure, [field[:held] for field in self._fields]), self.epochs[:held]
+
     def sample(self, generator: tf.random.Generator, size: int
                ) -> tuple[trajectory.Trajectory, tf.Tensor]:
         """`size` pairs of consecutive trajectories [size, 2] of one episode each, and the places of

@@ -11,32 +11,19 @@ from tf_agents.networks import (actor_distribution_network, normal_projection_ne
 from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
-from tfprune.search.agents.base import OnPolicyAgent, by_episode, make_generator, specs
-from tfprune.search.environment import FEATURES, PruningEnv, RelativeEnv
+from tfprune.search.agents.base import OnPolicyAgent, make_generator, specs
+from tfprune.search.agents.encoder import Encoder
+from tfprune.search.agents.memory import Memory
+from tfprune.search.environment import EpisodicEnv, RelativeEnv
 
 
-class WithGroup(tf_keras.layers.Layer):
-    """Observations [..., F] -> [..., F + G]: with an indicator of the group at hand."""
-
-    def __init__(self, groups: int, **options: Any):
-        super().__init__(**options)
-        self._groups = groups
-
-    def call(self, observations: tf.Tensor) -> tf.Tensor:
-        index = tf.round(observations[..., FEATURES.index('index')] * self._groups)
-        return tf.concat([observations, tf.one_hot(tf.cast(index, tf.int32) - 1, self._groups)], -1)
-
-    def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {'groups': self._groups}  # networks copy the layer
-
-
-def value_network_for(env: PruningEnv) -> value_network.ValueNetwork:
+def value_network_for(env: EpisodicEnv) -> value_network.ValueNetwork:
     """A critic of observations."""
     return value_network.ValueNetwork(specs(env)[0].observation, **_hidden(env))
 
 
-def clipped_ppo(env: PruningEnv, learning_rate: float, std: float, clip: float = 0.2, **options: Any
-                ) -> tuple[ppo_clip_agent.PPOClipAgent, value_network.ValueNetwork]:
+def clipped_ppo(env: EpisodicEnv, learning_rate: float, std: float, clip: float = 0.2,
+                **options: Any) -> tuple[ppo_clip_agent.PPOClipAgent, value_network.ValueNetwork]:
     """TF-Agents' agent and its critic; `std` is the spread that exploration begins with, `clip` how
     far a pass may move the ratio of probabilities from 1."""
     time_step_spec, action_spec = specs(env)
@@ -58,13 +45,16 @@ def clipped_ppo(env: PruningEnv, learning_rate: float, std: float, clip: float =
     return agent, value
 
 
-def _hidden(env: PruningEnv) -> dict[str, Any]:
-    return {'preprocessing_layers': WithGroup(len(env.budget.names)),
-            'fc_layer_params': (64, 64), 'activation_fn': tf_keras.activations.tanh}
+def _hidden(env: EpisodicEnv) -> dict[str, Any]:
+    return {'preprocessing_layers': Encoder(env.steps, env.context_size), 'fc_layer_params': ()}
 
 
 class PPO(OnPolicyAgent):
-    """Clipped PPO on the episodes of the latest epoch (Schulman et al. 2017, arXiv 1707.06347).
+    """Clipped PPO on the episodes of the latest epochs (Schulman et al. 2017, arXiv 1707.06347).
+
+    Each episode is learnt from in `epochs` epochs, under the z and the probabilities with which it
+    was played. Of rewards only what an episode has above the mean of its epoch counts, as the
+    weights that train raise them all.
 
     An epoch affords few episodes. Measured on a search of known optimum (--suite=learning), so that
     the policy learns from few: the learning rate; exploration that begins with a standard deviation
@@ -73,16 +63,28 @@ class PPO(OnPolicyAgent):
     so that what is learnt of one group is not taken from the others.
     """
 
-    def __init__(self, env: PruningEnv, *, learning_rate: float, updates: int):
+    def __init__(self, env: EpisodicEnv, *, learning_rate: float, updates: int, episodes: int,
+                 epochs: int = 1):
         rate, std, clip = (5e-3, 0.1, 0.5) if isinstance(env, RelativeEnv) else (1e-2, 0.25, 0.2)
         agent, _ = clipped_ppo(env, learning_rate or rate, std, clip)
         super().__init__(agent, make_generator())
         # Not tf.function: autograph makes ten seconds of tracing out of one.
         self._train = common.function(self.agent.train)
         self._updates = updates
+        self._memory = Memory(agent.collect_data_spec, epochs * episodes, env.steps + 1)
 
     def _learn(self, steps: list[trajectory.Trajectory]) -> tf.Tensor | float:
-        experience, loss = by_episode(steps), float('nan')
+        self._memory.add(steps, self._epoch)
+        experience, loss = _centered(*self._memory.episodes()), float('nan')
         for _ in range(self._updates):  # advantages anew each pass (arXiv 2006.05990, section 3.5)
             loss = self._train(experience).loss
         return loss
+
+
+def _centered(experience: trajectory.Trajectory, epochs: tf.Tensor) -> trajectory.Trajectory:
+    """Episodes [E, G + 1] of epochs int32 [E], their rewards less the mean of their epoch."""
+    rewards = experience.reward[:, -2]  # the last is the boundary
+    unique, places = tf.unique(epochs)
+    means = tf.math.unsorted_segment_mean(rewards, places, tf.size(unique))
+    ends = tf.one_hot(experience.reward.shape[1] - 2, experience.reward.shape[1])
+    return experience.replace(reward=experience.reward - tf.gather(means, places)[:, None] * ends)
