@@ -27,7 +27,8 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     ({target: limit}; {} where no budget was to be kept), epochs; macs, macs_ratios, params [n];
     uncounted, the names of what macs leaves out; task, see task_of;
     runs, seeds; n; scores, the task's metric on the test data, and test_images, how many these are
-    [of each run]; score_mean, score_sd (sample standard deviation; NaN for n = 1);
+    [of each run]; right, which of them are answered right, None where a row does not say;
+    score_mean, score_sd (sample standard deviation; NaN for n = 1);
     dense_score_mean, dense_score_sd; the same of the model as given, given_score_mean,
     given_score_sd (NaN from random weights); seconds and account, means of a run; widths,
     {group: [mean width, dense width]}; zeros, the mean share of kernel weights that are zero where
@@ -166,6 +167,7 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
             'n': len(by_seed), 'task': task_of(first),
             'scores': [test_score(row) for row in members],
             'test_images': [row.get('test_images') for row in members],
+            'right': [row.get('right') for row in members],
             'configuration': first['configuration'],
             'score_mean': score, 'score_sd': score_sd,
             'dense_score_mean': dense, 'dense_score_sd': dense_sd,
