@@ -16,6 +16,7 @@ from tfprune import command_line  # first: prepares TensorFlow's environment, an
 from absl import flags
 
 from tfprune.files import write_text
+from tfprune.runs.config import completed
 
 FORMAT = flags.DEFINE_string('format', 'text', 'text or markdown.')
 ROWS = flags.DEFINE_string('rows', None, 'Reads runs from a file that --out wrote.')
@@ -28,6 +29,7 @@ def main(patterns: Sequence[str]) -> None:
     from tfprune import report  # not above: --help needs no Matplotlib
     rows = report.read_rows_file(ROWS.value) if ROWS.value else []
     rows += [report.run_row(path) for path in run_folders(patterns)]
+    rows = [completed(row) for row in rows]
     print(report.format_summary(rows, FORMAT.value))
     if OUT.value:
         report.write_rows_file(OUT.value, rows)
