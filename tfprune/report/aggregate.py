@@ -119,15 +119,22 @@ def _visible(line: Mapping[str, Any]) -> tuple[Any, ...]:
 def line_names(lines: Sequence[Mapping[str, Any]], *, budgets: bool = True) -> list[str]:
     """A name a line: the method, with what tells it from its other lines; `budgets`: these, too."""
     labels = [line['label'] for line in lines]
-    settings = {(line['model'], line['dataset']) for line in lines}
     names = []
     for line in lines:
-        parts = [line['label'],
-                 *((line['model'], line['dataset']) if len(settings) > 1 else ()),
+        parts = [line['label'], *(line[setting] for setting in settings_of(lines)),
                  budget_text(line).strip(MISSING) if budgets and labels.count(line['label']) > 1
                  else '', line['flags']]
-        names.append(', '.join(dict.fromkeys(filter(None, parts))))
+        names.append(', '.join(filter(None, parts)))
     return names
+
+
+def settings_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which of 'model' and 'dataset' tell lines apart; of a task file both have one name."""
+    if all(line['model'] == line['dataset'] for line in lines):
+        names = ['model']
+    else:
+        names = ['model', 'dataset']
+    return [name for name in names if len({line[name] for line in lines}) > 1]
 
 
 def budgets_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:

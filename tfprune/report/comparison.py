@@ -1,4 +1,5 @@
 """Methods against each other: rows with a cell's name as a table, as sentences and as a page."""
+import operator
 from typing import Any, Callable, Mapping, Sequence
 
 from markupsafe import Markup
@@ -7,7 +8,7 @@ from tfprune.errors import unknown
 from tfprune.plain_text import markdown_text
 from tfprune.report import scores
 from tfprune.report.aggregate import (aggregate, budget_text, budgets_of, line_names, mean_and_sd,
-                                      plus_minus)
+                                      plus_minus, settings_of)
 from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
 from tfprune.report.judgment import difference_columns, further_tables, pair_notes, verdicts
 from tfprune.report.number_text import MISSING, count, duration, listed, percent
@@ -35,6 +36,14 @@ def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
     for _, cells in comparison_tables(lines):
         text += [*(markdown(cells) if style == 'markdown' else align(cells, rule=True)), '']
     return '\n'.join([*text, *(written(note, style) for note in comparison_notes(rows))])
+
+
+def comparison_of_page(rows: Sequence[Row]) -> str:
+    """The tables in markdown and what they show, without what a page says once of all tables."""
+    lines = aggregate(rows)
+    tables = [line for _, cells in comparison_tables(lines) for line in [*markdown(cells), '']]
+    notes = [*verdicts(lines), *_sparse_notes(lines), *_charge_notes(rows)]
+    return '\n'.join([*tables, *(written(note, 'markdown') for note in notes)]).rstrip()
 
 
 def comparison_html(rows: Sequence[Row]) -> str:
@@ -94,12 +103,16 @@ _AGENT_NOTE = ('Rewards of the policy and of random actions on the same weights,
 
 
 def _column_notes(lines: Sequence[Line]) -> list[str]:
-    sparse = [f'{line["label"]}: {percent(line["zeros"], 1)} of the kernel weights are zero, which '
-              'leaves MACs and parameters as they are.' for line in lines if finite(line['zeros'])]
-    return [*sparse, 'MACs and params: the most of any seed.', *pair_notes(lines),
+    return [*_sparse_notes(lines), 'MACs and params: the most of any seed.', *pair_notes(lines),
             'epochs: pretraining, training before surgery, search and fine-tuning; a search counts '
             f'by its passes, those forward and backward of every training {_one_example(lines)} '
             'through the dense model being one epoch.']
+
+
+def _sparse_notes(lines: Sequence[Line]) -> list[str]:
+    """Of lines whose single weights were zeroed."""
+    return [f'{line["label"]}: {percent(line["zeros"], 1)} of the kernel weights are zero, which '
+            'leaves MACs and parameters as they are.' for line in lines if finite(line['zeros'])]
 
 
 def _one_example(lines: Sequence[Line]) -> str:
@@ -143,8 +156,7 @@ def _cells(lines: Sequence[Line]) -> list[list[str]]:
     # What is the same in all lines stands above the table.
     if len(budgets_of(lines)) > 1:
         columns['budget'] = budget_text
-    if len({(line['model'], line['dataset']) for line in lines}) > 1:
-        columns |= {'model': lambda line: line['model'], 'dataset': lambda line: line['dataset']}
+    columns |= {name: operator.itemgetter(name) for name in settings_of(lines)}
     columns |= {
         'MACs': lambda line: count(max(line['macs'])) + '+' * bool(line['uncounted']),
         'of dense': lambda line: percent(max(line['macs_ratios'])),
