@@ -22,7 +22,8 @@ from tfprune.files import write_text
 from tfprune.runs.config import completed
 
 FORMAT = flags.DEFINE_string('format', 'text', 'text or markdown.')
-ROWS = flags.DEFINE_string('rows', None, 'Reads runs from a file that --out wrote.')
+ROWS = flags.DEFINE_multi_string('rows', [], 'Reads runs from a file that --out wrote; given '
+                                 'again, of another one, too.')
 TABLES = flags.DEFINE_string('tables', None, 'A page whose tables are made anew; nothing else is.')
 OUT = command_line.define_output('out', 'Also writes the runs to this file, a JSON line each.')
 JSON = command_line.define_output('json', 'Also writes the table and the runs to this JSON file.')
@@ -35,7 +36,7 @@ def main(patterns: Sequence[str]) -> None:
         page = pathlib.Path(TABLES.value)
         write_text(page, report.remade(page, read_rows, report.comparison_of_page))
         return
-    rows = read_rows(ROWS.value) if ROWS.value else []
+    rows = [row for path in ROWS.value for row in read_rows(path)]
     rows += [completed(report.run_row(path)) for path in run_folders(patterns)]
     print(report.format_summary(rows, FORMAT.value))
     if OUT.value:
