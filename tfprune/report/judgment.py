@@ -15,9 +15,10 @@ from tfprune.report.pairs import (Line, against, answers_against, by_seed, contr
 from tfprune.report.reading import finite, task_of
 
 _FEWEST = 3  # pairs that a difference is judged by
-_BY = ', by 95% intervals over {}'
-_VERDICTS = (f'Shown to beat {{}}{{}}{_BY}', f'Not shown to beat {{}}{{}}{_BY}',
-             f'Shown to be worse than {{}}{{}}{_BY}', 'Too few seeds to judge against {}{} ({})')
+_VERDICTS = ('Shown to beat {control}, by 95% intervals over {seeds}',
+             'Not shown to beat {control}, by 95% intervals over {seeds}',
+             'Shown to be worse than {control}, by 95% intervals over {seeds}',
+             'Too few seeds to judge against {control} ({seeds})')
 
 
 def verdicts(lines: Sequence[Line]) -> list[str]:
@@ -33,9 +34,10 @@ def verdicts(lines: Sequence[Line]) -> list[str]:
                 place = _verdict(task, pair, image_half_width(line, control, lines))
                 found.setdefault((place, pair.pairs), []).append(
                     f'{name} {_text(task, pair)}{" points" * task["is_share"]}')
-        where = f' at {budget}' if len(budgets) > 1 else ''
-        said += [f'{_VERDICTS[place].format(control, where, _seeds(pairs))}: {"; ".join(items)}.'
-                 for (place, pairs), items in sorted(found.items())]
+        which = f'{control} at {budget}' if len(budgets) > 1 else control
+        for (place, pairs), items in sorted(found.items()):
+            verdict = _VERDICTS[place].format(control=which, seeds=_seeds(pairs))
+            said.append(f'{verdict}: {"; ".join(items)}.')
     return [*said, *_unjudged(lines)]
 
 
