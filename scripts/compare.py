@@ -42,8 +42,8 @@ THREADS = command_line.define_threads("Threads within an operation of a run; 0 i
                                       'default.')
 DEVICES = command_line.define_numbers('devices', [], 'GPUs by number: a run at a time on each; '
                                       'one named twice has two.', Range(0, 1_023))
-ROWS = flags.DEFINE_string('rows', None, 'Runs nothing: tables and page of the runs in this file, '
-                           'which is a rows.jsonl.')
+ROWS = flags.DEFINE_multi_string('rows', [], 'Runs nothing: tables and page of the runs in this '
+                                 'file, which is a rows.jsonl; given again, of another one, too.')
 HTML = command_line.define_output('html', 'Also writes the page to this file.')
 FORMAT = flags.DEFINE_string('format', 'text', 'What is printed: text or markdown.')
 DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Only lists the runs and whether they are finished.')
@@ -61,7 +61,7 @@ def main(_: Sequence[str]) -> int:
     with command_line.importing():
         from tfprune import report
     if ROWS.value:
-        present([completed(row) for row in report.read_rows_file(ROWS.value)])
+        present([completed(row) for path in ROWS.value for row in report.read_rows_file(path)])
         return 0
     from tfprune.runs.comparison import Comparison, Grid, plan
     out = pathlib.Path(_given('out', OUT.value))

@@ -2,12 +2,15 @@ r"""Runs together: one line a configuration, mean and standard deviation over se
 
 python scripts/report.py 'runs/rlal_s*' 'runs/uniform_s*' --format=markdown --out=rows.jsonl
 python scripts/report.py --rows=rows.jsonl
+python scripts/report.py --tables=flags/README.md
 
-Run folders or quoted patterns of them; unfinished ones are listed as such.
+Run folders or quoted patterns of them; unfinished ones are listed as such. --tables makes the
+tables of a page anew, of the rows files that it names; see tfprune/report/pages_of_tables.py.
 """
 import glob
 import json
 import math
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,9 +19,12 @@ from tfprune import command_line  # first: prepares TensorFlow's environment, an
 from absl import flags
 
 from tfprune.files import write_text
+from tfprune.runs.config import completed
 
 FORMAT = flags.DEFINE_string('format', 'text', 'text or markdown.')
-ROWS = flags.DEFINE_string('rows', None, 'Reads runs from a file that --out wrote.')
+ROWS = flags.DEFINE_multi_string('rows', [], 'Reads runs from a file that --out wrote; given '
+                                 'again, of another one, too.')
+TABLES = flags.DEFINE_string('tables', None, 'A page whose tables are made anew; nothing else is.')
 OUT = command_line.define_output('out', 'Also writes the runs to this file, a JSON line each.')
 JSON = command_line.define_output('json', 'Also writes the table and the runs to this JSON file.')
 HTML = command_line.define_output('html', 'Also writes the table to this HTML file.')
@@ -26,8 +32,12 @@ HTML = command_line.define_output('html', 'Also writes the table to this HTML fi
 
 def main(patterns: Sequence[str]) -> None:
     from tfprune import report  # not above: --help needs no Matplotlib
-    rows = report.read_rows_file(ROWS.value) if ROWS.value else []
-    rows += [report.run_row(path) for path in run_folders(patterns)]
+    if TABLES.value:
+        page = pathlib.Path(TABLES.value)
+        write_text(page, report.remade(page, read_rows, report.comparison_of_page))
+        return
+    rows = [row for path in ROWS.value for row in read_rows(path)]
+    rows += [completed(report.run_row(path)) for path in run_folders(patterns)]
     print(report.format_summary(rows, FORMAT.value))
     if OUT.value:
         report.write_rows_file(OUT.value, rows)
@@ -37,6 +47,12 @@ def main(patterns: Sequence[str]) -> None:
                    json.dumps({'table': table, 'runs': rows}, indent=1) + '\n')
     if HTML.value:
         write_text(pathlib.Path(HTML.value), report.summary_html(rows))
+
+
+def read_rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a file, as runs of today say them."""
+    from tfprune import report
+    return [completed(row) for row in report.read_rows_file(path)]
 
 
 def run_folders(patterns: Sequence[str]) -> list[pathlib.Path]:

@@ -261,6 +261,9 @@ def test_differing_fields():
     assert whole.items() <= {**stored, **of_before}.items()
     assert len(whole) == len(stored) - 4
     assert completed({'configuration': {}}) == {'configuration': {}}
+    for method, is_control in (('magnitude', True), ('rlal', False)):  # a control since
+        row = {'configuration': {'method': method}, 'is_control': False}
+        assert completed(row)['is_control'] == is_control
     del stored['seed']  # younger than the stored one: it had its default
     assert differing_fields(Config(), stored) == []
     assert differing_fields(Config(seed=2), stored) == ['--seed: 0 -> 2']

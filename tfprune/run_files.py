@@ -8,6 +8,8 @@ from tfprune import files
 NOT_IDENTITY = ('data_dir', 'cache_dir', 'before_surgery_from')
 TASK = {'metric': str, 'larger_is_better': bool, 'is_share': bool, 'loss': str, 'examples': str,
         'start': (float, None), 'is_accuracy': bool}
+# Which test examples are answered right, see tfprune.report.right_answers.
+RIGHT = {'before': (str, None), 'after': str, 'labels': str}
 _SIDE = {'test_accuracy?': (float, None), 'test_score?': (float, None),
          'test_metrics?': {str: (float, None)}, 'macs': float, 'params': float,
          'peak_memory_bytes': float, 'tflite_bytes': (float, None), 'latency_ms': (float, None),
@@ -29,7 +31,8 @@ CONTENT: dict[str, files.Shape] = {
         'lowered?': {str: str}},
     'answers.json': {'classes': [{'images': int, 'before': (int, None), 'after': int}],
                      'confusion': (list, None),
-                     'changed': [{'index': int, 'label': int, 'before': int, 'after': int}]},
+                     'changed': [{'index': int, 'label': int, 'before': int, 'after': int}],
+                     'right?': RIGHT},
     'decision.json': _DECISION, 'ratios.json': {str: _DECISION},
     'metrics.jsonl': {'epoch': int}, 'episodes.jsonl': {'epoch': int},
     'rounds.jsonl': {'epoch': int, 'round': int, 'seconds': float},

@@ -9,11 +9,16 @@ from made_up_problem import made_up_problem, searched, started
 from tfprune.benchmarks import known_optimum
 from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.knapsack import worth_most
+from tfprune.methods.names import CONTROLS, METHODS
 from tfprune.methods.random_search import near_uniform
 
 
 def rows_of(method):
     return [row for round_ in range(method.rounds()) for row in method.search(round_).episodes]
+
+
+def test_controls_are_known_without_their_classes():
+    assert {name for name in METHODS if METHODS[name].is_control} == CONTROLS
 
 
 @pytest.mark.parametrize('noise', [0.0, 0.3])

@@ -93,7 +93,9 @@ def test_table_of_controls():
     (math.nan, 'cannot be judged'), (None, 'cannot be judged')])
 def test_agent_against_random_in_words(policy, verdict):
     agent = {**AGENT, 'policy_reward_mean': policy}
-    assert verdict in ' '.join(table.agent_sentences(make_report(agent=agent)))
+    said = table.agent_sentences(make_report(agent=agent))
+    assert verdict in ' '.join(said)
+    assert ('no evidence about the method' in said[-1]) == ('standard errors:' in verdict)
 
 
 def test_agent_without_spread_is_not_judged():

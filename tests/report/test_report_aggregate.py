@@ -48,12 +48,13 @@ def test_aggregate_by_hand(runs):
 def test_summary_text_and_markdown(runs):
     text = report.format_summary(rows_of(runs))
     assert line_of(text, 'rlal') == ['rlal', 'resnet8', 'digits', 'macs 50%', '49.75%', '3',
-                                     '93.00 ± 3.61', '97.50 ± 0.00', '10', '3.3 min']
+                                     '93.00 ± 3.61', '-5.00 (1 seed)', '97.50 ± 0.00', '10',
+                                     '3.3 min']
     assert line_of(text, 'uniform')[6] == '95.00 ± –'
     assert 'unfinished: uniform_s1 (uniform, resnet8 on digits, seed 1): 3 of 10 epochs.' in text
     marked = report.format_summary(rows_of(runs), 'markdown').splitlines()
     sides = [(cell[0] == ':', cell[-1] == ':') for cell in marked[1].split('|')[1:-1]]
-    assert sides == [(True, False)] * 3 + [(False, True)] * 7
+    assert sides == [(True, False)] * 3 + [(False, True)] * 8
     assert [cell.strip() for cell in marked[2].split('|')[1:-1]] == line_of(text, 'rlal')
     with pytest.raises(ValueError, match="Unknown format 'latex'. Available: markdown, text"):
         report.format_summary(rows_of(runs), 'latex')

@@ -8,7 +8,8 @@ import pytest
 from made_up_runs import AGENT, PRUNED, Page, line_of, make_report, make_run
 from tfprune import report
 from tfprune.report import reading, table
-from tfprune.report.comparison import against, verdicts
+from tfprune.report.judgment import verdicts
+from tfprune.report.pairs import against
 from tfprune.runs.config import completed
 
 ACCURACY = {('rlal', 0): 0.95, ('rlal', 1): 0.93, ('rlal', 2): 0.94,
@@ -49,53 +50,56 @@ def line(rows, label):
 
 def test_against_is_paired_by_seed(rows):
     lines = report.aggregate(rows)
-    mean, error, n = against(line(rows, 'rlal'), 'uniform', lines)
-    # 0.02, 0.01, 0.03: mean 0.02, sd 0.01, standard error 0.01 / sqrt(3)
-    assert (mean, error, n) == (pytest.approx(0.02), pytest.approx(0.01 / math.sqrt(3)), 3)
-    assert math.isnan(against(line(rows, 'dense'), 'uniform', lines)[0])
-    assert math.isnan(against(line(rows, 'uniform'), 'uniform', lines)[0])
+    pair = against(line(rows, 'rlal'), 'uniform', lines)
+    # 0.02, 0.01, 0.03: mean 0.02, sd 0.01, standard error 0.01 / sqrt(3), t(2) = 4.303
+    assert (pair.mean, pair.pairs) == (pytest.approx(0.02), 3)
+    assert pair.half_width == pytest.approx(4.303 * 0.01 / math.sqrt(3), 1e-3)
+    assert math.isnan(against(line(rows, 'dense'), 'uniform', lines).mean)
+    assert math.isnan(against(line(rows, 'uniform'), 'uniform', lines).mean)
     # Of another budget there is no control; without seed 2 of it two pairs are left.
     rlal = line(rows, 'rlal')
     other = dict(rlal, budgets={'macs': 0.3}, configuration=rlal['configuration'] | {'macs': 0.3})
-    assert math.isnan(against(other, 'uniform', lines)[0])
+    assert math.isnan(against(other, 'uniform', lines).mean)
     fewer = [row for row in rows if (row['cell'], row['seed']) != ('uniform', 2)]
-    mean, _, n = against(line(fewer, 'rlal'), 'uniform', report.aggregate(fewer))
-    assert (mean, n) == (pytest.approx(0.015), 2)
+    pair = against(line(fewer, 'rlal'), 'uniform', report.aggregate(fewer))
+    assert (pair.mean, pair.pairs) == (pytest.approx(0.015), 2)
 
 
-def test_equal_differences_are_as_uncertain_as_the_test_images(tmp_path):
-    accuracy = {('rlal', 0): 0.95, ('rlal', 1): 0.94, ('rlal', 2): 0.93,
+def test_what_is_shown_exceeds_what_the_test_images_alone_give(tmp_path):
+    """Differences of 0.020, 0.020, 0.021: a narrow interval over seeds, on few images."""
+    accuracy = {('rlal', 0): 0.950, ('rlal', 1): 0.940, ('rlal', 2): 0.931,
                 ('uniform', 0): 0.93, ('uniform', 1): 0.92, ('uniform', 2): 0.91}
-    few = cell_rows(tmp_path / 'few', accuracy)  # of 1,900 images
-    lines = report.aggregate(few)
-    mean, error, n = against(lines[0], 'uniform', lines)
-    variance = sum(p * (1 - p) / 1900 for p in accuracy.values())
-    assert (mean, error, n) == (pytest.approx(0.02), pytest.approx(math.sqrt(variance) / 3), 3)
-    assert verdicts(lines) == ["Not shown to be better than uniform (95% interval by Student's t "
-                               'not above 0): rlal.']
-    # t(2) = 4.303: 0.02 is above it from 2,004 images on.
-    for images, text in ((1990, 'Not shown'), (2010, 'Better than uniform (95% interval by')):
-        many = report.aggregate([{**row, 'test_images': images} for row in few])
-        assert verdicts(many)[0].startswith(text)
-    # Of a number of images that is not known nothing can be said.
-    unknown = report.aggregate([{**row, 'test_images': None} for row in few])
-    assert math.isnan(against(unknown[0], 'uniform', unknown)[1])
-    assert verdicts(unknown)[0].startswith('Not shown')
+    rows = cell_rows(tmp_path, accuracy)
+    said = ' uniform, by 95% intervals over 3 seeds: rlal +2.03 ± 0.14 points.'
+    # 1.96 · √(Σ p(1 - p)) / 3 = 0.4073, and 0.02033 · √401.4 is as much.
+    for images, text in ((401, 'Not shown to beat'), (402, 'Shown to beat'),
+                         (None, 'Not shown to beat')):
+        lines = report.aggregate([{**row, 'test_images': images} for row in rows])
+        assert verdicts(lines) == [text + said]
 
 
 def test_verdicts_say_who_fails(rows, tmp_path):
     # 0.02 is 3.5 standard errors above uniform, t(2) is 4.3; against random -0.01, 0.01, 0: mean 0.
     assert verdicts(report.aggregate(rows)) == [
-        f"Not shown to be better than {name} (95% interval by Student's t not above 0): rlal."
-        for name in ('uniform', 'random')]
+        f'Not shown to beat {name}, by 95% intervals over 3 seeds: rlal {difference} points.'
+        for name, difference in (('uniform', '+2.00 ± 2.48'), ('random', '+0.00 ± 2.48'))]
     first = [row for row in rows if row['seed'] < 2]
     assert verdicts(report.aggregate(first))[0] == (
-        'Too few seeds to compare with uniform (fewer than 3 pairs): rlal.')
+        'Too few seeds to judge against uniform (2 seeds): rlal +1.50 ± 6.35 points.')
+    alone = [row for row in rows if row['seed'] < 1]
+    assert verdicts(report.aggregate(alone))[0] == (
+        'Too few seeds to judge against uniform (1 seed): rlal +2.00 points.')
     # The same three differences once more: 5.5 standard errors, t(5) is 2.6.
     twice = {(method, seed + 3 * k): value for (method, seed), value in ACCURACY.items()
              for k in (0, 1)}
     assert verdicts(report.aggregate(cell_rows(tmp_path, twice)))[0] == (
-        "Better than uniform (95% interval by Student's t above 0): rlal.")
+        'Shown to beat uniform, by 95% intervals over 6 seeds: rlal +2.00 ± 0.94 points.')
+
+
+def test_an_agent_without_a_control_is_not_judged(rows):
+    rlal = [row for row in rows if row['cell'] in ('rlal', 'dense')]
+    assert verdicts(report.aggregate(rlal)) == [
+        'Not judged, without a control of the same budget, epochs and weights: rlal.']
 
 
 def test_a_control_differs_by_its_method_alone(tmp_path):
@@ -108,28 +112,29 @@ def test_a_control_differs_by_its_method_alone(tmp_path):
                           flags={'uniform': flags})
     rlal = cell_rows(tmp_path, {('rlal', 0): 0.95})
     lines = report.aggregate(rows + rlal)
-    assert against(lines[3], 'uniform', lines)[::2] == (pytest.approx(0.05), 1)
-    assert against(lines[3], 'uniform', [*lines[:2], lines[3]])[2] == 0
+    assert against(lines[3], 'uniform', lines).mean == pytest.approx(0.05)
+    assert against(lines[3], 'uniform', [*lines[:2], lines[3]]).pairs == 0
     # A flag younger than the control had its default.
     del rows[2]['configuration']['frozen']
     rows[2] = completed(rows[2])
     lines = report.aggregate(rows + rlal)
-    assert against(lines[3], 'uniform', lines)[2] == 1
+    assert against(lines[3], 'uniform', lines).pairs == 1
 
 
 def test_table(rows):
     text = report.format_comparison(rows)
     assert line_of(first_table(text), 'rlal') == [
-        'rlal', '1,992', '49.80%', '300', '3', '94.00 ± 1.00', '+2.00 ± 0.58', '+0.00 ± 0.58',
-        '97.50 ± 0.00', '10', '0', '1.7 min']
+        'rlal', '1,992', '49.80%', '300', '3', '94.00 ± 1.00', '+2.00 ± 2.48', '97.50 ± 0.00',
+        '10', '0', '1.7 min']
     assert line_of(text, 'dense')[1:3] == ['4,000', '100.00%']
-    assert line_of(text, 'dense')[6:9] == ['–', '–', '–']
+    assert line_of(text, 'dense')[6:8] == ['–', '–']
+    assert line_of(text.split('\n\n')[2], 'rlal') == ['rlal', '+0.00 ± 2.48']
     marked = report.format_comparison(rows, 'markdown').splitlines()
     assert marked[0] == 'Methods compared: resnet8 on digits (12 runs, budget: macs 50%)'
     assert [cell.strip() for cell in marked[2].split('|')][1:4] == ['method', 'MACs', 'of dense']
     fewer = [row for row in rows if (row['cell'], row['seed']) != ('uniform', 2)]
     cells = line_of(first_table(report.format_comparison(fewer)), 'rlal')
-    assert cells[6:8] == ['+1.50 ± 0.58 (2 seeds)', '+0.00 ± 0.58']
+    assert cells[6] == '+1.50 ± 6.35 (2 seeds)'
     with pytest.raises(ValueError, match="Unknown format 'latex'. Available: markdown, text"):
         report.format_comparison(rows, 'latex')
     with pytest.raises(ValueError, match='no runs'):
@@ -166,7 +171,8 @@ def test_failed_runs_are_named(rows):
 def test_page(tmp_path, rows):
     """One budget, then two; a removed group; no network."""
     page = Page(report.comparison_html(rows))
-    titles = ['Methods', 'Test accuracy', 'Accuracy against MACs', 'Widths', 'Epochs',
+    titles = ['Methods', 'Against the other controls', 'Test accuracy', 'Accuracy against MACs',
+              'Widths', 'Epochs',
               'Agents against random actions']
     assert page.headings == titles and page.tags.count('svg') == 4
     gone = [{'name': 'stage1/conv<1>', 'dense_width': 16, 'width': 0},

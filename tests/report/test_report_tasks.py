@@ -13,8 +13,9 @@ from tfprune import report
 from tfprune.report import reading, scores, table
 from tfprune.report.answers import class_rows, confusions, plot_confusion
 from tfprune.report.artifact_table import artifact_rows, latency_notes, losses
-from tfprune.report.comparison import against, verdicts
 from tfprune.report.html import render
+from tfprune.report.judgment import verdicts
+from tfprune.report.pairs import against
 
 SEGMENTED = task_changes(SEGMENTATION, 0.71, 0.68, given={**make_side(0.7), 'is_trained': True})
 REGRESSED = task_changes(REGRESSION, 0.5, 0.62, given={
@@ -190,26 +191,28 @@ def test_three_seeds_by_hand(tmp_path):
     assert (line['n'], line['score_mean']) == (3, pytest.approx(0.31))
     assert line['score_sd'] == pytest.approx(0.01) and line['dense_score_mean'] == 0.5
     text = report.format_summary(rows_of(tmp_path / 'b', ERRORS, REGRESSION))
-    assert line_of(text, 'rlal')[6:8] == ['0.31 ± 0.01', '0.5 ± 0']
-    assert 'test mean_absolute_error (smaller is better)   before surgery   epochs' in text
+    assert line_of(text, 'rlal')[6:9] == ['0.31 ± 0.01', '-0.1 ± 0.02484', '0.5 ± 0']
+    assert 'test mean_absolute_error (smaller is better)   against uniform   before' in text
     assert 'test mean_absolute_error after the last epoch' in text and 'accuracy' not in text
 
 
 def test_of_two_methods_that_of_the_smaller_error_is_better(tmp_path):
     rows = rows_of(tmp_path, ERRORS, REGRESSION)
     lines = report.aggregate(rows)
-    # -0.10, -0.11, -0.09: mean -0.1, sd 0.01; t(2) = 4.3 of 0.01 / sqrt(3)
-    mean, error, n = against(lines[0], 'uniform', lines)
-    assert (mean, error, n) == (pytest.approx(-0.1), pytest.approx(0.01 / math.sqrt(3)), 3)
-    assert verdicts(lines) == ["Better than uniform (95% interval by Student's t below 0): rlal."]
+    # -0.10, -0.11, -0.09: mean -0.1, sd 0.01; t(2) = 4.303 of 0.01 / sqrt(3)
+    pair = against(lines[0], 'uniform', lines)
+    assert (pair.mean, pair.pairs) == (pytest.approx(-0.1), 3)
+    assert pair.half_width == pytest.approx(4.303 * 0.01 / math.sqrt(3), 1e-3)
+    assert verdicts(lines) == [
+        'Shown to beat uniform, by 95% intervals over 3 seeds: rlal -0.1 ± 0.02484.']
     text = report.format_comparison(rows)
-    assert line_of(text.split('\n\n')[1], 'rlal')[5:7] == ['0.31 ± 0.01', '-0.1 ± 0.005774']
-    assert 'epochs and weights, below 0 is better, mean ± standard error over the pairs;' in text
+    assert line_of(text.split('\n\n')[1], 'rlal')[5:7] == ['0.31 ± 0.01', '-0.1 ± 0.02484']
+    assert 'epochs and weights, below 0 is better, mean ± half of the 95% interval' in text
     assert 'accuracy' not in text and 'image' not in text
     swapped = {({'rlal': 'uniform', 'uniform': 'rlal'}[method], seed): value
                for (method, seed), value in ERRORS.items()}
     assert verdicts(report.aggregate(rows_of(tmp_path / 'swapped', swapped, REGRESSION))) == [
-        "Not shown to be better than uniform (95% interval by Student's t not below 0): rlal."]
+        'Shown to be worse than uniform, by 95% intervals over 3 seeds: rlal +0.1 ± 0.02484.']
 
 
 def test_equal_differences_of_another_metric_show_nothing(tmp_path):
@@ -217,9 +220,9 @@ def test_equal_differences_of_another_metric_show_nothing(tmp_path):
     equal = {('rlal', 0): 0.3, ('rlal', 1): 0.4, ('rlal', 2): 0.5,
              ('uniform', 0): 0.4, ('uniform', 1): 0.5, ('uniform', 2): 0.6}
     lines = report.aggregate(rows_of(tmp_path, equal, REGRESSION))
-    mean, error, n = against(lines[0], 'uniform', lines)
-    assert (mean, n) == (pytest.approx(-0.1), 3) and math.isnan(error)
-    assert verdicts(lines)[0].startswith('Not shown to be better than uniform')
+    pair = against(lines[0], 'uniform', lines)
+    assert (pair.mean, pair.pairs) == (pytest.approx(-0.1), 3) and math.isnan(pair.half_width)
+    assert verdicts(lines)[0].startswith('Not shown to beat uniform')
 
 
 def test_page_of_a_comparison(tmp_path):
@@ -242,7 +245,7 @@ def test_several_metrics_in_one_summary(tmp_path):
     assert 'mean_absolute_error: smaller is better.' in text
     compared = report.format_comparison(mixed)
     assert 'against uniform: test score minus that of' in compared
-    assert math.isnan(against(share, 'uniform', [error, share])[0])
+    assert math.isnan(against(share, 'uniform', [error, share]).mean)
     for page in map(Page, (report.summary_html(mixed), report.comparison_html(mixed))):
         ids = [value for name, value in page.attributes if name == 'id']
         assert len(ids) == len(set(ids))

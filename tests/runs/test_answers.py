@@ -8,6 +8,8 @@ import pytest
 from light_export import light_export
 
 from tfprune.data.loading import load_data
+from tfprune.report import run_row
+from tfprune.report.right_answers import unpacked
 from tfprune.runs.answers import compared
 from tfprune.runs.config import Config
 from tfprune.runs.run import train_and_prune
@@ -27,11 +29,14 @@ def test_answers_by_hand():
         {'index': 3, 'label': 1, 'before': 1, 'after': 2},
         {'index': 4, 'label': 2, 'before': 2, 'after': 0},
         {'index': 1, 'label': 0, 'before': 1, 'after': 0}]
+    assert unpacked(found['right'], 6, 'before').tolist() == (before == LABELS).tolist()
+    assert unpacked(found['right'], 6).tolist() == (after == LABELS).tolist()
 
 
 def test_no_model_before_and_many_classes():
     found = compared(None, LABELS, LABELS, 101)
     assert found['confusion'] is None and found['changed'] == []
+    assert found['right']['before'] is None and unpacked(found['right'], 6).all()
     assert found['classes'][0] == {'images': 2, 'before': None, 'after': 2}
 
 
@@ -62,6 +67,7 @@ def test_a_run_keeps_the_answers_of_its_two_models(run):
     assert run.report['dense']['test_accuracy'] == np.mean(before == labels)
     assert sum(row['after'] for row in stored['classes']) / 360 == (
         run.report['pruned']['test_accuracy'])
+    assert run_row(run.run_dir)['right'] == stored['right']
     changed = [row['index'] for row in stored['changed']]
     assert changed  # or the next line says nothing
     with np.load(run.run_dir / 'changed.npz') as file:

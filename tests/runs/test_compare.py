@@ -15,7 +15,7 @@ import pytest
 
 from made_up_runs import make_run
 from tfprune import command_line, report
-from tfprune.report.comparison import against
+from tfprune.report.pairs import against
 from tfprune.runs.comparison import Cell, Comparison, Grid, families, last_line, plan
 from tfprune.runs.config import Config
 
@@ -386,7 +386,7 @@ def test_flagfiles_of_comparisons(tmp_path, monkeypatch, path):
               'scores': [0.9], 'test_images': [100]} for cell in cells if not cell.config.seed]
     if {cell.config.method for cell in cells} == {'uniform'}:  # of which each is the control
         return
-    alone = {line['label'] for line in lines if not against(line, 'uniform', lines)[2]}
+    alone = {line['label'] for line in lines if not against(line, 'uniform', lines).pairs}
     # Not charged, and on CIFAR-10 with a learning rate for random weights.
     expected = {'uniform', 'purl_weights'} & {cell.name for cell in cells}
     assert alone - {'scratch'} == expected

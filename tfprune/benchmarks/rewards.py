@@ -20,13 +20,13 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from scipy import stats
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
 from tfprune.costs.proportional import uniform_widths
 from tfprune.data.image_data import ImageData
 from tfprune.data.loading import load_data
+from tfprune.intervals import spearman
 from tfprune.methods.controls import random_widths
 from tfprune.methods.random_search import near_uniform
 from tfprune.models.building import build_model
@@ -155,18 +155,18 @@ class Study:
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:
     """Returns Markdown tables: rank correlations with the test accuracy; the kinds of decisions."""
-    ends = np.array([row['test_accuracy'] for row in found])
-    signals = {'reward': np.array([row['reward'] for row in found])}
+    ends = [row['test_accuracy'] for row in found]
+    signals = {'reward': [row['reward'] for row in found]}
     for name in found[0] if found else ():
         if name.startswith(('step', 'end')):
             for metric, sign in (('accuracy', 1), ('loss', -1)):
                 shown = 'accuracy' if sign > 0 else 'cross-entropy, negative'
-                signals[f'{name}: {shown}'] = np.array([sign * row[name][metric] for row in found])
+                signals[f'{name}: {shown}'] = [sign * row[name][metric] for row in found]
     lines = [f'| signal, {len(found)} decisions | rank correlation with the test accuracy | 95% |',
              '|---|---:|---:|']
     for name, values in signals.items():
-        low, high = _interval(values, ends)
-        lines.append(f'| {name} | {_spearman(values, ends):.2f} | {low:.2f} to {high:.2f} |')
+        ranks = spearman(values, ends)
+        lines.append(f'| {name} | {ranks.value:.2f} | {ranks.low:.2f} to {ranks.high:.2f} |')
     lines += ['', '| decisions | n | test accuracy | best |', '|---|---:|---:|---:|']
     for kind in KINDS:
         own = [row['test_accuracy'] for row in found if row['kind'] == kind]
@@ -175,17 +175,3 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
             lines.append(f'| {kind} | {len(own)} | {np.mean(own):.2%} ± {100 * spread:.2f} | '
                          f'{max(own):.2%} |')
     return '\n'.join(lines)
-
-
-def _spearman(values: np.ndarray, ends: np.ndarray) -> float:
-    if len(values) < 3 or np.ptp(values) == 0 or np.ptp(ends) == 0:
-        return float('nan')
-    return float(stats.spearmanr(values, ends)[0])
-
-
-def _interval(values: np.ndarray, ends: np.ndarray, draws: int = 2000) -> tuple[float, float]:
-    """The 95% interval of the correlation over decisions drawn anew."""
-    rng = np.random.default_rng(0)
-    picked = rng.integers(len(ends), size=(draws, len(ends)))
-    found = [_spearman(values[each], ends[each]) for each in picked]
-    return tuple(np.nanpercentile(found, [2.5, 97.5])) if len(ends) > 3 else (np.nan, np.nan)

@@ -67,6 +67,7 @@ class Random(Method):
 
 class Magnitude(Method):
     only_decides = True
+    is_control = True
     Options = MagnitudeOptions
 
     def decide(self) -> Decision:

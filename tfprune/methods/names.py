@@ -32,6 +32,9 @@ _OPTIONS: dict[str, type[of.Options]] = {
     'random_search': of.RandomSearchOptions,
     **{name: of.NoOptions for name in ('dense', 'uniform', 'random', 'scratch', 'knapsack')}}
 
+# What others have to beat at the same budget; each of these classes says so, too.
+CONTROLS = frozenset({'uniform', 'random', 'magnitude', 'random_search', 'knapsack'})
+
 
 def options_of(name: str) -> type[of.Options]:
     """The class of a method's options."""

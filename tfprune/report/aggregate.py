@@ -1,22 +1,14 @@
-"""Several runs together: mean and spread over seeds, one line a configuration."""
+"""Runs of one configuration together: mean and spread over seeds."""
 import json
 import math
 import statistics
 from typing import Any, Iterable, Mapping, Sequence
 
-from markupsafe import Markup
-
 from tfprune.config import LIMITS, is_ratio
-from tfprune.errors import unknown
 from tfprune.report import scores
-from tfprune.report.number_text import MISSING, count, duration, listed, percent, quotient
-from tfprune.report.page import figure, joined, page, section, table
-from tfprune.report.plots import plot_summary
+from tfprune.report.number_text import MISSING, count, listed, quotient
 from tfprune.report.reading import ACCOUNT, finite, task_of, test_score
 from tfprune.report.rows import SHOWN, Row
-from tfprune.report.table import align, markdown, uncounted_sentences, written
-
-FORMATS = ('text', 'markdown')
 
 
 def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -26,8 +18,10 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
     model, dataset, budgets
     ({target: limit}; {} where no budget was to be kept), epochs; macs, macs_ratios, params [n];
     uncounted, the names of what macs leaves out; task, see task_of;
-    runs, seeds; n; scores, the task's metric on the test data, and test_images, how many these are
-    [of each run]; score_mean, score_sd (sample standard deviation; NaN for n = 1);
+    of each run: runs, seeds, scores (the task's metric on the test data), given_scores (that of
+    the model as given), test_images (how many these are), right (which of them are answered right,
+    None where a row does not say); n, seeds without those that ran twice;
+    score_mean, score_sd (sample standard deviation; NaN for n = 1);
     dense_score_mean, dense_score_sd; the same of the model as given, given_score_mean,
     given_score_sd (NaN from random weights); seconds and account, means of a run; widths,
     {group: [mean width, dense width]}; zeros, the mean share of kernel weights that are zero where
@@ -50,90 +44,6 @@ def aggregate(rows: Iterable[Row]) -> list[dict[str, Any]]:
                            if any(c.get(name) != own.get(name) for c in alike))
         line['flags'] = ' '.join(f'--{name}={own.get(name)}' for name in differing)
     return lines
-
-
-def format_summary(rows: Sequence[Row], style: str = 'text') -> str:
-    """The table of `rows` as text or markdown, unfinished runs and remarks below it.
-
-    ValueError for another style or no rows.
-    """
-    if style not in FORMATS:
-        raise unknown('format', style, FORMATS)
-    if not rows:
-        raise ValueError('there are no runs to report.')
-    cells, notes = _cells(aggregate(rows)), summary_notes(rows)
-    lines: list[str] = []
-    if len(cells) > 1:
-        lines += (markdown(cells, left=3) if style == 'markdown'
-                  else align(cells, rule=True, left=3)) + ['']
-    return '\n'.join(lines + [written(note, style) for note in notes])
-
-
-def summary_notes(rows: Sequence[Row]) -> list[str]:
-    """Sentences below the table: what ± is, unfinished runs, repeated seeds, commits, hardware."""
-    lines = aggregate(rows)
-    task = scores.shared(lines)
-    notes = ['± is the sample standard deviation over seeds; '
-             f'{scores.test_name(task)} after the last epoch; '
-             "'before surgery' is the same run's model then, not a separately trained one."]
-    if task is None:
-        notes += [f'{found["metric"]}: smaller is better.' for found in scores.metrics_of(lines)
-                  if not found['larger_is_better']]
-    for row in rows:
-        if not row['finished']:
-            what = (f'{row["method"]}, {row["model"]} on {row["dataset"]}, seed {row["seed"]}'
-                    if row.get('method') else 'no config.json')
-            notes.append(f'unfinished: {row["run"]} ({what}): {row.get("epochs_done", 0)} of '
-                         f'{row["epochs"] if row.get("epochs") else "?"} epochs.'
-                         + (f' It failed: {row["error"]}' if row.get('error') else ''))
-    for line in lines:
-        for seed in sorted({s for s in line['seeds'] if line['seeds'].count(s) > 1}, key=str):
-            runs = [run for run, s in zip(line['runs'], line['seeds']) if s == seed]
-            notes.append(f'seed {seed} is counted {len(runs)} times: {listed(runs)}.')
-    notes += uncounted_sentences(dict.fromkeys(
-        name for row in rows for name in row.get('uncounted', ())))
-    finished = [row for row in rows if row['finished']]
-    for name, title in (('commit', 'commit'), ('processor', 'hardware')):
-        seen: dict[str, int] = {}
-        for row in finished:
-            value = row.get(name) or 'unknown'
-            if name == 'processor':
-                value = f'{value}, {row.get("cores") or "?"} cores'
-            seen[value] = seen.get(value, 0) + 1
-        if len(seen) == 1:
-            notes.append(f'{title}: {next(iter(seen))}.')
-        elif seen:
-            notes.append(f'{title}: ' + '; '.join(f'{k} ({n} runs)' for k, n in seen.items()) + '.')
-    return notes
-
-
-def summary_html(rows: Sequence[Row]) -> str:
-    """The same as one HTML page without network, with a plot where there are two lines or more."""
-    lines = aggregate(rows)
-    sections = []
-    if lines:
-        sections.append(section('Runs', table(_cells(lines), left=3)))
-    if len(lines) > 1:
-        labels = [', '.join(filter(None, (
-            line['label'], line['model'], budget_text(line).strip(MISSING), line['flags'])))
-            for line in lines]
-        sections += score_sections(labels, lines, 'configuration', (
-            'Each run a small dot; mean and sample standard deviation beside it.'))
-    sections.append(section('', Markup(), notes=summary_notes(rows)))
-    return page(f'{len(rows)} run{"s" * (len(rows) != 1)}', '', joined(sections))
-
-
-def score_sections(names: Sequence[str], lines: Sequence[Mapping[str, Any]], by: str,
-                   caption: str) -> list[Markup]:
-    """A section a metric: the test scores of its lines, drawn."""
-    found = []
-    for number, task in enumerate(scores.metrics_of(lines)):
-        labels, chosen = zip(*((name, line) for name, line in zip(names, lines)
-                               if scores.same_metric(line['task'], task)))
-        svg = plot_summary(labels, chosen, number)
-        title = f'Test {task["metric"]}'
-        found.append(section(title, figure(svg, f'{title} after the last epoch by {by}', caption)))
-    return found
 
 
 def mean_and_sd(values: Iterable[Any]) -> tuple[float, float]:
@@ -165,7 +75,9 @@ def _line(members: Sequence[Row]) -> dict[str, Any]:
             'runs': [row['run'] for row in members], 'seeds': [row['seed'] for row in members],
             'n': len(by_seed), 'task': task_of(first),
             'scores': [test_score(row) for row in members],
+            'given_scores': [test_score(row, 'given_') for row in members],
             'test_images': [row.get('test_images') for row in members],
+            'right': [row.get('right') for row in members],
             'configuration': first['configuration'],
             'score_mean': score, 'score_sd': score_sd,
             'dense_score_mean': dense, 'dense_score_sd': dense_sd,
@@ -204,30 +116,32 @@ def _visible(line: Mapping[str, Any]) -> tuple[Any, ...]:
             line['task']['metric'])
 
 
-def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Header and rows of the table; a column of flags only where some line needs it."""
-    task = scores.shared(lines)
-    named, unit = task is None, scores.unit(task)
-    before = f'before surgery{unit}'
-    header = ['method', 'model', 'dataset', 'budget', 'MACs', 'n', scores.test_title(task, unit),
-              before, 'epochs', 'time a run']
-    rows = [header]
+def line_names(lines: Sequence[Mapping[str, Any]], *, budgets: bool = True) -> list[str]:
+    """A name a line: the method, with what tells it from its other lines; `budgets`: these, too."""
+    labels = [line['label'] for line in lines]
+    names = []
     for line in lines:
-        low, high = (percent(pick(line['macs_ratios'])) for pick in (min, max))
-        macs = (low if low == high else f'{low}–{high}') + '+' * bool(line['uncounted'])
-        rows.append([line['label'], line['model'], line['dataset'], budget_text(line), macs,
-                     str(line['n']), plus_minus(line, 'score', named),
-                     plus_minus(line, 'dense_score', named) if line['budgets'] else MISSING,
-                     count(line['epochs']), duration(line['seconds'])])
-    if any(finite(line['given_score_mean']) for line in lines):
-        place = header.index(before)
-        for row, cell in zip(rows, [f'as given{unit}', *(plus_minus(line, 'given_score', named)
-                                                         for line in lines)]):
-            row.insert(place, cell)
-    if any(line['flags'] for line in lines):
-        rows = [row + [flags] for row, flags in
-                zip(rows, ['flags', *(line['flags'] or MISSING for line in lines)])]
-    return rows
+        parts = [line['label'], *(line[setting] for setting in settings_of(lines)),
+                 budget_text(line).strip(MISSING) if budgets and labels.count(line['label']) > 1
+                 else '', line['flags']]
+        names.append(', '.join(filter(None, parts)))
+    return names
+
+
+def settings_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which of 'model' and 'dataset' tell lines apart; of a task file both have one name."""
+    if all(line['model'] == line['dataset'] for line in lines):
+        names = ['model']
+    else:
+        names = ['model', 'dataset']
+    return [name for name in names if len({line[name] for line in lines}) > 1]
+
+
+def budgets_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The budgets that lines keep, the smallest first."""
+    kept = sorted((line for line in lines if line['budgets']),
+                  key=lambda line: max(line['macs_ratios']))
+    return list(dict.fromkeys(map(budget_text, kept)))
 
 
 def budget_text(line: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Iterable, Mapping
 from tfprune.files import check_content, write_text
 from tfprune.report.reading import (TASK_OF_CLASSIFIERS, all_values, as_given, budgets,
                                     epoch_account, is_pruned, task_of, test_score)
-from tfprune.run_files import NOT_IDENTITY, TASK, read_json, read_rows
+from tfprune.run_files import NOT_IDENTITY, RIGHT, TASK, read_json, read_rows
 
 Row = Mapping[str, Any]
 SHOWN = ('method', 'model', 'dataset')
@@ -22,7 +22,7 @@ _FINISHED = {
     'is_control?': bool, 'decides_first?': bool,
     'account?': dict, 'budgets?': [{'asked': float}], 'agent?': (dict, None),
     'sparsity?': ({'zeros': float, 'kernel_weights': float}, None),
-    'widths?': {str: [float]}, 'cell?': str, 'test_images?': (int, None)}
+    'widths?': {str: [float]}, 'cell?': str, 'test_images?': (int, None), 'right?': RIGHT}
 _OF_CLASSIFIERS = {**_FINISHED, 'test_accuracy': (float, None),
                    'dense_test_accuracy': (float, None)}
 _OF_OTHERS = {**_FINISHED, 'test_score': (float, None), 'dense_test_score': (float, None),
@@ -66,6 +66,7 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     if report is None:
         return row | {'epochs_done': len({r['epoch'] for r in read_rows(path / 'metrics.jsonl')})}
     dense, pruned = report['dense'], report['pruned']
+    answers = read_json(path / 'answers.json') or {}
     return row | {
         'epochs_done': report['epochs']['total'], 'epochs': report['epochs']['total'],
         'is_control': report.get('is_control', False), 'decides_first': report['decides_first'],
@@ -81,7 +82,8 @@ def run_row(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
         'account': epoch_account(report), 'agent': report['agent'],
         'removed_blocks': report.get('removed_blocks', []), 'sparsity': report.get('sparsity'),
         'widths': {group['name']: [group['width'], group['dense_width']]
-                   for group in report['groups']}}
+                   for group in report['groups']},
+        **({'right': answers['right']} if 'right' in answers else {})}
 
 
 def write_rows_file(path: str | os.PathLike[str], rows: Iterable[Row]) -> None:

@@ -14,6 +14,8 @@ from tfprune.report.reading import (as_given, budgets, epoch_account, finite, fu
 from tfprune.significance import ERRORS, fell
 
 LINE = 96  # characters of a line of text
+_OF_ONE_RUN = ('The rewards of one run are no evidence about the method: scripts/compare.py sets '
+               'its test scores against uniform widths and the other controls, over seeds.')
 _ROW = tabulate.DataRow('', '   ', '')
 _PLAIN = tabulate.TableFormat(None, None, None, None, _ROW, _ROW, 0, None)
 
@@ -278,7 +280,7 @@ def agent_sentences(report: Mapping[str, Any]) -> list[str]:
     else:
         verdict = ('the agent does not beat random actions: a difference below 2 standard errors '
                    'may be chance.')
-    return said + [f'{text}, {errors:+.1f} standard errors: {verdict}']
+    return said + [f'{text}, {errors:+.1f} standard errors: {verdict}', _OF_ONE_RUN]
 
 
 def reward_difference(agent: Mapping[str, Any]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import numpy as np
 from tfprune.data.image_data import ImageData
 from tfprune.export.keras_file import open_model
 from tfprune.files import replacing
+from tfprune.report.right_answers import packed
 from tfprune.runs.artifacts import predicted_classes
 from tfprune.runs.folder import RunFolder
 
@@ -43,6 +44,7 @@ def compared(before: np.ndarray | None, after: np.ndarray, labels: np.ndarray, n
         confusion: [K][K] counts of the second model, by label and answer; None for many classes.
         changed: the first images, in their order, that one model alone answers right: index,
             label, before, after; those that were right come first.
+        right: which images each model answers right, see tfprune.report.right_answers.
     """
     rows = []
     for k in range(num_classes):
@@ -60,7 +62,8 @@ def compared(before: np.ndarray | None, after: np.ndarray, labels: np.ndarray, n
             changed += [{'index': int(place), 'label': int(labels[place]),
                          'before': int(before[place]), 'after': int(after[place])}
                         for place in places]
-    return {'classes': rows, 'confusion': confusion, 'changed': changed}
+    return {'classes': rows, 'confusion': confusion, 'changed': changed,
+            'right': packed(before, after, labels)}
 
 
 def _answers(model: keras.Model, data: ImageData) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from tfprune.costs.options import BudgetOptions
 from tfprune.data.options import DataOptions
 from tfprune.errors import near, unknown
 from tfprune.export.options import ExportOptions
-from tfprune.methods.names import METHODS, options_of
+from tfprune.methods.names import CONTROLS, METHODS, options_of
 from tfprune.methods.options import Options
 from tfprune.models.options import ModelOptions
 from tfprune.pruning.options import PruningOptions
@@ -185,13 +185,14 @@ def _values(method: str, kind: str) -> dict[str, Any]:
 
 def completed(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of a run, in whose configuration flags that are younger than it have the values that
-    it ran with."""
+    it ran with, and which is a control if its method is one by now."""
     known = row['configuration']
     if 'method' not in known:
         return dict(row)
     values = {name: value for name, value in values_before(known['method']).items()
               if name not in ('seed', *NOT_IDENTITY)}
-    return {**row, 'configuration': values | dict(known)}
+    return {**row, 'configuration': values | dict(known),
+            'is_control': known['method'] in CONTROLS or row.get('is_control', False)}
 
 
 def option_parts() -> Iterator[tuple[str, type[Options]]]:
