@@ -257,7 +257,8 @@ def test_differing_fields():
     assert differing_fields(Config(seed=2, frozen='a'), stored) == [
         '--seed: 0 -> 2', "--frozen: '' -> 'a'"]
     whole = completed({'configuration': {'method': 'rlal'}})['configuration']
-    of_before = {'distillation': 0.0, 'rlal.action': 'rate'}
+    of_before = {'distillation': 0.0, 'rlal.action': 'rate', 'rlal.context_size': 128,
+                 'rlal.agent_epochs': 1}
     assert whole.items() <= {**stored, **of_before}.items()
     assert len(whole) == len(stored) - 4
     assert completed({'configuration': {}}) == {'configuration': {}}

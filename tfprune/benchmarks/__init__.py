@@ -9,5 +9,5 @@ from types import ModuleType
 from tfprune.registry import Registry
 
 SUITES: Registry[ModuleType] = Registry({name: f'tfprune.benchmarks.{name}:' for name in (
-    'applications', 'artifacts', 'cost_model', 'dense_reward', 'input_pipeline', 'latency_table',
-    'learning', 'rewards', 'scoring', 'search', 'training_step')})
+    'applications', 'artifacts', 'cost_model', 'dense_reward', 'drifting_bandit', 'input_pipeline',
+    'latency_table', 'learning', 'rewards', 'scoring', 'search', 'training_step')})

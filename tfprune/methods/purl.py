@@ -76,7 +76,7 @@ class PuRLEnv(EpisodicEnv):
     def __init__(self, steps: int, accuracy: Callable[[Sequence[int]], float],
                  progress: Callable[[Sequence[int]], float],
                  reward: Callable[[float, float], float], *, dense: bool = True):
-        super().__init__(handle_auto_reset=True)
+        super().__init__()
         self.steps, self._dense = steps, dense
         self._accuracy, self._progress, self._reward = accuracy, progress, reward
         self.choices: list[int] = []

@@ -25,14 +25,26 @@ def finite_reward(reward: float, of: str) -> float:
 
 
 class EpisodicEnv(py_environment.PyEnvironment):
-    """An environment whose episodes all have `steps` steps, of which an observation's first number
-    is the one at hand, from 1, as a share of all.
+    """An environment whose episodes all have `steps` steps; the first number of an observation
+    tells the one at hand as a share of all.
 
     Attributes:
         context_size: how many of the last numbers of an observation are z, see search.context.
     """
     steps: int
-    context_size = 0
+
+    def __init__(self, context_size: int = 0):
+        super().__init__(handle_auto_reset=True)
+        self.context_size, self._z = context_size, np.zeros(context_size, np.float32)
+
+    def set_context(self, z: Sequence[float] | np.ndarray) -> None:
+        """Sets z, float32 [context_size] in [-1, 1], for all coming observations."""
+        z = np.array(z, np.float32)
+        if z.shape != self._z.shape:
+            raise ValueError(f'z must have shape {self._z.shape}; received {z.shape}.')
+        if not np.isfinite(z).all():
+            raise ValueError(f'z must be finite; received {z}.')
+        self._z = z
 
     @property
     def executed(self) -> np.ndarray:
@@ -75,13 +87,12 @@ class PruningEnv(EpisodicEnv):
     def __init__(self, groups: ChannelGroups, cost_model: CostModel,
                  evaluate: Callable[[dict[str, int]], float], *, budget: Budget,
                  context_size: int = 0, bounded: bool = True):
-        super().__init__(handle_auto_reset=True)
+        super().__init__(context_size)
         if not len(groups):
             raise ValueError('PruningEnv needs at least one prunable group; received none.')
         self.budget, self._evaluate, self._bounded = budget, evaluate, bounded
         self.steps = len(budget.names)
         self._static = _static_features(groups, cost_model)
-        self.context_size, self._z = context_size, np.zeros(context_size, np.float32)
         self._widths: list[int] = []
         self._rates: list[float] = []
 
@@ -93,15 +104,6 @@ class PruningEnv(EpisodicEnv):
         high = np.ones(len(self.features) + self._z.size)
         return array_spec.BoundedArraySpec(low.shape, np.float32, low.astype(np.float32),
                                            high.astype(np.float32), name='observation')
-
-    def set_context(self, z: Sequence[float] | np.ndarray) -> None:
-        """Sets z, float32 [context_size] in [-1, 1], for all coming observations."""
-        z = np.array(z, np.float32)
-        if z.shape != self._z.shape:
-            raise ValueError(f'z must have shape {self._z.shape}; received {z.shape}.')
-        if not np.isfinite(z).all():
-            raise ValueError(f'z must be finite; received {z}.')
-        self._z = z
 
     @property
     def widths(self) -> dict[str, int]:
