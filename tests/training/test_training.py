@@ -14,8 +14,9 @@ from tfprune.structure.groups import trace_groups
 from tfprune.tasks.classification import cross_entropy
 from tfprune.testing import residual
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import (Evaluator, NonFiniteLossError, Optimization, Schedule,
-                                   StopTraining, Trainer)
+from tfprune.training.schedule import Schedule
+from tfprune.training.step import (Evaluator, NonFiniteLossError, Optimization, StopTraining,
+                                   Trainer)
 
 BATCH, STEPS = 8, 5
 

@@ -8,10 +8,10 @@ from tfprune.methods.base import Decision
 from tfprune.models.model_files import read_keras_file
 from tfprune.pruning.sparsity import zeroing
 from tfprune.runs.checkpoints import restore
-from tfprune.runs.epochs import EpochLoop, Stage
+from tfprune.runs.epochs import EpochLoop
 from tfprune.runs.first_epoch import fine_tune_factor
 from tfprune.runs.lost_parts import left_out
-from tfprune.runs.pretraining import stage_before_surgery
+from tfprune.runs.stages import stage_after_surgery, stage_before_surgery
 from tfprune.runs.state import FineTuning, State, plain_float32
 from tfprune.search.problem import Problem
 from tfprune.structure.graph import unfold
@@ -50,8 +50,7 @@ def _train(state: State, plan: FineTuning) -> int:
                             average=config.training.fine_tune_average)
     trainer.rate_factor.assign(fine_tune_factor(state.folder.path, state.recipe))
     stages = [stage_before_surgery(state, plan.data)] if first else []
-    stages += [Stage.of(state, config.epochs.search, plan.steps, plan.data,
-                        'fine_tune_learning_rate')]
+    stages += [stage_after_surgery(state, plan)]
     phase = 'train' if first else 'fine_tune'
     loop = EpochLoop(state, trainer, tf.train.Checkpoint(model=pruned, trainer=trainer), stages,
                      lambda _: phase)

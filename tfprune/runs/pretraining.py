@@ -1,11 +1,11 @@
 """The epochs before surgery."""
 import tensorflow as tf
 
-from tfprune.data.examples import Examples
 from tfprune.runs.checkpoints import Position, restore
-from tfprune.runs.epochs import EpochLoop, Stage
+from tfprune.runs.epochs import EpochLoop
 from tfprune.runs.given import first_epoch
 from tfprune.runs.reuse import take_epochs
+from tfprune.runs.stages import stage_before_surgery
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem
 
@@ -24,13 +24,6 @@ def pretrain(state: State, problem: Problem) -> None:
     else:
         return
     state.position, state.prefix = Position(state.surgery_epoch), None
-
-
-def stage_before_surgery(state: State, data: Examples) -> Stage:
-    """The learning rate's first stage, on these examples."""
-    options, epochs = state.config.training, state.config.epochs.search
-    return Stage.of(state, 0, epochs * (data.num_train // options.batch_size), data,
-                    'learning_rate', options.lr_warmup_epochs)
 
 
 def _train(state: State, problem: Problem) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config  # has no public name for 'off'
 
-from tfprune.errors import unknown
 from tfprune.models.compiled import make_optimizer
 from tfprune.pruning.sparsity import kernels_of
 from tfprune.significance import Scored
@@ -45,49 +44,6 @@ def make_deterministic(on: bool = True) -> None:
         tf_config.disable_op_determinism()
     elif not tf.config.list_physical_devices('GPU'):
         tf.config.experimental.enable_op_determinism()
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Learning rate as a function of the step.
-
-    kind 'cosine' falls from `peak` to 0; 'step' divides by 10 at 1/2 and 3/4 of the steps. Both
-    after `warmup_steps` of linear rise.
-    """
-    kind: str
-    peak: float
-    steps: int
-    warmup_steps: int = 0
-
-    def __call__(self, step: int) -> float:
-        """Learning rate of step 0 <= step < steps."""
-        if step < self.warmup_steps:
-            return self.peak * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        if self.kind == 'cosine':
-            return self.peak * 0.5 * (1 + math.cos(math.pi * done))
-        if self.kind == 'step':
-            return self.peak * (1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
-        raise unknown('schedule', self.kind, ('cosine', 'step'))
-
-
-@dataclasses.dataclass(frozen=True)
-class Followed:
-    """A schedule that a model is compiled with, from a step of it on.
-
-    rate: steps from now -> the rate.
-    """
-    rate: Callable[[int], float]
-    first: int = 0
-
-    @property
-    def peak(self) -> float:
-        """Its first rate."""
-        return self(0)
-
-    def __call__(self, step: int) -> float:
-        """Learning rate of a step."""
-        return self.rate(self.first + step)
 
 
 @dataclasses.dataclass(frozen=True)
