@@ -84,7 +84,7 @@ def test_random_weights_have_nothing_given_and_the_rates_of_random_weights(tmp_p
     found = run(network(), tmp_path / 'run')
     assert not found['given']['is_trained']
     assert found['training']['learning_rate'] == 0.1
-    assert found['training']['fine_tune_learning_rate'] == 0.05
+    assert found['training']['fine_tune_learning_rate'] == 0.1 and found['training']['continues']
     assert found['training']['optimizer'] is None
 
 

@@ -1,6 +1,7 @@
 """The epochs before surgery."""
 import tensorflow as tf
 
+from tfprune.runs.carrying import keep_state, take_state
 from tfprune.runs.checkpoints import Position, restore
 from tfprune.runs.epochs import EpochLoop
 from tfprune.runs.given import first_epoch
@@ -18,6 +19,7 @@ def pretrain(state: State, problem: Problem) -> None:
     """
     if state.config.run.before_surgery_from and not (state.method.decides_first or state.prefix):
         take_epochs(state.config, state.folder, problem.model)
+        take_state(state)
         state.took_epochs = True
     elif state.surgery_epoch and not state.position.round:
         _train(state, problem)
@@ -46,3 +48,4 @@ def _train(state: State, problem: Problem) -> None:
                 state.folder.append_rows('episodes.jsonl', result.episodes)
                 row |= {'phase': method.phase(epoch), **result.metrics,
                         'search_equivalents': problem.account.epochs}
+    keep_state(state, trainer)

@@ -23,6 +23,7 @@ from tfprune.tasks.base import Task, scored
 from tfprune.tasks.classification import Classification
 from tfprune.training.batch_norm import synchronize_batch_norm, use_fused_batch_norm
 from tfprune.training.distribution import DistributedBatches
+from tfprune.training.optimizer_state import OptimizerState, steps_of
 
 Batch = tuple[Any, ...]  # (x, y) or (x, y, weights)
 
@@ -67,7 +68,7 @@ class Optimization:
         """A new optimizer; its learning rate is assigned before each step."""
         made = (keras.optimizers.SGD(0.0, momentum=self.momentum) if self.optimizer is None
                 else make_optimizer(self.optimizer))
-        inner = _steps(made)
+        inner = steps_of(made)
         if self.average and not inner.use_ema:
             inner.use_ema, inner.ema_momentum = True, self.average
         return made
@@ -104,6 +105,10 @@ class Trainer(tf.Module):
             share of the rates that are left.
         task: loss and metrics; None for those of a classifier of pictures.
 
+    Attributes:
+        optimizer: made here.
+        state: what it keeps.
+
     Raises:
         ValueError: the model was not created under `strategy`.
     """
@@ -128,7 +133,7 @@ class Trainer(tf.Module):
         with strategy.scope():
             self.optimizer = optimization.make_optimizer()
             try:
-                self.optimizer.build(model.trainable_variables)
+                self.state = OptimizerState(self.optimizer, model.trainable_variables)
             except ValueError:
                 raise ValueError(f"model '{model.name}' must be created under the strategy's "
                                  'scope().') from None
@@ -211,7 +216,7 @@ class Trainer(tf.Module):
     @property
     def averages(self) -> bool:
         """Whether the optimizer keeps moving averages of the weights."""
-        return bool(_steps(self.optimizer).use_ema)
+        return bool(steps_of(self.optimizer).use_ema)
 
     def restart(self, weights: Sequence[np.ndarray], factor: float) -> None:
         """Back to a first step: the model's variables, a new optimizer's state, a rate factor."""
@@ -343,11 +348,6 @@ class Evaluator:
         size = self._task.tally_size if kind == 'tally' else 3
         return tf.cond(tf.shape(tf.nest.flatten(x)[0])[0] > 0, sums,
                        lambda: tf.zeros([size], tf.float64))
-
-
-def _steps(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer that steps, which stands behind one that scales the loss."""
-    return getattr(optimizer, 'inner_optimizer', optimizer)
 
 
 def _compiled(function: Callable, jit_compile: bool) -> Callable:
