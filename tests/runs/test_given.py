@@ -91,7 +91,7 @@ def test_random_weights_have_nothing_given_and_the_rates_of_random_weights(tmp_p
 def test_flags_come_before_what_the_model_says(trained, tmp_path):
     found = run(trained, tmp_path / 'run', learning_rate=0.002, weight_decay=1e-5,
                 optimizer='sgd', fine_tune_learning_rate=0.001, distillation=0.5)['training']
-    assert found['optimizer'] is None and found['reasons'] == []
+    assert found['optimizer'] is None and found['reasons'] == [] and not found['continues']
     assert [found[name] for name in ('learning_rate', 'fine_tune_learning_rate', 'weight_decay',
                                      'distillation')] == [0.002, 0.001, 1e-5, 0.5]
 
