@@ -27,7 +27,8 @@ CONTENT: dict[str, files.Shape] = {
                   'num_test?': int, 'class_names?': [str]},
     'training.json': {'given': (dict, None), 'training': {
         'learning_rate': float, 'fine_tune_learning_rate': float, 'weight_decay': float,
-        'reasons': [str], 'stated': [str], 'augmentation?': str, 'follows?': bool},
+        'reasons': [str], 'stated': [str], 'augmentation?': str, 'follows?': bool,
+        'continues?': bool},
         'lowered?': {str: str}},
     'answers.json': {'classes': [{'images': int, 'before': (int, None), 'after': int}],
                      'confusion': (list, None),

@@ -84,14 +84,14 @@ def test_random_weights_have_nothing_given_and_the_rates_of_random_weights(tmp_p
     found = run(network(), tmp_path / 'run')
     assert not found['given']['is_trained']
     assert found['training']['learning_rate'] == 0.1
-    assert found['training']['fine_tune_learning_rate'] == 0.05
+    assert found['training']['fine_tune_learning_rate'] == 0.1 and found['training']['continues']
     assert found['training']['optimizer'] is None
 
 
 def test_flags_come_before_what_the_model_says(trained, tmp_path):
     found = run(trained, tmp_path / 'run', learning_rate=0.002, weight_decay=1e-5,
                 optimizer='sgd', fine_tune_learning_rate=0.001, distillation=0.5)['training']
-    assert found['optimizer'] is None and found['reasons'] == []
+    assert found['optimizer'] is None and found['reasons'] == [] and not found['continues']
     assert [found[name] for name in ('learning_rate', 'fine_tune_learning_rate', 'weight_decay',
                                      'distillation')] == [0.002, 0.001, 1e-5, 0.5]
 

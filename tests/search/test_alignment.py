@@ -16,7 +16,8 @@ from tfprune.search.alignment import (AlignmentDecay, AlignmentPenalty, Strength
                                       alignment_penalty)
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, random_masks, randomize, residual
-from tfprune.training.step import Optimization, Schedule, Trainer
+from tfprune.training.schedule import Schedule
+from tfprune.training.step import Optimization, Trainer
 
 
 def small():

@@ -14,8 +14,9 @@ from tfprune.structure.groups import trace_groups
 from tfprune.tasks.classification import cross_entropy
 from tfprune.testing import residual
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import (Evaluator, NonFiniteLossError, Optimization, Schedule,
-                                   StopTraining, Trainer)
+from tfprune.training.schedule import Rest, Schedule
+from tfprune.training.step import (Evaluator, NonFiniteLossError, Optimization, StopTraining,
+                                   Trainer)
 
 BATCH, STEPS = 8, 5
 
@@ -104,6 +105,15 @@ def test_warm_up_rises_to_the_peak_and_goes_on_from_there(kind):
 
 def test_a_schedule_may_be_all_warm_up():
     assert Schedule('cosine', 1.0, steps=4, warmup_steps=4)(3) == 1
+
+
+@pytest.mark.parametrize('kind', ['cosine', 'step'])
+def test_the_rest_of_a_schedule_by_hand(kind):
+    whole = Schedule(kind, 0.4, steps=12, warmup_steps=4)
+    assert [Rest(whole, 6, 6)(s) for s in range(6)] == [whole(6 + s) for s in range(6)]
+    assert [Rest(whole, 6, 2)(s) for s in range(2)] == [whole(6), whole(9)]  # in a third of them
+    assert [Rest(whole, 2, 5)(s) for s in (0, 1)] == [whole(2), 0.4]  # a warm-up to its peak
+    assert Rest(whole, 6, 2).peak == whole(6)
 
 
 def test_unknown_schedule():

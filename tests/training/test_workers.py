@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIG = Config(
     model='resnet8', dataset='digits', macs=0.5, warmup_epochs=0, random_epochs=1, joint_epochs=1,
     alignment_epochs=0, fine_tune_epochs=1, batch_size=128, learning_rate=0.01,
-    fine_tune_learning_rate=0.005, reward_images=100, score_images=100, score_batch_size=50,
+    reward_images=100, score_images=100, score_batch_size=50,
     calibration_batches=1,
     rlal=dict(episodes_per_epoch=2, random_reference_episodes=0, comparison_episodes=0,
               context_size=2, context_updates=2, agent_updates=1))

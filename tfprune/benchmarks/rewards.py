@@ -41,8 +41,9 @@ from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import trace_groups
 from tfprune.training.batch_norm import reestimate_batch_norm
+from tfprune.training.schedule import Schedule
 from tfprune.training.seeding import set_seed
-from tfprune.training.step import Evaluator, Optimization, Schedule, Teacher, Trainer
+from tfprune.training.step import Evaluator, Optimization, Teacher, Trainer
 
 OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset', 'reward_decisions',
            'reward_first', 'reward_epochs', 'reward_images')

@@ -32,8 +32,9 @@ from tfprune.export.quantizable import prepare
 from tfprune.export.tflite import open_file, run_converter, write_content
 from tfprune.models.outputs import as_logits, outputs_probabilities
 from tfprune.tasks.classification import cross_entropy
+from tfprune.training.schedule import Schedule
 from tfprune.training.seeding import derived_seed
-from tfprune.training.step import NonFiniteLossError, Schedule, StopTraining
+from tfprune.training.step import NonFiniteLossError, StopTraining
 
 _RANGE_DECAY = 0.999  # of TFMOT's moving averages
 _RANGE = re.compile(r'quant_(.*)/(pre_activation|post_activation|output)_(min|max):0$')

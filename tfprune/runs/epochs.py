@@ -7,70 +7,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
-from tfprune.data.examples import Examples
 from tfprune.errors import Fault
 from tfprune.machine import peak_process_bytes
 from tfprune.runs.checkpoints import Position
 from tfprune.runs.first_epoch import FirstEpoch, note_lowered
+from tfprune.runs.stages import Stage
 from tfprune.runs.state import Interrupted, State
 from tfprune.runs.user_callbacks import Phase, UserCallbacks
 from tfprune.tasks.base import Task
 from tfprune.training.seeding import derived_seed, set_seed
-from tfprune.training.step import (Evaluator, Followed, NonFiniteLossError, Schedule, StopTraining,
-                                   Trainer)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """Epochs under one learning-rate schedule: begin <= epoch < end.
-
-    Attributes:
-        data: what is trained on.
-        steps: of the whole stage; its last epoch may be cut short.
-        per_epoch: steps of each other epoch.
-    """
-    begin: int
-    end: int
-    data: Examples
-    steps: int
-    per_epoch: int
-    schedule: Schedule | Followed
-
-    @classmethod
-    def of(cls, state: State, begin: int, steps: int, data: Examples, rate: str,
-           warmup_epochs: float = 0.0) -> 'Stage':
-        """The stage of so many steps from epoch `begin` on; `rate` names the recipe's number that
-        is its peak, unless the schedule that the model is compiled with is followed."""
-        options, recipe, compiled = state.config.training, state.recipe, state.compiled
-        per_epoch = data.num_train // options.batch_size
-        schedule: Schedule | Followed = Schedule(
-            options.schedule, getattr(recipe, rate), steps, round(warmup_epochs * per_epoch))
-        if recipe.follows and rate not in recipe.stated and compiled:
-            schedule = Followed(compiled.scheduled_rate, begin * state.steps_per_epoch)
-        return cls(begin, begin + -(-steps // per_epoch), data, steps, per_epoch, schedule)
-
-    def steps_in(self, epoch: int) -> int:
-        """Steps of an epoch."""
-        return min(self.per_epoch, self.steps - (epoch - self.begin) * self.per_epoch)
-
-    def learning_rate(self, epoch: int, step: int) -> float:
-        """The schedule's rate at a step of an epoch."""
-        return self.schedule((epoch - self.begin) * self.per_epoch + step)
-
-    def rate_share(self, epoch: int, step: int) -> float:
-        """That rate over the sum of those from it to the end of the stage: 1 at the last step."""
-        place = (epoch - self.begin) * self.per_epoch + step
-        left = self._rates_left[place]
-        return float(self.schedule(place) / left) if left > 0 else 1.0
-
-    @functools.cached_property
-    def _rates_left(self) -> np.ndarray:
-        """The sum of the rates from each step on, float64 [steps]."""
-        rates = np.array([self.schedule(step) for step in range(self.steps)])
-        return np.cumsum(rates[::-1])[::-1]
+from tfprune.training.step import Evaluator, NonFiniteLossError, StopTraining, Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,8 +191,8 @@ class EpochLoop:
             state.checkpoints.save(Position(start.epoch, step, seconds()), self.saved)
             raise self._interrupted(start.epoch) from None
         except NonFiniteLossError as error:
-            before = start.epoch < planned.search
-            flag = 'learning_rate' if before else 'fine_tune_learning_rate'
+            begun = start.epoch < planned.search or state.recipe.continues
+            flag = 'learning_rate' if begun else 'fine_tune_learning_rate'
             raise NonFiniteLossError(
                 f'epoch {start.epoch + 1}: {error} A lower --{flag} may help or, in a model of '
                 'your own, a Rescaling or Normalization layer of its inputs.') from None

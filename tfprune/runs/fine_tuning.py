@@ -7,11 +7,12 @@ import tensorflow as tf
 from tfprune.methods.base import Decision
 from tfprune.models.model_files import read_keras_file
 from tfprune.pruning.sparsity import zeroing
+from tfprune.runs.carrying import take_over
 from tfprune.runs.checkpoints import restore
-from tfprune.runs.epochs import EpochLoop, Stage
+from tfprune.runs.epochs import EpochLoop
 from tfprune.runs.first_epoch import fine_tune_factor
 from tfprune.runs.lost_parts import left_out
-from tfprune.runs.pretraining import stage_before_surgery
+from tfprune.runs.stages import stage_after_surgery, stage_before_surgery
 from tfprune.runs.state import FineTuning, State, plain_float32
 from tfprune.search.problem import Problem
 from tfprune.structure.graph import unfold
@@ -27,7 +28,7 @@ _BATCHES_OF_AVERAGE = 20  # by which averaged weights get statistics
 def fine_tune(state: State, problem: Problem) -> None:
     """Trains the state's pruned model to the last epoch, and leaves it in float32."""
     plan = FineTuning.after(state)
-    steps = _train(state, plan)
+    steps = _train(state, problem, plan)
     if state.config.training.fine_tune_average and steps:
         _settle(state, _BATCHES_OF_AVERAGE)
     else:
@@ -37,8 +38,8 @@ def fine_tune(state: State, problem: Problem) -> None:
     state.pruned = plain_float32(state.pruned)
 
 
-def _train(state: State, plan: FineTuning) -> int:
-    """The steps that were done."""
+def _train(state: State, problem: Problem, plan: FineTuning) -> int:
+    """The steps that were done since surgery."""
     config, decision, pruned = state.config, state.decision, state.pruned
     first = state.method.decides_first
     if not plan.steps and config.epochs.fine_tune_epochs:
@@ -50,19 +51,23 @@ def _train(state: State, plan: FineTuning) -> int:
                             average=config.training.fine_tune_average)
     trainer.rate_factor.assign(fine_tune_factor(state.folder.path, state.recipe))
     stages = [stage_before_surgery(state, plan.data)] if first else []
-    stages += [Stage.of(state, config.epochs.search, plan.steps, plan.data,
-                        'fine_tune_learning_rate')]
+    stages += [stage_after_surgery(state, plan)]
     phase = 'train' if first else 'fine_tune'
-    loop = EpochLoop(state, trainer, tf.train.Checkpoint(model=pruned, trainer=trainer), stages,
-                     lambda _: phase)
+    goes_on, begun = state.recipe.continues and not first, tf.Variable(0, dtype=tf.int64)
+    saved = tf.train.Checkpoint(model=pruned, trainer=trainer, **(
+        {'steps_before': begun} if goes_on else {}))
+    loop = EpochLoop(state, trainer, saved, stages, lambda _: phase)
     if state.prefix:
         restore(loop.saved, state.prefix)
     else:
         _begin(state, keep_zeros)
+        if goes_on:
+            take_over(state, problem, trainer)
+        begun.assign(trainer.steps_in_all)
     for epoch in loop.epochs_left():
         with loop.acting(loop.train(epoch)) as row:
             row['phase'] = phase
-    return trainer.steps_in_all
+    return trainer.steps_in_all - int(begun)
 
 
 def _begin(state: State, keep_zeros: Callable[[], None] | None) -> None:

@@ -21,8 +21,8 @@ _FIRST_FILES = {'.lock', 'config.flags', 'environment.json', '.partial_config.fl
 # All that a run writes into its folder, by what the folder of an unbegun run is cleared.
 OWN_FILES = {*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.json',
              'task.json', 'training.json', 'tensorboard', 'checkpoints', 'metrics.jsonl',
-             'episodes.jsonl', 'rounds.jsonl', 'dense.keras', 'decision.json', 'zeros.npz',
-             'ratios.json', 'ratios', 'export', 'answers.json',
+             'episodes.jsonl', 'rounds.jsonl', 'optimizer.npz', 'dense.keras', 'decision.json',
+             'zeros.npz', 'ratios.json', 'ratios', 'export', 'answers.json',
              'changed.npz', 'report.json', 'report.html'}
 
 

@@ -1,12 +1,13 @@
 """The epochs before surgery."""
 import tensorflow as tf
 
-from tfprune.data.examples import Examples
 from tfprune.methods.base import Trained
+from tfprune.runs.carrying import keep_state, take_state
 from tfprune.runs.checkpoints import Position, restore
-from tfprune.runs.epochs import EpochLoop, Stage
+from tfprune.runs.epochs import EpochLoop
 from tfprune.runs.given import first_epoch
 from tfprune.runs.reuse import take_epochs
+from tfprune.runs.stages import stage_before_surgery
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem
 
@@ -19,19 +20,13 @@ def pretrain(state: State, problem: Problem) -> None:
     """
     if state.config.run.before_surgery_from and not (state.method.decides_first or state.prefix):
         take_epochs(state.config, state.folder, problem.model)
+        take_state(state)
         state.took_epochs = True
     elif state.surgery_epoch and not state.position.round:
         _train(state, problem)
     else:
         return
     state.position, state.prefix = Position(state.surgery_epoch), None
-
-
-def stage_before_surgery(state: State, data: Examples) -> Stage:
-    """The learning rate's first stage, on these examples."""
-    options, epochs = state.config.training, state.config.epochs.search
-    return Stage.of(state, 0, epochs * (data.num_train // options.batch_size), data,
-                    'learning_rate', options.lr_warmup_epochs)
 
 
 def _train(state: State, problem: Problem) -> None:
@@ -57,3 +52,4 @@ def _train(state: State, problem: Problem) -> None:
                 state.folder.append_rows('episodes.jsonl', result.episodes)
                 row |= {'phase': method.phase(epoch), **result.metrics,
                         'search_equivalents': problem.account.epochs}
+    keep_state(state, trainer)

@@ -52,6 +52,8 @@ class Recipe:
         augmentation: what is done to training images, `ImageData.augmented`; '' for what the
             configuration says.
         follows: whether the learning rate is that of the schedule that the model is compiled with.
+        continues: whether the epochs after surgery go on with the schedule of those before it, and
+            with their optimizer's state; else a new optimizer begins a schedule of its own.
     """
     optimizer: Mapping[str, Any] | None
     learning_rate: float
@@ -62,6 +64,7 @@ class Recipe:
     stated: tuple[str, ...] = ()
     augmentation: str = ''
     follows: bool = False
+    continues: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

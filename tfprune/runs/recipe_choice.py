@@ -3,15 +3,21 @@
     compiled         the optimizer and the learning rate that the model was compiled with; after
                      surgery a higher one where that cannot bring a copy of uniform widths back, as
                      a rate that training has let decay
-    not compiled     SGD with momentum; the rate before surgery by `largest_harmless`, that after
-                     surgery by `best_recovering` on a copy of uniform widths (training.rate_test)
-    random weights   SGD with momentum at 0.1, after surgery 0.05; so, too, a model whose answers
-                     are no better than chance
+    not compiled     SGD with momentum; of GIVEN_RATES that before surgery by `largest_harmless`
+                     or, where there are no epochs before, that after surgery by `best_recovering`
+                     on a copy of uniform widths (training.rate_test)
+    random weights   SGD with momentum at 0.1; so, too, a model whose answers are no better than
+                     chance
 
-and no weight decay beside the regularizers of the user's own model. After surgery classifiers learn
-from the answers of the model as given, too, or of the dense model just before surgery.
+One schedule with this peak spans the epochs before and after surgery, and the optimizer keeps its
+state across it, unless the rate after surgery is another: because a flag says it, because nothing
+trains before, or because the compiled one has decayed. With --fine_tune_schedule=restart the rate
+after surgery is that of `best_recovering` in any case, 0.05 of random weights.
+
+There is no weight decay beside the regularizers of the user's own model. After surgery classifiers
+learn from the answers of the model as given, too, or of the dense model just before surgery.
 """
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,6 +36,7 @@ from tfprune.training.seeding import derived_seed
 from tfprune.training.step import Optimization
 
 DISTILLATION = 0.9  # share of the loss after surgery
+GIVEN_RATES = (0.02, 0.01, 0.003, 0.001, 0.0003)  # of SGD, by which given weights train on
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
 
@@ -39,36 +46,24 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
     Raises StopTraining: the run was asked to stop in a test.
     """
     options, given, compiled = state.config.training, state.given, state.compiled
-    starts_trained = (given is not None and given.is_trained and not state.method.decides_first)
+    epochs = state.config.epochs
     reasons: list[str] = []
-    rates = _Rates(state, problem, reasons)
+    starts_trained = (given is not None and given.is_trained and not state.method.decides_first)
     stated = {name: getattr(options, name) for name in (
         'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
         if getattr(options, name) is not None}
+    continues = (options.fine_tune_schedule == 'continue'
+                 and 'fine_tune_learning_rate' not in stated
+                 and bool(epochs.search and epochs.fine_tune_epochs))
     follows = bool(compiled and 'learning_rate' not in stated and compiled.goes_on(
-        state.config.epochs.total * state.steps_per_epoch))
-    if compiled and follows:
-        before = after = compiled.scheduled_rate(0)
-        until = 'until' if 'fine_tune_learning_rate' in stated else 'across'
-        reasons.append(f'the model is compiled with {compiled.name} and a schedule of its rate, '
-                       f'which is followed from step {compiled.iterations} on, {until} surgery')
-    elif compiled and not compiled.scheduled and compiled.learning_rate:
-        before = after = compiled.learning_rate
-        reasons.append(f'the model is compiled with {compiled.name}, which trains it on at '
-                       f'{stated.get("learning_rate", before):g}')
-        if starts_trained and 'fine_tune_learning_rate' not in stated:
-            after = rates.not_decayed(compiled.learning_rate)
-    elif starts_trained:
-        before, after = rates.tested()
-    elif compiled:
-        before = after = compiled.learning_rate or 1e-3
-        reasons.append(f'the model is compiled with {compiled.name}, whose own schedule is not '
-                       f'followed; --schedule begins at {before:g}')
-    else:
-        before, after = FROM_RANDOM.learning_rate, FROM_RANDOM.fine_tune_learning_rate
-        if given is not None and not given.is_trained:
-            reasons.append('the given model does not answer better than chance, and is trained as '
-                           'from random weights, by SGD')
+        epochs.total * state.steps_per_epoch))
+    before, after = _Rates(state, problem, stated, reasons, continues).peaks(
+        follows, starts_trained)
+    continues &= after == before
+    if continues:
+        after = stated.get('learning_rate', before)
+        reasons.append('one schedule of the rate spans the epochs before and after surgery, across '
+                       'which the optimizer keeps its state (--fine_tune_schedule)')
     decay = 0.0 if given is not None or compiled else FROM_RANDOM.weight_decay
     if given is not None and given.held_out.lost(given.held_out_floor):
         shown = state.task.shown_score
@@ -84,7 +79,7 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
     distillation = _distillation(state, starts_trained, reasons)
     return Recipe(compiled.config if compiled else None, **chosen | stated,
                   distillation=distillation, reasons=tuple(reasons), stated=tuple(stated),
-                  follows=follows)
+                  follows=follows, continues=continues)
 
 
 def _distillation(state: State, starts_trained: bool, reasons: list[str]) -> float:
@@ -118,37 +113,79 @@ def has_own_losses(model: keras.Model) -> bool:
 
 
 class _Rates:
-    """Learning rates by tests on copies.
+    """Peaks of the learning rate, by tests on copies where nothing else says them.
 
     Args:
+        stated: what flags say, by name.
         reasons: a sentence is added for each rate that is chosen.
+        continues: whether the schedule before surgery is that after it.
     """
 
-    def __init__(self, state: State, problem: Problem, reasons: list[str]):
+    def __init__(self, state: State, problem: Problem, stated: Mapping[str, float],
+                 reasons: list[str], continues: bool):
         self._state, self._problem, self._reasons = state, problem, reasons
+        self._stated, self._continues = stated, continues
         self._options, self._epochs = state.config.training, state.config.epochs
         self._narrows = state.method.prunes and state.method.needs_budget
 
+    def peaks(self, follows: bool, starts_trained: bool) -> tuple[float, float]:
+        """Before and after surgery; what flags say may be left out.
+
+        Args:
+            follows: whether the compiled schedule is followed.
+            starts_trained: whether the weights know more than chance.
+        """
+        compiled, given, say = self._state.compiled, self._state.given, self._reasons.append
+        after_is_stated = 'fine_tune_learning_rate' in self._stated
+        if compiled and follows:
+            say(f'the model is compiled with {compiled.name} and a schedule of its rate, which is '
+                f'followed from step {compiled.iterations} on, '
+                f'{"until" if after_is_stated else "across"} surgery')
+            return (compiled.scheduled_rate(0),) * 2
+        if compiled and not compiled.scheduled and compiled.learning_rate:
+            rate = compiled.learning_rate
+            say(f'the model is compiled with {compiled.name}, which trains it on at '
+                f'{self._stated.get("learning_rate", rate):g}')
+            is_tested = starts_trained and not after_is_stated
+            return rate, self.not_decayed(rate) if is_tested else rate
+        if starts_trained:
+            return self.tested()
+        if compiled:
+            rate = compiled.learning_rate or 1e-3
+            say(f'the model is compiled with {compiled.name}, whose own schedule is not followed; '
+                f'--schedule begins at {rate:g}')
+            return rate, rate
+        if given is not None:
+            say('the given model does not answer better than chance, and is trained as from random '
+                'weights, by SGD')
+        before = FROM_RANDOM.learning_rate
+        return before, before if self._continues else FROM_RANDOM.fine_tune_learning_rate
+
     def tested(self) -> tuple[float, float]:
         """Rates before and after surgery; those that flags say are not tested."""
-        options, compiled = self._options, self._state.compiled
-        largest = (compiled.learning_rate if compiled else 0.0) or FROM_RANDOM.learning_rate
-        rates = [largest * factor for factor in FACTORS]
-        before, after = options.learning_rate, options.fine_tune_learning_rate
+        compiled = self._state.compiled
+        rates = ([compiled.learning_rate * factor for factor in FACTORS]
+                 if compiled and compiled.learning_rate else GIVEN_RATES)
+        before = self._stated.get('learning_rate')
         if before is None:
-            before = largest
+            before = rates[0]
             if self._epochs.search:
                 before, why = largest_harmless(self._test({}), rates)
                 self._reasons.append(f'learning rate before surgery: {why}')
-        if after is None:
-            after = before
-            if self._epochs.fine_tune_epochs and self._narrows:
-                after, why = best_recovering(self._test(self._uniform_masks()), rates)
-                self._reasons.append(f'learning rate after surgery: {why}')
-            elif self._epochs.fine_tune_epochs and not self._epochs.search:
-                after, why = largest_harmless(self._test({}), rates)
-                self._reasons.append(f'learning rate: {why}')
-        return before, after
+        if self._continues:
+            return before, before
+        after = self._stated.get('fine_tune_learning_rate')
+        return before, self._tested_after(before, rates) if after is None else after
+
+    def _tested_after(self, before: float, rates: Sequence[float]) -> float:
+        after = before
+        if self._epochs.fine_tune_epochs and self._narrows:
+            after, why = best_recovering(self._test(self._uniform_masks()), rates)
+            self._reasons.append(f'learning rate after surgery: {why}')
+        elif self._epochs.fine_tune_epochs and not self._epochs.search:
+            after, why = largest_harmless(self._test({}), rates)
+            self._reasons.append(f'learning rate: {why}')
+        return after
 
     def not_decayed(self, rate: float) -> float:
         """The rate after surgery of an optimizer that is compiled with `rate`."""

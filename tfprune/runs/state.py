@@ -159,15 +159,22 @@ class FineTuning:
         return self.steps / self.per_epoch
 
     @classmethod
-    def after(cls, state: State) -> 'FineTuning':
-        """As the configuration says, less the search where that is charged."""
-        planned, batch_size = state.config.epochs, state.config.training.batch_size
+    def planned(cls, state: State) -> 'FineTuning':
+        """As the configuration says."""
         data = state.data.with_released(state.config.scoring.score_images)
-        before, after = (each.num_train // batch_size for each in (state.data, data))
+        per_epoch = data.num_train // state.config.training.batch_size
+        return cls(data, state.config.epochs.fine_tune_epochs * per_epoch, per_epoch)
+
+    @classmethod
+    def after(cls, state: State) -> 'FineTuning':
+        """As planned, less the search where that is charged."""
+        plan, epochs = cls.planned(state), state.config.epochs
+        if not epochs.charge_search:
+            return plan
         # An epoch of the account is one before the decision.
-        charged = (state.decision.search_equivalents * before / after if planned.charge_search
-                   else 0.0)
-        return cls(data, steps_left(planned.fine_tune_epochs, after, charged), after)
+        charged = state.decision.search_equivalents * state.steps_per_epoch / plan.per_epoch
+        return dataclasses.replace(
+            plan, steps=steps_left(epochs.fine_tune_epochs, plan.per_epoch, charged))
 
 
 def plain_float32(model: keras.Model) -> keras.Model:

@@ -66,16 +66,22 @@ class TrainingOptions(Part):
         'at the rate of their compiled optimizer or, without one, at a rate that a short test '
         'on a copy finds; random weights at 0.1.', RATE)
     fine_tune_learning_rate: float | None = field_of(
-        None, 'The learning rate has this peak after surgery. If left out, it is found likewise; '
-        'random weights take 0.05.', RATE)
+        None, 'After surgery the learning rate begins anew, at this peak. If left out, see '
+        'fine_tune_schedule; a peak that restarts is found likewise, random weights take 0.05.',
+        RATE)
     check_first_epoch: bool = field_of(
         True,
         'The first epoch may not lower the mean score of given weights, on held-out examples and '
         'on those that are trained on, by more than three standard errors: a rate that was left '
         'out is lowered, a rate that was given stops the run.')
     schedule: str = field_of(
-        'cosine', 'The learning rate follows this schedule before surgery, and again after it.',
-        choices=('cosine', 'step'))
+        'cosine', 'The learning rate follows this schedule.', choices=('cosine', 'step'))
+    fine_tune_schedule: str = field_of(
+        'continue',
+        'continue: one schedule spans the epochs before and after surgery, and the optimizer keeps '
+        'its state, momentum and the like, cut as the weights are; unless there are no epochs '
+        'before, or fine_tune_learning_rate is given. restart: after surgery a new optimizer '
+        'begins a schedule of its own.', choices=('continue', 'restart'), before='restart')
     lr_warmup_epochs: float = field_of(
         1.0, 'The learning rate rises linearly over this many epochs at the start.', EPOCHS)
     momentum: float = field_of(

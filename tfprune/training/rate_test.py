@@ -16,8 +16,8 @@ from tfprune.structure.graph import unfold
 from tfprune.tasks.base import Task, count_of
 from tfprune.tasks.classification import Classification
 from tfprune.training.batch_norm import reestimate_batch_norm
-from tfprune.training.step import (Batch, NonFiniteLossError, Optimization, Schedule, StopTraining,
-                                   Trainer)
+from tfprune.training.schedule import Schedule
+from tfprune.training.step import Batch, NonFiniteLossError, Optimization, StopTraining, Trainer
 
 STEPS = 40
 FACTORS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # of the largest rate that is tried

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework import config as tf_config  # has no public name for 'off'
 
-from tfprune.errors import unknown
 from tfprune.models.compiled import make_optimizer
 from tfprune.pruning.sparsity import kernels_of
 from tfprune.significance import Scored
@@ -24,6 +23,7 @@ from tfprune.tasks.base import Task, scored
 from tfprune.tasks.classification import Classification
 from tfprune.training.batch_norm import synchronize_batch_norm, use_fused_batch_norm
 from tfprune.training.distribution import DistributedBatches
+from tfprune.training.optimizer_state import OptimizerState, steps_of
 
 Batch = tuple[Any, ...]  # (x, y) or (x, y, weights)
 
@@ -48,49 +48,6 @@ def make_deterministic(on: bool = True) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
-    """Learning rate as a function of the step.
-
-    kind 'cosine' falls from `peak` to 0; 'step' divides by 10 at 1/2 and 3/4 of the steps. Both
-    after `warmup_steps` of linear rise.
-    """
-    kind: str
-    peak: float
-    steps: int
-    warmup_steps: int = 0
-
-    def __call__(self, step: int) -> float:
-        """Learning rate of step 0 <= step < steps."""
-        if step < self.warmup_steps:
-            return self.peak * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        if self.kind == 'cosine':
-            return self.peak * 0.5 * (1 + math.cos(math.pi * done))
-        if self.kind == 'step':
-            return self.peak * (1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01)
-        raise unknown('schedule', self.kind, ('cosine', 'step'))
-
-
-@dataclasses.dataclass(frozen=True)
-class Followed:
-    """A schedule that a model is compiled with, from a step of it on.
-
-    rate: steps from now -> the rate.
-    """
-    rate: Callable[[int], float]
-    first: int = 0
-
-    @property
-    def peak(self) -> float:
-        """Its first rate."""
-        return self(0)
-
-    def __call__(self, step: int) -> float:
-        """Learning rate of a step."""
-        return self.rate(self.first + step)
-
-
-@dataclasses.dataclass(frozen=True)
 class Optimization:
     """What a training step needs beside the model: see the flags of the same names.
 
@@ -111,7 +68,7 @@ class Optimization:
         """A new optimizer; its learning rate is assigned before each step."""
         made = (keras.optimizers.SGD(0.0, momentum=self.momentum) if self.optimizer is None
                 else make_optimizer(self.optimizer))
-        inner = _steps(made)
+        inner = steps_of(made)
         if self.average and not inner.use_ema:
             inner.use_ema, inner.ema_momentum = True, self.average
         return made
@@ -148,6 +105,10 @@ class Trainer(tf.Module):
             share of the rates that are left.
         task: loss and metrics; None for those of a classifier of pictures.
 
+    Attributes:
+        optimizer: made here.
+        state: what it keeps.
+
     Raises:
         ValueError: the model was not created under `strategy`.
     """
@@ -172,7 +133,7 @@ class Trainer(tf.Module):
         with strategy.scope():
             self.optimizer = optimization.make_optimizer()
             try:
-                self.optimizer.build(model.trainable_variables)
+                self.state = OptimizerState(self.optimizer, model.trainable_variables)
             except ValueError:
                 raise ValueError(f"model '{model.name}' must be created under the strategy's "
                                  'scope().') from None
@@ -255,7 +216,7 @@ class Trainer(tf.Module):
     @property
     def averages(self) -> bool:
         """Whether the optimizer keeps moving averages of the weights."""
-        return bool(_steps(self.optimizer).use_ema)
+        return bool(steps_of(self.optimizer).use_ema)
 
     def restart(self, weights: Sequence[np.ndarray], factor: float) -> None:
         """Back to a first step: the model's variables, a new optimizer's state, a rate factor."""
@@ -387,11 +348,6 @@ class Evaluator:
         size = self._task.tally_size if kind == 'tally' else 3
         return tf.cond(tf.shape(tf.nest.flatten(x)[0])[0] > 0, sums,
                        lambda: tf.zeros([size], tf.float64))
-
-
-def _steps(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
-    """The optimizer that steps, which stands behind one that scales the loss."""
-    return getattr(optimizer, 'inner_optimizer', optimizer)
 
 
 def _compiled(function: Callable, jit_compile: bool) -> Callable:
