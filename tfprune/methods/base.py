@@ -17,6 +17,7 @@ from tfprune.costs.budget import Budget
 from tfprune.methods.options import NoOptions, Options
 from tfprune.pruning.masks import Masks, widths_of
 from tfprune.pruning.sparsity import Zeros
+from tfprune.search.companion import Companion
 from tfprune.search.problem import Problem
 from tfprune.training.options import Epochs
 
@@ -143,6 +144,10 @@ class Method(tf.Module):
     def constrain(self) -> Callable[[tf.Tensor], None] | None:
         """What assigns weights after each training step, across replicas; called with the step's
         learning rate over the sum of those to surgery, a scalar in [0, 1]."""
+        return None
+
+    def companion(self) -> Companion | None:
+        """What trains beside the whole network in some of the steps."""
         return None
 
     def phase(self, epoch: int) -> str:

@@ -80,6 +80,9 @@ class RlalOptions(Options):
         COUNT_OR_NONE)
     context_learning_rate: float = field_of(
         1e-3, 'The context network learns at this rate.', RATE)
+    subnetwork_every: int = field_of(
+        0, 'In every n-th step of the joint and alignment epochs the followed sub-network trains '
+        'beside the whole network, on its answers; 0 is without.', COUNT_OR_NONE)
     alignment: str = field_of(
         'fixed', 'The alignment penalty has a fixed or an adaptive strength; decay in its place '
         'shrinks what reads removed channels to zero at surgery; or there is none.',

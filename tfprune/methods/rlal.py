@@ -38,14 +38,16 @@ from tfprune.methods.base import Decision, EpochResult, Method, Trained
 from tfprune.methods.options import RlalOptions
 from tfprune.methods.rewards import CurrentRewards
 from tfprune.methods.stopwatch import Stopwatch
-from tfprune.pruning.masks import Masks, open_masks
+from tfprune.pruning.masks import open_masks, widths_of
 from tfprune.search.agents import (Policy, carried_out, make_agent, mean_and_error, play,
                                    random_policy)
 from tfprune.search.alignment import AlignmentDecay, AlignmentPenalty, StrengthController
+from tfprune.search.companion import Companion
 from tfprune.search.context import (ContextNetwork, ContextTrainer, EpisodeHistory,
                                     direction_of_better)
 from tfprune.search.environment import PruningEnv, RelativeEnv
 from tfprune.search.problem import Problem
+from tfprune.search.subnetwork import Subnetwork
 from tfprune.search.surrogate import best_unscored
 from tfprune.training.options import Epochs
 from tfprune.training.seeding import derived_seed
@@ -88,11 +90,14 @@ class RLAL(Method):
         with problem.scope():
             self.alignment = AlignmentPenalty(problem.model, problem.groups)
             self.decay = AlignmentDecay(problem.model, problem.groups, self.alignment.masks)
+            self._companion = Companion(
+                Subnetwork(problem.model, problem.groups), self.alignment.masks,
+                options.subnetwork_every) if options.subnetwork_every else None
         self._controller = StrengthController(self.alignment.strength,
                                               target_gap=options.alignment_gap)
         # v's widths; uniform until an episode has been scored.
         self.best_widths = tf.Variable(uniform_widths(problem.budget), trainable=False)
-        self.alignment.set_masks(self._select(self.best_widths.numpy()))
+        self._follow()
 
     def check(self, epochs: Epochs) -> None:
         if not epochs.random_epochs + epochs.joint_epochs:
@@ -110,6 +115,9 @@ class RLAL(Method):
     def constrain(self) -> Callable[[tf.Tensor], None] | None:
         return self.decay if self.options.alignment == 'decay' else None
 
+    def companion(self) -> Companion | None:
+        return self._companion
+
     def phase(self, epoch: int) -> str:
         return self.problem.epochs.phase(epoch)
 
@@ -117,6 +125,7 @@ class RLAL(Method):
         options, phase = self.options, self.phase(epoch)
         self._reward.forget()
         self._noted: dict[str, float] = {}
+        self._charge_companion()
         metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
         if phase in ('random', 'joint'):
@@ -138,7 +147,7 @@ class RLAL(Method):
             with self._watch('rescoring', whole=True):
                 self._note(metrics, 'subnetwork', self._choose())
         if phase != 'alignment':
-            self.alignment.set_masks(self._select(self.best_widths.numpy()))
+            self._follow()
         if phase == 'joint':
             with self._watch('random_reference', whole=True), self.problem.account.uncharged():
                 reference = self._play_many(self._random_policy(epoch, 1), epoch,
@@ -267,9 +276,11 @@ class RLAL(Method):
 
     def _set_strength(self, coming: str) -> None:
         """lambda for the epoch that comes next, in this phase: 0 until a joint one comes; the
-        decay, too, begins with it."""
+        decay and the sub-network's own training, too, begin with it."""
         options, strength = self.options, self.alignment.strength
         self.decay.is_on.assign(coming in ('joint', 'alignment'))
+        if self._companion:
+            self._companion.is_on.assign(coming in ('joint', 'alignment'))
         if options.alignment in ('none', 'decay') or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
         elif 'scored_full' not in self._noted or not strength.numpy():
@@ -277,5 +288,16 @@ class RLAL(Method):
         else:
             self._controller.update(self._noted['scored_full'], self._noted['subnetwork'])
 
-    def _select(self, widths: np.ndarray) -> Masks:
-        return self._reward.select(self.problem.budget.as_dict(widths))
+    def _follow(self) -> None:
+        """The sub-network of v's widths, chosen on the current weights, is followed from now on."""
+        self.alignment.set_masks(self._reward.select(
+            self.problem.budget.as_dict(self.best_widths.numpy())))
+        if self._companion:
+            self._companion.masks_changed()
+
+    def _charge_companion(self) -> None:
+        """What v has cost in the epoch by training beside the whole network."""
+        if self._companion:
+            problem, widths = self.problem, widths_of(self.alignment.get_masks())
+            problem.account.train(self._companion.take_steps() * problem.training.batch_size,
+                                  problem.cost_model(widths).macs)

@@ -33,7 +33,7 @@ def _train(state: State, problem: Problem) -> None:
     method, scorer = state.method, state.scorer
     judged = first_epoch(state, problem)
     trainer = state.trainer(problem.model, penalty=method.penalty,
-                            constrain=method.constrain())
+                            constrain=method.constrain(), companion=method.companion())
     loop = EpochLoop(state, trainer, tf.train.Checkpoint(
         model=problem.model, trainer=trainer, method=method, account=problem.account),
         [stage_before_surgery(state, state.data)], method.phase)

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Protocol, Sequence
 
 import keras
 import numpy as np
@@ -88,11 +88,27 @@ class Teacher:
     temperature: float
 
 
+class Companion(Protocol):
+    """What trains beside a model, by the same variables, in some of the steps: see
+    tfprune.search.companion."""
+
+    def joins(self, step: int) -> bool:
+        """Whether it trains in this step of an epoch."""
+
+    def __call__(self, inputs: Any, /) -> Any:
+        """Outputs for the inputs of a batch."""
+
+    def count(self) -> None:
+        """It has trained in a step."""
+
+
 class Trainer(tf.Module):
     """Steps of an optimizer on one model; all of its state is in variables.
 
     loss = (1 - a) * task's loss + a * divergence from the teacher's answers, if there is one
            + sum(model.losses) + weight_decay / 2 * sum |kernel|^2 + penalty()
+           + in the steps that a companion joins, its divergence from the model's answers or, of a
+             task that cannot distil, its loss; the loss that is logged is without
 
     model.losses are those of regularisers and of add_loss, as in `fit`; the optimizer applies the
     constraints of weights. The loss that is returned and logged has no term of weight decay.
@@ -103,6 +119,7 @@ class Trainer(tf.Module):
         teacher: of a task that can distil; it answers the examples as they are augmented.
         constrain: called across replicas after each step, to assign weights, with the step's
             share of the rates that are left.
+        companion: trains beside the model.
         task: loss and metrics; None for those of a classifier of pictures.
 
     Attributes:
@@ -117,12 +134,14 @@ class Trainer(tf.Module):
                  optimization: Optimization,
                  penalty: Callable[[], tf.Tensor | None] | None = None,
                  teacher: Teacher | None = None,
-                 constrain: Callable[[tf.Tensor], None] | None = None, task: Task | None = None):
+                 constrain: Callable[[tf.Tensor], None] | None = None,
+                 companion: Companion | None = None, task: Task | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
         self._task = Untracked(task or Classification.of(model, optimization.label_smoothing))
         self._teacher = None if teacher is None else Untracked(teacher)  # in no checkpoint
         self._settings, self._penalty, self._constrain = optimization, penalty, constrain
+        self._companion = None if companion is None else Untracked(companion)
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
         self._gradients = _compiled(self._uncompiled_gradients, optimization.jit_compile)
         self._kernels = kernels_of(model)
@@ -179,7 +198,7 @@ class Trainer(tf.Module):
                 self.last_rate.assign(rate)
                 if rate_share:
                     self.rate_share.assign(rate_share(step))
-                sums = self._train_step(batch)
+                sums = self._train(step, batch)
                 self.steps_done.assign(step + 1)
                 means = self._means(sums.numpy(), step + 1)
                 if on_step:
@@ -246,26 +265,43 @@ class Trainer(tf.Module):
             loss = (1 - share) * loss + share * divergence
         return {**task.metrics(sums[3:]), 'loss': loss + penalty, **terms}
 
+    def _train(self, step: int, batch: Batch) -> tf.Tensor:
+        if self._companion is None or not self._companion.value.joins(step):
+            return self._train_step(batch)
+        sums = self._train_both(batch)
+        self._companion.value.count()
+        return sums
+
     @tf.function
     def _train_step(self, batch: Batch) -> tf.Tensor:
-        per_replica = self.strategy.run(self._replica_step, (batch,))
+        return self._step(batch, joined=False)
+
+    @tf.function
+    def _train_both(self, batch: Batch) -> tf.Tensor:
+        return self._step(batch, joined=True)
+
+    def _step(self, batch: Batch, joined: bool) -> tf.Tensor:
+        per_replica = self.strategy.run(self._replica_step, (batch, joined))
         if self._constrain:
             self._constrain(self.rate_share.value())
         total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
         self.sums.assign_add(total)
         return self.sums.value()
 
-    def _replica_step(self, batch: Batch) -> tf.Tensor:
-        gradients, sums = self._gradients(batch)
+    def _replica_step(self, batch: Batch, joined: bool) -> tf.Tensor:
+        gradients, sums = self._gradients(batch, joined)
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         return sums
 
-    def _uncompiled_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor]:
+    def _uncompiled_gradients(self, batch: Batch, joined: bool
+                              ) -> tuple[list[tf.Tensor], tf.Tensor]:
         settings, replicas = self._settings, self.strategy.num_replicas_in_sync
         task, (x, *targets) = self._task.value, batch
         with tf.GradientTape() as tape:
             outputs = task.forward(self.model, x, training=True)
             summed, divergence, learnt = self._losses(x, outputs, *targets)
+            if joined and self._companion is not None:
+                learnt += self._of_companion(self._companion.value, x, outputs, *targets)
             penalty = self._penalty() if self._penalty else None
             penalty = tf.constant(0.0) if penalty is None else penalty
             if self.model.losses:
@@ -277,6 +313,15 @@ class Trainer(tf.Module):
         return gradients, tf.concat([
             [tf.cast(value, tf.float64) for value in (summed, divergence, penalty / replicas)],
             task.tally(outputs, *targets)], 0)
+
+    def _of_companion(self, companion: Companion, x: Any, outputs: Any, *targets: Any
+                      ) -> tf.Tensor:
+        """The companion's loss, summed over a batch of which the model has these outputs."""
+        task = self._task.value
+        own = task.forward(lambda inputs, training: companion(inputs), x, training=True)
+        if not task.can_distil:
+            return task.loss(own, *targets)
+        return task.divergence(own, tf.nest.map_structure(tf.stop_gradient, outputs), 1.0)
 
     def _decay(self) -> tf.Tensor | float:
         if not self._settings.weight_decay or not self._kernels:
