@@ -78,10 +78,10 @@ class TrainingOptions(Part):
         'cosine', 'The learning rate follows this schedule.', choices=('cosine', 'step'))
     fine_tune_schedule: str = field_of(
         'continue',
-        'continue: one schedule spans the epochs before and after surgery, and the optimizer keeps '
-        'its state, momentum and the like, cut as the weights are; unless there are no epochs '
-        'before, or fine_tune_learning_rate is given. restart: after surgery a new optimizer '
-        'begins a schedule of its own.', choices=('continue', 'restart'), before='restart')
+        'continue lets one schedule span the epochs before and after surgery, and the optimizer '
+        'keep its state, momentum and the like, cut as the weights are; unless there are no epochs '
+        'before, or fine_tune_learning_rate is given. With restart a new optimizer begins a '
+        'schedule of its own after surgery.', choices=('continue', 'restart'), before='restart')
     lr_warmup_epochs: float = field_of(
         1.0, 'The learning rate rises linearly over this many epochs at the start.', EPOCHS)
     momentum: float = field_of(
