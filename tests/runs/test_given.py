@@ -80,12 +80,16 @@ def test_the_given_model_is_measured_first_and_trained_by_its_own_optimizer(trai
     assert found['pruned']['test_accuracy'] > 0.8 * found['given']['test_accuracy']
 
 
-def test_random_weights_have_nothing_given_and_the_rates_of_random_weights(tmp_path):
-    found = run(network(), tmp_path / 'run')
+@pytest.mark.parametrize('options, after', [({}, 0.05), ({'distillation': 0.0}, 0.1)])
+def test_random_weights_have_nothing_given_and_the_rates_of_random_weights(
+        options, after, tmp_path):
+    """A teacher has come to the end of a schedule; without one it goes on across surgery."""
+    found = run(network(), tmp_path / 'run', **options)
     assert not found['given']['is_trained']
-    assert found['training']['learning_rate'] == 0.1
-    assert found['training']['fine_tune_learning_rate'] == 0.1 and found['training']['continues']
-    assert found['training']['optimizer'] is None
+    training = found['training']
+    assert training['learning_rate'] == 0.1 and training['fine_tune_learning_rate'] == after
+    assert training['continues'] == (after == 0.1)
+    assert training['optimizer'] is None
 
 
 def test_flags_come_before_what_the_model_says(trained, tmp_path):

@@ -11,7 +11,8 @@
 
 One schedule with this peak spans the epochs before and after surgery, and the optimizer keeps its
 state across it, unless the rate after surgery is another: because a flag says it, because nothing
-trains before, or because the compiled one has decayed. With --fine_tune_schedule=restart the rate
+trains before, because the compiled one has decayed, or because the model just before surgery is the
+teacher, and so is to have come to the end of a schedule. With --fine_tune_schedule=restart the rate
 after surgery is that of `best_recovering` in any case, 0.05 of random weights.
 
 There is no weight decay beside the regularizers of the user's own model. After surgery classifiers
@@ -52,9 +53,11 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
     stated = {name: getattr(options, name) for name in (
         'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
         if getattr(options, name) is not None}
+    distillation, of_teacher = _distillation(state, starts_trained)
     continues = (options.fine_tune_schedule == 'continue'
                  and 'fine_tune_learning_rate' not in stated
-                 and bool(epochs.search and epochs.fine_tune_epochs))
+                 and bool(epochs.search and epochs.fine_tune_epochs)
+                 and (starts_trained or not distillation))  # a teacher has come to its end
     follows = bool(compiled and 'learning_rate' not in stated and compiled.goes_on(
         epochs.total * state.steps_per_epoch))
     before, after = _Rates(state, problem, stated, reasons, continues).peaks(
@@ -76,25 +79,23 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
         reasons.append("the model's own losses (regularizers, add_loss) are part of the loss, as "
                        'in fit')
     chosen = {'learning_rate': before, 'fine_tune_learning_rate': after, 'weight_decay': decay}
-    distillation = _distillation(state, starts_trained, reasons)
     return Recipe(compiled.config if compiled else None, **chosen | stated,
-                  distillation=distillation, reasons=tuple(reasons), stated=tuple(stated),
+                  distillation=distillation, reasons=(*reasons, *of_teacher), stated=tuple(stated),
                   follows=follows, continues=continues)
 
 
-def _distillation(state: State, starts_trained: bool, reasons: list[str]) -> float:
-    """Share of the loss after surgery; a sentence is added for what was left to us."""
+def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]:
+    """Share of the loss after surgery; a sentence for what was left to us."""
     options, epochs = state.config.training, state.config.epochs
     has_teacher = starts_trained or bool(epochs.search and not state.method.decides_first)
     if not (has_teacher and state.task.can_distil and epochs.fine_tune_epochs):
-        return 0.0
+        return 0.0, []
     if options.distillation is not None:
-        return options.distillation
+        return options.distillation, []
     teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
-    reasons.append(f'after surgery {DISTILLATION:.0%} of the loss is the divergence from the '
-                   f'answers of {teacher} at a temperature of '
-                   f'{options.distillation_temperature:g} (--distillation)')
-    return DISTILLATION
+    return DISTILLATION, [
+        f'after surgery {DISTILLATION:.0%} of the loss is the divergence from the answers of '
+        f'{teacher} at a temperature of {options.distillation_temperature:g} (--distillation)']
 
 
 def has_own_losses(model: keras.Model) -> bool:

@@ -80,7 +80,8 @@ class TrainingOptions(Part):
         'continue',
         'continue lets one schedule span the epochs before and after surgery, and the optimizer '
         'keep its state, momentum and the like, cut as the weights are; unless there are no epochs '
-        'before, or fine_tune_learning_rate is given. With restart a new optimizer begins a '
+        'before, fine_tune_learning_rate is given, or the model just before surgery is the '
+        'teacher. With restart a new optimizer begins a '
         'schedule of its own after surgery.', choices=('continue', 'restart'), before='restart')
     lr_warmup_epochs: float = field_of(
         1.0, 'The learning rate rises linearly over this many epochs at the start.', EPOCHS)
