@@ -6,9 +6,10 @@
     agents         PPO, SAC, DDPG, DQN, REINFORCE behind one contract
     subnetwork     the model under masks, at the cost of the sub-network
     scoring        the reward: the task's metric on held-out training examples
-    context        epoch embeddings, the recurrent network over them, the reward decoder
+    context        what represents a changing environment: embeddings, recurrent network, decoder
     surrogate      the decoder as a surrogate of the reward
     alignment      the penalty that pulls weights to a sub-network: `alignment_penalty`
+    companion      a sub-network that trains beside its network
 
 Imports `costs` and `training` and what these import. Only `environment`, `agents` and the methods
 know TF-Agents.
