@@ -105,10 +105,10 @@ flags.DEFINE_integer('reward_images', 5000, 'Suite rewards: held-out training im
                      'which scores.', lower_bound=10, upper_bound=_MOST)
 flags.DEFINE_integer('reward_epochs', 3, 'Suite rewards: epochs of fine-tuning.', lower_bound=1,
                      upper_bound=_MOST)
-flags.DEFINE_integer('search_epochs', 30, 'Suite learning: epochs of a search, the first of random '
-                     'actions. Suite dense_reward: rounds.', lower_bound=2, upper_bound=_MOST)
-flags.DEFINE_integer('search_episodes', 20, 'Suites search and learning: episodes an epoch; '
-                     'dense_reward: a round.', lower_bound=5, upper_bound=_MOST)
+flags.DEFINE_integer('search_epochs', 30, 'Suites learning and drifting_bandit: epochs of a '
+                     'search. Suite dense_reward: rounds.', lower_bound=2, upper_bound=_MOST)
+flags.DEFINE_integer('search_episodes', 20, 'Suites search, learning and drifting_bandit: '
+                     'episodes an epoch; dense_reward: a round.', lower_bound=5, upper_bound=_MOST)
 flags.DEFINE_integer('search_seeds', 5, 'Suites learning and dense_reward: how many seeds.',
                      lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_integer('search_first_seed', 0, 'Suites learning and dense_reward: the first of them.',

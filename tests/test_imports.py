@@ -22,7 +22,8 @@ BELOW = {
 ABOVE = {'testing', 'command_line', 'callbacks', '__init__'}
 # Library -> who may import it; all others reach it through these, if at all.
 LIBRARIES = {
-    'tf_agents': ('search/environment.py', 'search/agents/', 'methods/'),
+    'tf_agents': ('search/environment.py', 'search/agents/', 'methods/',
+                  'benchmarks/drifting_bandit.py'),
     'tensorflow_model_optimization': ('export/',),
     'tf_keras': ('_legacy.py', 'search/agents/', 'export/', 'benchmarks/'),
     'absl': ('command_line.py',),

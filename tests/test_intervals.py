@@ -62,6 +62,15 @@ def test_strata_are_drawn_each_by_itself():
     assert alone.value == 2.5 and math.isnan(alone.low) and math.isnan(alone.high)
 
 
+def test_an_interquartile_mean_in_units_of_a_control_has_the_spread_of_both():
+    ours, theirs = [[8., 12, 10]], [[4., 6, 5]]
+    found = interquartile_mean(ours, theirs)
+    assert found.value == pytest.approx(2)
+    known = interquartile_mean(ours, [[5., 5, 5]])
+    assert known.value == pytest.approx(2)
+    assert found.high - found.low > 1.2 * (known.high - known.low)
+
+
 def test_probability_of_improvement_by_hand():
     # First task: of 3 · 2 pairs 3 > 1, 3 > 2, 2 > 1 are better, 2 = 2 and 1 = 1 equal: 4 / 6;
     # second: all better.

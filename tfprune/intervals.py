@@ -79,17 +79,24 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> McNemar:
                    if one + other else 1.0)
 
 
-def interquartile_mean(tasks: Sequence[Sequence[float]]) -> Estimate:
+def interquartile_mean(tasks: Sequence[Sequence[float]],
+                       controls: Sequence[Sequence[float]] = ()) -> Estimate:
     """The mean of all scores without the lowest and the highest quarter; bootstrap over the seeds
     of each task (Agarwal et al. 2021, section 4.3).
 
     Args:
         tasks: scores of a method's seeds, a sequence a task, on one scale.
+        controls: of each task the scores of another method's seeds, in whose mean, drawn anew as
+            well, they are measured.
     """
-    def statistic(*scores: np.ndarray, axis: int) -> np.ndarray:
-        return stats.trim_mean(np.concatenate(scores, axis), 0.25, axis)
+    number = len(tasks)
 
-    return _bootstrapped(statistic, tasks)
+    def statistic(*scores: np.ndarray, axis: int) -> np.ndarray:
+        units = [each.mean(axis, keepdims=True) for each in scores[number:]] or [1.0] * number
+        shares = [each / unit for each, unit in zip(scores, units)]
+        return stats.trim_mean(np.concatenate(shares, axis), 0.25, axis)
+
+    return _bootstrapped(statistic, [*tasks, *controls])
 
 
 def probability_of_improvement(ours: Sequence[Sequence[float]],

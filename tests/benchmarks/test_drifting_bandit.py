@@ -30,11 +30,15 @@ def test_environments_of_a_seed_are_the_same_bandit():
     assert rewards == pytest.approx([env.reward(env.executed[0]) for env in envs])
 
 
-def test_rows_and_table():
+@pytest.mark.slow
+def test_rows():
     found = list(drifting_bandit.rows(search_epochs=3, search_episodes=5, search_seeds=1))
     assert [row['variant'] for row in found] == ['ppo', 'ppo+z']
     for row in found:
         assert len(row['regret']) == 3 and min(row['regret']) >= 0
+
+
+def test_table():
     made_up = [{'variant': variant, 'seed': seed, 'regret': [.4, .3, last + seed / 100]}
                for variant, last in (('ppo', .3), ('ppo+z', .1)) for seed in range(3)]
     made_up[0]['regret'][-1] += .03

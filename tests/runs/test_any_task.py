@@ -81,6 +81,7 @@ def test_several_inputs_and_outputs_from_datasets_of_dicts_to_the_end(tmp_path):
         np.testing.assert_allclose(answers[name], expected[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_dict_of_inputs_by_keys_that_are_no_names_to_the_end(tmp_path):
     keras.utils.set_random_seed(0)
     first, second = keras.Input((4,), name='first'), keras.Input((3,), name='second')
@@ -179,6 +180,7 @@ def test_a_run_goes_on_with_the_task_that_it_began_with_alone(tmp_path):
         go_on()
 
 
+@pytest.mark.slow
 def test_the_compiled_schedule_is_followed_across_surgery(tmp_path):
     schedule = keras.optimizers.schedules.CosineDecay(0.01, 8)  # 4 steps before, 4 after
     model = table(optimizer=keras.optimizers.Adam(schedule), loss='mse')

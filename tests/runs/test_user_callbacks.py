@@ -74,7 +74,7 @@ def test_what_is_decided_on_and_saved_are_the_weights_that_a_callback_restores(
             if begins and begins.pop():  # the second of a phase is no better, see below
                 best.append(self.model.get_weights())
 
-    def act(method, epoch, coming):
+    def act(method, epoch, coming, trained):
         acted_on.append(method.problem.model.get_weights())
         return EpochResult()
 

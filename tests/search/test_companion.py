@@ -132,7 +132,6 @@ def test_the_subnetwork_learns_and_the_steps_are_counted():
 
 def test_off_it_joins_no_step():
     companion = Companion(None, {}, 2)
-    companion._is_current = True
     assert not any(companion.joins(step) for step in range(4))
     companion.is_on.assign(True)
     assert [companion.joins(step) for step in range(4)] == [True, False, True, False]
@@ -164,8 +163,13 @@ def test_rlal_follows_v_with_it_and_charges_what_it_costs():
         charged = problem.account.epochs - before
         assert charged == pytest.approx(5 * 128 / 1000 * share if on[-1] else 0)
     assert on == [False, False, True, True]
-    assert len(set_to) == 2  # once for all steps of an epoch
+    assert len(set_to) == 1  # v stays as it is in the epochs of alignment
     assert not companion.is_on  # surgery comes
+    # Whoever assigns them, a checkpoint or the chief of several workers.
+    companion.is_on.assign(True)
+    name, mask = next(iter(method.alignment.masks.items()))
+    mask.assign(1 - mask)
+    assert companion.joins(0) and np.array_equal(set_to[-1][name], mask.numpy() > .5)
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def search_with_context(envs: Sequence[DriftingBandit], epochs: int, seed: int) 
     return regrets
 
 
-def rows(only: Sequence[str] = (), *, search_epochs: int = 60, search_episodes: int = 16,
+def rows(only: Sequence[str] = (), *, search_epochs: int = 30, search_episodes: int = 20,
          search_seeds: int = 5, search_first_seed: int = 0) -> Iterator[dict[str, Any]]:
     """Yields a row a seed and variant, of the same bandit; `only` names variants.
 

@@ -8,6 +8,7 @@ accuracy of a sub-network is made up (known_optimum.py). A share of the optimum 
 under the accuracy of that epoch: 0 is chance, 1 the best decision there is.
 """
 import functools
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -185,17 +186,18 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _of_context(cases: Mapping[tuple[str, str], Sequence[dict[str, Any]]]) -> list[str]:
-    """What z adds to PPO, a line a drift: the policy's mean from the seventh epoch on."""
+    """What z adds to PPO that learns from as many epochs, and from one: the policy's mean from the
+    seventh epoch on."""
     lines = []
-    for drift in DRIFTS:
+    for drift, reference in itertools.product(DRIFTS, ('ppo of 3 epochs', 'ppo')):
         with_z, without = ({row['seed']: np.mean(row['mean'][6:]) for row in cases.get(
-            (drift, name), ()) if len(row['mean']) > 6} for name in ('ppo+z', 'ppo'))
+            (drift, name), ()) if len(row['mean']) > 6} for name in ('ppo+z', reference))
         seeds = [seed for seed in with_z if seed in without]
         if len(seeds) > 1:
             found = stats.ttest_rel([with_z[seed] for seed in seeds],
                                     [without[seed] for seed in seeds])
             low, high = found.confidence_interval()
-            lines.append(f'{drift}: z adds {(low + high) / 2:+.3f} to PPO from epoch 7 on '
+            lines.append(f'{drift}: z adds {(low + high) / 2:+.3f} to {reference} from epoch 7 on '
                          f'(95%: {low:+.3f} to {high:+.3f}, {len(seeds)} seeds, paired).')
     return ['', *lines] if lines else []
 

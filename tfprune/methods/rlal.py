@@ -13,18 +13,18 @@ followed each epoch); epochs of alignment to the frozen v.
 
 Deviations: 1. PPO instead of SAC, which is --rlal.agent=sac. 2. The alignment starts with the joint
 epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by
-reward above their epoch's mean) and this epoch's, each scored now with channels chosen anew by the
-criterion; a maximum over a drifting reward would be the latest. 4. Adaptive lambda
-(--rlal.alignment=adaptive), whose full model is scored as the sub-network is, and a decay to zero
-at surgery (=decay) are ours. 5. At the end of the joint epochs the policy is compared with random
-actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Until an
-episode has been scored v is the uniform decision; what v leaves of the budget is filled. 7. By
---rlal.surrogate_candidates
-the decoder ranks decisions nobody has tried, and the best are scored and are candidates for v. 8. A
-sub-network is scored with the batch-norm statistics of each batch of held-out images, whose number
-is --score_batch_size; the published method does not say with which. 9. z_t (tfprune.search.context)
-is also of what is known before the agent acts: v and its rivals are scored on the weights as they
-are first, and the uniform decision with them. PPO learns from the last three epochs.
+reward above their epoch's mean), this epoch's and the uniform one, each scored now with channels
+chosen anew by the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive
+lambda (--rlal.alignment=adaptive), whose full model is scored as the sub-network is, and a decay to
+zero at surgery (=decay) are ours. 5. At the end of the joint epochs the policy is compared with
+random actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Until
+an episode has been scored v is the uniform decision; what v leaves of the budget is filled. 7. By
+--rlal.surrogate_candidates the decoder ranks decisions nobody has tried, and the best are scored
+and are candidates for v. 8. A sub-network is scored with the batch-norm statistics of each batch of
+held-out images, whose number is --score_batch_size; the published method does not say with which.
+9. z_t (tfprune.search.context) is also of what is known before the agent acts: v and its rivals are
+scored on the weights as they are first, and the uniform decision with them. PPO learns from the
+last three epochs.
 """
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -292,8 +292,6 @@ class RLAL(Method):
         """The sub-network of v's widths, chosen on the current weights, is followed from now on."""
         self.alignment.set_masks(self._reward.select(
             self.problem.budget.as_dict(self.best_widths.numpy())))
-        if self._companion:
-            self._companion.masks_changed()
 
     def _charge_companion(self) -> None:
         """What v has cost in the epoch by training beside the whole network."""

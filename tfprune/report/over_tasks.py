@@ -20,9 +20,10 @@ def task_cells(lines: Sequence[Line]) -> list[list[str]]:
     for (label, flags), own in _by_method(lines).items():
         found = [(line, matching(line, reference, lines)) for line in own]
         pairs = [(line, other) for line, other in found if other and _is_known(line, other)]
-        if len(pairs) >= _FEWEST:
+        tasks = len({repr((line['model'], line['dataset'], line['budgets'])) for line, _ in pairs})
+        if tasks >= _FEWEST:
             better = probability_of_improvement(*zip(*(_gains(*pair) for pair in pairs)))
-            rows.append([', '.join(filter(None, (label, flags))), str(len(pairs)),
+            rows.append([', '.join(filter(None, (label, flags))), str(tasks),
                          str(sum(len(by_seed(line)) for line, _ in pairs)),
                          _text(_interquartile_mean(pairs), 100), _text(better)])
     header = ['method', 'tasks', 'runs', f'IQM, % of {reference}', f'P(better than {reference})']
@@ -36,10 +37,10 @@ def task_notes(lines: Sequence[Line]) -> list[str]:
     reference = controls(lines)[0]
     return [f'Over tasks, which are models, data and budgets with runs of {reference}: IQM is the '
             'interquartile mean of all runs, the mean without the lowest and the highest quarter, '
-            f"of test scores in shares of {reference}'s mean on the task (of errors the inverse); "
-            f'P is the probability that a run is better than one of {reference} on the same task, '
-            'mean over tasks. In brackets: 95% by bootstrap over the seeds of each task (Agarwal '
-            'et al. 2021), none where a task has one seed.']
+            f"of test scores (of errors their inverse) in shares of {reference}'s mean on the "
+            f'task; P is the probability that a run is better than one of {reference} on the same '
+            'task, mean over tasks. In brackets: 95% by bootstrap over the seeds of each task '
+            '(Agarwal et al. 2021), none where a task has one seed.']
 
 
 def _by_method(lines: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
@@ -62,14 +63,15 @@ def _gains(line: Line, other: Line) -> tuple[list[float], list[float]]:
 
 def _interquartile_mean(pairs: Sequence[tuple[Line, Line]]) -> Estimate:
     """Of shares of the control's mean; NaN where scores are not all above 0."""
-    tasks = []
-    for line, other in pairs:
-        values, mean = list(by_seed(line).values()), other['score_mean']
-        if min(*values, mean) <= 0:
-            return Estimate(math.nan, math.nan, math.nan)
-        larger = task_of(line)['larger_is_better']
-        tasks.append([value / mean if larger else mean / value for value in values])
-    return interquartile_mean(tasks)
+    sides: tuple[list[list[float]], ...] = ([], [])
+    for pair in pairs:
+        for side, line in zip(sides, pair):
+            values = list(by_seed(line).values())
+            if min(values) <= 0:
+                return Estimate(math.nan, math.nan, math.nan)
+            larger = task_of(line)['larger_is_better']
+            side.append(values if larger else [1 / value for value in values])
+    return interquartile_mean(*sides)
 
 
 def _text(found: Estimate, scale: int = 1) -> str:

@@ -144,9 +144,8 @@ class _Rates:
                 f'{"until" if after_is_stated else "across"} surgery')
             return (compiled.scheduled_rate(0),) * 2
         if compiled and not compiled.scheduled and compiled.learning_rate:
-            rate = compiled.learning_rate
-            say(f'the model is compiled with {compiled.name}, which trains it on at '
-                f'{self._stated.get("learning_rate", rate):g}')
+            rate = self._stated.get('learning_rate', compiled.learning_rate)
+            say(f'the model is compiled with {compiled.name}, which trains it on at {rate:g}')
             is_tested = starts_trained and not after_is_stated
             return rate, self.not_decayed(rate) if is_tested else rate
         if starts_trained:

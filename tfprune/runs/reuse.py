@@ -63,8 +63,12 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
     if changed:
         raise ValueError(f'before_surgery_from: {source} began with another content of '
                          f'{", ".join(changed)}.')
-    augmented = [(recipe or {'training': {}})['training'].get('augmentation', '') for recipe in (
+    recipes = [(recipe or {'training': {}})['training'] for recipe in (
         folder.read_json(FILE), read_json(source / FILE))]
+    if len({recipe.get('continues', False) for recipe in recipes}) > 1:
+        raise ValueError(f'before_surgery_from: the schedule of {source} ends at surgery or not, '
+                         'and that of this run otherwise; say --fine_tune_learning_rate in both.')
+    augmented = [recipe.get('augmentation', '') for recipe in recipes]
     if augmented[0] != augmented[1]:
         raise ValueError(f'before_surgery_from: {source} augmented its images otherwise '
                          f'({augmented[1] or "as asked"}) than this run would '

@@ -38,22 +38,20 @@ class Companion(tf.Module):
             raise ValueError(f'every must be at least 1; received {every}.')
         # In no checkpoint: the masks are.
         self._network, self._masks, self._every = Untracked(network), Untracked(masks), every
-        self._is_current = False
+        self._followed = b''
         self.is_on = tf.Variable(False, trainable=False)
         self._steps = tf.Variable(0, trainable=False, dtype=tf.int64)
-
-    def masks_changed(self) -> None:
-        """The variables have been assigned."""
-        self._is_current = False
 
     def joins(self, step: int) -> bool:
         """Whether it trains in this step of an epoch, counted from 0."""
         if not self.is_on.numpy() or step % self._every:
             return False
-        if not self._is_current:
-            self._network.value.set_masks({name: mask.numpy() > 0.5
-                                           for name, mask in self._masks.value.items()})
-            self._is_current = True
+        # Whoever has assigned them: a method, a checkpoint, another worker.
+        masks = {name: mask.numpy() > 0.5 for name, mask in self._masks.value.items()}
+        followed = b''.join(mask.tobytes() for mask in masks.values())
+        if followed != self._followed:
+            self._network.value.set_masks(masks)
+            self._followed = followed
         return True
 
     def __call__(self, inputs: Any) -> Any:
