@@ -109,10 +109,10 @@ flags.DEFINE_integer('search_epochs', 30, 'Suites learning and drifting_bandit: 
                      'search. Suite dense_reward: rounds.', lower_bound=2, upper_bound=_MOST)
 flags.DEFINE_integer('search_episodes', 20, 'Suites search, learning and drifting_bandit: '
                      'episodes an epoch; dense_reward: a round.', lower_bound=5, upper_bound=_MOST)
-flags.DEFINE_integer('search_seeds', 5, 'Suites learning and dense_reward: how many seeds.',
-                     lower_bound=1, upper_bound=_MOST)
-flags.DEFINE_integer('search_first_seed', 0, 'Suites learning and dense_reward: the first of them.',
-                     lower_bound=0, upper_bound=int(SEED.high))
+flags.DEFINE_integer('search_seeds', 5, 'Suites learning, drifting_bandit and dense_reward: '
+                     'how many seeds.', lower_bound=1, upper_bound=_MOST)
+flags.DEFINE_integer('search_first_seed', 0, 'The first of the search_seeds.', lower_bound=0,
+                     upper_bound=int(SEED.high))
 flags.DEFINE_integer('search_period', 20, 'Suite learning: epochs of a period of the reward that '
                      'oscillates.', lower_bound=2, upper_bound=_MOST)
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import keras
 import numpy as np
-from scipy import stats
 from tf_agents.specs import array_spec
 from tf_agents.trajectories import time_step as ts
 
+from tfprune.errors import unknown
+from tfprune.report.intervals import paired
 from tfprune.search.agents import carried_out, make_agent, play
 from tfprune.search.context import (ContextNetwork, ContextTrainer, EpisodeHistory,
                                     direction_of_better)
@@ -127,7 +128,7 @@ def rows(only: Sequence[str] = (), *, search_epochs: int = 30, search_episodes: 
     """
     for name in only:
         if name not in VARIANTS:
-            raise ValueError(f'Unknown variant {name!r}. Available: {", ".join(VARIANTS)}')
+            raise unknown('variant', name, VARIANTS)
     for seed in range(search_first_seed, search_first_seed + search_seeds):
         for variant in only or VARIANTS:
             begun = time.perf_counter()
@@ -154,8 +155,8 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
         last[variant] = {row['seed']: third for row, third in zip(own, thirds[:, -1])}
     seeds = sorted(last.get('ppo', {}).keys() & last.get('ppo+z', {}).keys())
     if len(seeds) > 1:
-        low, high = stats.ttest_rel([last['ppo'][seed] for seed in seeds],
-                                    [last['ppo+z'][seed] for seed in seeds]).confidence_interval()
-        lines += ['', f'z saves {(low + high) / 2:.3f} of regret in the last third (95%: {low:.3f} '
-                  f'to {high:.3f}, {len(seeds)} seeds, paired).']
+        saved = paired([last['ppo'][seed] for seed in seeds],
+                       [last['ppo+z'][seed] for seed in seeds])
+        lines += ['', f'z saves {saved.mean:.3f} of regret in the last third (95%: {saved.low:.3f} '
+                  f'to {saved.high:.3f}, {len(seeds)} seeds, paired).']
     return '\n'.join(lines)

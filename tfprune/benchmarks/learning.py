@@ -22,6 +22,7 @@ from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.options import RlalOptions
 from tfprune.methods.rlal import RLAL
 from tfprune.pruning.masks import widths_of
+from tfprune.report.intervals import paired
 from tfprune.search.agents import play, random_policy
 from tfprune.search.environment import PruningEnv
 from tfprune.search.problem import Problem
@@ -194,11 +195,9 @@ def _of_context(cases: Mapping[tuple[str, str], Sequence[dict[str, Any]]]) -> li
             (drift, name), ()) if len(row['mean']) > 6} for name in ('ppo+z', reference))
         seeds = [seed for seed in with_z if seed in without]
         if len(seeds) > 1:
-            found = stats.ttest_rel([with_z[seed] for seed in seeds],
-                                    [without[seed] for seed in seeds])
-            low, high = found.confidence_interval()
-            lines.append(f'{drift}: z adds {(low + high) / 2:+.3f} to {reference} from epoch 7 on '
-                         f'(95%: {low:+.3f} to {high:+.3f}, {len(seeds)} seeds, paired).')
+            gain = paired([with_z[seed] for seed in seeds], [without[seed] for seed in seeds])
+            lines.append(f'{drift}: z adds {gain.mean:+.3f} to {reference} from epoch 7 on (95%: '
+                         f'{gain.low:+.3f} to {gain.high:+.3f}, {len(seeds)} seeds, paired).')
     return ['', *lines] if lines else []
 
 

@@ -26,7 +26,7 @@ from tfprune.costs.model import CostModel
 from tfprune.costs.proportional import uniform_widths
 from tfprune.data.image_data import ImageData
 from tfprune.data.loading import load_data
-from tfprune.intervals import spearman
+from tfprune.report.intervals import spearman
 from tfprune.methods.controls import random_widths
 from tfprune.methods.random_search import near_uniform
 from tfprune.models.building import build_model

@@ -52,7 +52,6 @@ from tfprune.search.surrogate import best_unscored
 from tfprune.training.options import Epochs
 from tfprune.training.seeding import derived_seed
 
-
 _KNOWN = 4  # numbers of what is known before the agent acts, beside a direction in widths
 
 

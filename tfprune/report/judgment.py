@@ -5,7 +5,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from tfprune.intervals import NORMAL, Paired, paired, t_quantile
+from tfprune.report.intervals import NORMAL, Paired, paired, t_quantile
 from tfprune.report import scores
 from tfprune.report.aggregate import budget_text, budgets_of, line_names
 from tfprune.report.number_text import MISSING, listed

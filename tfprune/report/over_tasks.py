@@ -2,7 +2,7 @@
 import math
 from typing import Sequence
 
-from tfprune.intervals import Estimate, interquartile_mean, probability_of_improvement
+from tfprune.report.intervals import Estimate, interquartile_mean, probability_of_improvement
 from tfprune.report import scores
 from tfprune.report.number_text import MISSING
 from tfprune.report.pairs import Line, by_seed, controls, matching

@@ -2,7 +2,7 @@
 import math
 from typing import Any, Mapping, Sequence
 
-from tfprune.intervals import NORMAL, McNemar, Paired, mcnemar, paired
+from tfprune.report.intervals import NORMAL, McNemar, Paired, mcnemar, paired
 from tfprune.report import scores
 from tfprune.report.reading import finite, task_of
 from tfprune.report.right_answers import unpacked

@@ -11,8 +11,8 @@ from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.search.agents.base import SampledPolicy, make_generator, specs
-from tfprune.search.agents.memory import OffPolicyAgent
 from tfprune.search.agents.encoder import WithStep
+from tfprune.search.agents.memory import OffPolicyAgent
 from tfprune.search.environment import EpisodicEnv
 
 

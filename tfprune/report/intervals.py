@@ -30,6 +30,16 @@ class Paired:
     half_width: float
     pairs: int
 
+    @property
+    def low(self) -> float:
+        """Where the interval begins."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Where it ends."""
+        return self.mean + self.half_width
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:

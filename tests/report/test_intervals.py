@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tfprune.intervals import (interquartile_mean, mcnemar, paired, probability_of_improvement,
-                               spearman, t_quantile)
+from tfprune.report.intervals import (interquartile_mean, mcnemar, paired,
+                                      probability_of_improvement, spearman, t_quantile)
 
 RNG = np.random.default_rng(1)
 
