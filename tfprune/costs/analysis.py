@@ -111,7 +111,7 @@ def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarra
     macs = sum((count * shares[tensor] for count, tensor in written), np.zeros(size))
     params = np.zeros(size)
     for slot in layout.weights:
-        tensor = slot.in_tensor if slot.out_tensor is None else slot.out_tensor
+        tensor = slot.shown_tensor
         if tensor is not None:
             params += np.prod(slot.shape) * shares[tensor]
     return macs, params

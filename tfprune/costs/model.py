@@ -3,9 +3,9 @@
 Convention: one multiply-add is one MAC, at batch 1, of convolutions and products of matrices only;
 biases, normalization, activations, pooling and additions count nothing. What has no rule keeps its
 channels, so that its MACs are a number: they are counted by running it. Every width is a linear
-form of the group widths w, so MACs and parameters are quadratic forms with natural coefficients,
+form of the group widths w, so MACs and parameters are polynomials with natural coefficients,
 
-    cost(w) = q0 + q1 · w + wᵀ Q w,
+    cost(w) = q0 + q1 · w + wᵀ Q w + Σ of products of three forms (attention: input, heads, width),
 
 exact in float64 up to 2⁵³. Predicted costs therefore equal a recount of the pruned model.
 """
@@ -23,6 +23,7 @@ from tfprune.pruning.masks import check_widths
 from tfprune.structure.graph import Graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
 from tfprune.structure.layer_rules import RULES, Call, MacTerm
+from tfprune.structure.layout import LayerNode
 
 BYTES = 4  # of a float32 activation
 EXACT = 2 ** 53
@@ -88,33 +89,49 @@ class LatencyTable(Protocol):
         """
 
 
-class _Quadratic:
-    """q0 + q1 · w + wᵀ Q w in natural numbers."""
+class _Polynomial:
+    """q0 + q1 · w + wᵀ Q w in natural numbers, and products of three linear forms."""
 
     def __init__(self, size: int) -> None:
         self.q0, self.q1 = 0, np.zeros(size, np.int64)
         self.q2 = np.zeros((size, size), np.int64)
+        self._cubic: list[tuple[int, tuple[np.ndarray, ...]]] = []
 
     def add(self, coefficient: int, *forms: np.ndarray) -> None:
-        """Adds coefficient · Π form, for up to two forms [1 + G]: constant, then per group."""
+        """Adds coefficient · Π form, for up to three forms [1 + G]: constant, then per group."""
+        if len(forms) == 3 and all(form[1:].any() for form in forms):
+            self._cubic.append((coefficient, forms))
+            return
+        # At most two are no constants.
+        forms = tuple(sorted(forms, key=lambda form: not form[1:].any()))
+        coefficient *= math.prod(int(form[0]) for form in forms[2:])
         one = np.zeros(1 + len(self.q1), np.int64)
         one[0] = 1
-        a, b = (*forms, one, one)[:2]
+        a, b = (*forms[:2], one, one)[:2]
         self.q0 += coefficient * int(a[0]) * int(b[0])
         self.q1 += coefficient * (a[0] * b[1:] + b[0] * a[1:])
         self.q2 += coefficient * np.outer(a[1:], b[1:])
 
     def compiled(self, dense: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """Returns w [..., G] -> values [...], exact integers in the dtype that is fast."""
-        most = self.q0 + int(self.q1 @ dense) + int(dense @ self.q2 @ dense)
+        most = self.q0 + int(self.q1 @ dense) + int(dense @ self.q2 @ dense) + sum(
+            coefficient * math.prod(int(form[0] + form[1:] @ dense) for form in forms)
+            for coefficient, forms in self._cubic)
         # BLAS has no integers; below 2⁵³ float64 has no rounding.
         dtype = np.float64 if most < EXACT else np.int64
         q0, q1, q2 = dtype(self.q0), self.q1.astype(dtype), self.q2.astype(dtype)
+        scales = np.array([coefficient for coefficient, _ in self._cubic], dtype)
+        cubic = np.array([forms for _, forms in self._cubic], dtype).reshape(
+            -1, 3, 1 + len(dense))
 
         def value(widths: np.ndarray) -> np.ndarray:
             w = np.asarray(widths, dtype)
             # einsum, not @: BLAS starts threads for this little, which wait where cores are busy.
-            return q0 + w @ q1 + (np.einsum('...i,ij->...j', w, q2) * w).sum(-1)
+            low = q0 + w @ q1 + (np.einsum('...i,ij->...j', w, q2) * w).sum(-1)
+            if not len(scales):
+                return low
+            factors = cubic[..., 0] + np.einsum('...g,ktg->...kt', w, cubic[..., 1:])
+            return low + factors.prod(-1) @ scales
         return value
 
 
@@ -217,44 +234,48 @@ class CostModel:
 
     def layer_macs(self, widths: np.ndarray) -> np.ndarray:
         """Returns the MACs of `self.layers`, int64 [..., L], for widths [..., G]."""
-        inputs, outputs = self.layer_widths(widths)
-        total = np.zeros(outputs.shape, np.int64)
+        widths = np.asarray(widths, np.int64)
+        total = np.zeros((*widths.shape[:-1], len(self._terms)), np.int64)
         for column, terms in enumerate(self._terms):
-            for term in terms:
-                macs = np.full(total.shape[:-1], term.coefficient, np.int64)
-                if term.uses_in:
-                    macs = macs * inputs[..., column]
-                if term.uses_out:
-                    macs = macs * outputs[..., column]
+            for coefficient, tensors in terms:
+                macs = np.full(total.shape[:-1], coefficient, np.int64)
+                for tensor in tensors:
+                    form = self._forms[tensor]
+                    macs = macs * (form[0] + widths @ form[1:])
                 total[..., column] += macs
         return total
 
     def _count_macs(self, graph: Graph) -> None:
-        self._macs = _Quadratic(len(self.group_names))
-        self._terms: list[tuple[MacTerm, ...]] = []
+        self._macs = _Polynomial(len(self.group_names))
+        # Of each layer (coefficient, the tensors whose widths it is multiplied with).
+        self._terms: list[list[tuple[int, list[int]]]] = []
         tensors, rows = [], []
         layout, forms = self._groups.layout, self._forms
         for step, traced in zip(graph.steps, layout.nodes):
             if traced.refused is not None:
                 continue
             rule = RULES[type(step.operation)]
-            shapes = [layout.tensors[i].shape for i in (*traced.inputs, *traced.outputs)]
-            call = Call(step.operation, tuple(shapes[:-1]), (shapes[-1],))
-            terms = rule.mac_terms(call)
+            before, after = ([layout.tensors[i] for i in side]
+                             for side in (traced.inputs, traced.outputs))
+            call = Call(step.operation, tuple(info.shape for info in before),
+                        tuple(info.shape for info in after), step.constants,
+                        tuple(info.axis for info in before))
+            terms = [(term.coefficient, _used(term, traced)) for term in rule.mac_terms(call)]
             if not terms:
                 continue
             pair = traced.inputs[0], traced.outputs[0]
-            for term in terms:
-                used = [i for i, uses in zip(pair, (term.uses_in, term.uses_out)) if uses]
-                self._macs.add(term.coefficient, *(forms[i] for i in used))
+            for coefficient, used in terms:
+                self._macs.add(coefficient, *(forms[i] for i in used))
             kernel, stride = rule.geometry(step.operation)
-            names = [tuple(layout.names[g] for g in np.unique(layout.tensors[i].positions.group))
-                     for i in pair]
+            sides = (traced.inputs[0], *traced.internals.values()), (traced.outputs[0],)
+            names = [tuple(dict.fromkeys(
+                layout.names[group] for i in side
+                for group in np.unique(layout.tensors[i].positions.group))) for side in sides]
             self._terms.append(terms)
             tensors.append(pair)
             rows.append(LayerCost(traced.layer, traced.kind, names[0], names[1], kernel, stride,
-                                  shapes[0][-1] or 0, shapes[-1][-1] or 0,
-                                  shapes[0], shapes[-1], 0))
+                                  len(before[0].positions.group), len(after[0].positions.group),
+                                  before[0].shape, after[0].shape, 0))
         self._layer_tensors = np.array(tensors, np.int64).reshape(-1, 2)
         self.layer_outputs = tuple(self._layer_tensors[:, 1].tolist())
         macs = self.layer_macs(self.dense_widths)
@@ -273,17 +294,16 @@ class CostModel:
                 self._macs.add(macs)
         self.fixed = tuple(fixed)
 
-    def _count_params(self, graph: Graph) -> tuple[_Quadratic, _Quadratic]:
+    def _count_params(self, graph: Graph) -> tuple[_Polynomial, _Polynomial]:
         """All weights, and those of them that train."""
-        every, trainable = (_Quadratic(len(self.group_names)) for _ in range(2))
+        every, trainable = (_Polynomial(len(self.group_names)) for _ in range(2))
         ruled = {slot.layer for slot in self._groups.layout.weights}
         for slot in self._groups.layout.weights:
-            axes = slot.axes()
-            static = [n for axis, n in enumerate(slot.shape)
-                      if axis not in [axis for _, axis, _, _ in axes]]
-            size = math.prod([*static, *(repeat for *_, repeat in axes)])
+            running = [each.axis for each in slot.axes]
+            static = [n for axis, n in enumerate(slot.shape) if axis not in running]
+            size = math.prod([*static, *(each.repeat * each.tile for each in slot.axes)])
             for total in (every, trainable) if slot.trainable else (every,):
-                total.add(size, *(self._forms[tensor] for _, _, tensor, _ in axes))
+                total.add(size, *(self._forms[each.tensor] for each in slot.axes))
         # A layer may stand in several that have no rule.
         left = {id(weight): weight for path, layer in graph.layers.items() if path not in ruled
                 for weight in getattr(layer, 'weights', ())}
@@ -295,6 +315,13 @@ class CostModel:
     def _peak_memory(self, widths: np.ndarray) -> np.ndarray:
         widths = np.asarray(widths, np.float64)
         return (self._live[:, 0] + widths @ self._live[:, 1:].T).max(-1)
+
+
+def _used(term: MacTerm, node: LayerNode) -> list[int]:
+    """The tensors whose widths a term is multiplied with."""
+    pair = [node.inputs[0]] * term.uses_in + [node.outputs[0]] * term.uses_out
+    return pair + [node.inputs[each] if isinstance(each, int) else node.internals[each]
+                   for each in term.uses]
 
 
 def count_cost(model: keras.Model) -> Cost:
@@ -321,8 +348,8 @@ def _live_bytes(forms: np.ndarray, groups: ChannelGroups, graph: Graph) -> np.nd
     layout = groups.layout
     size = []
     for info, form in zip(layout.tensors, forms):
-        inner = [n for n in info.shape[1:-1] if n is not None]
-        if len(info.shape) > len(inner) + 2:
+        inner = [n for n in info.others if n is not None]
+        if len(info.others) > len(inner):
             raise ValueError(f'a tensor of the model has the shape {info.shape}: a cost needs '
                              'fixed sizes; give the model a fixed input shape')
         size.append(BYTES * math.prod(inner) * form)

@@ -2,7 +2,9 @@
 
 Not behind the layer that produces them: batch normalization turns a zeroed channel into
 act(beta − gamma · mean / std), and a consumer would read that. Closed at the consumers, a channel
-contributes exactly nothing, as after surgery.
+contributes exactly nothing, as after surgery. What a layer reads of itself, the state of a
+recurrent layer or the heads of attention, is closed by masking the weights that it is called with;
+a normalization over channels takes its statistics over the open ones.
 """
 
 import dataclasses
@@ -15,22 +17,30 @@ import numpy as np
 from tfprune.pruning.masks import check_masks
 from tfprune.structure.graph import Graph, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
-from tfprune.structure.layer_rules import RULES
+from tfprune.structure.layer_rules import RULES, LayerRule
+from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
+from tfprune.structure.other_weights import call_with_weights
 
 
 class ChannelGate(keras.layers.Layer):
-    """Multiplies the last axis [B, …, C] by `mask`, a non-trainable float variable [C]."""
+    """Multiplies an axis of length C by `mask`, a non-trainable float variable [C].
 
-    def __init__(self, **kwargs: Any) -> None:
+    Args:
+        axis: counted from the end.
+    """
+
+    def __init__(self, axis: int = -1, **kwargs: Any) -> None:
         # The gate keeps the dtype it is given: it must not undo mixed precision.
         super().__init__(autocast=False, **kwargs)
+        self.axis = axis
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        self.mask = self.add_weight(name='mask', shape=(input_shape[-1],), initializer='ones',
-                                    trainable=False, dtype='float32')
+        self.mask = self.add_weight(name='mask', shape=(input_shape[self.axis],),
+                                    initializer='ones', trainable=False, dtype='float32')
 
     def call(self, inputs: Any) -> Any:
-        return inputs * keras.ops.cast(self.mask, inputs.dtype)
+        mask = keras.ops.cast(self.mask, inputs.dtype)
+        return inputs * keras.ops.reshape(mask, (-1, *[1] * (-1 - self.axis)))
 
     def compute_output_spec(self, inputs: Any) -> Any:
         return keras.KerasTensor(inputs.shape, inputs.dtype)
@@ -39,18 +49,17 @@ class ChannelGate(keras.layers.Layer):
 class _GatedNetwork(keras.Model):
     """Runs the steps of a model, unfolded, with gates before the layers that mix channels."""
 
-    def __init__(self, model: keras.Model, graph: Graph,
-                 before: Mapping[int, Mapping[int, ChannelGate]]) -> None:
-        """`before` maps the index of a step to the gate of each of its inputs (by value)."""
+    def __init__(self, model: keras.Model, graph: Graph, gated: Mapping[int, '_GatedCall'],
+                 gates: Mapping[int, ChannelGate]) -> None:
+        """`gated` maps the index of a step to what is gated there."""
         super().__init__(name=f'{model.name}_gated', autocast=False)
         self._dense = Untracked(model)
-        self._graph, self._before = Untracked(graph), Untracked(before)
+        self._graph, self._gated = Untracked(graph), Untracked(gated)
         # Keras tracks the layers of a list, each once.
         self.operations = list({
             id(step.operation): step.operation for step in graph.steps
             if isinstance(step.operation, keras.layers.Layer)}.values())
-        self.gates = list({id(gate): gate for gates in before.values()
-                           for gate in gates.values()}.values())
+        self.gates = list(gates.values())
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -64,9 +73,14 @@ class _GatedNetwork(keras.Model):
             if step.is_entry:
                 values[step.outputs[0]] = values[step.inputs[0]]
                 continue
+            here = self._gated.value.get(place, _UNGATED)
+            if here.statistics is not None:
+                values[step.outputs[0]] = here.normalized(
+                    step.operation, values[step.inputs[0]], here.statistics.mask)
+                continue
             feed = {id(tensor): values[value] for tensor, value in zip(step.tensors, step.inputs)}
             for tensor, value in zip(step.tensors, step.inputs):
-                gate = self._before.value.get(place, {}).get(value)
+                gate = here.before.get(value)
                 if gate is not None:
                     if value not in gated:
                         gated[value] = gate(values[value])
@@ -75,10 +89,49 @@ class _GatedNetwork(keras.Model):
             if training is not None and 'training' in getattr(
                     step.operation, '_call_context_args', ()):
                 kwargs['training'] = training  # as in a functional model
-            outputs = keras.tree.flatten(step.operation(*args, **kwargs))
-            values.update(zip(step.outputs, outputs))
+            outputs = call_with_weights(step.operation, here.masked_weights(step.operation),
+                                        args, kwargs)
+            values.update(zip(step.outputs, keras.tree.flatten(outputs)))
         return keras.tree.pack_sequence_as(functional_graph(self._dense.value).output,
                                            [values[value] for value in graph.outputs])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _GatedCall:
+    """What is gated at one call of a layer.
+
+    Attributes:
+        before: the gates of its inputs, by value.
+        within: its weights that read or make channels which only it sees, or its own output, with
+            the gate along each such axis.
+        statistics: the gate of the input whose channels it takes statistics over.
+    """
+    before: Mapping[int, ChannelGate] = dataclasses.field(default_factory=dict)
+    within: tuple[tuple[WeightSlot, tuple[tuple[SlotAxis, ChannelGate], ...]], ...] = ()
+    slots: tuple[WeightSlot, ...] = ()
+    statistics: ChannelGate | None = None
+
+    def masked_weights(self, layer: Any) -> list[tuple[Any, Any]]:
+        """(variable, what it is called with) of the weights `within`."""
+        found = []
+        for slot, axes in self.within:
+            variable = weight_of(layer, slot.weight)
+            value = keras.ops.convert_to_tensor(variable)
+            for each, gate in axes:
+                mask = each.along(keras.ops.convert_to_tensor(gate.mask))
+                shape = [-1 if axis == each.axis else 1 for axis in range(len(slot.shape))]
+                value = value * keras.ops.cast(keras.ops.reshape(mask, shape), value.dtype)
+            found.append((variable, value))
+        return found
+
+    def normalized(self, layer: Any, inputs: Any, mask: Any) -> Any:
+        """The output of a normalization over the channels of `mask`, float [C]."""
+        weights = {slot.weight: keras.ops.convert_to_tensor(weight_of(layer, slot.weight))
+                   for slot in self.slots}
+        return RULES[type(layer)].masked(layer, inputs, weights, mask)
+
+
+_UNGATED = _GatedCall()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -119,18 +172,52 @@ def insert_gates(model: keras.Model, groups: ChannelGroups) -> GatedModel:
     """
     graph, layout = unfold(model), groups.layout
     check_traced(model, graph, groups)
-    prunable = [layout.names.index(name) for name in groups]
-    gates: dict[int, ChannelGate] = {}
-    before: dict[int, dict[int, ChannelGate]] = {}
+    making = _Making(groups)
+    gated = {}
     for place, (step, node) in enumerate(zip(graph.steps, layout.nodes)):
         rule = RULES.get(type(step.operation))
-        if node.refused is not None or rule is None or not rule.mixes_channels(step.operation):
-            continue
-        for tensor in node.inputs:
-            if np.isin(layout.tensors[tensor].positions.group, prunable).any():
-                if tensor not in gates:
-                    name = f"{node.layer.replace('/', '_')}_gate{tensor}"
-                    gates[tensor] = ChannelGate(name=name)
-                    gates[tensor].build(layout.tensors[tensor].shape)
-                before.setdefault(place, {})[tensor] = gates[tensor]
-    return GatedModel(_GatedNetwork(model, graph, before), graph, groups, gates)
+        if node.refused is None and rule is not None:
+            here = making.call(rule, step.operation, node)
+            if here is not None:
+                gated[place] = here
+    network = _GatedNetwork(model, graph, gated, making.gates)
+    return GatedModel(network, graph, groups, making.gates)
+
+
+class _Making:
+    """Makes the gates of a model, one a tensor."""
+
+    def __init__(self, groups: ChannelGroups) -> None:
+        self.gates: dict[int, ChannelGate] = {}
+        self._layout = groups.layout
+        prunable = [groups.layout.names.index(name) for name in groups]
+        self._open = {tensor for tensor, info in enumerate(groups.layout.tensors)
+                      if np.isin(info.positions.group, prunable).any()}
+        self._slots: dict[str, list[WeightSlot]] = {}
+        for slot in groups.layout.weights:
+            self._slots.setdefault(slot.layer, []).append(slot)
+
+    def call(self, rule: LayerRule, layer: Any, node: LayerNode) -> _GatedCall | None:
+        """Returns what is gated at a call; None if nothing is."""
+        slots = tuple(self._slots.get(node.layer, ()))
+        if rule.over_channels and node.inputs[0] in self._open:
+            return _GatedCall(slots=slots, statistics=self._gate(node, node.inputs[0]))
+        if not rule.mixes_channels(layer):
+            return None
+        before = {tensor: self._gate(node, tensor) for tensor in node.inputs
+                  if tensor in self._open}
+        within = []
+        for slot in slots:
+            axes = tuple((each, self._gate(node, each.tensor)) for each in inner_axes(slot, node)
+                         if each.tensor in self._open)
+            if axes:
+                within.append((slot, axes))
+        return _GatedCall(before, tuple(within)) if before or within else None
+
+    def _gate(self, node: LayerNode, tensor: int) -> ChannelGate:
+        if tensor not in self.gates:
+            info = self._layout.tensors[tensor]
+            gate = ChannelGate(info.axis, name=f"{node.layer.replace('/', '_')}_gate{tensor}")
+            gate.build(info.shape)
+            self.gates[tensor] = gate
+        return self.gates[tensor]

@@ -40,32 +40,36 @@ class Evidence:
     loss: BatchLoss | None = None
 
     @functools.cached_property
-    def first_order(self) -> dict[tuple[str, str], np.ndarray]:
-        """W ⊙ ∂L/∂W of every kernel (layer, weight), summed but for its input axis: [N, C_in].
+    def first_order(self) -> dict[tuple[str, str, int], np.ndarray]:
+        """W ⊙ ∂L/∂W of every kernel (layer, weight, axis), summed but for that axis, along which
+        the layer sums: [N, C].
 
         L is the mean loss of each of the N batches, with the model as it predicts. Of the
-        input channel c this is ∂L/∂z_c for a gate z_c = 1 in front of the layer.
+        channel c this is ∂L/∂z_c for a gate z_c = 1 in front of the layer.
 
         Raises:
             ValueError: for no data, labels that are no integers [B], several outputs.
         """
         slots = [slot for slot in self.groups.layout.weights if slot.is_kernel]
         kernels = [slot.variable(self.model).value for slot in slots]
+        read = [(place, each.axis) for place, slot in enumerate(slots)
+                for each in slot.axes if each.reads]
         rows = []
         for batch in self.batches or ():
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(kernels)  # those of frozen layers too
                 loss = (self.loss or _cross_entropy)(self.model, batch)
             gradients = tape.gradient(loss, kernels, unconnected_gradients='zero')
+            products = [kernel * gradient for kernel, gradient in zip(kernels, gradients)]
             rows.append([
-                tf.reduce_sum(kernel * gradient, [a for a in range(len(slot.shape))
-                                                  if a != slot.in_axis]).numpy()
-                for slot, kernel, gradient in zip(slots, kernels, gradients)])
+                tf.reduce_sum(products[place], [each for each in range(len(slots[place].shape))
+                                                if each != axis]).numpy()
+                for place, axis in read])
         if not rows:
             raise ValueError("criterion 'taylor' needs data: batches of (images, integer labels "
                              '[B]); received none')
-        return {(slot.layer, slot.weight): np.array(column, np.float64)
-                for slot, column in zip(slots, zip(*rows))}
+        return {(slots[place].layer, slots[place].weight, axis): np.array(column, np.float64)
+                for (place, axis), column in zip(read, zip(*rows))}
 
 
 # (evidence, group name) -> score [C_g], or None where the group has nothing to look at
@@ -115,7 +119,8 @@ def l2(evidence: Evidence, name: str) -> np.ndarray:
 
 def bn_scale(evidence: Evidence, name: str) -> np.ndarray | None:
     """Σ over the group's batch normalizations of |γ| (Liu et al. 2017, arXiv 1708.06519)."""
-    parts = [part for part in evidence.groups.layout.slices(name) if part.slot.weight == 'gamma']
+    parts = [part for part in evidence.groups.layout.slices(name)
+             if part.slot.weight.split('.')[-1] == 'gamma']
     score = np.zeros(evidence.groups[name])
     for part in parts:
         gamma = np.abs(_values(part.slot.variable(evidence.model)))
@@ -151,7 +156,8 @@ def taylor(evidence: Evidence, name: str) -> np.ndarray | None:
              if part.side == 'in' and part.slot.is_kernel]
     if not parts:
         return None
-    terms = [evidence.first_order[part.slot.layer, part.slot.weight] for part in parts]
+    terms = [evidence.first_order[part.slot.layer, part.slot.weight, part.axis]
+             for part in parts]
     gates = np.zeros((evidence.groups[name], len(terms[0])))
     for part, term in zip(parts, terms):
         np.add.at(gates, part.index, term.T[part.positions])

@@ -1,7 +1,7 @@
 """Surgery: the physical removal of channels. The result is a plain Keras model."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,7 +12,7 @@ from tfprune.structure.graph import Graph, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
 from tfprune.structure.keras_internals import clone_model, layers_within, maker
 from tfprune.structure.layer_rules import RULES
-from tfprune.structure.layout import LayerNode
+from tfprune.structure.layout import LayerNode, weight_of
 
 
 def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, np.ndarray], *,
@@ -42,13 +42,28 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     for path, layer in graph.layers.items():
         if path not in ruled and isinstance(layer, keras.layers.Layer) and layer.weights:
             copy_weights(layer, cloning.clone_of(layer))
-    for slot in layout.weights:
-        layer = graph.layers[slot.layer]
-        value = keras.ops.convert_to_numpy(getattr(layer, slot.weight))
-        for _, axis, tensor, repeat in slot.axes():
-            value = np.compress(np.repeat(kept[tensor], repeat), value, axis)
-        getattr(cloning.clone_of(layer), slot.weight).assign(value)
+    for path, weights in _kept_weights(graph, groups, kept).items():
+        clone = cloning.clone_of(graph.layers[path])
+        for name, value in weights.items():
+            weight_of(clone, name).assign(value)
     return pruned
+
+
+def _kept_weights(graph: Graph, groups: ChannelGroups, kept: Sequence[np.ndarray]
+                  ) -> dict[str, dict[str, np.ndarray]]:
+    """What is left of the weights, by the path of their layer and their name."""
+    layout, found = groups.layout, dict[str, dict[str, np.ndarray]]()
+    for slot in layout.weights:
+        value = keras.ops.convert_to_numpy(weight_of(graph.layers[slot.layer], slot.weight))
+        for each in slot.axes:
+            value = np.compress(each.along(kept[each.tensor]), value, each.axis)
+        found.setdefault(slot.layer, {})[slot.weight] = value
+    nodes = {node.layer: node for node in reversed(layout.nodes)}
+    for path in found:
+        rule = RULES[type(graph.layers[path])]
+        found[path] = rule.edit_weights(graph.layers[path], found[path],
+                                        layout.kept_of(nodes[path], kept))
+    return found
 
 
 def float32_copy(model: keras.Model) -> keras.Model:
@@ -119,23 +134,38 @@ class _Cloning:
     def __init__(self, graph: Graph, groups: ChannelGroups, kept: list[np.ndarray],
                  dtype_policy: str | None) -> None:
         self._nested, self._kept, self._dtype_policy = graph.nested, kept, dtype_policy
+        self._layout = groups.layout
         self._nodes: dict[int, LayerNode] = {}  # id of an operation -> its first call
         for step, node in zip(graph.steps, groups.layout.nodes):
             self._nodes.setdefault(id(step.operation), node)
         self._clones: dict[int, Any] = {}
+        self._calls: dict[int, LayerNode] = {}  # id of the copy of an operation -> its only call
 
     def rebuild(self, model: keras.Model) -> keras.Model:
         """Returns a copy of a model, root or nested, of cloned layers."""
         # Not model.input: of a nested Sequential model it is what that was called on.
         inputs = keras.tree.map_structure(self._input, functional_graph(model).input)
-        return clone_model(model, input_tensors=inputs, clone_function=self.clone_of)
+        # A Sequential model has layers alone, and Keras takes no function for their calls.
+        call = {} if isinstance(model, keras.Sequential) else {'call_function': self._call}
+        return clone_model(model, input_tensors=inputs, clone_function=self.clone_of, **call)
 
     def clone_of(self, layer: Any) -> Any:
         """Returns the copy of a layer or operation, always the same one."""
         if id(layer) not in self._clones:
             is_model = id(layer) in self._nested
-            self._clones[id(layer)] = self.rebuild(layer) if is_model else self._clone(layer)
+            clone = self.rebuild(layer) if is_model else self._clone(layer)
+            self._clones[id(layer)] = clone
+            if not is_model and not isinstance(layer, keras.layers.Layer):
+                self._calls[id(clone)] = self._nodes[id(layer)]
         return self._clones[id(layer)]
+
+    def _call(self, clone: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls the copy of a layer or operation with the arguments that are right for it."""
+        rule, node = RULES.get(type(clone)), self._calls.get(id(clone))
+        if rule is not None and node is not None and node.refused is None:
+            args, kwargs = rule.edit_arguments(clone, args, kwargs,
+                                               self._layout.kept_of(node, self._kept))
+        return clone(*args, **kwargs)
 
     def _input(self, tensor: Any) -> Any:
         layer = maker(tensor)
@@ -152,8 +182,7 @@ class _Cloning:
             config = layer.get_config()
         except NotImplementedError:
             return layer  # an operation with arguments that no config can hold
-        edited = rule.edit_config(layer, dict(config), [self._kept[i] for i in node.inputs],
-                                  self._kept[node.outputs[0]])
+        edited = rule.edit(layer, dict(config), self._layout.kept_of(node, self._kept))
         if not isinstance(layer, keras.layers.Layer) and edited == config:
             return layer
         return _from_config(layer, edited, self._dtype_policy)

@@ -23,7 +23,7 @@ from tfprune.structure.graph import Graph, Step, Untracked, flat_inputs, functio
 from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import is_plain_batch_norm, layers_within
 from tfprune.structure.layer_rules import RULES
-from tfprune.structure.layout import LayerNode, WeightSlot
+from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
 from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, normalize_by_batch,
                                          normalizing_by_batch, statistics, updated_layers)
 
@@ -31,15 +31,16 @@ from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, n
 class _Kept(tf.Module):
     """Which positions of an axis are kept: their indices, and for each position where it went."""
 
-    def __init__(self, tensor: int, size: int, repeat: int) -> None:
-        """Of `tensor` of the layout and its like, `size` channels `repeat` times in a row."""
+    def __init__(self, along: SlotAxis, size: int) -> None:
+        """Of the tensor of `along` and its like, `size` positions in all."""
         super().__init__()
-        self.tensor, self.size, self.repeat = tensor, size, repeat
+        self.along, self.size = along, size
         self.indices, self.places = (tf.Variable(
             tf.zeros([0], tf.int32), shape=[None], trainable=False) for _ in range(2))
 
-    def set(self, kept: np.ndarray) -> None:
-        kept = np.repeat(kept, self.repeat)
+    def set(self, by_tensor: Sequence[np.ndarray]) -> None:
+        """Selects what is kept; `by_tensor` are the kept channels of every tensor."""
+        kept = self.along.along(by_tensor[self.along.tensor])
         self.indices.assign(np.flatnonzero(kept).astype(np.int32))
         self.places.assign(np.where(kept, np.cumsum(kept) - 1, kept.sum()).astype(np.int32))
 
@@ -47,11 +48,17 @@ class _Kept(tf.Module):
         """What is kept of a tensor of all positions."""
         return tf.gather(dense, self.indices, axis=axis)
 
-    def widen(self, narrow: tf.Tensor) -> tf.Tensor:
-        """The last axis with zeros where positions are not kept."""
-        padded = tf.pad(narrow, [[0, 0]] * (len(narrow.shape) - 1) + [[0, 1]])
-        wide = tf.gather(padded, self.places, axis=-1)
-        return tf.ensure_shape(wide, [*wide.shape[:-1], self.size * self.repeat])
+    def widen(self, narrow: tf.Tensor, axis: int = -1) -> tf.Tensor:
+        """An axis, counted from the end, with zeros where positions are not kept."""
+        rank = len(narrow.shape)
+        padded = tf.pad(narrow, [[0, int(place == rank + axis)] for place in range(rank)])
+        wide = tf.gather(padded, self.places, axis=rank + axis)
+        return tf.ensure_shape(wide, [self.size if place == rank + axis else size
+                                      for place, size in enumerate(wide.shape)])
+
+    def mask(self, dtype: Any) -> tf.Tensor:
+        """1 where a position is kept, else 0, [size]."""
+        return tf.cast(self.places < tf.size(self.indices), dtype)
 
 
 class Subnetwork(tf.Module):
@@ -74,14 +81,14 @@ class Subnetwork(tf.Module):
         self._model, self._graph, self._groups = Untracked(model), Untracked(graph), groups
         self._by_batch = Untracked(_normalized_by_batch(model, graph))
         self._prunable = [layout.names.index(name) for name in groups]
-        self._kept: dict[tuple[bytes, bytes, int], _Kept] = {}
+        self._kept: dict[tuple[bytes, bytes, int, int], _Kept] = {}
         self._slots: dict[str, list[WeightSlot]] = {}
         for slot in layout.weights:
             self._slots.setdefault(slot.layer, []).append(slot)
-            for _, _, tensor, repeat in slot.axes():
-                self._kept_of(tensor, repeat)
+            for each in slot.axes:
+                self._kept_of(each)
         for tensor in range(len(layout.tensors)):
-            self._kept_of(tensor)
+            self._kept_along(tensor)
         self.kept = list(self._kept.values())
         self.set_masks(open_masks(groups))
 
@@ -93,7 +100,7 @@ class Subnetwork(tf.Module):
         """
         by_tensor = self._groups.layout.kept(check_masks(self._groups, masks))
         for kept in self.kept:
-            kept.set(by_tensor[kept.tensor])
+            kept.set(by_tensor)
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Outputs of images [B, H, W, C]; for use in a tf.function."""
@@ -109,22 +116,25 @@ class Subnetwork(tf.Module):
         return keras.tree.pack_sequence_as(functional_graph(model).output,
                                            [values[value] for value in graph.outputs])
 
-    def _kept_of(self, tensor: int | None, repeat: int = 1) -> _Kept | None:
-        """The kept positions of a tensor; None where all always are."""
-        if tensor is None:
-            return None
-        where = self._groups.layout.tensors[tensor].positions
+    def _kept_of(self, along: SlotAxis) -> _Kept | None:
+        """The kept positions of an axis; None where all always are."""
+        where = self._groups.layout.tensors[along.tensor].positions
         if not np.isin(where.group, self._prunable).any():
             return None
-        key = (where.group.tobytes(), where.index.tobytes(), repeat)
+        key = (where.group.tobytes(), where.index.tobytes(), along.repeat, along.tile)
         if key not in self._kept:
-            self._kept[key] = _Kept(tensor, where.group.size, repeat)
+            self._kept[key] = _Kept(along, where.group.size * along.repeat * along.tile)
         return self._kept[key]
+
+    def _kept_along(self, tensor: int) -> _Kept | None:
+        """The kept channels of a tensor; None where all always are."""
+        axis = self._groups.layout.tensors[tensor].axis
+        return self._kept_of(SlotAxis(axis, tensor, reads=True))
 
     def _run(self, step: Step, node: LayerNode, values: Mapping[int, Any]) -> list[Any]:
         layer, rule = step.operation, RULES.get(type(step.operation))
         feed = [values[value] for value in step.inputs]
-        narrowed = [self._kept_of(value) for value in (*step.inputs, *step.outputs)]
+        narrowed = [self._kept_along(value) for value in (*step.inputs, *step.outputs)]
         if isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer):
             return [self._normalized(layer, feed[0], step.path)]
         if any(narrowed) and rule is not None and node.refused is None:
@@ -135,30 +145,50 @@ class Subnetwork(tf.Module):
                 outputs = rule.narrow(layer, inputs, self._weights(step.path, layer))
                 if outputs is not None:
                     return [outputs]
-        wide = [kept.widen(x) if kept is not None else x for kept, x in zip(narrowed, feed)]
-        outputs = self._call(step, wide)
-        return [kept.narrow(x) if kept is not None else x
-                for kept, x in zip(narrowed[len(feed):], outputs)]
+        axes = [self._groups.layout.tensors[value].axis for value in (*step.inputs, *step.outputs)]
+        wide = [kept.widen(x, axis) if kept is not None else x
+                for kept, x, axis in zip(narrowed, feed, axes)]
+        outputs = self._call(step, wide, self._masked_weights(step.path, layer, node))
+        return [kept.narrow(x, axis) if kept is not None else x
+                for kept, x, axis in zip(narrowed[len(feed):], outputs, axes[len(feed):])]
 
-    def _call(self, step: Step, feed: Sequence[Any]) -> list[Any]:
+    def _call(self, step: Step, feed: Sequence[Any], weights: Sequence[tuple[Any, Any]] = ()
+              ) -> list[Any]:
         with normalizing_by_batch(self._by_batch.value.get(id(step.operation), ())):
-            return called(step, dict(zip(map(id, step.tensors), feed)))
+            return called(step, dict(zip(map(id, step.tensors), feed)), weights)
+
+    def _masked_weights(self, path: str, layer: Any, node: LayerNode) -> list[tuple[Any, Any]]:
+        """(variable, value) of the weights with axes that only the layer sees, or its own output:
+        zero where channels are not kept."""
+        found = []
+        for slot in self._slots.get(path, ()):
+            inner = [(each, kept) for each in inner_axes(slot, node)
+                     if (kept := self._kept_of(each)) is not None]
+            if inner:
+                variable = weight_of(layer, slot.weight)
+                value = tf.convert_to_tensor(variable)
+                for each, kept in inner:
+                    shape = [-1 if axis == each.axis else 1 for axis in range(len(slot.shape))]
+                    value = value * tf.reshape(kept.mask(value.dtype), shape)
+                found.append((variable, value))
+        return found
 
     def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
         """The kept part of each weight of a layer, in its compute dtype."""
         found = {}
         for slot in self._slots[path]:
-            value = tf.cast(tf.convert_to_tensor(getattr(layer, slot.weight)), layer.compute_dtype)
-            for _, axis, tensor, repeat in slot.axes():
-                kept = self._kept_of(tensor, repeat)
-                value = value if kept is None else kept.narrow(value, axis)
+            value = tf.cast(tf.convert_to_tensor(weight_of(layer, slot.weight)),
+                            layer.compute_dtype)
+            for each in slot.axes:
+                kept = self._kept_of(each)
+                value = value if kept is None else kept.narrow(value, each.axis)
             found[slot.weight] = value
         return found
 
     def _normalized(self, layer: keras.layers.BatchNormalization, inputs: tf.Tensor, path: str
                     ) -> tf.Tensor:
         slots = self._slots.get(path)  # none of a layer on another axis, which stays whole
-        kept = self._kept_of(slots[0].out_tensor) if slots else None
+        kept = self._kept_of(slots[0].axes[0]) if slots else None
         gamma, beta, mean, variance = [
             weight if kept is None else kept.narrow(weight)
             for weight in (*affine(layer), *statistics(layer))]

@@ -6,6 +6,7 @@
     groups         which channels are removed together: `trace_groups`
     layout         the traced model in integers: what stands at each channel of each tensor
     layer_state    what layers keep beside the weights that train
+    other_weights  calling a layer with other values of its weights
 
 Imports nothing of the package but its top modules. To add a layer: a `LayerRule` in the file of its
 family in `layer_rules`, and a line in that file's RULES.

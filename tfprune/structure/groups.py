@@ -18,9 +18,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.structure.graph import Graph, Shape, unfold
-from tfprune.structure.layer_rules import Call, Labels, LayerRule, Tracer, find_rule
-from tfprune.structure.layout import Layout, LayerNode, Positions, TensorInfo, WeightSlot
+from tfprune.structure.graph import Graph, Shape, Step, unfold
+from tfprune.structure.layer_rules import (RULES, Call, Channels, Labels, LayerRule, Tracer,
+                                           find_rule)
+from tfprune.structure.layout import (Layout, LayerNode, Positions, SlotAxis, TensorInfo,
+                                      WeightSlot, weight_of)
 
 RESIDUAL_REASON = 'couples several layers; --prune_residual_groups prunes it'
 FROZEN_REASON = 'frozen (trainable=False); --prune_frozen prunes it'
@@ -101,23 +103,48 @@ def _reason(name: str, why: str) -> str:
 
 @dataclasses.dataclass
 class _Traced:
-    """A model half way: labels per tensor, layers per node."""
-    shapes: Sequence[Shape]
-    labels: list[Labels]
+    """A model half way: channels per tensor, layers per node.
+
+    The tensors of the graph come first; then the channels that only layers see, names by tensor.
+    """
+    shapes: list[Shape]
+    channels: list[Channels]
+    names: dict[int, str]
     nodes: list[LayerNode]
     mixing: set[str]
     weights: list[WeightSlot]
     outputs: tuple[int, ...]
 
+    @property
+    def labels(self) -> list[Labels]:
+        """The labels of every tensor."""
+        return [each.labels for each in self.channels]
+
+    def internals(self, step: Step, tracer: Tracer) -> dict[str, int]:
+        """Adds the channels that only the layer of a step sees, and returns their tensors."""
+        rule, found = RULES.get(type(step.operation)), {}
+        for name, width in rule.internals(step.operation).items() if rule else ():
+            found[name] = len(self.shapes)
+            self.names[found[name]] = f'{step.path}/{name}'
+            self.shapes.append((None, width))
+            self.channels.append(Channels(tracer.fresh(width)))
+        return found
+
 
 def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
-    traced = _Traced(graph.shapes, [], [], set(), [], graph.outputs)
+    nothing = Channels(np.empty(0, np.int64))
+    traced = _Traced(list(graph.shapes), [nothing] * len(graph.shapes), {}, [], set(), [],
+                     graph.outputs)
     first_calls: dict[str, LayerNode] = {}
     for step in graph.steps:
         layer = step.operation
-        in_labels = [traced.labels[i] for i in step.inputs]
+        inputs = [traced.channels[i] for i in step.inputs]
+        earlier = first_calls.get(step.path)
+        internals = traced.internals(step, tracer) if earlier is None else earlier.internals
         call = Call(layer, tuple(graph.shapes[i] for i in step.inputs),
-                    tuple(graph.shapes[i] for i in step.outputs), step.constants)
+                    tuple(graph.shapes[i] for i in step.outputs), step.constants,
+                    tuple(each.axis for each in inputs),
+                    {name: traced.channels[i].labels for name, i in internals.items()})
         rule, refused = find_rule(call)
         first = first_calls.get(step.path)
         if first is not None and first.refused is not None:
@@ -127,17 +154,20 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
                 raise UnsupportedLayerError(
                     f"Layer '{step.path}' ({call.kind}) is not supported: the model {refused}; "
                     "unknown_layers='freeze' keeps the channels that it touches")
-            made = [tracer.fresh((shape[-1] or 0) if len(shape) > 1 else 0)
+            made = [Channels(tracer.fresh((shape[-1] or 0) if len(shape) > 1 else 0))
                     for shape in call.output_shapes]
             before = () if first is None else (*first.inputs, *first.outputs)
-            for labels in [*in_labels, *made, *(traced.labels[i] for i in before)]:
-                tracer.freeze(labels, f'it {refused}')
+            for i in (*internals.values(), *before):
+                tracer.freeze(traced.channels[i].labels, f'it {refused}')
+            for each in (*inputs, *made):
+                tracer.freeze(each.labels, f'it {refused}')
         else:
-            made = [rule.flow(call, in_labels, tracer)]
+            made = rule.trace(call, inputs, tracer)
             if rule.mixes_channels(layer):
                 traced.mixing.add(step.path)
-        traced.labels += made
-        current = LayerNode(step.path, call.kind, step.inputs, step.outputs, refused)
+        for i, channels in zip(step.outputs, made, strict=True):
+            traced.channels[i] = channels
+        current = LayerNode(step.path, call.kind, step.inputs, step.outputs, refused, internals)
         traced.nodes.append(current)
         first_calls.setdefault(step.path, current)
         if rule is None:
@@ -146,20 +176,20 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
             traced.weights += _slots(layer, rule, current)
         elif rule.ties_calls(layer):
             for one, other in zip((*first.inputs, *first.outputs), (*step.inputs, *step.outputs)):
-                tracer.union(traced.labels[one], traced.labels[other])
+                tracer.union(traced.channels[one].labels, traced.channels[other].labels)
     for output in traced.outputs:
-        tracer.freeze(traced.labels[output], "it feeds the model's output", first=True)
+        tracer.freeze(traced.channels[output].labels, "it feeds the model's output", first=True)
     return traced
 
 
 def _slots(layer: Any, rule: LayerRule, node: LayerNode) -> list[WeightSlot]:
     slots = []
     for axes in rule.weight_axes(layer):
-        weight = getattr(layer, axes.name)
+        weight = weight_of(layer, axes.name)
         slots.append(WeightSlot(
             node.layer, axes.name, tuple(weight.shape), bool(weight.trainable),
-            axes.in_axis, None if axes.in_axis is None else node.inputs[0],
-            axes.out_axis, None if axes.out_axis is None else node.outputs[0], axes.in_repeat))
+            tuple(SlotAxis(each.axis, node.tensor(each.of, each.place), each.reads, each.repeat,
+                           each.tile) for each in axes.axes)))
     return slots
 
 
@@ -221,7 +251,8 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
     order = sorted(range(len(drafts)), key=lambda g: (place[heads[g]], members[g][0]))
     renumber = np.empty(len(order), np.int64)
     renumber[order] = np.arange(len(order))
-    names = _unique_names([heads[g] for g in order])
+    own = _own_names(traced, places)
+    names = _unique_names([own.get(g, heads[g]) for g in order])
     groups = {name: dataclasses.replace(drafts[g], name=name) for name, g in zip(names, order)}
 
     unprunable = {}
@@ -235,8 +266,8 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
         if why is not None:
             unprunable[name] = _reason(name, why)
 
-    tensors = tuple(TensorInfo(shape, Positions(renumber[p.group], p.index))
-                    for shape, p in zip(traced.shapes, places))
+    tensors = tuple(TensorInfo(shape, Positions(renumber[p.group], p.index), channels.axis)
+                    for shape, p, channels in zip(traced.shapes, places, traced.channels))
     layout = Layout(tuple(names), tuple(group.width for group in groups.values()), tensors,
                     tuple(traced.nodes), tuple(traced.weights), traced.outputs)
     return ChannelGroups(groups, unprunable, layout)
@@ -251,7 +282,7 @@ def check_traced(model: keras.Model, graph: Graph, groups: ChannelGroups) -> Non
         raise ValueError(f"{other}: it has no layer '{missing[0]}'" if missing else other)
     layers = graph.layers
     for slot in layout.weights:
-        shape = tuple(getattr(layers[slot.layer], slot.weight).shape)
+        shape = tuple(weight_of(layers[slot.layer], slot.weight).shape)
         if shape != slot.shape:
             raise ValueError(f"{other}: '{slot.layer}/{slot.weight}' has the shape {shape}, "
                              f'expected {slot.shape}')
@@ -264,12 +295,25 @@ def _roles(traced: _Traced, places: list[Positions], size: int
     # Dictionaries, for they keep the order and drop what comes again.
     roles: list[tuple[dict[str, None], ...]] = [({}, {}, {}) for _ in range(size)]
     for node in traced.nodes:
-        for side, tensors in ((1, node.inputs), (0, node.outputs)):
+        within = tuple(node.internals.values())
+        for side, tensors in ((1, (*node.inputs, *within)), (0, (*node.outputs, *within))):
             for group in {group for tensor in tensors for group in here[tensor]}:
                 roles[group][2][node.layer] = None
                 if node.layer in traced.mixing:
                     roles[group][side][node.layer] = None
     return [(tuple(writes), tuple(reads), tuple(every)) for writes, reads, every in roles]
+
+
+def _own_names(traced: _Traced, places: list[Positions]) -> dict[int, str]:
+    """Returns the names of groups that stand in no tensor of the graph, only within a layer."""
+    outside = {group for tensor, place in enumerate(places) if tensor not in traced.names
+               for group in np.unique(place.group).tolist()}
+    found: dict[int, str] = {}
+    for tensor, name in traced.names.items():
+        for group in np.unique(places[tensor].group).tolist():
+            if group not in outside:
+                found.setdefault(group, name)
+    return found
 
 
 def _frozen_readers(group: Group, weights: Sequence[WeightSlot]) -> str | None:

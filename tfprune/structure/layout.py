@@ -1,13 +1,15 @@
 """The traced model in integers: what stands at each channel of each tensor and weight."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.structure.graph import Shape, layer_at
+from tfprune.structure.layer_rules import Kept
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,57 +21,99 @@ class Positions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TensorInfo:
-    """A tensor of the model: its shape [B, …, C] and what its channels are."""
+    """A tensor of the model, or channels that only a layer itself sees ([B, C]).
+
+    Attributes:
+        shape: [B, …].
+        positions: what its channels are.
+        axis: the axis that they run along, counted from the end.
+    """
     shape: Shape
     positions: Positions
+    axis: int = -1
+
+    @property
+    def others(self) -> tuple[int | None, ...]:
+        """The sizes of all axes but the batch's and the channels'."""
+        return tuple(size for place, size in enumerate(self.shape)
+                     if place not in (0, len(self.shape) + self.axis))
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerNode:
     """A call of a layer, named by its path in nested models ('model/layer').
 
-    Inputs and outputs index `Layout.tensors`. Without a rule, refused says why.
+    Inputs, outputs and internals, the channels that only the layer sees by name, index
+    `Layout.tensors`. Without a rule, refused says why.
     """
     layer: str
     kind: str
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     refused: str | None
+    internals: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def tensor(self, of: str, place: int = 0) -> int:
+        """The tensor of `WeightAxis.of` and `.place`."""
+        if of in ('input', 'output'):
+            return (self.inputs if of == 'input' else self.outputs)[place]
+        return self.internals[of]
+
+
+@dataclasses.dataclass(frozen=True)
+class SlotAxis:
+    """An axis of a weight and the tensor whose channels it runs over; see `WeightAxis`."""
+    axis: int
+    tensor: int
+    reads: bool
+    repeat: int = 1
+    tile: int = 1
+
+    def along(self, channels: np.ndarray) -> np.ndarray:
+        """What stands at each position of the axis, of what stands at each channel; a tensor of
+        Keras gives one."""
+        array = np if isinstance(channels, np.ndarray) else keras.ops
+        if self.repeat > 1:
+            channels = array.repeat(channels, self.repeat)
+        return array.tile(channels, self.tile) if self.tile > 1 else channels
 
 
 @dataclasses.dataclass(frozen=True)
 class WeightSlot:
-    """A weight and the tensors whose channels its axes run over (None: an axis is static).
-
-    Each input channel stands in_repeat times in a row along in_axis.
-    """
+    """A weight, by a name with dots, and its axes that run over channels; the others are static."""
     layer: str
     weight: str
     shape: tuple[int, ...]
     trainable: bool
-    in_axis: int | None
-    in_tensor: int | None
-    out_axis: int | None
-    out_tensor: int | None
-    in_repeat: int = 1
+    axes: tuple[SlotAxis, ...]
 
     @property
     def is_kernel(self) -> bool:
         """Whether the weight mixes channels: its output slices are filters."""
-        return self.in_axis is not None and self.out_axis is not None
+        return any(each.reads for each in self.axes) and not all(each.reads for each in self.axes)
 
-    def axes(self) -> list[tuple[str, int, int, int]]:
-        """Returns (side, axis, tensor, repeat) of each axis that runs over channels."""
-        found = []
-        if self.in_axis is not None and self.in_tensor is not None:
-            found.append(('in', self.in_axis, self.in_tensor, self.in_repeat))
-        if self.out_axis is not None and self.out_tensor is not None:
-            found.append(('out', self.out_axis, self.out_tensor, 1))
-        return found
+    @property
+    def shown_tensor(self) -> int | None:
+        """The tensor whose channels it makes, else reads; None of a static weight."""
+        made = [each.tensor for each in self.axes if not each.reads]
+        return next(iter([*made, *(each.tensor for each in self.axes)]), None)
 
     def variable(self, model: keras.Model) -> Any:
         """Returns the Keras variable in `model`."""
-        return getattr(layer_at(model, self.layer), self.weight)
+        return weight_of(layer_at(model, self.layer), self.weight)
+
+
+def inner_axes(slot: WeightSlot, node: LayerNode) -> list[SlotAxis]:
+    """Returns the axes over channels that no gate before a call of the layer closes: those that
+    only the layer sees, and what it reads of its own output."""
+    within = set(node.internals.values())
+    return [each for each in slot.axes if each.tensor in within
+            or each.reads and each.tensor not in node.inputs]
+
+
+def weight_of(layer: Any, name: str) -> Any:
+    """Returns the weight of a layer by its name, which may have dots."""
+    return operator.attrgetter(name)(layer)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,8 +148,16 @@ class Layout:
         """Yields every weight axis along which the group `name` stands, in topological order."""
         group = self.names.index(name)
         for slot in self.weights:
-            for side, axis, tensor, repeat in slot.axes():
-                where = self.tensors[tensor].positions
-                found = np.flatnonzero(np.repeat(where.group, repeat) == group)
+            for each in slot.axes:
+                where = self.tensors[each.tensor].positions
+                found = np.flatnonzero(each.along(where.group) == group)
                 if found.size:
-                    yield WeightSlice(slot, side, axis, found, where.index[found // repeat])
+                    yield WeightSlice(slot, 'in' if each.reads else 'out', each.axis, found,
+                                      each.along(where.index)[found])
+
+    def kept_of(self, node: LayerNode, kept: Sequence[np.ndarray]) -> Kept:
+        """Returns what stays of the channels of a call; `kept` is that of every tensor."""
+        return Kept(tuple(kept[i] for i in node.inputs), tuple(kept[i] for i in node.outputs),
+                    tuple(self.tensors[i].axis for i in node.inputs),
+                    tuple(self.tensors[i].axis for i in node.outputs),
+                    {name: kept[i] for name, i in node.internals.items()})

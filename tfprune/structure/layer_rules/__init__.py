@@ -14,11 +14,13 @@ import keras
 
 from tfprune.structure.layer_rules import (activations, kernels, merging, normalization, operations,
                                            shapes)
-from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Keras2Layer, Labels,
-                                                LayerRule, MacTerm, Shape, Tracer, WeightAxes)
+from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Channels, Keras2Layer, Kept,
+                                                Labels, LayerRule, MacTerm, Shape, Tracer,
+                                                WeightAxes, WeightAxis)
 
-__all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Keras2Layer', 'Labels', 'LayerRule', 'MacTerm',
-           'Shape', 'Tracer', 'WeightAxes', 'find_rule', 'register_rule']
+__all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Channels', 'Keras2Layer', 'Kept', 'Labels',
+           'LayerRule', 'MacTerm', 'Shape', 'Tracer', 'WeightAxes', 'WeightAxis', 'find_rule',
+           'register_rule']
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
@@ -68,8 +70,10 @@ def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
                          "where 'channels_last' is expected of the whole model")
     if rule is None:
         return None, f"touches layer '{layer.name}' ({call.kind}), which has no rule"
-    reason = rule.refuse(call)
-    if reason is None and len(call.output_shapes) != 1:
+    elsewhere = [axis for axis in call.axes if axis != -1 and not rule.any_axis]
+    reason = (f'has its channels on axis {elsewhere[0]}, where the last is expected' if elsewhere
+              else rule.refuse(call))
+    if reason is None and len(call.output_shapes) != 1 and not rule.many_outputs:
         reason = f'has {len(call.output_shapes)} outputs, where one is expected'
     if (reason is None and not rule.static_weights
             and len(rule.weight_axes(layer)) != len(getattr(layer, 'weights', ()))):

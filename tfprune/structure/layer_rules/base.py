@@ -9,7 +9,17 @@ from typing import Any, Self
 import numpy as np
 
 Shape = tuple[int | None, ...]
-Labels = np.ndarray  # int [C]: the label of each position of a tensor's last axis
+Labels = np.ndarray  # int [C]: the label of each position of a tensor's channel axis
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Channels:
+    """The channels of a tensor: the label of each position along one axis, counted from the end.
+
+    A tensor has one such axis; the sizes of all others stay.
+    """
+    labels: Labels
+    axis: int = -1
 
 
 class Tracer:
@@ -85,11 +95,15 @@ class Call:
         input_shapes: with the batch axis first, [B, …, C], of each tensor among the arguments.
         output_shapes: likewise.
         arguments: the values among the arguments that are no tensors of the graph.
+        axes: the axis of the channels of each input, counted from the end; none given: the last.
+        internals: labels of the channels that only the layer itself sees, by name.
     """
     layer: Any
     input_shapes: tuple[Shape, ...]
     output_shapes: tuple[Shape, ...]
     arguments: tuple[Any, ...] = ()
+    axes: tuple[int, ...] = ()
+    internals: Mapping[str, Labels] = dataclasses.field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -98,23 +112,76 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True)
-class WeightAxes:
-    """Which axes of the weight `layer.<name>` run over input and output channels.
+class WeightAxis:
+    """An axis of a weight that runs over channels.
 
-    Each input channel stands in_repeat times in a row along in_axis.
+    Attributes:
+        axis: its index in the weight.
+        of: whose channels: 'input', 'output', or the name of some of `LayerRule.internals`.
+        place: of which input or output.
+        reads: whether the layer sums over it; else it makes these channels, or scales them.
+        repeat: each channel stands so often in a row along the axis …
+        tile: … and that whole so often, as the gates of a recurrent kernel do.
+    """
+    axis: int
+    of: str
+    place: int = 0
+    reads: bool = False
+    repeat: int = 1
+    tile: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightAxes:
+    """Which axes of the weight `layer.<name>` run over channels; a name may have dots.
+
+    Each channel of the first input stands in_repeat times in a row along in_axis; out_axis runs
+    over the channels of the first output; `more` over any others.
     """
     name: str
     in_axis: int | None = None
     out_axis: int | None = None
     in_repeat: int = 1
+    more: tuple[WeightAxis, ...] = ()
+
+    @property
+    def axes(self) -> tuple[WeightAxis, ...]:
+        """All of them."""
+        found = []
+        if self.in_axis is not None:
+            found.append(WeightAxis(self.in_axis, 'input', reads=True, repeat=self.in_repeat))
+        if self.out_axis is not None:
+            found.append(WeightAxis(self.out_axis, 'output'))
+        return (*found, *self.more)
 
 
 @dataclasses.dataclass(frozen=True)
 class MacTerm:
-    """coefficient · (in channels, if uses_in) · (out channels, if uses_out) multiply-adds."""
+    """coefficient · (in channels, if uses_in) · (out channels, if uses_out) multiply-adds.
+
+    Times the channels of `uses` as well: names of `LayerRule.internals`, or places of inputs. At
+    most three factors in all.
+    """
     coefficient: int
-    uses_in: bool
-    uses_out: bool
+    uses_in: bool = False
+    uses_out: bool = False
+    uses: tuple[str | int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Kept:
+    """Which channels of a call stay, bool [C] each.
+
+    Attributes:
+        inputs, outputs: along the channel axis of each tensor.
+        input_axes, output_axes: that axis, counted from the end.
+        internals: by the names of `LayerRule.internals`.
+    """
+    inputs: tuple[np.ndarray, ...]
+    outputs: tuple[np.ndarray, ...]
+    input_axes: tuple[int, ...]
+    output_axes: tuple[int, ...]
+    internals: Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +219,12 @@ class LayerRule:
     takes_channels_first = False
     # The layer itself, without weights, runs on fewer channels than it was built for.
     any_width = False
+    # Channels may stand on another axis than the last: `trace` looks at `call.axes`.
+    any_axis = False
+    # It may have several outputs: `trace` gives the channels of each.
+    many_outputs = False
+    # It takes statistics over the channels: `masked` computes it over those that are kept.
+    over_channels = False
 
     def in_keras2(self, layer: Keras2Layer = SAME_IN_KERAS2) -> Self:
         """A copy of the rule whose layer is this one in tf_keras."""
@@ -169,10 +242,20 @@ class LayerRule:
         del call
         return None
 
+    def internals(self, layer: Any) -> Mapping[str, int]:
+        """Returns the widths of channels that stand in no tensor of the graph, by name: those of
+        the heads of attention, say. All calls of the layer share them."""
+        del layer
+        return {}
+
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
-        """Returns the labels of the output from the labels of the inputs."""
+        """Returns the labels of the output from the labels of the inputs, along the last axes."""
         del call, tracer
         return inputs[0]
+
+    def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
+        """Returns the channels of every output: for a rule of `any_axis` or `many_outputs`."""
+        return [Channels(self.flow(call, [each.labels for each in inputs], tracer))]
 
     def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
         """Returns the channel axes of every weight of the layer."""
@@ -196,6 +279,34 @@ class LayerRule:
         del layer, kept_in, kept_out
         return config
 
+    def edit(self, layer: Any, config: dict[str, Any], kept: Kept) -> dict[str, Any]:
+        """Returns the config of the pruned layer: `edit_config` with all that a call has."""
+        return self.edit_config(layer, config, kept.inputs, kept.outputs[0])
+
+    def edit_arguments(self, layer: Any, args: Any, kwargs: Any, kept: Kept) -> tuple[Any, Any]:
+        """Returns the arguments of the call after the removal, of an operation of keras.ops that
+        holds indices or sizes of channels there."""
+        del layer, kept
+        return args, kwargs
+
+    def edit_weights(self, layer: Any, weights: dict[str, np.ndarray], kept: Kept
+                     ) -> dict[str, np.ndarray]:
+        """Returns the weights of the pruned layer, by name, from what is kept of them."""
+        del layer, kept
+        return weights
+
+    def masked(self, layer: Any, inputs: Any, weights: Mapping[str, Any], mask: Any) -> Any:
+        """Returns the output where only the channels of `mask`, float [C], count: of a rule that is
+        `over_channels`. What closed channels become does not matter.
+
+        Args:
+            layer: the dense layer, of one input.
+            inputs: tensor [B, …, C].
+            weights: name to tensor, of `weight_axes`.
+            mask: None: all channels of `inputs` count, however many there are.
+        """
+        raise NotImplementedError(f'{type(self).__name__} is over_channels and has no masked()')
+
     def narrow(self, layer: Any, inputs: Any, weights: Mapping[str, Any]) -> Any:
         """Returns the layer's output by weights of fewer channels, or None if the rule cannot.
 
@@ -204,8 +315,7 @@ class LayerRule:
             inputs: tensor [B, …, C'] of the kept channels, whose number the graph need not know.
             weights: name to tensor, what is kept of each of `weight_axes`.
         """
-        del layer, inputs, weights
-        return None
+        return self.masked(layer, inputs, weights, None) if self.over_channels else None
 
     def mac_terms(self, call: Call) -> tuple[MacTerm, ...]:
         """Returns the multiply-adds of the call at batch 1; none by convention for most layers."""
