@@ -140,7 +140,8 @@ class Subnetwork(tf.Module):
         if any(narrowed) and rule is not None and node.refused is None:
             if rule.any_width:
                 return self._call(step, feed)
-            if step.path in self._slots and len(feed) == 1:
+            if len(feed) == 1 and (step.path in self._slots
+                                   or rule.over_channels(layer, len(feed[0].shape))):
                 inputs = tf.cast(feed[0], layer.compute_dtype)
                 outputs = rule.narrow(layer, inputs, self._weights(step.path, layer))
                 if outputs is not None:
@@ -176,7 +177,7 @@ class Subnetwork(tf.Module):
     def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
         """The kept part of each weight of a layer, in its compute dtype."""
         found = {}
-        for slot in self._slots[path]:
+        for slot in self._slots.get(path, ()):
             value = tf.cast(tf.convert_to_tensor(weight_of(layer, slot.weight)),
                             layer.compute_dtype)
             for each in slot.axes:

@@ -144,7 +144,8 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
         call = Call(layer, tuple(graph.shapes[i] for i in step.inputs),
                     tuple(graph.shapes[i] for i in step.outputs), step.constants,
                     tuple(each.axis for each in inputs),
-                    {name: traced.channels[i].labels for name, i in internals.items()})
+                    {name: traced.channels[i].labels for name, i in internals.items()},
+                    tuple(step.arguments.args))
         rule, refused = find_rule(call)
         first = first_calls.get(step.path)
         if first is not None and first.refused is not None:

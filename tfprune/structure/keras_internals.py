@@ -11,7 +11,7 @@ from keras.src.models.functional import Functional
 from keras.src.ops import core, image, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
+           'built_rank', 'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
            'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_of_keras',
            'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'moments', 'nn', 'numpy',
            'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
@@ -91,6 +91,12 @@ def losses_of(model: keras.Model) -> list[tuple[Any, Any, float]]:
     built = getattr(getattr(model, '_compile_loss', None), '_flat_losses', None) or ()
     return [(each.path, each.loss, 1.0 if each.loss_weights is None else each.loss_weights)
             for each in built]
+
+
+def built_rank(layer: Any) -> int:
+    """The rank of the input that a layer of one input was built for."""
+    (shape,) = layer._build_shapes_dict.values()
+    return len(shape)
 
 
 def is_of_keras(value: Any) -> bool:

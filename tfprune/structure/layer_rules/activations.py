@@ -7,7 +7,8 @@ import keras
 from keras import layers
 
 from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Keras2Layer, Labels,
-                                                LayerRule, Tracer, WeightAxes, reaches_channels)
+                                                LayerRule, Tracer, WeightAxes, axis_of_channels,
+                                                reaches_channels)
 
 # Softmax and its kin mix channels, and a function that is not here may, so their channels are
 # frozen. Compared by identity: a user's `relu` is not ours.
@@ -36,9 +37,10 @@ class _Activation(Channelwise):
 
 class Softmax(InPlace):
     """A softmax; over the channels it freezes them."""
+    any_axis = True
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
-        if reaches_channels(call.layer.axis, len(call.input_shapes[0])):
+        if reaches_channels(call.layer.axis, len(call.input_shapes[0]), axis_of_channels(call)):
             tracer.freeze(inputs[0], f"layer '{call.layer.name}' ({call.kind}) normalizes over "
                                      'the channels')
         return inputs[0]
