@@ -8,13 +8,13 @@ import keras
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.models.functional import Functional
-from keras.src.ops import core, image, nn, numpy
+from keras.src.ops import core, image, math, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
            'built_rank', 'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
            'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_of_keras',
-           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'moments', 'nn', 'numpy',
-           'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
+           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'math', 'moments', 'nn',
+           'numpy', 'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
            'uncompiled']
 
 

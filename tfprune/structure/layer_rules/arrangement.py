@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.structure.keras_internals import core, numpy as knp
+from tfprune.structure.keras_internals import core, math, numpy as knp
 from tfprune.structure.layer_rules.base import (Call, Channels, Kept, LayerRule, Tracer,
                                                 axis_of_channels)
 
@@ -193,21 +193,22 @@ class _BroadcastTo(LayerRule):
 
 
 class _Take(_AlongAxis):
-    """Constant indices; of the channels they are those of what is left."""
+    """Of the channels by constant indices, which become those of what is left; of other positions,
+    the nodes of a graph say, by any."""
 
     def refuse(self, call: Call) -> str | None:
-        if len(call.input_shapes) > 1:
-            return 'takes positions that are computed'
-        if _on_channels(call) and np.ndim(_indices(call)) != 1:
+        computed = len(call.input_shapes) > 1
+        if _on_channels(call) and (computed or np.ndim(_indices(call)) != 1):
             return 'takes channels by indices that are no list'
-        return super().refuse(call)
+        return None if computed else super().refuse(call)
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
         if _on_channels(call):
             return [Channels(inputs[0].labels[_indices(call)], inputs[0].axis)]
-        rank, added = len(call.input_shapes[0]), np.ndim(_indices(call)) - 1
-        after = call.layer.axis % rank < axis_of_channels(call)
-        return [Channels(inputs[0].labels, inputs[0].axis - (0 if after else added))]
+        rank = len(call.input_shapes[0])
+        before = call.layer.axis % rank < axis_of_channels(call)
+        added = len(call.output_shapes[0]) - rank
+        return [Channels(inputs[0].labels, inputs[0].axis - (0 if before else added))]
 
     def edit_arguments(self, layer: Any, args: Any, kwargs: Any, kept: Kept) -> tuple[Any, Any]:
         before, after = kept.inputs[0], kept.outputs[0]
@@ -215,6 +216,23 @@ class _Take(_AlongAxis):
             return args, kwargs
         indices = np.asarray(args[1] if len(args) > 1 else kwargs['indices'])[after]
         return (args[0], (np.cumsum(before) - 1)[indices].astype('int32')), {}
+
+
+class _TakeAlongAxis(LayerRule):
+    """By computed indices that are the same for all channels."""
+    any_axis, any_width = True, True
+
+    def refuse(self, call: Call) -> str | None:
+        rank, axis = len(call.input_shapes[0]), call.axes[0]
+        if call.layer.axis is None or call.layer.axis % rank == rank + axis or (
+                len(call.input_shapes) != 2 or call.input_shapes[1][axis] != 1):
+            return 'takes other positions of each channel'
+        return None
+
+
+class _Segments(LayerRule):
+    """Sums or maxima over the rows of a tensor [rows, C], which may be the edges of a graph."""
+    any_width = True
 
 
 class _GetItem(LayerRule):
@@ -329,6 +347,9 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     knp.Tile: _Tile(),
     knp.BroadcastTo: _BroadcastTo(),
     knp.Take: _Take(),
+    knp.TakeAlongAxis: _TakeAlongAxis(),
+    math.SegmentSum: _Segments(),
+    math.SegmentMax: _Segments(),
     knp.GetItem: _GetItem(),
     knp.Pad: _Pad(),
 }
