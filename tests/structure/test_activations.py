@@ -2,17 +2,18 @@
 import functools
 import warnings
 
-import tfprune  # noqa: F401  (before keras)
+import tfprune  # before keras
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as L, ops
 
+from tfprune.export.exporter import export_model
 from tfprune.export.keras2 import to_keras2
 from tfprune.pruning.depth import remove_blocks
 from tfprune.pruning.surgery import prune_model
-from tfprune.runs.surgery import copied
+from tfprune.structure.copies import copied, storable
 from tfprune.structure.groups import trace_groups
 from tfprune.structure.keras_internals import clone_model
 from tfprune.structure.layer_rules import activations
@@ -156,3 +157,25 @@ def test_keras2_of_layers_and_functions(inside):
 def test_keras2_refuses_others_by_name(function, name):
     with pytest.raises(ValueError, match=rf"^layer 'a' \(Conv2D\) has no .* activation {name} of"):
         to_keras2(network(function))
+
+
+def test_files_hold_the_like_of_a_function_and_refuse_what_has_none(tmp_path):
+    model = network(tf.nn.swish, tf.nn.silu)
+    assert keras_activations(storable(model)) == [keras.activations.silu] * 2
+    named = network('relu')
+    assert storable(named) is named
+    with pytest.raises(ValueError, match=r"^layer 'a' \(Conv2D\) applies 'partial', which a "):
+        export_model(network(SLOPED), tmp_path / 'export')
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_says_before_it_trains_what_it_could_not_save(tmp_path):
+    images, labels = np.zeros((40, 8, 8, 3), np.float32), np.arange(40) % 3
+    data = [(images, labels)] * 3
+    with pytest.raises(ValueError, match="layer 'a'.*applies 'relu'"):
+        tfprune.train_and_prune(network(relu), *data, macs=.5, method='uniform', progress=False,
+                                run_dir=tmp_path / 'run')
+
+
+def keras_activations(model):
+    return [model.get_layer(name).activation for name in ('a', 'after')]

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from tfprune.structure.keras_internals import is_of_keras, layers_within
+from tfprune.structure.keras_internals import clone_model, is_of_keras, layers_within
 from tfprune.structure.layer_rules.activations import keras_activation
 
 _ACTIVATIONS = ('activation', 'recurrent_activation')
@@ -46,8 +46,33 @@ def warn_of_configs(layers: Iterable[Any]) -> None:
     for layer in layers:
         reason = _unstorable(layer)
         if reason is not None:
-            warnings.warn(f"layer '{layer.name}' ({type(layer).__name__}) {reason}: a saved model "
-                          'does not have it', stacklevel=4)
+            warnings.warn(_described(layer, reason), stacklevel=4)
+
+
+def check_storable(model: keras.Model) -> None:
+    """ValueError naming the first layer that no file can hold."""
+    for layer in layers_within(model, itself=False):
+        reason = _unstorable(layer)
+        if reason is not None:
+            raise ValueError(_described(layer, reason))
+
+
+def storable(model: keras.Model) -> keras.Model:
+    """Returns the model, or where functions in it have their like in Keras, a copy with these.
+
+    Raises:
+        ValueError: for a layer that no file can hold.
+    """
+    check_storable(model)
+    if not any(_functions(layer) for layer in layers_within(model)):
+        return model
+    copy = clone_model(model, clone_function=copied)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _described(layer: Any, reason: str) -> str:
+    return f"layer '{layer.name}' ({type(layer).__name__}) {reason}: a saved model does not have it"
 
 
 def _functions(layer: Any) -> list[tuple[str, Any]]:
