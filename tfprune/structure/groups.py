@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.structure.copies import warn_of_configs
 from tfprune.structure.graph import Graph, Shape, Step, unfold
 from tfprune.structure.layer_rules import (RULES, Call, Channels, Labels, LayerRule, Tracer,
                                            find_rule)
@@ -227,12 +228,16 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
         TypeError: if `model` is not a Keras 3 model.
         ValueError: if it cannot be traced, or an argument is wrong.
         UnsupportedLayerError: for a layer without a rule, if unknown_layers='raise'.
+
+    Warns of layers that no saved model can hold, such as one whose activation is a lambda.
     """
     if unknown_layers not in ('freeze', 'raise'):
         raise ValueError(f"unknown_layers must be 'freeze' or 'raise', received {unknown_layers!r}")
     frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
     tracer = Tracer()
-    traced = _trace(unfold(model), tracer, unknown_layers)
+    graph = unfold(model)
+    warn_of_configs(graph.layers.values())
+    traced = _trace(graph, tracer, unknown_layers)
     roots = tracer.roots()
     reasons = tracer.reasons(roots)
 

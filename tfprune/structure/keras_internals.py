@@ -12,15 +12,22 @@ from keras.src.ops import core, image, math, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
            'built_rank', 'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
-           'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_of_keras',
-           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'math', 'moments', 'nn',
-           'numpy', 'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
-           'uncompiled']
+           'function_of_metric', 'has_own_steps', 'has_weights', 'image', 'inputs_of_call',
+           'is_of_keras', 'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'math',
+           'moments', 'nn', 'numpy', 'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph',
+           'standardized', 'uncompiled']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
     """Every layer in a layer or model, at any depth; the layer itself among them or not."""
     return list(layer._flatten_layers(include_self=itself))
+
+
+def has_weights(activation: Any) -> bool:
+    """Whether an activation is a layer with weights, or one that gets them at its first call."""
+    return isinstance(activation, keras.layers.Layer) and bool(
+        activation.weights
+        or not activation.built and type(activation).build is not keras.layers.Layer.build)
 
 
 def origin(tensor: Any) -> tuple[Any, int, int]:
