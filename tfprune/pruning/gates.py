@@ -16,6 +16,7 @@ from tfprune.pruning.masks import check_masks
 from tfprune.structure.graph import Graph, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.layer_rules import RULES
+from tfprune.structure.parameter import Parameter
 
 
 class ChannelGate(keras.layers.Layer):
@@ -49,6 +50,9 @@ class _GatedNetwork(keras.Model):
         self.operations = list({
             id(step.operation): step.operation for step in graph.steps
             if isinstance(step.operation, keras.layers.Layer)}.values())
+        self.parameters = list({
+            id(step.operation): step.operation.variable for step in graph.steps
+            if isinstance(step.operation, Parameter)}.values())
         self.gates = list({id(gate): gate for gates in before.values()
                            for gate in gates.values()}.values())
         self.built = True
@@ -72,7 +76,7 @@ class _GatedNetwork(keras.Model):
                         gated[value] = gate(values[value])
                     feed[id(tensor)] = gated[value]
             args, kwargs = step.arguments.fill_in(feed)
-            if training is not None and 'training' in getattr(
+            if training is not None and not step.keeps_mode and 'training' in getattr(
                     step.operation, '_call_context_args', ()):
                 kwargs['training'] = training  # as in a functional model
             outputs = keras.tree.flatten(step.operation(*args, **kwargs))

@@ -1,18 +1,20 @@
 """Surgery: the physical removal of channels. The result is a plain Keras model."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.pruning.masks import check_masks
-from tfprune.structure.graph import Graph, functional_graph, unfold
+from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, embedding_like,
+                                        from_config, policy_of_layers)
+from tfprune.structure.graph import Graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
-from tfprune.structure.keras_internals import clone_model, layers_within, maker
+from tfprune.structure.keras_internals import maker
 from tfprune.structure.layer_rules import RULES
-from tfprune.structure.layout import LayerNode
+from tfprune.structure.layout import LayerNode, WeightSlot
+from tfprune.structure.parameter import Parameter
 
 
 def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, np.ndarray], *,
@@ -35,19 +37,10 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     graph, layout = unfold(model), groups.layout
     check_traced(model, graph, groups)
     kept = layout.kept(check_masks(groups, masks))
-    cloning = _Cloning(graph, groups, kept, dtype_policy)
-    with _policy_of_layers(dtype_policy or keras.config.dtype_policy()):
+    cloning = _Cloning(model, graph, groups, kept, dtype_policy)
+    with policy_of_layers(dtype_policy or keras.config.dtype_policy()):
         pruned = cloning.rebuild(model)
-    ruled = {slot.layer for slot in layout.weights}
-    for path, layer in graph.layers.items():
-        if path not in ruled and isinstance(layer, keras.layers.Layer) and layer.weights:
-            copy_weights(layer, cloning.clone_of(layer))
-    for slot in layout.weights:
-        layer = graph.layers[slot.layer]
-        value = keras.ops.convert_to_numpy(getattr(layer, slot.weight))
-        for _, axis, tensor, repeat in slot.axes():
-            value = np.compress(np.repeat(kept[tensor], repeat), value, axis)
-        getattr(cloning.clone_of(layer), slot.weight).assign(value)
+    cloning.copy_weights(graph)
     return pruned
 
 
@@ -56,104 +49,58 @@ def float32_copy(model: keras.Model) -> keras.Model:
     return prune_model(model, trace_groups(model), {}, dtype_policy='float32')
 
 
-def copy_layer(layer: Any, dtype_policy: str | None = None) -> Any:
-    """Returns an unbuilt copy of a layer; an operation of keras.ops, which has no state, itself."""
-    if not isinstance(layer, keras.layers.Layer):
-        return layer
-    return _from_config(layer, layer.get_config(), dtype_policy)
+class _Cloning(Rebuilding):
+    """Copies layers with the configs that their rules give them, and the weights that are kept."""
 
-
-def copy_weights(layer: Any, clone: Any) -> None:
-    """Gives a built copy the weights of `layer`."""
-    clone.set_weights(layer.get_weights())
-    if isinstance(layer, keras.layers.Normalization):
-        clone.finalize_state()
-
-
-def _from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None) -> Any:
-    if not isinstance(layer, keras.layers.Layer):
-        return type(layer).from_config(config)
-    if dtype_policy is not None:
-        config = _with_policy(config, dtype_policy)
-    # The function of a Lambda comes from memory, not from a file: nothing to guard against.
-    options = {'safe_mode': False} if isinstance(layer, keras.layers.Lambda) else {}
-    with _policy_of_layers(layer.dtype_policy if dtype_policy is None else dtype_policy):
-        clone = type(layer).from_config(config, **options)
-    # Layers that it makes itself may have policies that no config tells.
-    before, after = (layers_within(each) for each in (layer, clone))
-    same = [type(one) for one in before] == [type(other) for other in after]
-    for place, inner in enumerate(after):
-        policy = dtype_policy or (before[place].dtype_policy if same else inner.dtype_policy)
-        if inner.dtype_policy != keras.dtype_policies.get(policy) and not isinstance(
-                inner, keras.layers.InputLayer):
-            inner.dtype_policy = policy
-    return clone
-
-
-def _with_policy(config: Any, dtype_policy: str) -> Any:
-    """The config of a layer, and of the layers in it, with another dtype policy."""
-    if isinstance(config, list | tuple):
-        return type(config)(_with_policy(value, dtype_policy) for value in config)
-    if not isinstance(config, dict):
-        return config
-    changed = {key: _with_policy(value, dtype_policy) for key, value in config.items()}
-    if 'dtype' in config and 'trainable' in config:  # of a layer that is no input
-        changed['dtype'] = dtype_policy
-    return changed
-
-
-@contextlib.contextmanager
-def _policy_of_layers(policy: Any) -> Iterator[None]:
-    """Within it, layers that are made without a policy of their own have this one."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-class _Cloning:
-    """Copies layers with the configs that their rules give them; nested models likewise."""
-
-    def __init__(self, graph: Graph, groups: ChannelGroups, kept: list[np.ndarray],
-                 dtype_policy: str | None) -> None:
-        self._nested, self._kept, self._dtype_policy = graph.nested, kept, dtype_policy
+    def __init__(self, model: keras.Model, graph: Graph, groups: ChannelGroups,
+                 kept: list[np.ndarray], dtype_policy: str | None) -> None:
+        super().__init__(model, graph, dtype_policy)
+        self._kept = kept
         self._nodes: dict[int, LayerNode] = {}  # id of an operation -> its first call
+        self._changed: set[int] = set()
         for step, node in zip(graph.steps, groups.layout.nodes):
             self._nodes.setdefault(id(step.operation), node)
-        self._clones: dict[int, Any] = {}
+            if not all(kept[value].all() for value in (*node.inputs, *node.outputs)):
+                self._changed.add(id(step.operation))
+        self._slots: dict[str, list[WeightSlot]] = {}
+        for slot in groups.layout.weights:
+            self._slots.setdefault(slot.layer, []).append(slot)
 
-    def rebuild(self, model: keras.Model) -> keras.Model:
-        """Returns a copy of a model, root or nested, of cloned layers."""
-        # Not model.input: of a nested Sequential model it is what that was called on.
-        inputs = keras.tree.map_structure(self._input, functional_graph(model).input)
-        return clone_model(model, input_tensors=inputs, clone_function=self.clone_of)
+    def is_changed(self, operation: Any) -> bool:
+        return id(operation) in self._changed
 
-    def clone_of(self, layer: Any) -> Any:
-        """Returns the copy of a layer or operation, always the same one."""
-        if id(layer) not in self._clones:
-            is_model = id(layer) in self._nested
-            self._clones[id(layer)] = self.rebuild(layer) if is_model else self._clone(layer)
-        return self._clones[id(layer)]
-
-    def _input(self, tensor: Any) -> Any:
+    def input_like(self, tensor: Any) -> Any:
         layer = maker(tensor)
         width = int(self._kept[self._nodes[id(layer)].outputs[0]].sum())
         shape = (*tensor.shape[:-1], width) if len(tensor.shape) > 1 else tensor.shape
-        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=layer.name,
+        return keras.Input(batch_shape=shape, dtype=self.dtype_like(tensor), name=layer.name,
                            optional=layer.optional)
 
-    def _clone(self, layer: Any) -> Any:
-        node, rule = self._nodes[id(layer)], RULES.get(type(layer))
+    def copy(self, operation: Any) -> Any:
+        node, rule = self._nodes[id(operation)], RULES.get(type(operation))
+        if isinstance(operation, Parameter):
+            width = int(self._kept[node.outputs[0]].sum()) if operation.variable.shape else 1
+            return embedding_like(operation, width, self.dtype_policy)
         if node.refused is not None or rule is None:
-            return copy_layer(layer, self._dtype_policy)
+            return copy_layer(operation, self.dtype_policy)
         try:
-            config = layer.get_config()
+            config = operation.get_config()
         except NotImplementedError:
-            return layer  # an operation with arguments that no config can hold
-        edited = rule.edit_config(layer, dict(config), [self._kept[i] for i in node.inputs],
+            return operation  # with arguments that no config can hold
+        edited = rule.edit_config(operation, dict(config), [self._kept[i] for i in node.inputs],
                                   self._kept[node.outputs[0]])
-        if not isinstance(layer, keras.layers.Layer) and edited == config:
-            return layer
-        return _from_config(layer, edited, self._dtype_policy)
+        return from_config(operation, edited, self.dtype_policy, config)
+
+    def copy_weights_of(self, layer: Any) -> None:
+        slots = self._slots.get(self._nodes[id(layer)].layer, [])
+        if not slots and isinstance(layer, keras.layers.Layer) and layer.weights:
+            copy_weights(layer, self.clone_of(layer))
+        for slot in slots:
+            value = keras.ops.convert_to_numpy(getattr(layer, slot.weight))
+            for _, axis, tensor, repeat in slot.axes():
+                value = np.compress(np.repeat(self._kept[tensor], repeat), value, axis)
+            if isinstance(layer, Parameter):
+                embeddings = self.clone_of(layer).embeddings
+                embeddings.assign(value.reshape(embeddings.shape))
+            else:
+                getattr(self.clone_of(layer), slot.weight).assign(value)

@@ -119,6 +119,8 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
         call = Call(layer, tuple(graph.shapes[i] for i in step.inputs),
                     tuple(graph.shapes[i] for i in step.outputs), step.constants)
         rule, refused = find_rule(call)
+        if step.closed:
+            refused = f'{refused} and could not be opened: {step.closed}'
         first = first_calls.get(step.path)
         if first is not None and first.refused is not None:
             rule, refused = None, first.refused

@@ -13,7 +13,7 @@ its own line. A layer without a rule, or one that its rule refuses, freezes the 
 import keras
 
 from tfprune.structure.layer_rules import (activations, kernels, merging, normalization, operations,
-                                           shapes)
+                                           parameters, shapes)
 from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Keras2Layer, Labels,
                                                 LayerRule, MacTerm, Shape, Tracer, WeightAxes)
 
@@ -22,7 +22,7 @@ __all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Keras2Layer', 'Labels', 'LayerRul
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
-    **operations.RULES}
+    **operations.RULES, **parameters.RULES}
 
 
 def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:

@@ -7,14 +7,15 @@ import numpy as np
 from keras import layers
 
 from tfprune.structure.keras_internals import CustomScaleLayer
-from tfprune.structure.layer_rules.base import Call, Labels, LayerRule, Tracer, reaches_channels
+from tfprune.structure.layer_rules.base import (Call, Labels, LayerRule, Shape, Tracer,
+                                                reaches_channels)
 
 
 class Elementwise(LayerRule):
     """An operation on tensors of equal channels, or of one channel that is broadcast to all.
 
     Without `is_sum` the coupling is that of a factor to what it scales (squeeze-excite), not that
-    of a residual stream.
+    of a residual stream; nor is that of a bias, a tensor without images.
     """
     any_width = True
 
@@ -22,8 +23,8 @@ class Elementwise(LayerRule):
         self._is_sum = is_sum
 
     def refuse(self, call: Call) -> str | None:
-        widths = {shape[-1] for shape in call.input_shapes if len(shape) > 1}
-        if len(widths - {1}) > 1 or min(len(shape) for shape in call.input_shapes) < 2:
+        widths = {shape[-1] for shape in call.input_shapes if shape}
+        if len(widths - {1}) > 1 or (None,) in call.input_shapes:
             return f'broadcasts the channels of inputs of shapes {list(call.input_shapes)}'
         for value in call.arguments:
             shape = np.shape(value)
@@ -33,15 +34,22 @@ class Elementwise(LayerRule):
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         widest = max(inputs, key=len)
-        for other in inputs:
+        for other, shape in zip(inputs, call.input_shapes):
             if len(other) < len(widest):
-                tracer.freeze(other, f"layer '{call.layer.name}' ({call.kind}) broadcasts it to "
-                                     'all channels')
-            elif self._is_sum:
+                # One number an image, that happen to be as many as there are channels.
+                varies = len(shape) == 1 and shape != (1,) and not len(other)
+                tracer.freeze(widest if varies else other,
+                              f"layer '{call.layer.name}' ({call.kind}) broadcasts "
+                              f"{'images' if varies else 'it'} to all channels")
+            elif self._is_sum and _has_images(shape, call.output_shapes[0]):
                 tracer.sum(widest, other)
             else:
                 tracer.union(widest, other)
         return widest
+
+
+def _has_images(shape: Shape, whole: Shape) -> bool:
+    return len(shape) == len(whole) and shape[:1] == whole[:1]
 
 
 class Concatenate(LayerRule):

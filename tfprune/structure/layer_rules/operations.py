@@ -1,13 +1,16 @@
 """The operations of keras.ops that stand in functional graphs, as in `x * 2` or ops.mean(x)."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune.structure.keras_internals import core, image, nn, numpy as knp
 from tfprune.structure.layer_rules.activations import Softmax
-from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, LayerRule,
-                                                reaches_channels)
+from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Labels, LayerRule,
+                                                Tracer, reaches_channels)
 from tfprune.structure.layer_rules.merging import Concatenate, Elementwise
 from tfprune.structure.layer_rules.shapes import Reshape
 
@@ -27,6 +30,8 @@ class _Reduction(LayerRule):
 
     def refuse(self, call: Call) -> str | None:
         axes = call.layer.axis
+        if call.input_shapes[0][-1:] == (0,):
+            return None  # of no channels
         if reaches_channels(axes if axes is None or isinstance(axes, int) else tuple(axes),
                             len(call.input_shapes[0])):
             return f'reduces the channels (axis={axes})'
@@ -68,14 +73,39 @@ class _GetItem(LayerRule):
         key = call.arguments if len(call.arguments) > 1 else call.arguments[0]
         items = list(key) if isinstance(key, tuple) else [key]
         rank = len(call.input_shapes[0])
+        if items[-1] is None and len(items) > 1:
+            return f'adds a last axis ({key!r})'
+        items = [item for item in items if item is not None]
         if Ellipsis in items:
             place = items.index(Ellipsis)
             items[place:place + 1] = [slice(None)] * (rank - len(items) + 1)
         if not all(isinstance(item, int | slice) for item in items):
             return f'is indexed with {key!r}'
+        if not items or call.output_shapes[0][-1:] == (0,) and items[-1] == slice(0, 0):
+            return None  # all, or no channels
         if items[0] != slice(None) or len(items) == rank and items[-1] != slice(None):
             return f'takes some of the images or channels ({key!r})'
         return None
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        return inputs[0][:0] if call.output_shapes[0][-1:] == (0,) else inputs[0]
+
+
+class _BroadcastTo(LayerRule):
+    """Repeats positions."""
+
+    def refuse(self, call: Call) -> str | None:
+        before, after = call.input_shapes[0], call.output_shapes[0]
+        if before[-1:] != after[-1:]:
+            return f'broadcasts {before} to {after}, whose channels differ'
+        return None
+
+    def ties_calls(self, layer: Any) -> bool:
+        return True
+
+    def edit_config(self, layer: Any, config: dict[str, Any],
+                    kept_in: Sequence[np.ndarray], kept_out: np.ndarray) -> dict[str, Any]:
+        return {**config, 'shape': (*config['shape'][:-1], int(kept_out.sum()))}
 
 
 class _Flip(LayerRule):
@@ -88,7 +118,7 @@ class _Flip(LayerRule):
 
 _ELEMENTWISE = [*(getattr(knp, name) for name in (
     'Absolute', 'Abs', 'Clip', 'Cos', 'Exp', 'Expm1', 'Log', 'Log1p', 'Negative', 'Reciprocal',
-    'Sign', 'Sin', 'Sqrt', 'Square', 'Tanh', 'Copy')), *(getattr(nn, name) for name in (
+    'Sign', 'Sin', 'Sqrt', 'Square', 'Tanh', 'Copy', 'ZerosLike', 'OnesLike')), *(getattr(nn, name) for name in (
         'Celu', 'Elu', 'Gelu', 'HardShrink', 'HardSigmoid', 'HardSilu', 'HardTanh', 'LeakyRelu',
         'LogSigmoid', 'Relu', 'Relu6', 'Selu', 'Sigmoid', 'Silu', 'SoftShrink', 'Softplus',
         'Softsign', 'SparsePlus', 'SparseSigmoid', 'Squareplus', 'TanhShrink', 'Threshold')),
@@ -107,6 +137,7 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     nn.MaxPool: LayerRule(),
     nn.AveragePool: LayerRule(),
     image.Resize: LayerRule(),
+    knp.BroadcastTo: _BroadcastTo(),
     knp.Concatenate: Concatenate(),
     knp.ExpandDims: _SameLastAxis(),
     knp.Squeeze: _SameLastAxis(),
