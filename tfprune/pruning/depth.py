@@ -121,6 +121,7 @@ class _Removal:
         self.nested = graph.nested
         self.shortcuts = {id(graph.layers[path]): place for path, place in places.items()}
         self.needed = set(graph.outputs)
+        self._bridges: set[int] = set()  # ids of removed sums whose shortcut is needed
         used = {id(maker(tensor)) for nested in graph.nested.values()
                 for tensor in nested.inputs}
         for step in reversed(graph.steps):
@@ -128,6 +129,7 @@ class _Removal:
                 continue
             if id(step.operation) in self.shortcuts:
                 self.needed.add(step.inputs[self.shortcuts[id(step.operation)]])
+                self._bridges.add(id(step.operation))
             else:
                 used.add(id(step.operation))
                 self.needed.update(step.inputs)
@@ -139,17 +141,20 @@ class _Removal:
     def is_gone(self, layer: Any) -> bool:
         """Whether nothing of a layer, operation or nested model is left."""
         if id(layer) in self.nested:
-            return all(self.is_gone(inner) for inner in self.nested[id(layer)].operations
-                       if not isinstance(inner, keras.layers.InputLayer))
+            return self._is_empty(self.nested[id(layer)])
         return id(layer) in self._gone
+
+    def _is_empty(self, graph: Any) -> bool:
+        """Whether nothing of a nested graph is left, and nothing passes through it."""
+        return all(self.is_gone(inner) and id(inner) not in self._bridges
+                   for inner in graph.operations
+                   if not isinstance(inner, keras.layers.InputLayer))
 
     def broken(self) -> str | None:
         """Returns the name of a nested model that loses one of its outputs, or None."""
         for graph in self.nested.values():
             makers = [maker(tensor) for tensor in graph.outputs]
-            gone = all(self.is_gone(inner) for inner in graph.operations
-                       if not isinstance(inner, keras.layers.InputLayer))
-            if not gone and any(
+            if not self._is_empty(graph) and any(
                     self.is_gone(made) and id(made) not in self.shortcuts for made in makers):
                 return str(graph.name)
         return None

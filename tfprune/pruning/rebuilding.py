@@ -113,7 +113,7 @@ class Rebuilding:
         """A copy that runs in inference mode always, as a layer that is called that way."""
         if not layer.weights:
             return keras.layers.Identity(
-                name=layer.name, dtype=self.dtype_policy or layer.dtype_policy)
+                name=layer.name, dtype=self.dtype_policy or layer.dtype_policy.name)
         clone = self.copy(layer)
         clone.trainable = False
         return clone
@@ -151,9 +151,7 @@ class Rebuilding:
         for node in graph.nodes:
             if node.is_input:
                 continue
-            if isinstance(node.operation, Parameter):
-                if self.is_gone(node.operation):
-                    continue
+            if isinstance(node.operation, Parameter) and not self.is_gone(node.operation):
                 if zero is None:
                     zero = _zero(inputs[0], graph.names[id(node.operation)])
                 made = self._looked_up(node.operation, zero)

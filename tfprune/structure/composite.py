@@ -9,6 +9,7 @@ class and a number ('add', 'add_1'): the same in every copy of the layer.
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,7 +180,7 @@ def _entries(layer: Any, arguments: Any) -> tuple[list[Any], Any]:
         entries.append(made)
         if casts_inputs(layer) and (keras.backend.is_float_dtype(value.dtype)
                                     and value.dtype != layer.compute_dtype):
-            made = keras.layers.Identity(dtype=layer.dtype_policy, name='cast')(made)
+            made = keras.layers.Identity(dtype=layer.dtype_policy.name, name='cast')(made)
         return made
 
     args, kwargs = arguments.convert(entry)
@@ -228,7 +229,8 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 def _attributes(layer: Any) -> dict[str, Any]:
     """What a class of the user's put into its object."""
-    return {name: value for name, value in vars(layer).items() if name not in _plain_attributes()}
+    return {name: value for name, value in vars(layer).items()
+            if name not in _plain_attributes() and not name.startswith('_self_')}  # of tf.Module
 
 
 @functools.cache
@@ -392,11 +394,33 @@ def _for_any_batch(nodes: Sequence[Node]) -> tuple[list[Node], dict[int, Any]]:
         return kept, {}
     known = {id(tensor) for node in nodes for tensor in node.output_tensors}
     kept += _nodes(list(swapped.values()), known)
-    rewired = []
-    for node in kept:
-        args, kwargs = node.arguments.convert(lambda value: swapped.get(id(value), value))
-        rewired.append(dataclasses.replace(node, arguments=SymbolicArguments(*args, **kwargs)))
-    return _sorted(rewired), swapped
+    called = []
+    for node in _sorted([_rewired(node, swapped) for node in kept]):
+        new = _rewired(node, swapped)
+        if new.input_tensors and (new is not node or any(
+                id(tensor) not in known for tensor in node.input_tensors)):
+            # Called anew, for sizes may be fixed now.
+            outputs = keras.tree.flatten(node.operation(*new.arguments.args,
+                                                        **new.arguments.kwargs))
+            swapped.update(zip(map(id, node.output_tensors), outputs))
+            new = dataclasses.replace(new, output_tensors=tuple(outputs))
+        called.append(new)
+    return called, {key: _last(tensor, swapped) for key, tensor in swapped.items()}
+
+
+def _last(tensor: Any, swapped: Mapping[int, Any]) -> Any:
+    while id(tensor) in swapped:
+        tensor = swapped[id(tensor)]
+    return tensor
+
+
+def _rewired(node: Node, swapped: Mapping[int, Any]) -> Node:
+    """The call on the tensors that its own became; itself where these are the same."""
+    if not any(id(tensor) in swapped for tensor in node.input_tensors):
+        return node
+    args, kwargs = node.arguments.convert(
+        lambda value: _last(value, swapped) if id(value) in swapped else value)
+    return dataclasses.replace(node, arguments=SymbolicArguments(*args, **kwargs))
 
 
 def _sorted(nodes: Sequence[Node]) -> list[Node]:
@@ -414,10 +438,13 @@ def _sorted(nodes: Sequence[Node]) -> list[Node]:
 
 
 def _reshaped(node: Node, _: Sequence[Node]) -> Any:
-    shape = node.output_tensors[0].shape
-    if sum(size is None for size in shape) > 1:
-        raise _Closed(f'it reshapes to {shape}, whose sizes are not fixed')
-    return keras.ops.reshape(node.input_tensors[0], [-1 if n is None else n for n in shape])
+    before, sizes = node.input_tensors[0].shape, list(node.operation.newshape)
+    if sizes[0] is None and before[0] is None and None not in (*before[1:], *sizes[1:]):
+        if -1 in sizes:  # each image has as many numbers as before
+            sizes[sizes.index(-1)] = math.prod(before[1:]) // math.prod(
+                size for size in sizes[1:] if size != -1)
+        return keras.ops.reshape(node.input_tensors[0], (-1, *sizes[1:]))
+    raise _Closed(f'it reshapes {before} to {tuple(sizes)}, whose sizes are not fixed')
 
 
 def _broadcast(node: Node, nodes: Sequence[Node]) -> Any:

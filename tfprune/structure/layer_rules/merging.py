@@ -33,7 +33,9 @@ class Elementwise(LayerRule):
         return None
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
-        widest = max(inputs, key=len)
+        whole = call.output_shapes[0]
+        widest, _ = max(zip(inputs, call.input_shapes),
+                        key=lambda each: (len(each[0]), _has_images(each[1], whole)))
         for other, shape in zip(inputs, call.input_shapes):
             if len(other) < len(widest):
                 # One number an image, that happen to be as many as there are channels.
@@ -41,7 +43,7 @@ class Elementwise(LayerRule):
                 tracer.freeze(widest if varies else other,
                               f"layer '{call.layer.name}' ({call.kind}) broadcasts "
                               f"{'images' if varies else 'it'} to all channels")
-            elif self._is_sum and _has_images(shape, call.output_shapes[0]):
+            elif self._is_sum and _has_images(shape, whole):
                 tracer.sum(widest, other)
             else:
                 tracer.union(widest, other)
