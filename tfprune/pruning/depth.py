@@ -179,8 +179,7 @@ class _Rebuilding(Rebuilding):
 
     def copy(self, operation: Any) -> Any:
         if isinstance(operation, Parameter):
-            shape = operation.variable.shape
-            return embedding_like(operation, shape[-1] if shape else 1, None)
+            return embedding_like(operation, None)
         return copy_layer(operation)
 
     def copy_weights_of(self, layer: Any) -> None:
@@ -202,8 +201,3 @@ class _Rebuilding(Rebuilding):
         if self.is_gone(clone):
             return clone.compute_output_spec(*args, **kwargs)
         return super().call(clone, *args, **kwargs)
-
-    def input_like(self, tensor: Any) -> Any:
-        layer = maker(tensor)
-        return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name,
-                           optional=layer.optional)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tfprune.structure.composite import Node, Opened
-from tfprune.structure.graph import Graph, functional_graph
+from tfprune.structure.graph import Graph, Shape, functional_graph
 from tfprune.structure.keras_internals import clone_model, core, layers_within, maker
 from tfprune.structure.parameter import Parameter
 
@@ -40,6 +40,12 @@ class Rebuilding:
         self._names = {key: name for inner in opened for key, name in inner.names.items()}
         self._fixed = {id(node.operation) for inner in opened for node in inner.nodes
                        if node.keeps_mode}
+        self._shapes: dict[int, Shape] = {}  # id of an input -> its shape in all calls
+        for step in graph.steps:
+            if isinstance(step.operation, keras.layers.InputLayer):
+                shape, key = graph.shapes[step.outputs[0]], id(step.operation)
+                self._shapes[key] = tuple(one if one == other else None for one, other in zip(
+                    shape, self._shapes.get(key, shape)))
         self._clones: dict[int, Any] = {}
         self._plain: set[int] = set()       # ids of the models that composite layers became
         self._whole: list[tuple[Any, Any]] = []  # composite layers and their copies
@@ -53,9 +59,10 @@ class Rebuilding:
         """Returns the copy of a layer or operation that is no model."""
         raise NotImplementedError
 
-    def input_like(self, tensor: Any) -> Any:
-        """Returns the input of a copy for one of the model's."""
-        raise NotImplementedError
+    def width_like(self, layer: Any, width: int | None) -> int | None:
+        """Returns the channels of the copy of an input of so many."""
+        del layer
+        return width
 
     def rebuild(self, model: keras.Model) -> keras.Model:
         """Returns a copy of a model, root or nested, of cloned layers."""
@@ -63,7 +70,7 @@ class Rebuilding:
         if isinstance(graph, Opened):
             return self._as_model(graph)
         # Not model.input: of a nested Sequential model it is what that was called on.
-        inputs = keras.tree.map_structure(self.input_like, graph.input)
+        inputs = keras.tree.map_structure(self._input_like, graph.input)
         # Sequential models call each layer on one tensor.
         call = {} if isinstance(model, keras.Sequential) else {'call_function': self.call}
         return clone_model(model, input_tensors=inputs, clone_function=self.clone_of, **call)
@@ -145,7 +152,7 @@ class Rebuilding:
 
     def _as_model(self, graph: Opened) -> keras.Model:
         """A functional model of the copies of what an opened layer is made of."""
-        inputs = [self.input_like(tensor) for tensor in graph.inputs]
+        inputs = [self._input_like(tensor, opened=True) for tensor in graph.inputs]
         values = {id(tensor): made for tensor, made in zip(graph.inputs, inputs)}
         zero: Any = None
         for node in graph.nodes:
@@ -161,8 +168,16 @@ class Rebuilding:
         outputs = keras.tree.map_structure(lambda tensor: values[id(tensor)], graph.output)
         return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=graph.name)
 
-    def dtype_like(self, tensor: Any) -> str:
-        """The dtype of an input of a copy for one of the model's."""
+    def _input_like(self, tensor: Any, *, opened: bool = False) -> Any:
+        layer, shape = maker(tensor), tensor.shape
+        if opened:  # by nobody but its calls
+            shape = self._shapes[id(layer)]
+        if len(shape) > 1:
+            shape = (*shape[:-1], self.width_like(layer, shape[-1]))
+        return keras.Input(batch_shape=shape, dtype=self._dtype_like(tensor), name=layer.name,
+                           optional=layer.optional)
+
+    def _dtype_like(self, tensor: Any) -> str:
         if self.dtype_policy and tensor.dtype in _HALF:
             return str(keras.DTypePolicy(self.dtype_policy).compute_dtype)
         return str(tensor.dtype)
@@ -189,13 +204,14 @@ class Rebuilding:
         return found if shape else _named(f'{name}_value', keras.ops.squeeze(found, -1))
 
 
-def embedding_like(parameter: Parameter, width: int, dtype_policy: str | None) -> Any:
-    """An embedding [rows, width] that can hold a weight […, width]."""
+def embedding_like(parameter: Parameter, dtype_policy: str | None, width: int | None = None) -> Any:
+    """An embedding [rows, width] that can hold a weight […, width], by default all of it."""
     variable = parameter.variable
+    *sizes, last = tuple(variable.shape) or (1,)
     policy = dtype_policy or (variable.dtype if parameter.dtype == variable.dtype
                               else f'mixed_{parameter.dtype}')
     return keras.layers.Embedding(
-        math.prod(variable.shape[:-1]), width, embeddings_regularizer=variable.regularizer,
+        math.prod(sizes), last if width is None else width, embeddings_regularizer=variable.regularizer,
         name=parameter.name, dtype=policy, trainable=variable.trainable)
 
 
@@ -270,11 +286,8 @@ def _zero(tensor: Any, name: str) -> Any:
     """An integer 0 without axes, which TensorFlow knows to be a constant: the sum of none of the
     tensor's channels. `name` begins those of the operations."""
     key = (*[slice(None)] * (len(tensor.shape) - 1), slice(0, 0))
-    none = _named(f'{name}_no_channels', tensor[key])
-    if len(tensor.shape) > 1:
-        none = _named(f'{name}_no_positions', keras.ops.sum(none, tuple(range(len(tensor.shape) - 1))))
-    zeros = _named(f'{name}_zeros', keras.ops.zeros_like(none))
-    zero = _named(f'{name}_zero', keras.ops.sum(zeros))
+    none = _named(f'{name}_sum', keras.ops.sum(_named(f'{name}_no_channels', tensor[key])))
+    zero = _named(f'{name}_zero', keras.ops.zeros_like(none))
     return _named(f'{name}_index', keras.ops.cast(zero, 'int32'))
 
 

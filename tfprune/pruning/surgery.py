@@ -11,7 +11,6 @@ from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, em
                                         from_config, policy_of_layers)
 from tfprune.structure.graph import Graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
-from tfprune.structure.keras_internals import maker
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.layout import LayerNode, WeightSlot
 from tfprune.structure.parameter import Parameter
@@ -69,18 +68,14 @@ class _Cloning(Rebuilding):
     def is_changed(self, operation: Any) -> bool:
         return id(operation) in self._changed
 
-    def input_like(self, tensor: Any) -> Any:
-        layer = maker(tensor)
-        width = int(self._kept[self._nodes[id(layer)].outputs[0]].sum())
-        shape = (*tensor.shape[:-1], width) if len(tensor.shape) > 1 else tensor.shape
-        return keras.Input(batch_shape=shape, dtype=self.dtype_like(tensor), name=layer.name,
-                           optional=layer.optional)
+    def width_like(self, layer: Any, width: int | None) -> int | None:
+        return int(self._kept[self._nodes[id(layer)].outputs[0]].sum())
 
     def copy(self, operation: Any) -> Any:
         node, rule = self._nodes[id(operation)], RULES.get(type(operation))
         if isinstance(operation, Parameter):
-            width = int(self._kept[node.outputs[0]].sum()) if operation.variable.shape else 1
-            return embedding_like(operation, width, self.dtype_policy)
+            kept = self._kept[node.outputs[0]]
+            return embedding_like(operation, self.dtype_policy, int(kept.sum()) or None)
         if node.refused is not None or rule is None:
             return copy_layer(operation, self.dtype_policy)
         try:

@@ -73,9 +73,10 @@ class _GetItem(LayerRule):
         key = call.arguments if len(call.arguments) > 1 else call.arguments[0]
         items = list(key) if isinstance(key, tuple) else [key]
         rank = len(call.input_shapes[0])
-        if items[-1] is None and len(items) > 1:
+        given = [item for item in items if item is not None]
+        if items[-1] is None and (Ellipsis in items or len(given) == rank):
             return f'adds a last axis ({key!r})'
-        items = [item for item in items if item is not None]
+        items = given
         if Ellipsis in items:
             place = items.index(Ellipsis)
             items[place:place + 1] = [slice(None)] * (rank - len(items) + 1)
