@@ -204,15 +204,16 @@ class Rebuilding:
         return found if shape else _named(f'{name}_value', keras.ops.squeeze(found, -1))
 
 
-def embedding_like(parameter: Parameter, dtype_policy: str | None, width: int | None = None) -> Any:
+def embedding_like(parameter: Parameter, dtype_policy: str | None, width: int | None = None
+                   ) -> Any:
     """An embedding [rows, width] that can hold a weight […, width], by default all of it."""
     variable = parameter.variable
     *sizes, last = tuple(variable.shape) or (1,)
     policy = dtype_policy or (variable.dtype if parameter.dtype == variable.dtype
                               else f'mixed_{parameter.dtype}')
     return keras.layers.Embedding(
-        math.prod(sizes), last if width is None else width, embeddings_regularizer=variable.regularizer,
-        name=parameter.name, dtype=policy, trainable=variable.trainable)
+        math.prod(sizes), last if width is None else width, name=parameter.name, dtype=policy,
+        embeddings_regularizer=variable.regularizer, trainable=variable.trainable)
 
 
 def copy_layer(layer: Any, dtype_policy: str | None = None) -> Any:
@@ -230,13 +231,13 @@ def copy_weights(layer: Any, clone: Any) -> None:
 
 
 def from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None,
-                before: dict[str, Any] | None = None) -> Any:
-    """Returns a layer of the class of `layer`, or an operation: itself if `config` is the one
-    `before`."""
+                given: dict[str, Any] | None = None) -> Any:
+    """Returns a layer of the class of `layer`, or an operation: itself if `config` is the one that
+    was `given`."""
     if not isinstance(layer, keras.layers.Layer):
         if isinstance(layer, core.Cast) and dtype_policy and layer.dtype in _HALF:
             config = {**config, 'dtype': keras.DTypePolicy(dtype_policy).compute_dtype}
-        return layer if config == before else type(layer).from_config(config)
+        return layer if config == given else type(layer).from_config(config)
     if dtype_policy is not None:
         config = _with_policy(config, dtype_policy)
     # The function of a Lambda comes from memory, not from a file: nothing to guard against.

@@ -109,8 +109,8 @@ def opened(layer: Any, arguments: Any) -> tuple[Opened | None, str]:
 
 def layer_in(layer: Any, name: str) -> Any:
     """Returns the layer or operation of that name in a layer that has been opened, or None."""
-    for graph, _ in _FOUND.get(layer, {}).values():
-        for operation in graph.operations if graph is not None else ():
+    for graph in [graph for graph, _ in _FOUND.get(layer, {}).values() if graph is not None]:
+        for operation in graph.operations:
             if graph.names[id(operation)] == name:
                 return operation
     return None

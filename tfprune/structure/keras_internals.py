@@ -14,12 +14,13 @@ from keras.src.ops import core, image, nn, numpy
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'SymbolicArguments', 'VariableReads', 'built_on', 'casts_inputs', 'clone_model', 'compiled_with', 'core',
-           'direction_of', 'first_arguments', 'function_of_loss', 'function_of_metric',
-           'has_own_steps', 'image', 'inputs_of_call', 'is_cast', 'is_of_keras', 'is_plain_batch_norm',
-           'layers_within', 'losses_of', 'maker', 'mask_of', 'moments', 'nn', 'node_of', 'numpy',
-           'ordered_nodes', 'origin', 'own_variables', 'sequential_graph', 'schedule_of',
-           'standardized', 'uncompiled', 'untouched', 'value_without_autocast']
+           'SymbolicArguments', 'VariableReads', 'built_on', 'casts_inputs', 'clone_model',
+           'compiled_with', 'core', 'direction_of', 'first_arguments', 'function_of_loss',
+           'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_cast',
+           'is_of_keras', 'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'mask_of',
+           'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
+           'schedule_of', 'sequential_graph', 'standardized', 'uncompiled', 'untouched',
+           'value_without_autocast']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:

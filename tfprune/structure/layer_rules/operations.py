@@ -119,7 +119,8 @@ class _Flip(LayerRule):
 
 _ELEMENTWISE = [*(getattr(knp, name) for name in (
     'Absolute', 'Abs', 'Clip', 'Cos', 'Exp', 'Expm1', 'Log', 'Log1p', 'Negative', 'Reciprocal',
-    'Sign', 'Sin', 'Sqrt', 'Square', 'Tanh', 'Copy', 'ZerosLike', 'OnesLike')), *(getattr(nn, name) for name in (
+    'Sign', 'Sin', 'Sqrt', 'Square', 'Tanh', 'Copy', 'ZerosLike',
+    'OnesLike')), *(getattr(nn, name) for name in (
         'Celu', 'Elu', 'Gelu', 'HardShrink', 'HardSigmoid', 'HardSilu', 'HardTanh', 'LeakyRelu',
         'LogSigmoid', 'Relu', 'Relu6', 'Selu', 'Sigmoid', 'Silu', 'SoftShrink', 'Softplus',
         'Softsign', 'SparsePlus', 'SparseSigmoid', 'Squareplus', 'TanhShrink', 'Threshold')),
