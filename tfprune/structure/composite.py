@@ -300,13 +300,13 @@ def _difference(one: Sequence[Node], other: Sequence[Node]) -> str | None:
                            for place, tensor in enumerate(node.output_tensors)})
     for a, b in zip(one, other):
         if not _is_same_operation(a.operation, b.operation):
-            return f"'{a.operation.name}' became '{b.operation.name}'"
+            return f'{type(a.operation).__name__} became {type(b.operation).__name__}'
         before, after = (
             [(path, places.get(id(value), value)) for path, value in keras.tree.flatten_with_path(
                 (node.arguments.args, node.arguments.kwargs)) if 'training' not in path]
             for node in (a, b))
         if len(before) != len(after) or not all(map(_is_same_value, before, after)):
-            return f"the arguments of '{a.operation.name}' changed"
+            return f'the arguments of {type(a.operation).__name__} changed'
     return None if len(one) == len(other) else f'{len(one)} operations became {len(other)}'
 
 
