@@ -16,7 +16,7 @@ from tfprune.costs.model import CostModel
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import widths_of
 from tfprune.pruning.surgery import prune_model
-from tfprune.structure.graph import unfold
+from tfprune.structure.graph import functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, trace_groups
 
 
@@ -203,7 +203,8 @@ def check_promises(model: keras.Model, masks: Mapping[str, np.ndarray] | None = 
     masks = random_masks(groups, rng) if masks is None else masks
     if inputs is None:
         inputs = keras.tree.map_structure(
-            lambda x: rng.normal(size=(2, *x.shape[1:])).astype(np.float32), model.input)
+            lambda x: rng.normal(size=(2, *x.shape[1:])).astype(np.float32),
+            functional_graph(model).input)
     gated = insert_gates(model, groups)
     gated.set_masks(masks)
     pruned = prune_model(model, groups, masks)

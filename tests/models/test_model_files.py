@@ -154,7 +154,7 @@ def test_a_custom_class_loads_only_when_it_is_registered(tmp_path, monkeypatch):
     with keras.saving.custom_object_scope({'Halve': Halve}):
         loaded = build_model(path, **DATA)
     np.testing.assert_array_equal(loaded(images()), model(images()))
-    assert "'half' (Halve), which has no rule" in trace_groups(loaded).unprunable['conv']
+    assert 'conv' in trace_groups(loaded)  # it is opened
 
 
 OWN_LAYERS = """

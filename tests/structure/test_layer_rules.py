@@ -4,6 +4,7 @@ import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from tfprune.pruning.surgery import prune_model
@@ -95,7 +96,8 @@ def test_a_softmax_head_leaves_its_input_prunable():
 @pytest.mark.parametrize('layer, reason', [
     (lambda: layers.BatchNormalization(axis=1, name='x'), 'normalizes axis 1'),
     (lambda: layers.Dropout(.5, noise_shape=(None, 1, 1, 5), name='x'), 'noise_shape'),
-    (lambda: type('MyReLU', (layers.ReLU,), {})(name='x'), 'MyReLU), which has no rule'),
+    (lambda: type('MyReLU', (layers.ReLU,), {'call': lambda self, x: tf.nn.relu(x)})(
+        name='x'), 'MyReLU), which has no rule'),
 ])
 def test_uses_beyond_a_rule_freeze_with_the_reason(layer, reason):
     groups = trace_groups(model_with(layer()))

@@ -9,6 +9,7 @@ import numpy as np
 from tfprune.config import TARGETS
 from tfprune.costs.model import Cost, CostModel, FixedCost
 from tfprune.pruning.masks import allowed_widths
+from tfprune.structure.graph import functional_graph
 from tfprune.structure.groups import ChannelGroups
 
 
@@ -105,7 +106,8 @@ def analyze(model: keras.Model, groups: ChannelGroups, *, width_multiple: int = 
             groups.unprunable.get(name)))
     prunable = sum(layer.macs for layer in cost_model.layers
                    if any(name in groups for name in (*layer.groups_in, *layer.groups_out)))
-    inputs = tuple('×'.join(map(str, tensor.shape[1:])) for tensor in model.inputs)
+    inputs = tuple('×'.join(map(str, tensor.shape[1:])) for tensor in
+                   functional_graph(model).inputs)
     return Analysis(model.name, inputs, tuple(rows), cost_model.dense, cost_model(least), prunable,
                     tuple(cost_model.uncounted), cost_model.fixed)
 

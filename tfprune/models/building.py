@@ -7,9 +7,9 @@ import keras
 
 from tfprune.data.options import parse_size
 from tfprune.errors import unknown
-from tfprune.models.model_files import at_image_shape, load_model_file, read_keras_file
+from tfprune.models.model_files import (at_image_shape, load_model_file, plain_graph,
+                                        read_keras_file)
 from tfprune.models.names import MODELS, is_model_file
-from tfprune.structure.graph import functional_graph
 
 DTYPE_POLICIES = ('float32', 'mixed_bfloat16')
 
@@ -84,7 +84,7 @@ def untrained_model(name: str, *, image_size: str = '', num_classes: int = 10) -
         return build_model(name, image_shape=(height or 32, width or 32, channels),
                            num_classes=num_classes, mean=(0.5,) * channels, std=(0.5,) * channels)
     model = read_keras_file(pathlib.Path(name))
-    functional_graph(model)  # or it says what is wrong with the model
+    plain_graph(model, f"model '{name}'")  # or it says what is wrong with the model
     if len(model.inputs) != 1:
         return model
     fixed = model.inputs[0].shape[1:]

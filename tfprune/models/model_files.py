@@ -18,6 +18,7 @@ import numpy as np
 from tfprune.config import split_names
 from tfprune.errors import first_line
 from tfprune.models.outputs import last_activation
+from tfprune.structure.composite import Opened
 from tfprune.structure.copies import copied
 from tfprune.structure.graph import functional_graph
 from tfprune.structure.keras_internals import clone_model, layers_within, maker
@@ -128,10 +129,7 @@ def as_classifier(
 
     Raises ValueError, in one line, if the model is not such a classifier or cannot be traced.
     """
-    try:
-        graph = functional_graph(model)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f'{source}: {error}') from None
+    graph = plain_graph(model, source)
     check_names(model, source)
     for kind, tensors in (('input', model.inputs), ('output', model.outputs)):
         if len(tensors) != 1:
@@ -182,6 +180,18 @@ def _check_precision(model: keras.Model, source: str) -> None:
             "dtype_policy='float32')")
 
 
+def plain_graph(model: keras.Model, source: str) -> Any:
+    """The graph of a functional or Sequential model; ValueError, in one line, without one."""
+    try:
+        graph = functional_graph(model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{source}: {error}') from None
+    if isinstance(graph, Opened):
+        raise ValueError(f"{source}: model '{model.name}' ({type(model).__name__}) is a subclassed "
+                         'model: give keras.Model(x, model(x)) of a keras.Input x')
+    return graph
+
+
 def at_image_shape(model: keras.Model, image_shape: tuple[int, int, int], source: str
                    ) -> keras.Model:
     """A model of images of any size on those of one, as costs and exports need it.
@@ -212,10 +222,7 @@ def at_shapes(model: keras.Model, shapes: Mapping[str, Sequence[int | None]], so
         ValueError: names `source`: it cannot be traced, or a name in it, has no weights that train,
             computes in numbers that are not trained, or does not suit the shapes.
     """
-    try:
-        graph = functional_graph(model)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f'{source}: {error}') from None
+    graph = plain_graph(model, source)
     check_names(model, source)
     if not model.trainable_variables:
         raise ValueError(f'{source}: has no trainable weights')

@@ -4,6 +4,7 @@
     importance     criteria: the importance of each channel within its group
     masks          widths and masks: `select_channels`
     gates          masks as variables in front of the layers that mix channels: `insert_gates`
+    rebuilding     a model of copies of its layers, as surgery and depth make it
     surgery        the physical removal: `prune_model`
     depth          residual blocks that can be removed: `removable_blocks`, `remove_blocks`
     sparsity       single weights that are zero

@@ -11,9 +11,10 @@ from typing import Any
 
 import keras
 
-from tfprune.pruning.surgery import copy_layer, copy_weights
-from tfprune.structure.graph import Graph, Step, functional_graph, unfold
-from tfprune.structure.keras_internals import clone_model, maker, numpy as knp
+from tfprune.pruning.rebuilding import Rebuilding, copy_layer, copy_weights, embedding_like
+from tfprune.structure.graph import Graph, Step, unfold
+from tfprune.structure.keras_internals import maker, numpy as knp
+from tfprune.structure.parameter import Parameter
 
 _SUMS = (keras.layers.Add, knp.Add)
 
@@ -72,11 +73,9 @@ def remove_blocks(model: keras.Model, names: Iterable[str]) -> keras.Model:
     if removal.broken() is not None:
         raise JointRemovalError(f"blocks {', '.join(names)} cannot be removed together: nested "
                                 f"model '{removal.broken()}' would lose an output")
-    rebuilding = _Rebuilding(removal)
+    rebuilding = _Rebuilding(model, graph, removal)
     reduced = rebuilding.rebuild(model)
-    for layer in graph.layers.values():
-        if getattr(layer, 'weights', ()) and not removal.is_gone(layer):
-            copy_weights(layer, rebuilding.clone_of(layer))
+    rebuilding.copy_weights(graph)
     return reduced
 
 
@@ -112,7 +111,7 @@ class _Removal:
     """What is left of a graph when sums become one of their terms.
 
     Attributes:
-        nested: the nested models by id.
+        nested: the graphs of nested models and composite layers, by their ids.
         shortcuts: id of a removed sum -> the place of that term.
         needed: the values that contribute to an output.
         layers: the paths of all that contributes to none, in order.
@@ -122,71 +121,83 @@ class _Removal:
         self.nested = graph.nested
         self.shortcuts = {id(graph.layers[path]): place for path, place in places.items()}
         self.needed = set(graph.outputs)
+        self._bridges: set[int] = set()  # ids of removed sums whose shortcut is needed
         used = {id(maker(tensor)) for nested in graph.nested.values()
-                for tensor in functional_graph(nested).inputs}
+                for tensor in nested.inputs}
         for step in reversed(graph.steps):
             if self.needed.isdisjoint(step.outputs):
                 continue
             if id(step.operation) in self.shortcuts:
                 self.needed.add(step.inputs[self.shortcuts[id(step.operation)]])
+                self._bridges.add(id(step.operation))
             else:
                 used.add(id(step.operation))
                 self.needed.update(step.inputs)
         gone = {step.path: id(step.operation) for step in graph.steps
-                if step.inputs and id(step.operation) not in used}
+                if (step.inputs or isinstance(step.operation, Parameter))
+                and id(step.operation) not in used}
         self._gone, self.layers = set(gone.values()), tuple(gone)
 
     def is_gone(self, layer: Any) -> bool:
         """Whether nothing of a layer, operation or nested model is left."""
         if id(layer) in self.nested:
-            return all(self.is_gone(inner) for inner in functional_graph(layer).operations
-                       if not isinstance(inner, keras.layers.InputLayer))
+            return self._is_empty(self.nested[id(layer)])
         return id(layer) in self._gone
+
+    def _is_empty(self, graph: Any) -> bool:
+        """Whether nothing of a nested graph is left, and nothing passes through it."""
+        return all(self.is_gone(inner) and id(inner) not in self._bridges
+                   for inner in graph.operations
+                   if not isinstance(inner, keras.layers.InputLayer))
 
     def broken(self) -> str | None:
         """Returns the name of a nested model that loses one of its outputs, or None."""
-        for model in self.nested.values():
-            makers = [maker(tensor) for tensor in functional_graph(model).outputs]
-            if not self.is_gone(model) and any(
+        for graph in self.nested.values():
+            makers = [maker(tensor) for tensor in graph.outputs]
+            if not self._is_empty(graph) and any(
                     self.is_gone(made) and id(made) not in self.shortcuts for made in makers):
-                return model.name
+                return str(graph.name)
         return None
 
 
-class _Rebuilding:
+class _Rebuilding(Rebuilding):
     """Copies models, root and nested, without what is gone."""
 
-    def __init__(self, removal: _Removal) -> None:
+    def __init__(self, model: keras.Model, graph: Graph, removal: _Removal) -> None:
+        super().__init__(model, graph)
         self._removal = removal
-        self._clones: dict[int, Any] = {}
 
-    def rebuild(self, model: keras.Model) -> keras.Model:
-        inputs = keras.tree.map_structure(self._input, functional_graph(model).input)
-        # A Sequential model has no sums of its own; those in the models in it are theirs.
-        call = {} if isinstance(model, keras.Sequential) else {'call_function': self._call}
-        return clone_model(model, input_tensors=inputs, clone_function=self.clone_of, **call)
+    def is_changed(self, operation: Any) -> bool:
+        return id(operation) in self._removal.shortcuts or self.is_gone(operation)
+
+    def is_gone(self, operation: Any) -> bool:
+        return self._removal.is_gone(operation)
 
     def clone_of(self, layer: Any) -> Any:
         """Returns the copy of a layer or operation, always the same one; what is gone, itself."""
-        if self._removal.is_gone(layer):
-            return layer
-        if id(layer) not in self._clones:
-            is_model = id(layer) in self._removal.nested
-            self._clones[id(layer)] = self.rebuild(layer) if is_model else copy_layer(layer)
-        return self._clones[id(layer)]
+        return layer if self.is_gone(layer) else super().clone_of(layer)
 
-    def _call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
+    def copy(self, operation: Any) -> Any:
+        if isinstance(operation, Parameter):
+            return embedding_like(operation, None)
+        return copy_layer(operation)
+
+    def copy_weights_of(self, layer: Any) -> None:
+        if self.is_gone(layer) or not getattr(layer, 'weights', ()):
+            return
+        clone = self.clone_of(layer)
+        if isinstance(layer, Parameter):
+            value = keras.ops.convert_to_numpy(layer.variable)
+            clone.embeddings.assign(value.reshape(clone.embeddings.shape))
+        else:
+            copy_weights(layer, clone)
+
+    def call(self, clone: Any, *args: Any, **kwargs: Any) -> Any:
         """Calls a copy; of a sum that is removed returns the shortcut, of all else that is gone a
         tensor that comes from nowhere, for nobody needs it."""
-        if id(layer) in self._removal.shortcuts:
+        if id(clone) in self._removal.shortcuts:
             return [value for value in keras.tree.flatten((args, kwargs)) if isinstance(
-                value, keras.KerasTensor)][self._removal.shortcuts[id(layer)]]
-        if self._removal.is_gone(layer):
-            return layer.compute_output_spec(*args, **kwargs)
-        return layer(*args, **kwargs)
-
-    @staticmethod
-    def _input(tensor: Any) -> Any:
-        layer = maker(tensor)
-        return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=layer.name,
-                           optional=layer.optional)
+                value, keras.KerasTensor)][self._removal.shortcuts[id(clone)]]
+        if self.is_gone(clone):
+            return clone.compute_output_spec(*args, **kwargs)
+        return super().call(clone, *args, **kwargs)

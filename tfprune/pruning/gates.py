@@ -20,6 +20,7 @@ from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.layer_rules import RULES, LayerRule
 from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
 from tfprune.structure.other_weights import call_with_weights
+from tfprune.structure.parameter import Parameter
 
 
 class ChannelGate(keras.layers.Layer):
@@ -59,6 +60,9 @@ class _GatedNetwork(keras.Model):
         self.operations = list({
             id(step.operation): step.operation for step in graph.steps
             if isinstance(step.operation, keras.layers.Layer)}.values())
+        self.parameters = list({
+            id(step.operation): step.operation.variable for step in graph.steps
+            if isinstance(step.operation, Parameter)}.values())
         self.gates = list(gates.values())
         self.built = True
 
@@ -86,7 +90,7 @@ class _GatedNetwork(keras.Model):
                         gated[value] = gate(values[value])
                     feed[id(tensor)] = gated[value]
             args, kwargs = step.arguments.fill_in(feed)
-            if training is not None and 'training' in getattr(
+            if training is not None and not step.keeps_mode and 'training' in getattr(
                     step.operation, '_call_context_args', ()):
                 kwargs['training'] = training  # as in a functional model
             outputs = call_with_weights(step.operation, here.masked_weights(step.operation),

@@ -1,19 +1,20 @@
 """Surgery: the physical removal of channels. The result is a plain Keras model."""
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from tfprune.pruning.masks import check_masks
-from tfprune.structure.copies import config_of, give_activations
-from tfprune.structure.graph import Graph, functional_graph, unfold
+from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, embedding_like,
+                                        from_config, policy_of_layers)
+from tfprune.structure.copies import config_of
+from tfprune.structure.graph import Graph, Shape, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
-from tfprune.structure.keras_internals import clone_model, layers_within, maker
-from tfprune.structure.layer_rules import RULES
-from tfprune.structure.layout import LayerNode, weight_of
+from tfprune.structure.layer_rules import RULES, LayerRule
+from tfprune.structure.layout import LayerNode, WeightSlot, weight_of
+from tfprune.structure.parameter import Parameter
 
 
 def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, np.ndarray], *,
@@ -36,35 +37,11 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     graph, layout = unfold(model), groups.layout
     check_traced(model, graph, groups)
     kept = layout.kept(check_masks(groups, masks))
-    cloning = _Cloning(graph, groups, kept, dtype_policy)
-    with _policy_of_layers(dtype_policy or keras.config.dtype_policy()):
+    cloning = _Cloning(model, graph, groups, kept, dtype_policy)
+    with policy_of_layers(dtype_policy or keras.config.dtype_policy()):
         pruned = cloning.rebuild(model)
-    ruled = {slot.layer for slot in layout.weights}
-    for path, layer in graph.layers.items():
-        if path not in ruled and isinstance(layer, keras.layers.Layer) and layer.weights:
-            copy_weights(layer, cloning.clone_of(layer))
-    for path, weights in _kept_weights(graph, groups, kept).items():
-        clone = cloning.clone_of(graph.layers[path])
-        for name, value in weights.items():
-            weight_of(clone, name).assign(value)
+    cloning.copy_weights(graph)
     return pruned
-
-
-def _kept_weights(graph: Graph, groups: ChannelGroups, kept: Sequence[np.ndarray]
-                  ) -> dict[str, dict[str, np.ndarray]]:
-    """What is left of the weights, by the path of their layer and their name."""
-    layout, found = groups.layout, dict[str, dict[str, np.ndarray]]()
-    for slot in layout.weights:
-        value = keras.ops.convert_to_numpy(weight_of(graph.layers[slot.layer], slot.weight))
-        for each in slot.axes:
-            value = np.compress(each.along(kept[each.tensor]), value, each.axis)
-        found.setdefault(slot.layer, {})[slot.weight] = value
-    nodes = {node.layer: node for node in reversed(layout.nodes)}
-    for path in found:
-        rule = RULES[type(graph.layers[path])]
-        found[path] = rule.edit_weights(graph.layers[path], found[path],
-                                        layout.kept_of(nodes[path], kept))
-    return found
 
 
 def float32_copy(model: keras.Model) -> keras.Model:
@@ -72,119 +49,81 @@ def float32_copy(model: keras.Model) -> keras.Model:
     return prune_model(model, trace_groups(model), {}, dtype_policy='float32')
 
 
-def copy_layer(layer: Any, dtype_policy: str | None = None) -> Any:
-    """Returns an unbuilt copy of a layer; an operation of keras.ops, which has no state, itself."""
-    if not isinstance(layer, keras.layers.Layer):
-        return layer
-    return _from_config(layer, config_of(layer), dtype_policy)
+class _Cloning(Rebuilding):
+    """Copies layers with the configs that their rules give them, and the weights that are kept."""
 
-
-def copy_weights(layer: Any, clone: Any) -> None:
-    """Gives a built copy the weights of `layer`."""
-    clone.set_weights(layer.get_weights())
-    if isinstance(layer, keras.layers.Normalization):
-        clone.finalize_state()
-
-
-def _from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None) -> Any:
-    if not isinstance(layer, keras.layers.Layer):
-        return type(layer).from_config(config)
-    if dtype_policy is not None:
-        config = _with_policy(config, dtype_policy)
-    # The function of a Lambda comes from memory, not from a file: nothing to guard against.
-    options = {'safe_mode': False} if isinstance(layer, keras.layers.Lambda) else {}
-    with _policy_of_layers(layer.dtype_policy if dtype_policy is None else dtype_policy):
-        clone = type(layer).from_config(config, **options)
-    give_activations(layer, clone)
-    # Layers that it makes itself may have policies that no config tells.
-    before, after = (layers_within(each) for each in (layer, clone))
-    same = [type(one) for one in before] == [type(other) for other in after]
-    for place, inner in enumerate(after):
-        policy = dtype_policy or (before[place].dtype_policy if same else inner.dtype_policy)
-        if inner.dtype_policy != keras.dtype_policies.get(policy) and not isinstance(
-                inner, keras.layers.InputLayer):
-            inner.dtype_policy = policy
-    return clone
-
-
-def _with_policy(config: Any, dtype_policy: str) -> Any:
-    """The config of a layer, and of the layers in it, with another dtype policy."""
-    if isinstance(config, list | tuple):
-        return type(config)(_with_policy(value, dtype_policy) for value in config)
-    if not isinstance(config, dict):
-        return config
-    changed = {key: _with_policy(value, dtype_policy) for key, value in config.items()}
-    if 'dtype' in config and 'trainable' in config:  # of a layer that is no input
-        changed['dtype'] = dtype_policy
-    return changed
-
-
-@contextlib.contextmanager
-def _policy_of_layers(policy: Any) -> Iterator[None]:
-    """Within it, layers that are made without a policy of their own have this one."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
-
-
-class _Cloning:
-    """Copies layers with the configs that their rules give them; nested models likewise."""
-
-    def __init__(self, graph: Graph, groups: ChannelGroups, kept: list[np.ndarray],
-                 dtype_policy: str | None) -> None:
-        self._nested, self._kept, self._dtype_policy = graph.nested, kept, dtype_policy
-        self._layout = groups.layout
+    def __init__(self, model: keras.Model, graph: Graph, groups: ChannelGroups,
+                 kept: list[np.ndarray], dtype_policy: str | None) -> None:
+        super().__init__(model, graph, dtype_policy)
+        self._kept, self._layout = kept, groups.layout
+        self._calls: dict[int, LayerNode] = {}  # id of the copy of an operation -> its only call
         self._nodes: dict[int, LayerNode] = {}  # id of an operation -> its first call
+        self._changed: set[int] = set()
         for step, node in zip(graph.steps, groups.layout.nodes):
             self._nodes.setdefault(id(step.operation), node)
-        self._clones: dict[int, Any] = {}
-        self._calls: dict[int, LayerNode] = {}  # id of the copy of an operation -> its only call
+            if not all(kept[value].all() for value in (
+                    *node.inputs, *node.outputs, *node.internals.values())):
+                self._changed.add(id(step.operation))
+        self._slots: dict[str, list[WeightSlot]] = {}
+        for slot in groups.layout.weights:
+            self._slots.setdefault(slot.layer, []).append(slot)
 
-    def rebuild(self, model: keras.Model) -> keras.Model:
-        """Returns a copy of a model, root or nested, of cloned layers."""
-        # Not model.input: of a nested Sequential model it is what that was called on.
-        inputs = keras.tree.map_structure(self._input, functional_graph(model).input)
-        # A Sequential model has layers alone, and Keras takes no function for their calls.
-        call = {} if isinstance(model, keras.Sequential) else {'call_function': self._call}
-        return clone_model(model, input_tensors=inputs, clone_function=self.clone_of, **call)
+    def is_changed(self, operation: Any) -> bool:
+        return id(operation) in self._changed
 
-    def clone_of(self, layer: Any) -> Any:
-        """Returns the copy of a layer or operation, always the same one."""
-        if id(layer) not in self._clones:
-            is_model = id(layer) in self._nested
-            clone = self.rebuild(layer) if is_model else self._clone(layer)
-            self._clones[id(layer)] = clone
-            if not is_model and not isinstance(layer, keras.layers.Layer):
-                self._calls[id(clone)] = self._nodes[id(layer)]
-        return self._clones[id(layer)]
+    def shape_like(self, layer: Any, shape: Shape) -> Shape:
+        tensor = self._nodes[id(layer)].outputs[0]
+        sizes = list(shape)
+        sizes[self._layout.tensors[tensor].axis] = int(self._kept[tensor].sum())
+        return tuple(sizes)
 
-    def _call(self, clone: Any, *args: Any, **kwargs: Any) -> Any:
-        """Calls the copy of a layer or operation with the arguments that are right for it."""
+    def call(self, clone: Any, *args: Any, **kwargs: Any) -> Any:
         rule, node = RULES.get(type(clone)), self._calls.get(id(clone))
         if rule is not None and node is not None and node.refused is None:
             args, kwargs = rule.edit_arguments(clone, args, kwargs,
                                                self._layout.kept_of(node, self._kept))
-        return clone(*args, **kwargs)
+        return super().call(clone, *args, **kwargs)
 
-    def _input(self, tensor: Any) -> Any:
-        layer = maker(tensor)
-        width = int(self._kept[self._nodes[id(layer)].outputs[0]].sum())
-        shape = (*tensor.shape[:-1], width) if len(tensor.shape) > 1 else tensor.shape
-        return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=layer.name,
-                           optional=layer.optional)
-
-    def _clone(self, layer: Any) -> Any:
-        node, rule = self._nodes[id(layer)], RULES.get(type(layer))
+    def copy(self, operation: Any) -> Any:
+        node, rule = self._nodes[id(operation)], RULES.get(type(operation))
+        if isinstance(operation, Parameter):
+            kept = self._kept[node.outputs[0]]
+            return embedding_like(operation, self.dtype_policy, int(kept.sum()) or None)
         if node.refused is not None or rule is None:
-            return copy_layer(layer, self._dtype_policy)
+            return copy_layer(operation, self.dtype_policy)
+        clone = self._edited(operation, rule, node)
+        if not isinstance(operation, keras.layers.Layer):
+            self._calls[id(clone)] = node
+        return clone
+
+    def _edited(self, operation: Any, rule: LayerRule, node: LayerNode) -> Any:
         try:
-            config = config_of(layer)
+            config = config_of(operation)
         except NotImplementedError:
-            return layer  # an operation with arguments that no config can hold
-        edited = rule.edit(layer, dict(config), self._layout.kept_of(node, self._kept))
-        if not isinstance(layer, keras.layers.Layer) and edited == config:
-            return layer
-        return _from_config(layer, edited, self._dtype_policy)
+            return operation  # with arguments that no config can hold
+        edited = rule.edit(operation, dict(config), self._layout.kept_of(node, self._kept))
+        return from_config(operation, edited, self.dtype_policy, config)
+
+    def copy_weights_of(self, layer: Any) -> None:
+        slots = self._slots.get(self._nodes[id(layer)].layer, [])
+        if not slots and isinstance(layer, keras.layers.Layer) and layer.weights:
+            copy_weights(layer, self.clone_of(layer))
+        clone = self.clone_of(layer)
+        for name, value in self._kept_weights(layer, slots).items():
+            if isinstance(layer, Parameter):
+                clone.embeddings.assign(value.reshape(clone.embeddings.shape))
+            else:
+                weight_of(clone, name).assign(value)
+
+    def _kept_weights(self, layer: Any, slots: Sequence[WeightSlot]) -> dict[str, np.ndarray]:
+        """What is left of the weights of a layer, by name."""
+        found = {}
+        for slot in slots:
+            value = keras.ops.convert_to_numpy(weight_of(layer, slot.weight))
+            for each in slot.axes:
+                value = np.compress(each.along(self._kept[each.tensor]), value, each.axis)
+            found[slot.weight] = value
+        if not found:
+            return found
+        kept = self._layout.kept_of(self._nodes[id(layer)], self._kept)
+        return RULES[type(layer)].edit_weights(layer, found, kept)

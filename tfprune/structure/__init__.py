@@ -1,7 +1,9 @@
 """What a Keras model is made of: its graph, its layers' rules, its channel groups.
 
     options        which groups may be pruned
-    graph          the calls of a model in order, nested models unfolded
+    composite      layers of a user's own, opened: what their calls are made of
+    parameter      their own weights as steps of the graph
+    graph          the calls of a model in order, nested models and composite layers unfolded
     layer_rules    one class a layer: how channels flow through it, its weights, its costs
     groups         which channels are removed together: `trace_groups`
     layout         the traced model in integers: what stands at each channel of each tensor

@@ -1,4 +1,4 @@
-"""The graph of a Keras model, nested models unfolded."""
+"""The graph of a Keras model, nested models and composite layers unfolded."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,9 @@ from typing import Any
 
 import keras
 
-from tfprune.structure.keras_internals import (Functional, has_weights, layers_within,
+from tfprune.structure.composite import Opened, is_composite, is_same, layer_in, opened
+from tfprune.structure.keras_internals import (Functional, SymbolicArguments, built_on,
+                                               first_arguments, has_weights, layers_within,
                                                ordered_nodes, sequential_graph, standardized)
 
 Shape = tuple[int | None, ...]
@@ -17,13 +19,15 @@ class Step:
     """One call of a layer or an operation.
 
     Attributes:
-        path: its name; inside a nested model 'model/name'. A layer that stands in several places
-            has the path of its first call.
+        path: its name; inside a nested model or a composite layer 'model/name'. A layer that stands
+            in several places has the path of its first call.
         operation: the Keras layer, or operation of keras.ops.
         arguments: how Keras calls it, with symbolic tensors.
         tensors: those symbolic tensors.
         inputs: the values of `tensors`, indices into `Graph.shapes`.
         outputs: the values that it makes, likewise.
+        keeps_mode: it runs in inference mode, in training too.
+        closed: why a composite layer is one step; '' for all else.
     """
     path: str
     operation: Any
@@ -31,10 +35,12 @@ class Step:
     tensors: tuple[Any, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    keeps_mode: bool = False
+    closed: str = ''
 
     @property
     def is_entry(self) -> bool:
-        """Whether it only passes a value on, into a nested model."""
+        """Whether it only passes a value on, into a nested model or composite layer."""
         return bool(self.inputs) and isinstance(self.operation, keras.layers.InputLayer)
 
     @property
@@ -52,7 +58,7 @@ class Graph:
         steps: all calls; the inputs of a nested model are steps that pass a value on.
         shapes: of every value, [B, …].
         inputs, outputs: the values that the model takes and gives.
-        nested: the models that were unfolded, by id.
+        nested: id of a nested model or composite layer that was unfolded -> its graph.
     """
     steps: tuple[Step, ...]
     shapes: tuple[Shape, ...]
@@ -77,25 +83,24 @@ class Untracked:
 
 
 def functional_graph(model: keras.Model) -> Any:
-    """Returns the functional graph of a functional or built Sequential model.
+    """Returns the functional graph of a functional or built Sequential model, and what a subclassed
+    one is, once it is opened (`composite`).
 
     Raises:
         TypeError: if `model` is not a Keras 3 model.
-        ValueError: if it is subclassed or not built, or a layer has other weights than its class:
-            quantized ones, or those of LoRA or of its activation beside them.
+        ValueError: if it is not built, or subclassed and cannot be opened, or a layer has other
+            weights than its class: quantized ones, or those of LoRA or of its activation beside
+            them.
     """
     if not isinstance(model, keras.Model):
         kind = f'{type(model).__module__}.{type(model).__name__}'
         raise TypeError(f'model must be a Keras 3 model (keras.Model), received {kind}')
-    graph = model
-    if isinstance(model, keras.Sequential):
-        graph = sequential_graph(model)
-        if graph is None:
-            raise ValueError(f"model '{model.name}' is not built: give it an Input layer or call "
-                             'model.build(input_shape)')
-    if not isinstance(graph, Functional) or type(graph).call is not Functional.call:
-        raise ValueError(f"model '{model.name}' ({type(model).__name__}) is a subclassed model: "
-                         'expected a functional or Sequential one, whose layers can be traced')
+    graph = _own_graph(model)
+    if graph is None and isinstance(model, keras.Sequential):
+        raise ValueError(f"model '{model.name}' is not built: give it an Input layer or call "
+                         'model.build(input_shape)')
+    if graph is None:
+        graph = _opened_model(model)
     for layer in layers_within(model):
         mode = getattr(layer, 'quantization_mode', None)
         if mode:
@@ -111,35 +116,83 @@ def functional_graph(model: keras.Model) -> Any:
     return graph
 
 
+def _own_graph(model: Any) -> Any:
+    """The functional graph that a model runs, or None."""
+    graph = sequential_graph(model) if isinstance(model, keras.Sequential) else model
+    return graph if isinstance(graph, Functional) and type(graph).call is Functional.call else None
+
+
+def _opened_model(model: keras.Model) -> Opened:
+    """The graph of a subclassed model; ValueError if there is none."""
+    about = f"model '{model.name}' ({type(model).__name__}) is a subclassed model"
+    arguments = first_arguments(model)
+    shape = built_on(model)
+    if arguments is None and shape is not None:
+        arguments = SymbolicArguments(keras.KerasTensor((None, *shape[1:])))
+    if arguments is None:
+        raise ValueError(f'{about} whose inputs are not known: give keras.Model(x, model(x)) of '
+                         'keras.Input tensors x')
+    graph, why = opened(model, arguments)
+    if graph is None:
+        raise ValueError(f'{about}: expected a functional or Sequential one, or one whose call can '
+                         f'be traced, but {why}')
+    return graph
+
+
 def unfold(model: keras.Model) -> Graph:
-    """Returns the steps of a functional or built Sequential model; see `functional_graph`."""
+    """Returns the steps of a model; see `functional_graph`."""
     graph = functional_graph(model)
-    walk = _Walk()
-    outer: dict[int, int] = {}
-    walk.run(graph, outer, '', [tuple(tensor.shape) for tensor in graph.inputs])
+    closed: dict[int, str] = {}
+    while True:
+        walk = _Walk(closed)
+        outer: dict[int, int] = {}
+        try:
+            walk.run(graph, outer, '', [tuple(tensor.shape) for tensor in graph.inputs])
+            break
+        except _Differs as layer:
+            closed[layer.args[0]] = layer.args[1]
     return Graph(tuple(walk.steps), tuple(walk.shapes), walk.made(graph.inputs, outer),
                  walk.made(graph.outputs, outer), walk.nested)
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
     """Returns the tensors that the model's graph starts from, converted as the model does it."""
-    return standardized(functional_graph(model), inputs)
+    graph = functional_graph(model)
+    if isinstance(graph, Opened):
+        return [keras.ops.convert_to_tensor(value, tensor.dtype) for value, tensor in zip(
+            keras.tree.flatten(inputs), graph.inputs, strict=True)]
+    return standardized(graph, inputs)
 
 
 def layer_at(model: keras.Model, path: str) -> Any:
     """Returns the layer at a path of `Step.path`."""
+    layer = model
     for name in path.split('/'):
-        model = model.get_layer(name)
-    return model
+        found = layer_in(layer, name)
+        if found is None and _own_graph(layer) is None:
+            return unfold(model).layers[path]
+        layer = layer.get_layer(name) if found is None else found
+    return layer
+
+
+class _Differs(Exception):
+    """A composite layer (id, why) that was opened is called in another way."""
 
 
 class _Walk:
-    """What unfolding has met so far."""
+    """What unfolding has met so far.
 
-    def __init__(self) -> None:
+    Args:
+        closed: id of a composite layer that stays one step -> why.
+    """
+
+    def __init__(self, closed: Mapping[int, str]) -> None:
+        self._closed = closed
+        self._opened: dict[int, Opened | None] = {}  # id of a composite layer -> its graph
         self.steps: list[Step] = []
         self.shapes: list[Shape] = []
         self.nested: dict[int, Any] = {}
+        self._names: dict[int, str] = {}  # id of an operation in an opened layer -> its name
         self._paths: dict[int, str] = {}  # id of an operation -> its path
 
     @staticmethod
@@ -155,8 +208,10 @@ class _Walk:
         # Shapes inside are known from the graph only where it is fed what it was built on.
         as_built = [tuple(tensor.shape) for tensor in graph.inputs] == list(shapes)
         entries = {id(tensor): place for place, tensor in enumerate(graph.inputs)}
-        for node in ordered_nodes(graph):
-            tensors = tuple(node.input_tensors)
+        if isinstance(graph, Opened):
+            self._names.update(graph.names)
+        for node in graph.nodes if isinstance(graph, Opened) else ordered_nodes(graph):
+            tensors, closed = tuple(node.input_tensors), ''
             inputs = self.made(tensors, values)
             if node.is_input:
                 place = entries[id(node.output_tensors[0])]
@@ -166,6 +221,11 @@ class _Walk:
                 if inner is not None:
                     self._nest(node, inner, values, prefix)
                     continue
+                if is_composite(node.operation):
+                    inner, closed = self._open(node)
+                    if inner is not None:
+                        self._unfold(node, inner, self.made(tensors, values), values, prefix)
+                        continue
                 made = [tuple(tensor.shape) for tensor in node.output_tensors]
                 if not as_built:
                     made = self._infer(node, inputs)
@@ -173,18 +233,19 @@ class _Walk:
             self.shapes += made
             values.update(zip(map(id, node.output_tensors), outputs))
             self.steps.append(Step(self._path(node.operation, prefix), node.operation,
-                                   node.arguments, tensors, inputs, outputs))
+                                   node.arguments, tensors, inputs, outputs,
+                                   getattr(node, 'keeps_mode', False), closed))
 
     def _path(self, operation: Any, prefix: str) -> str:
-        return self._paths.setdefault(id(operation), prefix + operation.name)
+        name = self._names.get(id(operation), operation.name)
+        return self._paths.setdefault(id(operation), prefix + name)
 
     @staticmethod
     def _inner(node: Any) -> Any:
         """Returns the graph of the nested model that a node calls, or None."""
-        try:
-            graph = functional_graph(node.operation)
-        except (TypeError, ValueError):
-            return None  # a layer; or a subclassed model, which is one for us
+        graph = _own_graph(node.operation)
+        if graph is None:
+            return None
         ranks = [len(tensor.shape) for tensor in graph.inputs]
         return graph if ranks == [len(tensor.shape) for tensor in node.input_tensors] else None
 
@@ -196,8 +257,23 @@ class _Walk:
             tensors = [argument[tensor.name] for tensor in inner.inputs]
         else:
             tensors = keras.tree.flatten(argument)
-        feed = self.made(tensors, values)
-        self.nested[id(node.operation)] = node.operation
+        self._unfold(node, inner, self.made(tensors, values), values, prefix)
+
+    def _open(self, node: Any) -> tuple[Opened | None, str]:
+        """Returns the graph of the composite layer that a node calls, or None and why."""
+        layer = node.operation
+        if id(layer) in self._closed:
+            return None, self._closed[id(layer)]
+        graph, why = opened(layer, node.arguments)
+        first = self._opened.setdefault(id(layer), graph)
+        if graph is not first:
+            if graph is None or first is None or not is_same(first, graph):
+                raise _Differs(id(layer), why or 'its calls do different things')
+        return first, why
+
+    def _unfold(self, node: Any, inner: Any, feed: Sequence[int], values: dict[int, int],
+                prefix: str) -> None:
+        self.nested[id(node.operation)] = inner
         within: dict[int, int] = {}
         self.run(inner, within, self._path(node.operation, prefix) + '/',
                  [self.shapes[value] for value in feed], feed)

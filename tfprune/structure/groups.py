@@ -148,6 +148,8 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
                     {name: traced.channels[i].labels for name, i in internals.items()},
                     tuple(step.arguments.args))
         rule, refused = find_rule(call)
+        if step.closed:
+            refused = f'{refused} and could not be opened: {step.closed}'
         first = first_calls.get(step.path)
         if first is not None and first.refused is not None:
             rule, refused = None, first.refused

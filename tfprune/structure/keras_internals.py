@@ -5,17 +5,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+from keras.src import backend
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 from keras.src.ops import core, image, math, nn, numpy
+from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'built_rank', 'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
-           'function_of_metric', 'has_own_steps', 'has_weights', 'image', 'inputs_of_call',
-           'is_of_keras', 'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'math',
-           'moments', 'nn', 'numpy', 'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph',
-           'standardized', 'uncompiled']
+           'SymbolicArguments', 'VariableReads', 'built_on', 'built_rank', 'casts_inputs',
+           'clone_model', 'compiled_with', 'core', 'direction_of', 'first_arguments',
+           'function_of_loss', 'function_of_metric', 'has_own_steps', 'has_weights', 'image',
+           'inputs_of_call', 'is_cast', 'is_of_keras', 'is_plain_batch_norm', 'layers_within',
+           'losses_of', 'maker', 'mask_of', 'math', 'moments', 'nn', 'node_of', 'numpy',
+           'ordered_nodes', 'origin', 'own_variables', 'schedule_of', 'sequential_graph',
+           'standardized', 'uncompiled', 'untouched', 'value_without_autocast']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -114,6 +119,82 @@ def is_of_keras(value: Any) -> bool:
 def function_of_loss(loss: Any) -> tuple[Any, Mapping[str, Any]]:
     """The function that a loss of Keras' wraps, and the arguments that it is called with."""
     return getattr(loss, 'fn', None), getattr(loss, '_fn_kwargs', {})
+
+
+def node_of(tensor: Any) -> Any:
+    """The node of the call that made a symbolic tensor."""
+    operation, node, _ = tensor._keras_history
+    return operation._inbound_nodes[node]
+
+
+def first_arguments(layer: Any) -> Any:
+    """The arguments of the first symbolic call of a layer; None of one that had none."""
+    nodes = [node for node in layer._inbound_nodes if node.input_tensors]
+    return nodes[0].arguments if nodes else None
+
+
+def built_on(layer: Any) -> Sequence[int | None] | None:
+    """The shape that a layer of one tensor was built on; None of others."""
+    shapes = list((layer._build_shapes_dict or {}).values())
+    if len(shapes) != 1 or not all(size is None or isinstance(size, int) for size in shapes[0]):
+        return None
+    return shapes[0]
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask that a tensor carries; None without one."""
+    return backend.get_keras_mask(tensor)
+
+
+def casts_inputs(layer: Any) -> bool:
+    """Whether a layer is called on numbers of the dtype that it computes in."""
+    return layer.autocast and layer._convert_input_args
+
+
+def is_cast(layer: Any, variable: Any) -> bool:
+    """Whether a layer sees its variable in the dtype that it computes in."""
+    return layer.autocast and variable._autocast
+
+
+def own_variables(layer: Any) -> list[Any]:
+    """The variables of a layer that are not those of layers in it, random streams apart."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def value_without_autocast(variable: Any) -> Any:
+    """The value of a variable in its own dtype."""
+    with backend.AutocastScope(None):
+        return backend.convert_to_tensor(variable.value)
+
+
+@contextlib.contextmanager
+def untouched(layer: Any) -> Iterator[None]:
+    """What symbolic calls within leave behind is undone: the nodes of the layers in `layer`, its
+    attributes, and the numbers that Keras gives names."""
+    layers, attributes = layers_within(layer), dict(vars(layer))
+    nodes = [(each, list(each._inbound_nodes), list(each._outbound_nodes)) for each in layers]
+    names = global_state.get_global_attribute('object_name_uids')
+    counted = None if names is None else names.copy()
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute('object_name_uids', counted)
+        for each, inbound, outbound in nodes:
+            each._inbound_nodes[:], each._outbound_nodes[:] = inbound, outbound
+        vars(layer).clear()
+        vars(layer).update(attributes)
+
+
+class VariableReads(backend.StatelessScope):
+    """Within it no variable changes; `read` has those whose values were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(collect_losses=True)
+        self.read: list[Any] = []
+
+    def get_current_value(self, variable: Any) -> Any:
+        self.read.append(variable)
+        return super().get_current_value(variable)
 
 
 @contextlib.contextmanager

@@ -240,8 +240,9 @@ class _GetItem(LayerRule):
     any_axis = True
 
     def refuse(self, call: Call) -> str | None:
-        items = _items(call.args[1], len(call.input_shapes[0]))
-        if items is None or items[0] != slice(None):
+        shape = call.input_shapes[0]
+        items = _items(call.args[1], len(shape))
+        if items is None or shape[:1] == (None,) and items[0] != slice(None):
             return f'is indexed with {call.args[1]!r}'
         item = _of_axes(items)[axis_of_channels(call)]
         if item != slice(None, None, -1) and (

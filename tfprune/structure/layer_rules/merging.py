@@ -15,7 +15,7 @@ class Elementwise(LayerRule):
     """An operation on tensors of equal channels, or of one channel that is broadcast to all.
 
     Without `is_sum` the coupling is that of a factor to what it scales (squeeze-excite), not that
-    of a residual stream.
+    of a residual stream; nor is that of a bias, a tensor without images.
     """
     any_width, any_axis = True, True
 
@@ -23,11 +23,13 @@ class Elementwise(LayerRule):
         self._is_sum = is_sum
 
     def refuse(self, call: Call) -> str | None:
+        if (None,) in call.input_shapes:
+            return f'broadcasts numbers of images, {list(call.input_shapes)}'
         axis = call.axes[self._main(call)]
-        width = call.input_shapes[self._main(call)][axis]
+        width = _size(call.input_shapes[self._main(call)], axis)
         for shape, own in zip(call.input_shapes, call.axes):
             size = _size(shape, axis)
-            if len(shape) < 2 or size not in (1, width) or own != axis and size != 1:
+            if size not in (1, width) or own != axis and size != 1:
                 return f'broadcasts the channels of inputs of shapes {list(call.input_shapes)}'
         for value in call.arguments:
             shape = np.shape(value)
@@ -36,12 +38,15 @@ class Elementwise(LayerRule):
         return None
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
-        main = inputs[self._main(call)]
-        for other in inputs:
+        main, whole = inputs[self._main(call)], call.output_shapes[0]
+        for other, shape in zip(inputs, call.input_shapes):
             if other.axis != main.axis or len(other.labels) < len(main.labels):
-                tracer.freeze(other.labels, f"layer '{call.layer.name}' ({call.kind}) broadcasts "
-                                            'it to all channels')
-            elif self._is_sum:
+                # One number an image, that happen to be as many as there are channels.
+                varies = len(shape) == 1 and shape != (1,) and not len(other.labels)
+                tracer.freeze((main if varies else other).labels,
+                              f"layer '{call.layer.name}' ({call.kind}) broadcasts "
+                              f"{'images' if varies else 'it'} to all channels")
+            elif self._is_sum and _has_images(shape, whole):
                 tracer.sum(main.labels, other.labels)
             else:
                 tracer.union(main.labels, other.labels)
@@ -52,13 +57,19 @@ class Elementwise(LayerRule):
         """The input whose channels are those of the output: one that has them on another axis than
         the last, for somebody moved them there; else the widest."""
         sizes = [_size(shape, axis) or 0 for shape, axis in zip(call.input_shapes, call.axes)]
-        return max(range(len(sizes)), key=lambda i: (call.axes[i] != -1 and sizes[i] > 1,
-                                                     sizes[i], -i))
+        whole = call.output_shapes[0]
+        return max(range(len(sizes)), key=lambda i: (
+            call.axes[i] != -1 and sizes[i] > 1, sizes[i],
+            _has_images(call.input_shapes[i], whole), -i))
 
 
 def _size(shape: Shape, axis: int) -> int | None:
     """The size of an axis, counted from the end; 1 where the shape has none."""
     return shape[axis] if len(shape) >= -axis else 1
+
+
+def _has_images(shape: Shape, whole: Shape) -> bool:
+    return len(shape) == len(whole) and shape[:1] == whole[:1]
 
 
 class Concatenate(LayerRule):

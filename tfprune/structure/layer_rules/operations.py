@@ -28,6 +28,8 @@ class _Reduction(LayerRule):
 
     def refuse(self, call: Call) -> str | None:
         axes, rank = call.layer.axis, len(call.input_shapes[0])
+        if 0 in call.input_shapes[0]:
+            return None  # of no channels
         if reaches_channels(axes, rank, axis_of_channels(call)):
             return f'reduces the channels (axis={axes})'
         if reaches_channels(axes, rank, 0):
@@ -35,6 +37,8 @@ class _Reduction(LayerRule):
         return None
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
+        if 0 in call.input_shapes[0]:
+            return [Channels(inputs[0].labels[:0])]
         rank, place = len(call.input_shapes[0]), axis_of_channels(call)
         gone = [axis % rank for axis in np.atleast_1d(call.layer.axis)]
         behind = sum(axis > place for axis in gone) * (
@@ -73,7 +77,7 @@ class _AxesOfOne(InPlace):
 
 _OF_NUMPY = ('Absolute', 'Abs', 'Clip', 'Cos', 'Exp', 'Expm1', 'Log', 'Log1p', 'Negative',
              'Reciprocal', 'Sign', 'Sin', 'Sqrt', 'Square', 'Tanh', 'Copy', 'LogicalNot', 'Floor',
-             'Round')
+             'Round', 'ZerosLike', 'OnesLike')
 _OF_NN = ('Celu', 'Elu', 'Gelu', 'HardShrink', 'HardSigmoid', 'HardSilu', 'HardTanh', 'LeakyRelu',
           'LogSigmoid', 'Relu', 'Relu6', 'Selu', 'Sigmoid', 'Silu', 'SoftShrink', 'Softplus',
           'Softsign', 'SparsePlus', 'SparseSigmoid', 'Squareplus', 'TanhShrink', 'Threshold')

@@ -15,6 +15,7 @@ from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Kera
 
 class Input(InPlace):
     """The model's input is frozen; that of a nested model is what it is called on."""
+    any_axis = True
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         if inputs:

@@ -1,0 +1,510 @@
+"""Composite layers opened: what the `call` of a user's layer does, as steps of the graph.
+
+The call is traced on symbolic tensors, in inference and in training mode; where both do the same,
+made of Keras layers and keras.ops, the layer is the graph of these. Names in it are those of the
+attributes that hold its layers ('expand'), or those that the user gave them, and of operations the
+class and a number ('add', 'add_1'): the same in every copy of the layer.
+"""
+
+import dataclasses
+import functools
+import inspect
+import math
+import re
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfprune.errors import first_line
+from tfprune.structure.keras_internals import (SymbolicArguments, VariableReads, casts_inputs,
+                                               is_cast, is_of_keras, layers_within, maker, mask_of,
+                                               node_of, numpy as knp, own_variables, untouched)
+from tfprune.structure.layer_rules import RULES
+from tfprune.structure.parameter import Parameter
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Node:
+    """One call in an opened layer, with the attributes that Keras' nodes have.
+
+    keeps_mode: it runs in inference mode whatever the layer around it does.
+    """
+    operation: Any
+    arguments: Any
+    output_tensors: tuple[Any, ...]
+    keeps_mode: bool = False
+
+    @property
+    def input_tensors(self) -> list[Any]:
+        """The symbolic tensors among the arguments."""
+        return self.arguments.keras_tensors
+
+    @property
+    def is_input(self) -> bool:
+        """Whether it only gives a tensor that the layer is called on."""
+        return isinstance(self.operation, keras.layers.InputLayer)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Opened:
+    """The graph of a layer, with the attributes of a functional model's that we use.
+
+    Attributes:
+        name: of the layer.
+        nodes: its calls in topological order, its inputs first.
+        inputs, outputs: its symbolic tensors.
+        input, output: these as the layer takes and gives them: one tensor, or a structure.
+        names: id of every layer and operation -> its name in the graph.
+    """
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+    input: Any
+    output: Any
+    names: Mapping[int, str]
+
+    @property
+    def operations(self) -> list[Any]:
+        """Every layer and operation, once."""
+        return list({id(node.operation): node.operation for node in self.nodes}.values())
+
+
+class _Closed(Exception):
+    """Why a layer cannot be opened; completes "could not be opened: …"."""
+
+
+# Layer -> what it is called on -> its graph, or why it has none: paths and operations must stay.
+_FOUND: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Opened | None, str]]] = (
+    weakref.WeakKeyDictionary())
+
+
+def is_composite(operation: Any) -> bool:
+    """Whether an operation is a layer of the user's own that no rule knows."""
+    return (isinstance(operation, keras.layers.Layer) and type(operation) not in RULES
+            and not is_of_keras(type(operation)))
+
+
+def opened(layer: Any, arguments: Any) -> tuple[Opened | None, str]:
+    """Returns the graph of a composite layer, or None and why it cannot be opened.
+
+    Args:
+        layer: a layer or model for which `is_composite`.
+        arguments: those of a symbolic call (`SymbolicArguments`).
+    """
+    if any(mask_of(tensor) is not None for tensor in arguments.keras_tensors):
+        return None, 'it is called on a tensor with a mask'
+    found = _FOUND.setdefault(layer, {})
+    key = _signature(layer, arguments)
+    if key not in found:
+        try:
+            found[key] = _open(layer, arguments), ''
+        except _Closed as reason:
+            found[key] = None, str(reason)
+    return found[key]
+
+
+def layer_in(layer: Any, name: str) -> Any:
+    """Returns the layer or operation of that name in a layer that has been opened, or None."""
+    for graph in [graph for graph, _ in _FOUND.get(layer, {}).values() if graph is not None]:
+        for operation in graph.operations:
+            if graph.names[id(operation)] == name:
+                return operation
+    return None
+
+
+def is_same(one: Opened, other: Opened) -> bool:
+    """Whether two graphs of a layer differ in the sizes of tensors alone."""
+    return _difference(one.nodes, other.nodes) is None
+
+
+def _signature(layer: Any, arguments: Any) -> Any:
+    """What decides the graph of a layer."""
+    args, kwargs = arguments.convert(
+        lambda value: f'{value.shape}{value.dtype}' if isinstance(value, keras.KerasTensor)
+        else repr(value))
+    held = [*layers_within(layer), *own_variables(layer)]
+    return repr((args, kwargs)), layer.dtype_policy.name, tuple(map(id, held))
+
+
+def _open(layer: Any, arguments: Any) -> Opened:
+    _refuse_unlike(layer)
+    with untouched(layer):
+        entries, fed = _entries(layer, arguments)
+        parameters = _stand_in(layer)
+        traces = [_trace(layer, entries, fed, training) for training in (False, True)]
+        difference = _difference(traces[0].nodes, traces[1].nodes)
+        if difference is not None:
+            raise _Closed(f'it does something else in training: {difference}')
+        _refuse_unused(layer, traces[0].nodes, parameters)
+        nodes, swapped = _for_any_batch([
+            *map(_input_node, entries), *_in_either_mode(*(trace.nodes for trace in traces))])
+        output = keras.tree.map_structure(
+            lambda tensor: swapped.get(id(tensor), tensor), traces[0].output)
+        names = _names(layer, nodes)
+    struct = entries[0] if len(entries) == 1 else list(entries)
+    return Opened(layer.name, tuple(nodes), tuple(entries), tuple(keras.tree.flatten(output)),
+                  struct, output, names)
+
+
+def _refuse_unlike(layer: Any) -> None:
+    """_Closed for a layer that does more than its call."""
+    base = keras.layers.Layer
+    if type(layer).__call__ not in (base.__call__, keras.Model.__call__):
+        raise _Closed('it has a __call__ of its own')
+    if not layer.built:
+        raise _Closed('it is not built')
+    if type(layer).compute_mask is not base.compute_mask:
+        raise _Closed('it makes masks of its own')
+    if layer.activity_regularizer is not None:
+        raise _Closed('it has an activity regularizer')
+    for variable in own_variables(layer):
+        if not keras.backend.is_float_dtype(variable.dtype):
+            raise _Closed(f"its weight '{variable.name}' is of {variable.dtype}")
+        if variable.constraint is not None:
+            raise _Closed(f"its weight '{variable.name}' has a constraint")
+
+
+def _entries(layer: Any, arguments: Any) -> tuple[list[Any], Any]:
+    """Inputs like the tensors that a layer is called on, and its arguments made of them."""
+    entries: list[Any] = []
+
+    def entry(value: Any) -> Any:
+        if not isinstance(value, keras.KerasTensor):
+            return value
+        name = f'input_{len(entries)}' if entries else 'input'
+        made = keras.Input(batch_shape=value.shape, dtype=value.dtype, name=name)
+        entries.append(made)
+        if casts_inputs(layer) and (keras.backend.is_float_dtype(value.dtype)
+                                    and value.dtype != layer.compute_dtype):
+            made = keras.layers.Identity(dtype=layer.dtype_policy.name, name='cast')(made)
+        return made
+
+    args, kwargs = arguments.convert(entry)
+    return entries, (args, {name: value for name, value in kwargs.items() if name != 'training'})
+
+
+def _stand_in(layer: Any) -> dict[int, Parameter]:
+    """Puts symbolic tensors where a layer holds variables of its own; returns the operations that
+    make them, by the variables' ids. To be undone by `untouched`."""
+    own = {id(variable): variable for variable in own_variables(layer)}
+    made: dict[int, Parameter] = {}
+    tensors: dict[int, Any] = {}
+
+    def tensor(name: str, variable: Any) -> Any:
+        if id(variable) not in made:
+            dtype = layer.compute_dtype if is_cast(layer, variable) else variable.dtype
+            made[id(variable)] = Parameter(variable, dtype, name)
+            tensors[id(variable)] = made[id(variable)].symbolic_call()
+        return tensors[id(variable)]
+
+    def replaced(name: str, value: Any) -> Any:
+        if id(value) in own:
+            return tensor(name, value)
+        if isinstance(value, dict):
+            return {key: replaced(f'{name}_{key}', inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [replaced(f'{name}_{place}', inner) for place, inner in enumerate(value)]
+        return value
+
+    for name, value in _attributes(layer).items():
+        if id(value) in own or isinstance(value, list | tuple | dict) and any(
+                id(leaf) in own for leaf in _leaves(value)):
+            vars(layer)[name] = replaced(name.strip('_'), value)
+    return made
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for inner in value:
+            yield from _leaves(inner)
+    else:
+        yield value
+
+
+def _attributes(layer: Any) -> dict[str, Any]:
+    """What a class of the user's put into its object."""
+    return {name: value for name, value in vars(layer).items()
+            if name not in _plain_attributes() and not name.startswith('_self_')}  # of tf.Module
+
+
+@functools.cache
+def _plain_attributes() -> frozenset[str]:
+    return frozenset({*vars(keras.layers.Layer()), *vars(keras.Model())})
+
+
+def _takes_training(operation: Any) -> bool:
+    return 'training' in inspect.signature(operation.call).parameters
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Trace:
+    nodes: list[Node]
+    output: Any
+
+
+def _trace(layer: Any, entries: Sequence[Any], fed: Any, training: bool) -> _Trace:
+    args, kwargs = fed
+    if _takes_training(layer):
+        kwargs = {**kwargs, 'training': training}
+    try:
+        with VariableReads() as reads:
+            output = layer.call(*args, **kwargs)
+    except Exception as error:  # of a user's code: anything
+        raise _Closed(f'its call does not take symbolic tensors: {first_line(error, 200)}'
+                      ) from error
+    if reads.read:
+        raise _Closed(f"it reads the weight '{reads.read[0].path}' itself")
+    if reads.state_mapping:
+        raise _Closed('it assigns variables')
+    if reads.losses:
+        raise _Closed('it adds losses')
+    flat = keras.tree.flatten(output)
+    if not flat or not all(isinstance(tensor, keras.KerasTensor) for tensor in flat):
+        raise _Closed('it gives something else than tensors')
+    return _Trace(_nodes(flat, set(map(id, entries))), output)
+
+
+def _nodes(outputs: Sequence[Any], entries: set[int]) -> list[Node]:
+    """The calls that lead to `outputs`, in topological order, without those of the inputs."""
+    found: dict[int, Node] = {}
+    stack = [(tensor, False) for tensor in reversed(outputs)]
+    while stack:
+        tensor, is_ready = stack.pop()
+        node = None if id(tensor) in entries else node_of(tensor)
+        if node is None or id(node) in found:
+            continue
+        if is_ready:
+            found[id(node)] = Node(node.operation, node.arguments, tuple(node.output_tensors))
+        else:
+            stack.append((tensor, True))
+            stack += [(each, False) for each in reversed(node.input_tensors)]
+    return list(found.values())
+
+
+def _input_node(tensor: Any) -> Node:
+    return Node(maker(tensor), SymbolicArguments(), (tensor,))
+
+
+def _difference(one: Sequence[Node], other: Sequence[Node]) -> str | None:
+    """What differs between two traces of one layer, apart from the argument `training`."""
+    places: dict[int, tuple[int, int]] = {}
+    for nodes in (one, other):
+        for number, node in enumerate(nodes):
+            places.update({id(tensor): (number, place)
+                           for place, tensor in enumerate(node.output_tensors)})
+    for a, b in zip(one, other):
+        if not _is_same_operation(a.operation, b.operation):
+            return f'{type(a.operation).__name__} became {type(b.operation).__name__}'
+        before, after = (
+            [(path, places.get(id(value), value)) for path, value in keras.tree.flatten_with_path(
+                (node.arguments.args, node.arguments.kwargs)) if 'training' not in path]
+            for node in (a, b))
+        if len(before) != len(after) or not all(map(_is_same_value, before, after)):
+            return f'the arguments of {type(a.operation).__name__} changed'
+    return None if len(one) == len(other) else f'{len(one)} operations became {len(other)}'
+
+
+def _is_same_operation(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if type(one) is not type(other) or isinstance(one, keras.layers.Layer):
+        return isinstance(one, keras.layers.InputLayer) and type(other) is type(one)
+    settings = [{name: value for name, value in vars(each).items()
+                 if name[0] != '_' and name != 'name'} for each in (one, other)]
+    return settings[0].keys() == settings[1].keys() and all(
+        _is_same_value(settings[0][name], settings[1][name]) for name in settings[0])
+
+
+def _is_same_value(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, keras.KerasTensor):
+        return False
+    try:
+        if isinstance(one, tuple | list):
+            return len(one) == len(other) and all(map(_is_same_value, one, other))
+        return type(one) is type(other) and bool(np.all(np.equal(one, other))
+                                                 if np.ndim(one) else one == other)
+    except (TypeError, ValueError):
+        return False
+
+
+def _refuse_unused(layer: Any, nodes: Sequence[Node], parameters: Mapping[int, Parameter]) -> None:
+    """_Closed unless the graph has all weights of a layer, and no others."""
+    called = {id(inner) for node in nodes for inner in (
+        layers_within(node.operation) if isinstance(node.operation, keras.layers.Layer)
+        else [node.operation])}
+    for variable in own_variables(layer):
+        if id(parameters.get(id(variable))) not in called:
+            raise _Closed(f"its weight '{variable.name}' is not used in its call")
+    within = {id(inner) for inner in layers_within(layer)}
+    for inner in layers_within(layer, itself=False):
+        if own_variables(inner) and id(inner) not in called:
+            raise _Closed(f"its layer '{inner.name}' is not used in its call")
+    for node in nodes:
+        operation = node.operation
+        if (isinstance(operation, keras.layers.Layer) and id(operation) not in within
+                and operation.weights):
+            raise _Closed(f"its call runs the layer '{operation.name}', which is none of its own")
+        if any(isinstance(value, keras.Variable) for value in keras.tree.flatten(
+                (node.arguments.args, node.arguments.kwargs))):
+            raise _Closed(f"'{operation.name}' takes a weight of another layer")
+
+
+def _in_either_mode(inference: Sequence[Node], training: Sequence[Node]) -> list[Node]:
+    """The calls without the argument `training`, but where it is always False."""
+    nodes, kept, left = [], set[int](), set[int]()
+    for one, other in zip(inference, training):
+        modes = [node.arguments.kwargs.get('training') for node in (one, other)]
+        args, kwargs = one.arguments.args, dict(one.arguments.kwargs)
+        keeps = _takes_training(one.operation) and modes[0] == modes[1] and modes[0] is not None
+        if keeps and modes[0]:
+            raise _Closed(f"it calls '{one.operation.name}' in training mode always")
+        if not keeps:
+            kwargs.pop('training', None)
+        elif one.operation.weights and not isinstance(one.operation,
+                                                      keras.layers.BatchNormalization):
+            raise _Closed(f"it calls '{one.operation.name}' in inference mode always")
+        (kept if keeps else left).add(id(one.operation))
+        nodes.append(Node(one.operation, SymbolicArguments(*args, **kwargs), one.output_tensors,
+                          keeps))
+    if kept & left:
+        raise _Closed('it calls one layer in either mode')
+    return nodes
+
+
+def _for_any_batch(nodes: Sequence[Node]) -> tuple[list[Node], dict[int, Any]]:
+    """The calls with sizes that are not fixed, as of keras.ops.shape, expressed without them; and
+    which tensors became which, by id."""
+    swapped: dict[int, Any] = {}
+    kept: list[Node] = []
+    for node in nodes:
+        express, setting = _OF_SIZES.get(type(node.operation), (None, ''))
+        if express is not None and None in getattr(node.operation, setting):
+            swapped[id(node.output_tensors[0])] = express(node, nodes)
+        else:
+            kept.append(node)
+    if not swapped:
+        return kept, {}
+    known = {id(tensor) for node in nodes for tensor in node.output_tensors}
+    kept += _nodes(list(swapped.values()), known)
+    called = []
+    for node in _sorted([_rewired(node, swapped) for node in kept]):
+        new = _rewired(node, swapped)
+        if new.input_tensors and (new is not node or any(
+                id(tensor) not in known for tensor in node.input_tensors)):
+            # Called anew, for sizes may be fixed now.
+            outputs = keras.tree.flatten(node.operation(*new.arguments.args,
+                                                        **new.arguments.kwargs))
+            swapped.update(zip(map(id, node.output_tensors), outputs))
+            new = dataclasses.replace(new, output_tensors=tuple(outputs))
+        called.append(new)
+    return called, {key: _last(tensor, swapped) for key, tensor in swapped.items()}
+
+
+def _last(tensor: Any, swapped: Mapping[int, Any]) -> Any:
+    while id(tensor) in swapped:
+        tensor = swapped[id(tensor)]
+    return tensor
+
+
+def _rewired(node: Node, swapped: Mapping[int, Any]) -> Node:
+    """The call on the tensors that its own became; itself where these are the same."""
+    if not any(id(tensor) in swapped for tensor in node.input_tensors):
+        return node
+    args, kwargs = node.arguments.convert(
+        lambda value: _last(value, swapped) if id(value) in swapped else value)
+    return dataclasses.replace(node, arguments=SymbolicArguments(*args, **kwargs))
+
+
+def _sorted(nodes: Sequence[Node]) -> list[Node]:
+    """Calls in topological order, as far as possible in the order given."""
+    done: set[int] = set()
+    found: list[Node] = []
+    left = list(nodes)
+    while left:
+        node = next(node for node in left
+                    if all(id(tensor) in done for tensor in node.input_tensors))
+        left.remove(node)
+        found.append(node)
+        done.update(map(id, node.output_tensors))
+    return found
+
+
+def _reshaped(node: Node, _: Sequence[Node]) -> Any:
+    before, sizes = node.input_tensors[0].shape, list(node.operation.newshape)
+    if sizes[0] is None and before[0] is None and None not in (*before[1:], *sizes[1:]):
+        if -1 in sizes:  # each image has as many numbers as before
+            sizes[sizes.index(-1)] = math.prod(before[1:]) // math.prod(
+                size for size in sizes[1:] if size != -1)
+        return keras.ops.reshape(node.input_tensors[0], (-1, *sizes[1:]))
+    raise _Closed(f'it reshapes {before} to {tuple(sizes)}, whose sizes are not fixed')
+
+
+def _broadcast(node: Node, nodes: Sequence[Node]) -> Any:
+    """A tensor for every image of a batch: zeros of what follows it, of as many channels, added."""
+    tensor, shape = node.input_tensors[0], node.output_tensors[0].shape
+    for reader in nodes:
+        others = [each for each in reader.input_tensors if each.shape[0] is None
+                  and len(each.shape) == len(shape) and each.shape[-1] == shape[-1]
+                  and each is not node.output_tensors[0]]
+        if node.output_tensors[0] in reader.input_tensors and others and (
+                shape[0] is None and None not in shape[1:]) and shape[1:] == (
+                    1,) * (len(shape) - len(tensor.shape)) + tuple(tensor.shape[1:]):
+            first = (slice(None), *[slice(0, 1)] * (len(shape) - 2))
+            return tensor + keras.ops.zeros_like(others[0][first])
+    raise _Closed(f'it broadcasts {tensor.shape} to {shape}, whose sizes are not fixed')
+
+
+_OF_SIZES = {knp.Reshape: (_reshaped, 'newshape'), knp.BroadcastTo: (_broadcast, 'shape')}
+
+
+def _names(layer: Any, nodes: Sequence[Node]) -> dict[int, str]:
+    """A name for every layer and operation, each once, given to the operations, too."""
+    held: dict[int, str] = {}
+    for name, value in _attributes(layer).items():
+        _hold(held, name.strip('_'), value)
+    names: dict[int, str] = {}
+    taken: set[str] = set()
+    for node in nodes:
+        operation = node.operation
+        if id(operation) in names:
+            continue
+        wanted = operation.name
+        of_class = _snake_case(type(operation).__name__)
+        if not isinstance(operation, keras.layers.Layer):
+            wanted = wanted if isinstance(operation, Parameter) else of_class
+        elif re.fullmatch(rf'{of_class}(_\d+)?', wanted):  # a name that Keras made
+            wanted = held.get(id(operation), of_class)
+        name, number = wanted, 0
+        while name in taken:
+            number += 1
+            name = f'{wanted}_{number}'
+        taken.add(name)
+        names[id(operation)] = name
+        if not isinstance(operation, keras.layers.Layer):
+            operation.name = name
+    return names
+
+
+def _hold(held: dict[int, str], name: str, value: Any) -> None:
+    """Names the layers that an attribute holds."""
+    if isinstance(value, keras.layers.Layer):
+        held.setdefault(id(value), name)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _hold(held, f'{name}_{key}', inner)
+    elif isinstance(value, list | tuple):
+        for place, inner in enumerate(value):
+            _hold(held, f'{name}_{place}', inner)
+
+
+def _snake_case(name: str) -> str:
+    name = re.sub(r'(.)([A-Z][a-z]+)', r'\1_\2', re.sub(r'\W+', '', name))
+    return re.sub(r'([a-z])([A-Z])', r'\1_\2', name).lower()
