@@ -1,6 +1,7 @@
 """Keras' private names, all of them: what a new version of Keras may move stands here."""
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,11 +12,11 @@ from keras.src.models.functional import Functional
 from keras.src.ops import core, image, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
+           'arguments_of_calls', 'carry_mask', 'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
            'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_of_keras',
-           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'moments', 'nn', 'numpy',
-           'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
-           'uncompiled']
+           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'mask_of', 'moments', 'nn',
+           'numpy', 'ordered_nodes', 'origin', 'projections_of', 'schedule_of', 'sequential_graph',
+           'standardized', 'uncompiled']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -37,6 +38,43 @@ def maker(tensor: Any) -> Any:
 def inputs_of_call(operation: Any, node: int) -> Sequence[Any]:
     """The symbolic tensors that the call of this index took."""
     return operation._inbound_nodes[node].input_tensors
+
+
+def arguments_of_calls(operation: Any) -> list[dict[str, Any]]:
+    """For each symbolic call of a layer or operation what it is given, by the parameter of `call`,
+    in the order of Keras; of a list 'name.0', 'name.1', …"""
+    parameters = list(inspect.signature(operation.call).parameters)
+    calls = []
+    for node in operation._inbound_nodes:
+        found = {}
+        for path, value in keras.tree.flatten_with_path((node.arguments.args,
+                                                         node.arguments.kwargs)):
+            is_keyword, name, *rest = path
+            if not is_keyword:
+                rest = rest if name < len(parameters) else [name, *rest]
+                name = parameters[min(name, len(parameters) - 1)]
+            found['.'.join(map(str, (name, *rest)))] = value
+        calls.append(found)
+    return calls
+
+
+def projections_of(attention: Any) -> dict[str, str]:
+    """The projections in a layer with heads, by what they make: the names of their layers."""
+    names = {role: f'_{role}_dense' for role in ('query', 'key', 'value', 'gate', 'output')}
+    return {role: name for role, name in names.items() if hasattr(attention, name)}
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask of positions that a layer has put on a tensor, or None."""
+    return getattr(tensor, '_keras_mask', None)
+
+
+def carry_mask(source: Any, target: Any) -> Any:
+    """Puts the mask of `source` on `target`; returns that."""
+    mask = mask_of(source)
+    if mask is not None and mask_of(target) is None:
+        target._keras_mask = mask
+    return target
 
 
 def sequential_graph(model: keras.Sequential) -> Any:

@@ -28,7 +28,11 @@ def freeze_if_mixed(layer: Any, labels: Labels, tracer: Tracer) -> Labels:
     return labels
 
 
-class _Activation(Channelwise):
+class _ByElement(Channelwise):
+    any_axis = True
+
+
+class _Activation(_ByElement):
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         return freeze_if_mixed(call.layer, inputs[0], tracer)
@@ -36,9 +40,13 @@ class _Activation(Channelwise):
 
 class Softmax(InPlace):
     """A softmax; over the channels it freezes them."""
+    any_axis = True
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
-        if reaches_channels(call.layer.axis, len(call.input_shapes[0])):
+        rank, channels = len(call.input_shapes[0]), call.axes[0] if call.axes else -1
+        axes = call.layer.axis
+        axes = [axes] if isinstance(axes, int) else axes
+        if axes is None or any(axis % rank == channels % rank for axis in axes):
             tracer.freeze(inputs[0], f"layer '{call.layer.name}' ({call.kind}) normalizes over "
                                      'the channels')
         return inputs[0]
@@ -55,9 +63,9 @@ class _PReLU(InPlace):
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     layers.Activation: _Activation().in_keras2(),
-    layers.ReLU: Channelwise().in_keras2(),
-    layers.LeakyReLU: Channelwise().in_keras2(Keras2Layer(config={'negative_slope': 'alpha'})),
-    layers.ELU: Channelwise().in_keras2(),
+    layers.ReLU: _ByElement().in_keras2(),
+    layers.LeakyReLU: _ByElement().in_keras2(Keras2Layer(config={'negative_slope': 'alpha'})),
+    layers.ELU: _ByElement().in_keras2(),
     layers.PReLU: _PReLU().in_keras2(),
     layers.Softmax: Softmax().in_keras2(),
 }
