@@ -12,11 +12,11 @@ from keras.src.models.functional import Functional
 from keras.src.ops import core, image, nn, numpy
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'arguments_of_calls', 'carry_mask', 'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
-           'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_of_keras',
-           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'mask_of', 'moments', 'nn',
-           'numpy', 'ordered_nodes', 'origin', 'projections_of', 'schedule_of', 'sequential_graph',
-           'standardized', 'uncompiled']
+           'arguments_of_calls', 'carry_mask', 'clone_model', 'compiled_with', 'core',
+           'direction_of', 'function_of_loss', 'function_of_metric', 'has_own_steps', 'image',
+           'inputs_of_call', 'is_of_keras', 'is_plain_batch_norm', 'layers_within', 'losses_of',
+           'maker', 'mask_of', 'moments', 'nn', 'numpy', 'ordered_nodes', 'origin',
+           'projections_of', 'schedule_of', 'sequential_graph', 'standardized', 'uncompiled']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:

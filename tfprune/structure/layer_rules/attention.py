@@ -230,13 +230,20 @@ class _WithoutHeads(_Attention):
         query, value, _ = self.places(call.layer)
         shape = call.input_shapes[value]
         pairs = positions(call, call.input_shapes[query]) * known_size(call, shape, shape[-2])
-        scores = (MacTerm(pairs, uses=(query,)),) if call.layer.score_mode == 'dot' else ()
+        scores = (MacTerm(pairs, uses=(query,)),) if self.multiplies(call.layer) else ()
         return (*scores, MacTerm(pairs, uses=(value,)))
+
+    def multiplies(self, layer: Any) -> bool:
+        """Whether the scores are a product of matrices."""
+        return bool(layer.score_mode == 'dot')
 
 
 class _Additive(_WithoutHeads):
-    """Scores Σ_c scale[c] · tanh(q_c + k_c), no product of matrices."""
+    """Scores Σ_c scale[c] · tanh(q_c + k_c)."""
     any_width = False
+
+    def multiplies(self, layer: Any) -> bool:
+        return False
 
     def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
         if layer.scale is None:
@@ -254,7 +261,7 @@ class _DotProductAttention(_Attention):
         if wrong is None:
             axes = {axis_of(call, place) for place in self.places(call.layer)}
             if len(axes) > 1 or not axes <= {-1, -2}:
-                wrong = f'has channels on the axes {sorted(axes)}, where -1 or -2 is expected of all'
+                wrong = f'has channels on axes {sorted(axes)}, where -1 or -2 is expected of all'
         return wrong
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:

@@ -1,7 +1,7 @@
 """Products of tensors whose axes have letters: einsum, and what is one under another name.
 
 Of each letter the channel axes of the inputs say what it is. Summed in the product, it couples the
-channels of both operands (q · kᵀ); standing in the output, it is the output's channels (scores · v).
+channels of both operands (q · kᵀ); in the output, it is the output's channels (scores · v).
 """
 
 import dataclasses
@@ -228,6 +228,10 @@ class _EinsumDense(LayerRule):
         equation = self._equation(call.layer)
         if equation.operands[0][0] != equation.output[0]:
             return f"has the equation '{call.layer.equation}', which moves the batch"
+        bias, made = call.layer.bias, self._made(call.layer)
+        if bias is not None and made is not None and bias.shape[-1] == 1 != max(bias.shape):
+            # Keras takes it for a bias of the last axis wherever that is as long.
+            return f'has a bias of shape {tuple(bias.shape)}, where the last axis is expected'
         return equation.wrong
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
@@ -295,8 +299,9 @@ class _EinsumDense(LayerRule):
             return inputs[-1]
         sizes = {letter: size for letter, size in zip(kernel, layer.kernel.shape)
                  if letter not in inputs}
-        return max(sizes, key=lambda letter: (sizes[letter], equation.output.index(letter)),
-                   default=None)
+        if not sizes:
+            return None
+        return max(sizes, key=lambda letter: (sizes[letter], equation.output.index(letter)))
 
 
 def without_weights(call: Call, output: int, tracer: Tracer) -> Channels:
