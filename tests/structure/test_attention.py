@@ -212,17 +212,23 @@ def test_what_cannot_be_followed_is_refused_with_the_reason(name):
     assert found.hold(), found
 
 
-def tokens(pooling=False):
+def tokens(mask=True):
     """Two embeddings, added, in attention that masks the padding."""
     keras.utils.set_random_seed(0)
     words = keras.Input((POSITIONS,), dtype='int32', name='words')
     places = keras.Input((POSITIONS,), dtype='int32', name='places')
-    x = layers.Add(name='add')([layers.Embedding(20, 8, mask_zero=True, name='word')(words),
+    x = layers.Add(name='add')([layers.Embedding(20, 8, mask_zero=mask, name='word')(words),
                                 layers.Embedding(POSITIONS, 8, name='place')(places)])
     x = layers.BatchNormalization(name='norm')(x)
     x = layers.MultiHeadAttention(3, 5, name='m')(x, x)
     x = layers.GlobalAveragePooling1D(name='pool')(layers.Dense(7, activation='swish', name='b')(x))
     return randomize(keras.Model([words, places], layers.Dense(3, name='logits')(x)))
+
+
+def without_mask(model):
+    copy = tokens(mask=False)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def test_embeddings_are_pruned_and_their_mask_reaches_attention():
@@ -243,9 +249,17 @@ def test_embeddings_are_pruned_and_their_mask_reaches_attention():
     assert max_relative_difference(pruned(inputs), sub(inputs)) <= 1e-4
     word = pruned.get_layer('word')
     assert word.output_dim == masks['word'].sum() and word.mask_zero
-    changed = [np.where(words, words, 0), inputs[1]]
-    changed[1] = np.where(words > 0, inputs[1], 0)  # of padding only
-    assert np.abs(pruned(inputs) - pruned(changed)).max() > 0  # pooled, though not attended to
+    unmasked = prune_model(without_mask(model), groups, masks)
+    assert max_relative_difference(pruned(inputs), unmasked(inputs)) > 1e-3
+
+
+def test_criteria_rank_an_embedding():
+    model = tokens()
+    groups = trace_groups(model)
+    for name in ('word', 'place'):
+        table = model.get_layer(name).embeddings
+        table.assign(table.numpy() * np.where(np.arange(8) == 3, 1e-3, 1))
+    assert score_groups(model, groups, criterion='l1')['word'].argmin() == 3
 
 
 def test_one_embedding_for_texts_of_two_lengths():
