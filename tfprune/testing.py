@@ -13,11 +13,16 @@ import numpy as np
 from keras import layers
 
 from tfprune.costs.model import CostModel
+from tfprune.costs.running import macs_of_call
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import widths_of
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.graph import functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, trace_groups
+
+
+PRODUCTS = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention, layers.Dot,
+            layers.EinsumDense)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +161,14 @@ def max_relative_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def recount(model: keras.Model) -> tuple[int, int]:
-    """Returns (MACs, parameters) from the shapes of kernels, not through CostModel."""
+    """Returns (MACs, parameters) from the shapes of kernels, not through CostModel; what multiplies
+    tensors with one another is run, and its operators are counted."""
     macs, graph = 0, unfold(model)
     for step in graph.steps:
         layer = step.operation
+        if isinstance(layer, PRODUCTS) or not isinstance(layer, keras.layers.Layer):
+            macs += macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0
+            continue
         # Every kernel weight is used once at each output position; of a transposed one, input.
         side = step.inputs if 'Transpose' in type(layer).__name__ else step.outputs
         size = math.prod(n or 1 for n in graph.shapes[side[0]][1:-1]) if side else 0

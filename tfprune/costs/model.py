@@ -226,6 +226,13 @@ class CostModel:
             return lambda widths: float(value(widths))
         return lambda widths: int(value(widths))
 
+    def layer_of(self, group: str) -> LayerCost:
+        """Returns the first layer that makes a group and costs MACs; if none does, as of an
+        embedding, the first that reads it."""
+        costly = {layer.name: layer for layer in self.layers}
+        here = self._groups.groups[group]
+        return next(costly[name] for name in (*here.producers, *here.consumers) if name in costly)
+
     def layer_widths(self, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns in- and out-channels of `self.layers`, int64 [..., L], for widths [..., G]."""
         widths = np.asarray(widths, np.int64)

@@ -84,16 +84,15 @@ class AmcEnv(PruningEnv):
 def _layer_features(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarray, np.ndarray]:
     """[G, 7] features that no action changes, each min-max normalized (0 where all are equal), and
     the share of the dense MACs [G] that lies in the layers of the groups to come."""
-    layers = {layer.name: layer for layer in cost_model.layers}
     weights: dict[str, int] = {}
     for slot in groups.layout.weights:
         if slot.is_kernel:
             weights[slot.layer] = weights.get(slot.layer, 0) + math.prod(slot.shape)
     rows, macs = [], []
     for index, name in enumerate(groups):
-        layer = layers[groups.groups[name].producers[0]]
+        layer = cost_model.layer_of(name)
         rows.append((index, layer.kind == 'Dense', layer.in_width, groups[name], max(layer.stride),
-                     max(layer.kernel), weights[layer.name]))
+                     max(layer.kernel), weights.get(layer.name, 0)))
         macs.append(layer.macs)
     table = np.array(rows, np.float64)
     low, spread = table.min(axis=0), np.ptp(table, axis=0)

@@ -78,12 +78,14 @@ Criterion = Callable[[Evidence, str], np.ndarray | None]
 
 def _filters(evidence: Evidence, name: str,
              reduce: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Returns Σ over producers of reduce(filters [F, weights per filter]), by channel [C_g]."""
+    """Returns Σ over producers of reduce(filters [F, weights per filter]), by channel [C_g]; of a
+    group that no kernel makes, such as an embedding, over the tables that do."""
     score = np.zeros(evidence.groups[name])
-    for part in evidence.groups.layout.slices(name):
-        if part.side == 'out' and part.slot.is_kernel:
-            filters = np.moveaxis(_values(part.slot.variable(evidence.model)), part.axis, 0)
-            np.add.at(score, part.index, reduce(filters.reshape(len(filters), -1))[part.positions])
+    parts = [part for part in evidence.groups.layout.slices(name) if part.side == 'out']
+    kernels = [part for part in parts if part.slot.is_kernel]
+    for part in kernels or [part for part in parts if len(part.slot.shape) > 1]:
+        filters = np.moveaxis(_values(part.slot.variable(evidence.model)), part.axis, 0)
+        np.add.at(score, part.index, reduce(filters.reshape(len(filters), -1))[part.positions])
     return score
 
 

@@ -88,13 +88,14 @@ class AlignmentDecay(tf.Module):
         super().__init__()
         self.is_on = tf.Variable(False, trainable=False)
         self._masks = masks
-        by_path: dict[str, tuple[Any, list[tuple[str, WeightSlice]]]] = {}
+        by_axis: dict[tuple[str, int], tuple[Any, list[tuple[str, WeightSlice]]]] = {}
         for name in groups:
             for part in groups.layout.slices(name):
                 if part.slot.is_kernel and part.side == 'in':
                     variable = part.slot.variable(model)
-                    by_path.setdefault(variable.path, (variable, []))[1].append((name, part))
-        self._kernels = Untracked(tuple(by_path.values()))
+                    key = variable.path, part.axis
+                    by_axis.setdefault(key, (variable, []))[1].append((name, part))
+        self._kernels = Untracked(tuple(by_axis.values()))
 
     def __call__(self, rate_share: tf.Tensor) -> None:
         """Shrinks the weights after a step; `rate_share` is lr_t / S_t."""

@@ -201,10 +201,9 @@ class RelativeEnv(PruningEnv):
 
 def _static_features(groups: ChannelGroups, cost_model: CostModel) -> np.ndarray:
     """[G, 6] features that no action changes, each divided by its largest value."""
-    layers = {layer.name: layer for layer in cost_model.layers}
     rows = []
     for index, name in enumerate(groups):
-        layer = layers[groups.groups[name].producers[0]]
+        layer = cost_model.layer_of(name)
         rows.append((index + 1, layer.in_width, groups[name], max(layer.stride), max(layer.kernel),
                      layer.macs))
     table = np.array(rows, np.float64)

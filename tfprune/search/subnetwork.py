@@ -21,7 +21,7 @@ from tfprune.costs.running import called
 from tfprune.pruning.masks import check_masks, open_masks
 from tfprune.structure.graph import Graph, Step, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
-from tfprune.structure.keras_internals import is_plain_batch_norm, layers_within
+from tfprune.structure.keras_internals import carry_mask, is_plain_batch_norm, layers_within
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
 from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, normalize_by_batch,
@@ -136,21 +136,21 @@ class Subnetwork(tf.Module):
         feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_along(value) for value in (*step.inputs, *step.outputs)]
         if isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer):
-            return [self._normalized(layer, feed[0], step.path)]
+            return [carry_mask(feed[0], self._normalized(layer, feed[0], step.path))]
         if any(narrowed) and rule is not None and node.refused is None:
             if rule.any_width:
                 return self._call(step, feed)
-            if len(feed) == 1 and (step.path in self._slots
-                                   or rule.over_channels(layer, len(feed[0].shape))):
-                inputs = tf.cast(feed[0], layer.compute_dtype)
+            if len(set(step.inputs)) == 1 and (
+                    step.path in self._slots or rule.over_channels(layer, len(feed[0].shape))):
+                inputs = carry_mask(feed[0], tf.cast(feed[0], layer.compute_dtype))
                 outputs = rule.narrow(layer, inputs, self._weights(step.path, layer))
                 if outputs is not None:
-                    return [outputs]
+                    return [carry_mask(inputs, outputs) if layer.supports_masking else outputs]
         axes = [self._groups.layout.tensors[value].axis for value in (*step.inputs, *step.outputs)]
-        wide = [kept.widen(x, axis) if kept is not None else x
+        wide = [carry_mask(x, kept.widen(x, axis)) if kept is not None else x
                 for kept, x, axis in zip(narrowed, feed, axes)]
         outputs = self._call(step, wide, self._masked_weights(step.path, layer, node))
-        return [kept.narrow(x, axis) if kept is not None else x
+        return [carry_mask(x, kept.narrow(x, axis)) if kept is not None else x
                 for kept, x, axis in zip(narrowed[len(feed):], outputs, axes[len(feed):])]
 
     def _call(self, step: Step, feed: Sequence[Any], weights: Sequence[tuple[Any, Any]] = ()

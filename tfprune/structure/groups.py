@@ -180,7 +180,8 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
             traced.weights += _slots(layer, rule, current)
         elif rule.ties_calls(layer):
             for one, other in zip((*first.inputs, *first.outputs), (*step.inputs, *step.outputs)):
-                tracer.union(traced.channels[one].labels, traced.channels[other].labels)
+                if len(traced.channels[one].labels) == len(traced.channels[other].labels):
+                    tracer.union(traced.channels[one].labels, traced.channels[other].labels)
     for output in traced.outputs:
         tracer.freeze(traced.channels[output].labels, "it feeds the model's output", first=True)
     return traced

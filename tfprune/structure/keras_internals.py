@@ -1,6 +1,7 @@
 """Keras' private names, all of them: what a new version of Keras may move stands here."""
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,13 +15,14 @@ from keras.src.ops import core, image, math, nn, numpy
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
 __all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'SymbolicArguments', 'VariableReads', 'built_on', 'built_rank', 'casts_inputs',
-           'clone_model', 'compiled_with', 'core', 'direction_of', 'first_arguments',
-           'function_of_loss', 'function_of_metric', 'has_own_steps', 'has_weights', 'image',
-           'inputs_of_call', 'is_cast', 'is_of_keras', 'is_plain_batch_norm', 'layers_within',
-           'losses_of', 'maker', 'mask_of', 'math', 'moments', 'nn', 'node_of', 'numpy',
-           'ordered_nodes', 'origin', 'own_variables', 'schedule_of', 'sequential_graph',
-           'standardized', 'uncompiled', 'untouched', 'value_without_autocast']
+           'SymbolicArguments', 'VariableReads', 'arguments_of_calls', 'built_on', 'built_rank',
+           'carry_mask', 'casts_inputs', 'clone_model', 'compiled_with', 'core', 'direction_of',
+           'first_arguments', 'function_of_loss', 'function_of_metric', 'has_own_steps',
+           'has_weights', 'image', 'inputs_of_call', 'is_cast', 'is_of_keras',
+           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'mask_of', 'math',
+           'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
+           'projections_of', 'schedule_of', 'sequential_graph', 'standardized', 'uncompiled',
+           'untouched', 'value_without_autocast']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -49,6 +51,43 @@ def maker(tensor: Any) -> Any:
 def inputs_of_call(operation: Any, node: int) -> Sequence[Any]:
     """The symbolic tensors that the call of this index took."""
     return operation._inbound_nodes[node].input_tensors
+
+
+def arguments_of_calls(operation: Any) -> list[dict[str, Any]]:
+    """For each symbolic call of a layer or operation what it is given, by the parameter of `call`,
+    in the order of Keras; of a list 'name.0', 'name.1', …"""
+    parameters = list(inspect.signature(operation.call).parameters)
+    calls = []
+    for node in operation._inbound_nodes:
+        found = {}
+        for path, value in keras.tree.flatten_with_path((node.arguments.args,
+                                                         node.arguments.kwargs)):
+            is_keyword, name, *rest = path
+            if not is_keyword:
+                rest = rest if name < len(parameters) else [name, *rest]
+                name = parameters[min(name, len(parameters) - 1)]
+            found['.'.join(map(str, (name, *rest)))] = value
+        calls.append(found)
+    return calls
+
+
+def projections_of(attention: Any) -> dict[str, str]:
+    """The projections in a layer with heads, by what they make: the names of their layers."""
+    names = {role: f'_{role}_dense' for role in ('query', 'key', 'value', 'gate', 'output')}
+    return {role: name for role, name in names.items() if hasattr(attention, name)}
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask of positions that a layer has put on a tensor, or None."""
+    return backend.get_keras_mask(tensor)
+
+
+def carry_mask(source: Any, target: Any) -> Any:
+    """Puts the mask of `source` on `target`; returns that."""
+    mask = mask_of(source)
+    if mask is not None and mask_of(target) is None:
+        target._keras_mask = mask
+    return target
 
 
 def sequential_graph(model: keras.Sequential) -> Any:
@@ -139,11 +178,6 @@ def built_on(layer: Any) -> Sequence[int | None] | None:
     if len(shapes) != 1 or not all(size is None or isinstance(size, int) for size in shapes[0]):
         return None
     return shapes[0]
-
-
-def mask_of(tensor: Any) -> Any:
-    """The mask that a tensor carries; None without one."""
-    return backend.get_keras_mask(tensor)
 
 
 def casts_inputs(layer: Any) -> bool:

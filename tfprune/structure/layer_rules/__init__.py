@@ -12,9 +12,9 @@ its own line. A layer without a rule, or one that its rule refuses, freezes the 
 
 import keras
 
-from tfprune.structure.layer_rules import (activations, arrangement, kernels, merging,
-                                           normalization, operations, parameters, reshaping,
-                                           shapes)
+from tfprune.structure.layer_rules import (activations, arrangement, attention, einsum, kernels,
+                                           merging, normalization, operations, parameters,
+                                           reshaping, shapes)
 from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Channels, Keras2Layer, Kept,
                                                 Labels, LayerRule, MacTerm, Shape, Tracer,
                                                 WeightAxes, WeightAxis)
@@ -25,7 +25,8 @@ __all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Channels', 'Keras2Layer', 'Kept',
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
-    **operations.RULES, **arrangement.RULES, **reshaping.RULES, **parameters.RULES}
+    **operations.RULES, **arrangement.RULES, **reshaping.RULES, **einsum.RULES,
+    **attention.RULES, **parameters.RULES}
 
 
 def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:

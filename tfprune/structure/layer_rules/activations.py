@@ -66,7 +66,11 @@ def freeze_if_mixed(layer: Any, labels: Labels, tracer: Tracer) -> Labels:
     return labels
 
 
-class _Activation(Channelwise):
+class _ByElement(Channelwise):
+    any_axis = True
+
+
+class _Activation(_ByElement):
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         return freeze_if_mixed(call.layer, inputs[0], tracer)
@@ -94,9 +98,9 @@ class _PReLU(InPlace):
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     layers.Activation: _Activation().in_keras2(),
-    layers.ReLU: Channelwise().in_keras2(),
-    layers.LeakyReLU: Channelwise().in_keras2(Keras2Layer(config={'negative_slope': 'alpha'})),
-    layers.ELU: Channelwise().in_keras2(),
+    layers.ReLU: _ByElement().in_keras2(),
+    layers.LeakyReLU: _ByElement().in_keras2(Keras2Layer(config={'negative_slope': 'alpha'})),
+    layers.ELU: _ByElement().in_keras2(),
     layers.PReLU: _PReLU().in_keras2(),
     layers.Softmax: Softmax().in_keras2(),
 }

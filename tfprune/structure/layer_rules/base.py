@@ -266,9 +266,10 @@ class LayerRule:
         return inputs[0]
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
-        """Returns the channels of every output: for a rule of `any_axis` or `many_outputs`."""
-        labels = self.flow(call, [each.labels for each in inputs], tracer)
-        return [Channels(labels, inputs[0].axis if inputs else -1)]
+        """Returns the channels of every output: for a rule of `many_outputs`, or one of `any_axis`
+        whose channels change their axis."""
+        axis = inputs[0].axis if self.any_axis and inputs else -1
+        return [Channels(self.flow(call, [each.labels for each in inputs], tracer), axis)]
 
     def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
         """Returns the channel axes of every weight of the layer."""

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
-from keras import layers
 
 from tfprune.structure.layer_rules.base import Call, Labels, LayerRule, Tracer, WeightAxes
 from tfprune.structure.parameter import Parameter
@@ -23,21 +21,6 @@ class _Parameter(LayerRule):
         return (WeightAxes('variable', out_axis=rank - 1 if rank else None),)
 
 
-class _Embedding(LayerRule):
-    """Rows of embeddings [rows, C]."""
-
-    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
-        return tracer.fresh(call.layer.output_dim)
-
-    def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
-        return (WeightAxes('embeddings', out_axis=1),)
-
-    def edit_config(self, layer: Any, config: dict[str, Any],
-                    kept_in: Sequence[np.ndarray], kept_out: np.ndarray) -> dict[str, Any]:
-        return {**config, 'output_dim': int(kept_out.sum())}
-
-
 RULES: dict[type[keras.Operation], LayerRule] = {
     Parameter: _Parameter(),
-    layers.Embedding: _Embedding().in_keras2(),
 }
