@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.structure.composite import Node, Opened
+from tfprune.structure.composite import Opened
+from tfprune.structure.composite_nodes import Node
 from tfprune.structure.copies import config_of, give_activations
 from tfprune.structure.graph import Graph, Shape, functional_graph
 from tfprune.structure.keras_internals import clone_model, core, layers_within, maker

@@ -9,43 +9,20 @@ class and a number ('add', 'add_1'): the same in every copy of the layer.
 import dataclasses
 import functools
 import inspect
-import math
 import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from tfprune.errors import first_line
+from tfprune.structure.composite_nodes import Closed, Node, difference, for_any_batch, nodes_before
 from tfprune.structure.keras_internals import (SymbolicArguments, VariableReads, casts_inputs,
                                                is_cast, is_of_keras, layers_within, maker, mask_of,
-                                               node_of, numpy as knp, own_variables, untouched)
+                                               own_variables, untouched)
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.parameter import Parameter
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Node:
-    """One call in an opened layer, with the attributes that Keras' nodes have.
-
-    keeps_mode: it runs in inference mode whatever the layer around it does.
-    """
-    operation: Any
-    arguments: Any
-    output_tensors: tuple[Any, ...]
-    keeps_mode: bool = False
-
-    @property
-    def input_tensors(self) -> list[Any]:
-        """The symbolic tensors among the arguments."""
-        return self.arguments.keras_tensors
-
-    @property
-    def is_input(self) -> bool:
-        """Whether it only gives a tensor that the layer is called on."""
-        return isinstance(self.operation, keras.layers.InputLayer)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,10 +50,6 @@ class Opened:
         return list({id(node.operation): node.operation for node in self.nodes}.values())
 
 
-class _Closed(Exception):
-    """Why a layer cannot be opened; completes "could not be opened: …"."""
-
-
 # Layer -> what it is called on -> its graph, or why it has none: paths and operations must stay.
 _FOUND: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Opened | None, str]]] = (
     weakref.WeakKeyDictionary())
@@ -102,7 +75,7 @@ def opened(layer: Any, arguments: Any) -> tuple[Opened | None, str]:
     if key not in found:
         try:
             found[key] = _open(layer, arguments), ''
-        except _Closed as reason:
+        except Closed as reason:
             found[key] = None, str(reason)
     return found[key]
 
@@ -118,7 +91,7 @@ def layer_in(layer: Any, name: str) -> Any:
 
 def is_same(one: Opened, other: Opened) -> bool:
     """Whether two graphs of a layer differ in the sizes of tensors alone."""
-    return _difference(one.nodes, other.nodes) is None
+    return difference(one.nodes, other.nodes) is None
 
 
 def _signature(layer: Any, arguments: Any) -> Any:
@@ -136,11 +109,11 @@ def _open(layer: Any, arguments: Any) -> Opened:
         entries, fed = _entries(layer, arguments)
         parameters = _stand_in(layer)
         traces = [_trace(layer, entries, fed, training) for training in (False, True)]
-        difference = _difference(traces[0].nodes, traces[1].nodes)
-        if difference is not None:
-            raise _Closed(f'it does something else in training: {difference}')
+        differs = difference(traces[0].nodes, traces[1].nodes)
+        if differs is not None:
+            raise Closed(f'it does something else in training: {differs}')
         _refuse_unused(layer, traces[0].nodes, parameters)
-        nodes, swapped = _for_any_batch([
+        nodes, swapped = for_any_batch([
             *map(_input_node, entries), *_in_either_mode(*(trace.nodes for trace in traces))])
         output = keras.tree.map_structure(
             lambda tensor: swapped.get(id(tensor), tensor), traces[0].output)
@@ -151,21 +124,21 @@ def _open(layer: Any, arguments: Any) -> Opened:
 
 
 def _refuse_unlike(layer: Any) -> None:
-    """_Closed for a layer that does more than its call."""
+    """Closed for a layer that does more than its call."""
     base = keras.layers.Layer
     if type(layer).__call__ not in (base.__call__, keras.Model.__call__):
-        raise _Closed('it has a __call__ of its own')
+        raise Closed('it has a __call__ of its own')
     if not layer.built:
-        raise _Closed('it is not built')
+        raise Closed('it is not built')
     if type(layer).compute_mask is not base.compute_mask:
-        raise _Closed('it makes masks of its own')
+        raise Closed('it makes masks of its own')
     if layer.activity_regularizer is not None:
-        raise _Closed('it has an activity regularizer')
+        raise Closed('it has an activity regularizer')
     for variable in own_variables(layer):
         if not keras.backend.is_float_dtype(variable.dtype):
-            raise _Closed(f"its weight '{variable.name}' is of {variable.dtype}")
+            raise Closed(f"its weight '{variable.name}' is of {variable.dtype}")
         if variable.constraint is not None:
-            raise _Closed(f"its weight '{variable.name}' has a constraint")
+            raise Closed(f"its weight '{variable.name}' has a constraint")
 
 
 def _entries(layer: Any, arguments: Any) -> tuple[list[Any], Any]:
@@ -256,105 +229,44 @@ def _trace(layer: Any, entries: Sequence[Any], fed: Any, training: bool) -> _Tra
         with VariableReads() as reads:
             output = layer.call(*args, **kwargs)
     except Exception as error:  # of a user's code: anything
-        raise _Closed(f'its call does not take symbolic tensors: {first_line(error, 200)}'
-                      ) from error
+        raise Closed(f'its call does not take symbolic tensors: {first_line(error, 200)}'
+                     ) from error
     if reads.read:
-        raise _Closed(f"it reads the weight '{reads.read[0].path}' itself")
+        raise Closed(f"it reads the weight '{reads.read[0].path}' itself")
     if reads.state_mapping:
-        raise _Closed('it assigns variables')
+        raise Closed('it assigns variables')
     if reads.losses:
-        raise _Closed('it adds losses')
+        raise Closed('it adds losses')
     flat = keras.tree.flatten(output)
     if not flat or not all(isinstance(tensor, keras.KerasTensor) for tensor in flat):
-        raise _Closed('it gives something else than tensors')
-    return _Trace(_nodes(flat, set(map(id, entries))), output)
-
-
-def _nodes(outputs: Sequence[Any], entries: set[int]) -> list[Node]:
-    """The calls that lead to `outputs`, in topological order, without those of the inputs."""
-    found: dict[int, Node] = {}
-    stack = [(tensor, False) for tensor in reversed(outputs)]
-    while stack:
-        tensor, is_ready = stack.pop()
-        node = None if id(tensor) in entries else node_of(tensor)
-        if node is None or id(node) in found:
-            continue
-        if is_ready:
-            found[id(node)] = Node(node.operation, node.arguments, tuple(node.output_tensors))
-        else:
-            stack.append((tensor, True))
-            stack += [(each, False) for each in reversed(node.input_tensors)]
-    return list(found.values())
+        raise Closed('it gives something else than tensors')
+    return _Trace(nodes_before(flat, set(map(id, entries))), output)
 
 
 def _input_node(tensor: Any) -> Node:
     return Node(maker(tensor), SymbolicArguments(), (tensor,))
 
 
-def _difference(one: Sequence[Node], other: Sequence[Node]) -> str | None:
-    """What differs between two traces of one layer, apart from the argument `training`."""
-    places: dict[int, tuple[int, int]] = {}
-    for nodes in (one, other):
-        for number, node in enumerate(nodes):
-            places.update({id(tensor): (number, place)
-                           for place, tensor in enumerate(node.output_tensors)})
-    for a, b in zip(one, other):
-        if not _is_same_operation(a.operation, b.operation):
-            return f'{type(a.operation).__name__} became {type(b.operation).__name__}'
-        before, after = (
-            [(path, places.get(id(value), value)) for path, value in keras.tree.flatten_with_path(
-                (node.arguments.args, node.arguments.kwargs)) if 'training' not in path]
-            for node in (a, b))
-        if len(before) != len(after) or not all(map(_is_same_value, before, after)):
-            return f'the arguments of {type(a.operation).__name__} changed'
-    return None if len(one) == len(other) else f'{len(one)} operations became {len(other)}'
-
-
-def _is_same_operation(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if type(one) is not type(other) or isinstance(one, keras.layers.Layer):
-        return isinstance(one, keras.layers.InputLayer) and type(other) is type(one)
-    settings = [{name: value for name, value in vars(each).items()
-                 if name[0] != '_' and name != 'name'} for each in (one, other)]
-    return settings[0].keys() == settings[1].keys() and all(
-        _is_same_value(settings[0][name], settings[1][name]) for name in settings[0])
-
-
-def _is_same_value(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if isinstance(one, keras.KerasTensor):
-        return False
-    try:
-        if isinstance(one, tuple | list):
-            return len(one) == len(other) and all(map(_is_same_value, one, other))
-        return type(one) is type(other) and bool(np.all(np.equal(one, other))
-                                                 if np.ndim(one) else one == other)
-    except (TypeError, ValueError):
-        return False
-
-
 def _refuse_unused(layer: Any, nodes: Sequence[Node], parameters: Mapping[int, Parameter]) -> None:
-    """_Closed unless the graph has all weights of a layer, and no others."""
+    """Closed unless the graph has all weights of a layer, and no others."""
     called = {id(inner) for node in nodes for inner in (
         layers_within(node.operation) if isinstance(node.operation, keras.layers.Layer)
         else [node.operation])}
     for variable in own_variables(layer):
         if id(parameters.get(id(variable))) not in called:
-            raise _Closed(f"its weight '{variable.name}' is not used in its call")
+            raise Closed(f"its weight '{variable.name}' is not used in its call")
     within = {id(inner) for inner in layers_within(layer)}
     for inner in layers_within(layer, itself=False):
         if own_variables(inner) and id(inner) not in called:
-            raise _Closed(f"its layer '{inner.name}' is not used in its call")
+            raise Closed(f"its layer '{inner.name}' is not used in its call")
     for node in nodes:
         operation = node.operation
         if (isinstance(operation, keras.layers.Layer) and id(operation) not in within
                 and operation.weights):
-            raise _Closed(f"its call runs the layer '{operation.name}', which is none of its own")
+            raise Closed(f"its call runs the layer '{operation.name}', which is none of its own")
         if any(isinstance(value, keras.Variable) for value in keras.tree.flatten(
                 (node.arguments.args, node.arguments.kwargs))):
-            raise _Closed(f"'{operation.name}' takes a weight of another layer")
+            raise Closed(f"'{operation.name}' takes a weight of another layer")
 
 
 def _in_either_mode(inference: Sequence[Node], training: Sequence[Node]) -> list[Node]:
@@ -365,104 +277,18 @@ def _in_either_mode(inference: Sequence[Node], training: Sequence[Node]) -> list
         args, kwargs = one.arguments.args, dict(one.arguments.kwargs)
         keeps = _takes_training(one.operation) and modes[0] == modes[1] and modes[0] is not None
         if keeps and modes[0]:
-            raise _Closed(f"it calls '{one.operation.name}' in training mode always")
+            raise Closed(f"it calls '{one.operation.name}' in training mode always")
         if not keeps:
             kwargs.pop('training', None)
         elif one.operation.weights and not isinstance(one.operation,
                                                       keras.layers.BatchNormalization):
-            raise _Closed(f"it calls '{one.operation.name}' in inference mode always")
+            raise Closed(f"it calls '{one.operation.name}' in inference mode always")
         (kept if keeps else left).add(id(one.operation))
         nodes.append(Node(one.operation, SymbolicArguments(*args, **kwargs), one.output_tensors,
                           keeps))
     if kept & left:
-        raise _Closed('it calls one layer in either mode')
+        raise Closed('it calls one layer in either mode')
     return nodes
-
-
-def _for_any_batch(nodes: Sequence[Node]) -> tuple[list[Node], dict[int, Any]]:
-    """The calls with sizes that are not fixed, as of keras.ops.shape, expressed without them; and
-    which tensors became which, by id."""
-    swapped: dict[int, Any] = {}
-    kept: list[Node] = []
-    for node in nodes:
-        express, setting = _OF_SIZES.get(type(node.operation), (None, ''))
-        if express is not None and None in getattr(node.operation, setting):
-            swapped[id(node.output_tensors[0])] = express(node, nodes)
-        else:
-            kept.append(node)
-    if not swapped:
-        return kept, {}
-    known = {id(tensor) for node in nodes for tensor in node.output_tensors}
-    kept += _nodes(list(swapped.values()), known)
-    called = []
-    for node in _sorted([_rewired(node, swapped) for node in kept]):
-        new = _rewired(node, swapped)
-        if new.input_tensors and (new is not node or any(
-                id(tensor) not in known for tensor in node.input_tensors)):
-            # Called anew, for sizes may be fixed now.
-            outputs = keras.tree.flatten(node.operation(*new.arguments.args,
-                                                        **new.arguments.kwargs))
-            swapped.update(zip(map(id, node.output_tensors), outputs))
-            new = dataclasses.replace(new, output_tensors=tuple(outputs))
-        called.append(new)
-    return called, {key: _last(tensor, swapped) for key, tensor in swapped.items()}
-
-
-def _last(tensor: Any, swapped: Mapping[int, Any]) -> Any:
-    while id(tensor) in swapped:
-        tensor = swapped[id(tensor)]
-    return tensor
-
-
-def _rewired(node: Node, swapped: Mapping[int, Any]) -> Node:
-    """The call on the tensors that its own became; itself where these are the same."""
-    if not any(id(tensor) in swapped for tensor in node.input_tensors):
-        return node
-    args, kwargs = node.arguments.convert(
-        lambda value: _last(value, swapped) if id(value) in swapped else value)
-    return dataclasses.replace(node, arguments=SymbolicArguments(*args, **kwargs))
-
-
-def _sorted(nodes: Sequence[Node]) -> list[Node]:
-    """Calls in topological order, as far as possible in the order given."""
-    done: set[int] = set()
-    found: list[Node] = []
-    left = list(nodes)
-    while left:
-        node = next(node for node in left
-                    if all(id(tensor) in done for tensor in node.input_tensors))
-        left.remove(node)
-        found.append(node)
-        done.update(map(id, node.output_tensors))
-    return found
-
-
-def _reshaped(node: Node, _: Sequence[Node]) -> Any:
-    before, sizes = node.input_tensors[0].shape, list(node.operation.newshape)
-    if sizes[0] is None and before[0] is None and None not in (*before[1:], *sizes[1:]):
-        if -1 in sizes:  # each image has as many numbers as before
-            sizes[sizes.index(-1)] = math.prod(before[1:]) // math.prod(
-                size for size in sizes[1:] if size != -1)
-        return keras.ops.reshape(node.input_tensors[0], (-1, *sizes[1:]))
-    raise _Closed(f'it reshapes {before} to {tuple(sizes)}, whose sizes are not fixed')
-
-
-def _broadcast(node: Node, nodes: Sequence[Node]) -> Any:
-    """A tensor for every image of a batch: zeros of what follows it, of as many channels, added."""
-    tensor, shape = node.input_tensors[0], node.output_tensors[0].shape
-    for reader in nodes:
-        others = [each for each in reader.input_tensors if each.shape[0] is None
-                  and len(each.shape) == len(shape) and each.shape[-1] == shape[-1]
-                  and each is not node.output_tensors[0]]
-        if node.output_tensors[0] in reader.input_tensors and others and (
-                shape[0] is None and None not in shape[1:]) and shape[1:] == (
-                    1,) * (len(shape) - len(tensor.shape)) + tuple(tensor.shape[1:]):
-            first = (slice(None), *[slice(0, 1)] * (len(shape) - 2))
-            return tensor + keras.ops.zeros_like(others[0][first])
-    raise _Closed(f'it broadcasts {tensor.shape} to {shape}, whose sizes are not fixed')
-
-
-_OF_SIZES = {knp.Reshape: (_reshaped, 'newshape'), knp.BroadcastTo: (_broadcast, 'shape')}
 
 
 def _names(layer: Any, nodes: Sequence[Node]) -> dict[int, str]:
