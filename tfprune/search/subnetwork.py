@@ -21,7 +21,8 @@ from tfprune.costs.running import called
 from tfprune.pruning.masks import check_masks, open_masks
 from tfprune.structure.graph import Graph, Step, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
-from tfprune.structure.keras_internals import is_plain_batch_norm, layers_within
+from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within,
+                                               with_mask_of)
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
 from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, normalize_by_batch,
@@ -136,7 +137,7 @@ class Subnetwork(tf.Module):
         feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_along(value) for value in (*step.inputs, *step.outputs)]
         if isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer):
-            return [self._normalized(layer, feed[0], step.path)]
+            return [with_mask_of(feed[0], self._normalized(layer, feed[0], step.path), layer)]
         if any(narrowed) and rule is not None and node.refused is None:
             if rule.any_width:
                 return self._call(step, feed)
@@ -144,12 +145,12 @@ class Subnetwork(tf.Module):
                 inputs = tf.cast(feed[0], layer.compute_dtype)
                 outputs = rule.narrow(layer, inputs, self._weights(step.path, layer))
                 if outputs is not None:
-                    return [outputs]
+                    return [with_mask_of(feed[0], outputs, layer)]
         axes = [self._groups.layout.tensors[value].axis for value in (*step.inputs, *step.outputs)]
-        wide = [kept.widen(x, axis) if kept is not None else x
+        wide = [with_mask_of(x, kept.widen(x, axis)) if kept is not None else x
                 for kept, x, axis in zip(narrowed, feed, axes)]
         outputs = self._call(step, wide, self._masked_weights(step.path, layer, node))
-        return [kept.narrow(x, axis) if kept is not None else x
+        return [with_mask_of(x, kept.narrow(x, axis)) if kept is not None else x
                 for kept, x, axis in zip(narrowed[len(feed):], outputs, axes[len(feed):])]
 
     def _call(self, step: Step, feed: Sequence[Any], weights: Sequence[tuple[Any, Any]] = ()

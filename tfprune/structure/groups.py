@@ -175,7 +175,8 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
         if first is None:
             traced.weights += _slots(layer, rule, current)
         elif rule.ties_calls(layer):
-            for one, other in zip((*first.inputs, *first.outputs), (*step.inputs, *step.outputs)):
+            # With states or without: the calls of a layer may differ in the number of inputs.
+            for one, other in (*zip(first.inputs, step.inputs), *zip(first.outputs, step.outputs)):
                 tracer.union(traced.channels[one].labels, traced.channels[other].labels)
     for output in traced.outputs:
         tracer.freeze(traced.channels[output].labels, "it feeds the model's output", first=True)

@@ -7,15 +7,17 @@ from typing import Any
 import keras
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional
 from keras.src.ops import core, image, nn, numpy
 
-__all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
+__all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
            'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
            'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_of_keras',
            'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'moments', 'nn', 'numpy',
            'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
-           'uncompiled']
+           'uncompiled', 'with_mask_of']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -50,6 +52,17 @@ def ordered_nodes(graph: Any) -> Iterator[Any]:
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         yield from sorted(graph._nodes_by_depth[depth],
                           key=lambda node: rank.get(id(node.operation), -1))
+
+
+def with_mask_of(source: Any, made: Any, layer: Any = None) -> Any:
+    """`made` of `source`, with the mask of steps that `source` carries; by a layer, if one made it,
+    which may change that mask or end it. Keras keeps it beside the values."""
+    mask = get_keras_mask(source)
+    if mask is not None and layer is not None:
+        mask = layer.compute_mask(source, mask) if layer.supports_masking else None
+    if mask is not None:
+        set_keras_mask(made, mask)
+    return made
 
 
 def standardized(graph: Any, inputs: Any) -> list[Any]:

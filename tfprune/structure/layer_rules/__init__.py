@@ -13,7 +13,7 @@ its own line. A layer without a rule, or one that its rule refuses, freezes the 
 import keras
 
 from tfprune.structure.layer_rules import (activations, kernels, merging, normalization, operations,
-                                           shapes)
+                                           recurrent, shapes, wrappers)
 from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Channels, Keras2Layer, Kept,
                                                 Labels, LayerRule, MacTerm, Shape, Tracer,
                                                 WeightAxes, WeightAxis)
@@ -24,7 +24,7 @@ __all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Channels', 'Keras2Layer', 'Kept',
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
-    **operations.RULES}
+    **operations.RULES, **recurrent.RULES}
 
 
 def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:
@@ -81,3 +81,6 @@ def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
     if reason is not None:
         return None, f"touches layer '{layer.name}' ({call.kind}), which {reason}"
     return rule, None
+
+
+RULES.update(wrappers.rules_of_wrappers(RULES, find_rule))

@@ -20,12 +20,16 @@ ELEMENTWISE = frozenset(getattr(keras.activations, name) for name in (
 
 def freeze_if_mixed(layer: Any, labels: Labels, tracer: Tracer) -> Labels:
     """Freezes what the layer's activation may mix; returns `labels`."""
-    activation = getattr(layer, 'activation', None)
+    freeze_unless_elementwise(getattr(layer, 'activation', None), layer.name, labels, tracer)
+    return labels
+
+
+def freeze_unless_elementwise(activation: Any, layer: str, labels: Labels, tracer: Tracer) -> None:
+    """Freezes `labels`, which the layer of that name applies `activation` to, if it may mix them."""
     if activation is not None and activation not in ELEMENTWISE:
         name = getattr(activation, '__name__', type(activation).__name__)
-        tracer.freeze(labels, f"layer '{layer.name}' applies '{name}', which is not known to treat "
+        tracer.freeze(labels, f"layer '{layer}' applies '{name}', which is not known to treat "
                               'channels independently')
-    return labels
 
 
 class _Activation(Channelwise):
