@@ -1,7 +1,4 @@
 """Recurrent layers and wrappers: units go from every gate and from what they read of themselves."""
-import subprocess
-import sys
-
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
@@ -9,15 +6,11 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
-from tfprune.costs.model import CostModel, count_cost
-from tfprune.pruning.gates import insert_gates
-from tfprune.pruning.importance import CRITERIA, score_groups
+from tfprune.costs.model import CostModel
 from tfprune.pruning.surgery import prune_model
-from tfprune.search.alignment import AlignmentDecay, AlignmentPenalty
 from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import (check_promises, max_relative_difference, random_masks, randomize,
-                             recount)
+from tfprune.testing import check_promises, max_relative_difference, random_masks, randomize
 
 STEPS, FEATURES = 7, 3
 
