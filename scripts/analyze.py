@@ -35,7 +35,7 @@ def main(_: Sequence[str]) -> None:
     """Loads or builds the model, prints the table, writes what is asked for."""
     # Not above: --help, and what is said of a wrong flag, need none of it.
     with command_line.importing():
-        from tfprune.costs.analysis import analyze, format_analysis
+        from tfprune.costs.analysis import analyze, format_analysis, headline
         from tfprune.models.building import untrained_model
         from tfprune.models.model_files import run_custom_layers
         from tfprune.report.drawing import draw_groups
@@ -59,7 +59,8 @@ def main(_: Sequence[str]) -> None:
     if FLAGS.json:
         write_text(pathlib.Path(FLAGS.json), json.dumps(analysis.to_json(), indent=2) + '\n')
     if FLAGS.picture:
-        draw_groups(groups, FLAGS.picture, title=f'{model.name}: channel groups')
+        draw_groups(groups, FLAGS.picture, title=f'{model.name}: channel groups',
+                    note=headline(analysis))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """Every layer of Keras CNNs in a model of its own."""
 import tfprune  # noqa: F401  (before keras)
 import keras
+import numpy as np
 from keras import layers, ops
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
@@ -87,6 +88,13 @@ FAMILIES = {
     'group_norm_bare': (layers.GroupNormalization(3, scale=False, center=False), 2, {'b'}),
     'instance_norm': (layers.GroupNormalization(-1), 2, {'b'}),
     'spatial_norm': (layers.LayerNormalization(axis=(1, 2)), 2, {'b'}),
+    'one_group': (layers.GroupNormalization(1), 2, {'b'}),
+    'layer_norm': (layers.LayerNormalization(), 2, {'b'}),
+    'layer_norm_bare': (layers.LayerNormalization(scale=False, center=False), 2, {'b'}),
+    'layer_norm_of_all': (layers.LayerNormalization((1, 2, 3)), 2, {'b'}),
+    'layer_norm_of_columns': (layers.LayerNormalization((2, 3), center=False), 2, {'b'}),
+    'rms_norm': (layers.RMSNormalization(), 2, {'b'}),
+    'unit_norm': (layers.UnitNormalization(), 2, {'b'}),
     'layer_scale': (LayerScale(.5, WIDTH), 2, {'b'}),
     'rescaling': (layers.Rescaling([1., 2, 3, 4, 5, 6], 1.), 2, {'b'}),
     'prelu': (layers.PReLU(), 2, {'b'}),
@@ -110,6 +118,8 @@ FAMILIES = {
     'reshape_space': (layers.Reshape((16, 4, WIDTH)), 2, {'b'}),
     'reshape_joins': (layers.Reshape((8, 4, 2 * WIDTH)), 2, {'b'}),
     'reshape_free': (layers.Reshape((16, 4, -1)), 2, {'b'}),
+    'reshape_to_ones': (lambda x: layers.Reshape((8, 8, WIDTH))(
+        layers.Reshape((64, WIDTH, 1, 1))(layers.Reshape((8, 1, 8, WIDTH))(x))), 2, {'b'}),
     'flatten': (layers.Flatten(), 2, set()),
     'repeat': (lambda x: layers.RepeatVector(3)(layers.GlobalMaxPooling2D()(x)), 2, set()),
     'dropouts': (lambda x: layers.SpatialDropout2D(.1)(layers.GaussianNoise(.1)(
@@ -139,6 +149,40 @@ FAMILIES = {
     'ops_dims': (lambda x: ops.expand_dims(ops.expand_dims(ops.mean(x, (1, 2)), 1), 1), 2, {'b'}),
     'ops_squeeze': (lambda x: ops.squeeze(ops.max(x, (1, 2), keepdims=True), (1, 2)), 2, set()),
     'ops_index': (lambda x: x[:, ::2, 1:-1], 2, {'b'}),
+    'split': (lambda x: ops.multiply(*ops.split(x, 2, axis=-1)), 2, {'b'}),
+    'split_at': (lambda x: ops.concatenate(
+        [ops.tanh(part) for part in ops.split(x, [1, 3], axis=-1)][::-1], -1),
+        2, {'a/1', 'a/2', 'a/3', 'b'}),
+    'split_rows': (lambda x: ops.subtract(*ops.split(x, 2, axis=1)), 2, {'b'}),
+    'slices': (lambda x: x[..., 2:] * ops.tanh(x[:, :, :, :-2]), 2, {'b'}),
+    'slice_backwards': (lambda x: x[..., ::-1], 2, {'b'}),
+    'new_axes': (lambda x: ops.mean(x[:, None, :, 3, :, None], (1, -1)), 2, set()),
+    'unstack_rows': (lambda x: ops.add(*ops.unstack(x, axis=1)[:2]), 2, set()),
+    'stack_rows': (lambda x: ops.mean(ops.stack([x, ops.tanh(x)], axis=-1), -1), 2, {'b'}),
+    'stack_in_front': (lambda x: ops.max(ops.stack([x, -x], 1), 1), 2, {'b'}),
+    'where': (branch(lambda xs: ops.where(ops.abs(xs[0]) > 1., *xs)), 2, {'c', 'b'}),
+    'repeat_channels': (lambda x: ops.repeat(x, 2, axis=-1), 2, {'b'}),
+    'repeat_rows': (lambda x: ops.repeat(x, 2, axis=1), 2, {'b'}),
+    'roll_channels': (lambda x: x + ops.roll(x, 2, axis=-1), 2, {'b'}),
+    'roll': (lambda x: ops.roll(ops.roll(x, -4, axis=3), (1, 2), axis=(1, 2)), 2, {'b'}),
+    'flip_channels': (lambda x: ops.concatenate([x, ops.flip(x, -1)], -1), 2, {'b'}),
+    'tile': (lambda x: ops.tile(x, (1, 1, 2, 3)), 2, {'b'}),
+    'take_channels': (lambda x: ops.take(x, np.array([4, 0, 0, 2, 1]), axis=-1),
+                      2, {'a/1', 'a/2', 'a/3', 'b'}),
+    'take_rows': (lambda x: ops.take(x, [4, 0, 0, 2], axis=1), 2, {'b'}),
+    'pad_channels': (lambda x: ops.pad(x, ((0, 0), (0, 0), (0, 0), (1, 2))), 2, {'b'}),
+    'swap_twice': (lambda x: ops.swapaxes(ops.tanh(ops.swapaxes(x, 1, -1)), 3, 1), 2, {'b'}),
+    'moveaxis': (lambda x: ops.moveaxis(ops.max(ops.moveaxis(x, 3, 1), 3), 1, -1), 2, set()),
+    'softmax_of_rows': (lambda x: layers.Permute((2, 3, 1))(layers.Softmax()(
+        layers.Permute((3, 1, 2))(x))), 2, {'b'}),
+    'shuffle': (lambda x: layers.Reshape((8, 8, WIDTH))(layers.Permute((1, 2, 4, 3))(
+        layers.Reshape((8, 8, 2, WIDTH // 2))(x))), 2, {'b'}),
+    'pixel_shuffle': (lambda x: layers.Reshape((16, 16, 5))(layers.Permute((1, 3, 2, 4, 5))(
+        layers.Reshape((8, 8, 2, 2, 5))(layers.Conv2D(20, 1, name='x')(x)))), 2, {'x', 'b'}),
+    'dense_to_maps': (lambda x: layers.Reshape((2, 3, 8))(layers.Dense(48, name='x')(
+        layers.Flatten()(x))), 2, {'x', 'b'}),
+    'glu': (lambda x: (lambda a, g: a * ops.sigmoid(g))(*ops.split(
+        layers.Conv2D(10, 1, name='x')(x), 2, -1)), 2, {'x', 'b'}),
     'ops_index_ellipsis': (lambda x: x[:, 1:, ..., :], 2, {'b'}),
     'ops_pad': (lambda x: ops.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))), 2, {'b'}),
     'ops_concatenate': (branch(lambda xs: ops.concatenate(xs, -1)), 2, {'c', 'd', 'b'}),

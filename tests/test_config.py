@@ -9,7 +9,7 @@ import tfprune
 import numpy as np
 import pytest
 
-from tfprune import command_line
+from tfprune import _moved, command_line
 from tfprune.config import TARGETS, Range, check_limit, flag_fields, kind
 from tfprune.methods.names import METHODS, options_of
 from tfprune.runs.config import PARTS, Config, completed, differing_fields, flag_names
@@ -324,3 +324,12 @@ def test_help_lists_all_options_of_all_methods_without_tensorflow(script):
 
 def test_no_flags_in_the_package():
     assert 'absl' not in (pathlib.Path(tfprune.__file__).parent / 'config.py').read_text()
+
+
+def test_options_that_every_method_had_are_answered_with_their_names_now():
+    with pytest.warns(DeprecationWarning, match=r"agent_updates is rlal={'agent_updates': 5} now$"):
+        config = Config(method='rlal', agent_updates=5, rlal={'context_size': 4})
+    assert (config.options.agent_updates, config.options.context_size) == (5, 4)
+    with pytest.warns(DeprecationWarning, match="method 'uniform' does without, leave it out"):
+        assert Config(method='uniform', comparison_episodes=0) == Config(method='uniform')
+    assert set(_moved.OPTIONS) <= {field.name for field in flag_fields(options_of('rlal'))}

@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from tfprune.costs.analysis import analyze, format_analysis
+from tfprune.costs.analysis import analyze, format_analysis, headline
 from tfprune.costs.model import CostModel
 from tfprune.report.drawing import draw_groups
 from tfprune.structure.groups import trace_groups
@@ -43,6 +43,10 @@ def test_by_hand():
     assert found.least.macs == 36 * 9 * 3 * 2 + 81 * 2 * 3 + 9 * 3 * 5 + 5 * 2
     assert found.prunable_macs == found.dense.macs
     assert "it feeds the model's output" in rows['logits'].reason
+    assert found.can_go == {name: pytest.approx(
+        1 - getattr(found.least, name) / getattr(found.dense, name))
+        for name in ('macs', 'params', 'peak_memory_bytes')}
+    assert f'{found.can_go["params"]:.1%} of the parameters and ' in headline(found)
 
 
 def test_a_layer_between_frozen_channels_is_not_prunable():
@@ -59,13 +63,30 @@ def test_a_layer_between_frozen_channels_is_not_prunable():
     assert 'Not counted: nothing' in text and 'mine, input 4×4×3: ' in text
     assert json.loads(json.dumps(found.to_json()))['prunable_macs_share'] == pytest.approx(
         found.prunable_macs / found.dense.macs)
+    assert text.splitlines()[1] == headline(found)
+
+
+def test_the_headline_is_what_can_go_not_what_has_a_prunable_side():
+    # The 16·3·5 of a stay, as the Lambda reads its channels. b goes from 7 channels to 1, and with
+    # it 6/7 of its own 16·5·7 and of the head's 16·7·2.
+    image = keras.Input((4, 4, 3), name='image')
+    x = layers.Lambda(lambda t: t, name='odd')(layers.Conv2D(5, 1, name='a')(image))
+    x = layers.Conv2D(7, 1, name='b')(x)
+    model = keras.Model(image, layers.Dense(2, name='logits')(layers.Flatten()(x)), name='mine')
+    found = analyze(model, trace_groups(model))
+    assert found.dense.macs == 1024
+    assert found.can_go['macs'] == pytest.approx((560 + 224) * 6 / 7 / 1024)  # 65.6%
+    assert headline(found).startswith('Up to 65.6% of the MACs, ')
+    assert found.to_json()['can_go'] == found.can_go
+    assert ('Of the MACs 23.4% stay because their layers have no prunable side, 10.9% because of '
+            'the least widths.') in format_analysis(found)  # 240 and 112 of 1,024
 
 
 @pytest.mark.parametrize('suffix', ['png', 'svg'])
 def test_the_picture_shows_every_call(tmp_path, suffix):
     groups = trace_groups(residual())
     path = tmp_path / f'groups.{suffix}'
-    draw_groups(groups, path, title='residual')
+    draw_groups(groups, path, title='residual', note='up to so much can go')
     if suffix == 'png':
         with Image.open(path) as image:
             assert len(image.convert('RGB').getcolors(2 ** 24)) > len(groups)  # one each, and gray

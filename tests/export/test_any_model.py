@@ -322,3 +322,43 @@ def test_a_classifier_of_rows_has_labels_and_a_softmax(tmp_path):
     assert (tmp_path / 'export/labels.txt').read_text() == 'a\nb\nc\n'
     np.testing.assert_allclose(export.FORMATS['tflite'].open(report.paths['tflite'])(data),
                                tf.nn.softmax(model(data)), atol=1e-5)
+
+
+@pytest.mark.parametrize('layer', [L.LSTM, L.GRU])
+@pytest.mark.parametrize('form', ['tflite', 'tflite_dynamic'])
+def test_a_recurrent_classifier_of_pictures_through_litert(layer, form):
+    """Columns of features, read one after the other. A second call does not go on from the first:
+    TFLite's own LSTM would."""
+    keras.utils.set_random_seed(4)
+    image = keras.Input((8, 6, 3))
+    x = L.Conv2D(5, 3, padding='same', activation='relu')(L.Rescaling(1 / 255)(image))
+    x = L.Reshape((6, 20))(L.Permute((2, 1, 3))(L.MaxPooling2D((2, 1))(x)))
+    model = keras.Model(image, L.Dense(3, name='logits')(layer(12)(x)))
+    images = np.random.default_rng(1).integers(0, 256, (4, 8, 6, 3)).astype(np.float32)
+    lite = interpreter.open_interpreter(tflite.convert(model, form))
+    details = lite.get_input_details()[0]
+    assert details['shape'].tolist() == [1, 8, 6, 3]
+    lite.allocate_tensors()
+    found = []
+    for one in (*images, images[0]):
+        lite.set_tensor(details['index'], one[None])
+        lite.invoke()
+        found.append(lite.get_tensor(lite.get_output_details()[0]['index'])[0])
+    wanted = model(images).numpy()
+    assert np.abs(wanted).max() > 0.1
+    np.testing.assert_allclose(found[:4], wanted, atol=1e-5 if form == 'tflite' else 2e-2)
+    np.testing.assert_array_equal(found[4], found[0])
+
+
+def test_activations_as_layers_and_functions_are_exported(tmp_path):
+    image = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, activation=L.LeakyReLU(.3), name='a')(L.Rescaling(1 / 255)(image))
+    x = L.Conv2D(4, 3, activation=keras.ops.silu, name='b')(x)
+    x = L.Conv2D(4, 3, activation=tf.nn.relu6, name='c')(x)
+    model = keras.Model(image, L.Dense(3, name='logits')(L.GlobalAveragePooling2D()(x)))
+    images, = data_of(model).values()
+    report = export.export_model(model, tmp_path / 'export', representative_data=images)
+    assert {'keras', 'saved_model', 'tflite'} <= set(report.paths)
+    for form, path in report.paths.items():
+        np.testing.assert_allclose(export.FORMATS[form].open(path)(images), model(images),
+                                   atol=1e-5, err_msg=form)

@@ -146,7 +146,7 @@ def test_layers_without_a_rule_are_copied_whole():
     image = keras.Input((4, 4, 3), name='image')
     x = layers.Conv2D(5, 1, name='a')(image)
     x = layers.Lambda(lambda t: t * 2, name='double')(x)
-    x = layers.LayerNormalization(name='norm')(layers.Conv2D(7, 1, name='b')(x)) + 1.
+    x = layers.Softmax(name='norm')(layers.Conv2D(7, 1, name='b')(x)) + 1.
     x = layers.Conv2D(11, 1, name='c')(x)
     model = randomize(keras.Model(image, layers.Dense(2, name='logits')(x)))
     groups = trace_groups(model)

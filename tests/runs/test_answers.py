@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from light_export import light_export
+from small_model import small_model
 
 from tfprune.data.loading import load_data
 from tfprune.report import run_row
@@ -48,7 +49,7 @@ def test_changes_are_few_and_the_first():
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    config = Config(model='resnet8', dataset='digits', method='uniform', macs=0.3,
+    config = Config(model=small_model(), dataset='digits', method='uniform', macs=0.3,
                     warmup_epochs=4, random_epochs=0, joint_epochs=0, alignment_epochs=0,
                     fine_tune_epochs=1, batch_size=64, reward_images=100)
     with light_export(page=True):

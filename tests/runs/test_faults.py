@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from light_export import light_export
+from small_model import small_model
 from tfprune.runs import run as runner
 from tfprune.runs.config import Config
 
-CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
+CONFIG = Config(model=small_model(), dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
                 random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1,
                 batch_size=512, reward_images=100, score_images=100, score_batch_size=100,
                 calibration_batches=1, lr_warmup_epochs=0.0)

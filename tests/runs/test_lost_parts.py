@@ -8,13 +8,14 @@ import pytest
 
 import tfprune  # noqa: F401  (before keras)
 from light_export import light_export
+from small_model import small_model
 from tfprune import report
 from tfprune.report.reading import read_run
 from tfprune.runs import epochs, lost_parts, run as runner
 from tfprune.runs.config import Config
 from tfprune.runs.folder import OWN_FILES, RunFolder
 
-CONFIG = Config(model='resnet8', dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
+CONFIG = Config(model=small_model(), dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
                 distillation=0.0,
                 random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
                 batch_size=512, reward_images=100, score_images=100, score_batch_size=100,

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from small_model import small_model
 from tfprune.errors import one_line
 from tfprune.runs.config import Config
 from tfprune.runs.run import train_and_prune
@@ -29,16 +30,9 @@ SMALL = ['--dataset=digits', '--warmup_epochs=1', '--random_epochs=1',
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory):
+def model():
     """The flag of a network of two convolutions."""
-    image = x = keras.Input((8, 8, 1))
-    for width in (16, 24):
-        x = keras.layers.Conv2D(width, 3, padding='same', use_bias=False)(x)
-        x = keras.layers.ReLU()(keras.layers.BatchNormalization()(x))
-    path = tmp_path_factory.mktemp('model') / 'small.keras'
-    keras.Model(image, keras.layers.Dense(10)(
-        keras.layers.GlobalAveragePooling2D()(x))).save(path)
-    return f'--model={path}'
+    return f'--model={small_model()}'
 
 
 def start(run_dir, model, *flags):
@@ -87,18 +81,15 @@ def weights_of(run_dir):
 
 @pytest.fixture(scope='module')
 def interrupted(model, tmp_path_factory):
-    """(folder of a run killed in a joint epoch and stopped after surgery, the checkpoint that was
-    damaged in between, stderr of the start that met it)."""
+    """(folder of a run stopped in a joint epoch, the checkpoint that it wrote as it was stopped,
+    which is damaged then, stderr of the start that met it)."""
     run = tmp_path_factory.mktemp('interrupted') / 'run'
-    interrupt(run, model, rows=3, delay=0.3, how=signal.SIGKILL)   # within a joint epoch
+    interrupt(run, model, rows=3, delay=0.3, how=signal.SIGTERM)   # within a joint epoch
     newest = sorted((run / 'checkpoints').glob('e*'))[-1]
     with open(newest / 'state.data-00000-of-00001', 'r+b') as file:
         file.seek(1000)
         file.write(b'damage')
-    met = interrupt(run, model, rows=5, delay=0.3, how=signal.SIGTERM)   # after surgery
-    _, err = finish(start(run, model))
-    assert 'is damaged' not in err
-    return run, newest.name, met
+    return run, newest.name, finish(start(run, model))[1]
 
 
 @pytest.fixture(scope='module')

@@ -12,6 +12,9 @@ from tfprune.pruning.masks import allowed_widths
 from tfprune.structure.groups import ChannelGroups
 
 
+_NOUNS = {'macs': 'MACs', 'params': 'parameters', 'peak_memory_bytes': 'peak memory'}
+
+
 @dataclasses.dataclass(frozen=True)
 class GroupRow:
     """One channel group.
@@ -61,9 +64,15 @@ class Analysis:
     uncounted: tuple[str, ...]
     fixed: tuple[FixedCost, ...] = ()
 
+    @property
+    def can_go(self) -> dict[str, float]:
+        """{target: the largest share of the dense cost that pruning can remove, 1 - least / dense}.
+        """
+        return {name: 1 - _ratio(self.least, self.dense, name) for name in TARGETS}
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with the ratios of the smallest budget."""
-        return {**dataclasses.asdict(self),
+        """Plain values, with the shares that can go and the ratios of the smallest budget."""
+        return {**dataclasses.asdict(self), 'can_go': self.can_go,
                 'least_ratio': {name: _ratio(self.least, self.dense, name) for name in TARGETS},
                 'prunable_macs_share': self.prunable_macs / max(self.dense.macs, 1)}
 
@@ -117,14 +126,22 @@ def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarra
     return macs, params
 
 
+def headline(analysis: Analysis) -> str:
+    """Returns what can go of the costs, in one sentence."""
+    shares = [f'{analysis.can_go[name]:.1%} of the {_NOUNS[name]}' for name in TARGETS]
+    counted = ' (of what is counted)' if analysis.uncounted else ''
+    return f'Up to {", ".join(shares[:-1])} and {shares[-1]} can go{counted}.'
+
+
 def format_analysis(analysis: Analysis) -> str:
-    """Returns the analysis as text: groups, reasons, the smallest budget, what is not counted."""
+    """Returns the analysis as text: what can go, groups, reasons, the smallest budget, what is not
+    counted."""
     dense = analysis.dense
     size = max([20, *(len(row.name) for row in analysis.groups if row.reason is None)])
     more = '+' * bool(analysis.uncounted)
     lines = [f'{analysis.model}, input {", ".join(analysis.inputs)}: {dense.macs:,}{more} MACs, '
              f'{dense.params:,} parameters ({dense.trainable_params:,} trainable), '
-             f'{dense.peak_memory_bytes:,} bytes of activations at most', '',
+             f'{dense.peak_memory_bytes:,} bytes of activations at most', headline(analysis), '',
              f'{"group":<{size}}{"width":>7}{"least":>7}{"MACs":>8}{"params":>8}{"saves":>8}'
              '  layers']
     for row in analysis.groups:
@@ -138,13 +155,15 @@ def format_analysis(analysis: Analysis) -> str:
               'alone has its least width.', '', 'Not prunable:']
     lines += [f'  {row.width:>5} channels, {row.macs / max(dense.macs, 1):6.1%} of the MACs: '
               f'{row.reason}' for row in analysis.groups if row.reason is not None]
-    lines += ['', f'{analysis.prunable_macs / max(dense.macs, 1):.1%} of the MACs are in layers '
-              'with a prunable side.', 'Smallest reachable budget:']
+    lines += ['', 'Smallest reachable budget:']
     for name in TARGETS:
         mark = more if name == 'macs' else ''
         lines.append(f'  {name}: {getattr(analysis.least, name):,}{mark} '
                      f'({_ratio(analysis.least, dense, name):.1%} of {getattr(dense, name):,}'
                      f'{mark})')
+    stays = (dense.macs - analysis.prunable_macs) / max(dense.macs, 1)
+    lines.append(f'Of the MACs {stays:.1%} stay because their layers have no prunable side, '
+                 f'{1 - stays - analysis.can_go["macs"]:.1%} because of the least widths.')
     if analysis.fixed:
         lines.append('Without a rule, counted by running them: ' + ', '.join(
             f'{call.name} ({call.kind}) {call.macs:,} MACs' for call in analysis.fixed))

@@ -4,13 +4,16 @@
 """
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from tfprune.structure.copies import config_of
 from tfprune.structure.graph import Step, unfold
 from tfprune.structure.layer_rules import RULES, Keras2Layer
+from tfprune.structure.layer_rules.activations import keras_activation
 
 
 # Activations of equal values. Not 'hard_sigmoid': tf_keras has another function of that name.
@@ -22,6 +25,7 @@ ACTIVATION_LAYERS: dict[str, tuple[str, dict[str, float]]] = {
     'relu6': ('ReLU', {'max_value': 6.0}),
     'leaky_relu': ('LeakyReLU', {'alpha': 0.2}),
 }
+ACTIVATION_KINDS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
 # Weights are copied: how they were drawn does not matter.
 _OF_TRAINING = ('_initializer', '_regularizer', '_constraint')
 
@@ -96,16 +100,21 @@ class _Rebuild:
         counterpart = _keras2_layer(step)
         config = _translated(step, counterpart)
         config['name'] = self._name(step.path)
-        follower = self._follower(config)
+        follower = self._follower(step, config)
         if follower is not None:
             config['activation'] = 'linear'
         kind = counterpart.kind or type(step.operation).__name__
         made = getattr(self._layers, kind).from_config(config)
         return [made] if follower is None else [made, follower]
 
-    def _follower(self, config: Mapping[str, Any]) -> Any:
+    def _follower(self, step: Step, config: Mapping[str, Any]) -> Any:
         """Returns what computes the activation of a config, None where the layer itself does."""
         activation, name, dtype = config.get('activation'), config['name'], config['dtype']
+        if isinstance(activation, keras.layers.Layer):
+            inner = dataclasses.replace(step, operation=activation)
+            translated = _translated(inner, _keras2_layer(inner))
+            translated['name'] = self._name(f'{name}_activation')
+            return getattr(self._layers, type(activation).__name__).from_config(translated)
         if activation in ACTIVATION_LAYERS:
             kind, options = ACTIVATION_LAYERS[activation]
             return getattr(self._layers, kind)(
@@ -136,7 +145,7 @@ def _keras2_layer(step: Step) -> Keras2Layer:
 def _translated(step: Step, counterpart: Keras2Layer) -> dict[str, Any]:
     """Returns the config for tf_keras of a step's layer."""
     layer = step.operation
-    given = layer.get_config()
+    given = config_of(layer)
     if isinstance(layer, keras.layers.Normalization) and given['mean'] is None:
         for name in ('mean', 'variance'):  # it has learnt them by `adapt`
             given[name] = keras.ops.convert_to_numpy(getattr(layer, f'adapt_{name}')).tolist()
@@ -151,17 +160,25 @@ def _translated(step: Step, counterpart: Keras2Layer) -> dict[str, Any]:
         config[counterpart.config.get(key, key)] = value
     config['dtype'] = layer.dtype_policy.name
     if 'activation' in config:
-        config['activation'] = _activation(step, config['activation'])
+        config['activation'] = _activation(step)
     return config
 
 
-def _activation(step: Step, activation: Any) -> str:
-    if isinstance(activation, str) and activation in ACTIVATION_LAYERS:
+def _activation(step: Step) -> Any:
+    """The name of a layer's activation in tf_keras, or of a key of ACTIVATION_LAYERS; a layer that
+    is one, itself, of the kinds that have no weights."""
+    activation = keras_activation(step.operation.activation)
+    if type(activation) in ACTIVATION_KINDS:
         return activation
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
-        shown = activation if isinstance(activation, str) else 'of its own'
-        raise _no_counterpart(step, f'with activation {shown}')
-    return ACTIVATIONS[activation]
+    name = getattr(activation, '__name__', type(activation).__name__)
+    if getattr(keras.activations, name, None) is activation:
+        if name in ACTIVATION_LAYERS:
+            return name
+        if name in ACTIVATIONS:
+            return ACTIVATIONS[name]
+    else:
+        name = f"'{name}' of its own"
+    raise _no_counterpart(step, f'with activation {name}')
 
 
 def _copy_weights(step: Step, made: Any) -> None:

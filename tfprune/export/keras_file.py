@@ -12,13 +12,14 @@ import tensorflow as tf
 from tfprune.costs.model import CostModel
 from tfprune.export.base import Artifact, ArtifactCost, Format, Signature, WriteContext
 from tfprune.models.model_files import read_keras_file
+from tfprune.structure.copies import storable
 from tfprune.structure.groups import trace_groups
 
 
 def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None:
-    """Saves the model as a .keras file."""
+    """Saves the model as a .keras file; ValueError naming a layer that none can hold."""
     del context
-    model.save(path)
+    storable(model).save(path)
 
 
 def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> Artifact:

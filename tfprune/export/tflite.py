@@ -36,7 +36,8 @@ def convert(model: keras.Model, form: str = FLOAT32, *, images: Any = None,
         takes, for INT8 alone.
 
     Layers that recur are written as a loop; where TFLite has none, of integers and of any batch,
-    step by step.
+    step by step. The fused LSTM of TFLite is not used: it goes on from the state of the call
+    before, unless the client resets it.
 
     ValueError naming the operators that TFLite lacks.
     """

@@ -18,6 +18,7 @@ import numpy as np
 from tfprune.config import split_names
 from tfprune.errors import first_line
 from tfprune.models.outputs import last_activation
+from tfprune.structure.copies import copied
 from tfprune.structure.graph import functional_graph
 from tfprune.structure.keras_internals import clone_model, layers_within, maker
 
@@ -225,7 +226,7 @@ def at_shapes(model: keras.Model, shapes: Mapping[str, Sequence[int | None]], so
         lambda tensor: keras.Input(tuple(shapes[tensor.name]), tensor.shape[0], tensor.dtype,
                                    name=tensor.name), graph.input)
     try:
-        fixed = clone_model(model, input_tensors=inputs)
+        fixed = clone_model(model, input_tensors=inputs, clone_function=copied)
         fixed.set_weights(model.get_weights())
     except Exception as error:  # of whatever layer the size does not suit
         raise ValueError(f'{source}: does not take examples of {dict(shapes)}: '

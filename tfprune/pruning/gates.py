@@ -203,7 +203,8 @@ class _Making:
     def call(self, rule: LayerRule, layer: Any, node: LayerNode) -> _GatedCall | None:
         """Returns what is gated at a call; None if nothing is."""
         slots = tuple(self._slots.get(node.layer, ()))
-        if rule.over_channels and node.inputs[0] in self._open:
+        if node.inputs and node.inputs[0] in self._open and rule.over_channels(
+                layer, len(self._layout.tensors[node.inputs[0]].shape)):
             return _GatedCall(slots=slots, statistics=self._gate(node, node.inputs[0]))
         if not rule.mixes_channels(layer):
             return None

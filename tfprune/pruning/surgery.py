@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from tfprune.pruning.masks import check_masks
+from tfprune.structure.copies import config_of, give_activations
 from tfprune.structure.graph import Graph, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
 from tfprune.structure.keras_internals import clone_model, layers_within, maker
@@ -75,7 +76,7 @@ def copy_layer(layer: Any, dtype_policy: str | None = None) -> Any:
     """Returns an unbuilt copy of a layer; an operation of keras.ops, which has no state, itself."""
     if not isinstance(layer, keras.layers.Layer):
         return layer
-    return _from_config(layer, layer.get_config(), dtype_policy)
+    return _from_config(layer, config_of(layer), dtype_policy)
 
 
 def copy_weights(layer: Any, clone: Any) -> None:
@@ -94,6 +95,7 @@ def _from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None) -
     options = {'safe_mode': False} if isinstance(layer, keras.layers.Lambda) else {}
     with _policy_of_layers(layer.dtype_policy if dtype_policy is None else dtype_policy):
         clone = type(layer).from_config(config, **options)
+    give_activations(layer, clone)
     # Layers that it makes itself may have policies that no config tells.
     before, after = (layers_within(each) for each in (layer, clone))
     same = [type(one) for one in before] == [type(other) for other in after]
@@ -179,7 +181,7 @@ class _Cloning:
         if node.refused is not None or rule is None:
             return copy_layer(layer, self._dtype_policy)
         try:
-            config = layer.get_config()
+            config = config_of(layer)
         except NotImplementedError:
             return layer  # an operation with arguments that no config can hold
         edited = rule.edit(layer, dict(config), self._layout.kept_of(node, self._kept))

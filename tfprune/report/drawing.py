@@ -16,12 +16,14 @@ UNPRUNABLE = '#d9d9d9'
 _ROW, _LANE, _BOX = 0.28, 0.9, 0.20  # inches
 
 
-def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: str = '') -> None:
+def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: str = '',
+                note: str = '') -> None:
     """Writes the traced model as a picture; the suffix of `path` (.png, .svg, .pdf) says which.
 
     Each call of a layer is a row, named; its box is colored by the groups that its output holds
     (a stripe each, by share of channels), gray where they cannot be pruned. Tensors that live
-    beside each other, as on a shortcut, run in lanes of their own. ValueError for another suffix.
+    beside each other, as on a shortcut, run in lanes of their own. The note stands below the title.
+    ValueError for another suffix.
     """
     layout = groups.layout
     suffix = pathlib.Path(path).suffix[1:].lower()
@@ -30,13 +32,14 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
                          f'{suffix!r}')
     lanes = _lanes(layout)
     rows, width = len(layout.nodes), 1 + max(lanes)
-    figure = Figure(figsize=(_LANE * width + 4.5, _ROW * (rows + 3)), dpi=_dpi(rows))
+    figure = Figure(figsize=(_LANE * width + 4.5, _ROW * (rows + 3.7)), dpi=_dpi(rows))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(-0.6, width + 4.5 / _LANE - 0.6)
-    axes.set_ylim(rows + 1, -2)
+    axes.set_ylim(rows + 1, -2.7)
     axes.axis('off')
-    axes.text(-0.35, -1.6, title, fontsize=10, weight='bold', va='center',
+    axes.text(-0.35, -2.3, title, fontsize=10, weight='bold', va='center',
               parse_math=False)
+    axes.text(-0.35, -1.6, note, fontsize=6, va='center', parse_math=False)
     axes.text(-0.35, -0.9, 'One color a group of channels that go together; gray: not prunable.',
               fontsize=6, va='center')
     colors = _colors(groups)
@@ -100,4 +103,4 @@ def _box(axes: Any, x: float, y: float, layout: Layout, tensor: int,
 
 def _dpi(rows: int) -> int:
     """Agg draws no more than 2^16 pixels a side."""
-    return int(min(150, 60_000 / (_ROW * (rows + 3))))
+    return int(min(150, 60_000 / (_ROW * (rows + 3.7))))

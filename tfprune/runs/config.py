@@ -8,6 +8,7 @@ import pathlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from tfprune._moved import OPTIONS as MOVED_OPTIONS, current_options
 from tfprune.config import (SEED, Part, check_type, check_value, field_of, flag_fields, plain,
                             values_of)
 from tfprune.costs.options import BudgetOptions
@@ -72,6 +73,7 @@ class Config:
             given = {field.name: flags.pop(field.name) for field in flag_fields(part)
                      if field.name in flags}
             object.__setattr__(self, name, part(**given))
+        flags = current_options(flags, self.run.method)
         object.__setattr__(self, 'options', method_options(self.run.method, flags))
         self._name_task()
         check_names(flags, self.run.method)
@@ -159,7 +161,7 @@ def check_names(flags: Iterable[str], method: str = '') -> None:
     """TypeError for the first that is no flag, nor a method with its options."""
     names = flag_names(method)
     for name in flags:
-        if name not in names and name.partition('.')[0] not in METHODS:
+        if name not in {*names, *MOVED_OPTIONS} and name.partition('.')[0] not in METHODS:
             raise TypeError(f'Unknown option {name!r}.{near(name, names)} Available: '
                             f'{", ".join(sorted(names))}')
 

@@ -7,6 +7,7 @@ import numpy as np
 from tfprune.pruning.surgery import prune_model
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem
+from tfprune.structure.copies import copied
 from tfprune.structure.keras_internals import clone_model
 from tfprune.training.seeding import derived_seed, set_seed
 
@@ -21,7 +22,8 @@ def prune(state: State, problem: Problem) -> None:
     with state.strategy.scope():
         state.left, pruned = _cut(state, problem)
         # From scratch: initialized anew for its own widths, not a slice of the dense one.
-        state.pruned = (clone_model(pruned) if state.method.decides_first else pruned)
+        state.pruned = (clone_model(pruned, clone_function=copied)
+                        if state.method.decides_first else pruned)
 
 
 def cut_values(state: State, problem: Problem, values: Mapping[int, np.ndarray]

@@ -21,7 +21,7 @@ from tfprune.costs.running import called
 from tfprune.pruning.masks import check_masks, open_masks
 from tfprune.structure.graph import Graph, Step, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
-from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within,
+from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, mask_of,
                                                with_mask_of)
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
@@ -136,12 +136,14 @@ class Subnetwork(tf.Module):
         layer, rule = step.operation, RULES.get(type(step.operation))
         feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_along(value) for value in (*step.inputs, *step.outputs)]
-        if isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer):
-            return [with_mask_of(feed[0], self._normalized(layer, feed[0], step.path), layer)]
+        if (isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer)
+                and len(feed) == 1 and mask_of(feed[0]) is None):  # it takes no masked steps
+            return [self._normalized(layer, feed[0], step.path)]
         if any(narrowed) and rule is not None and node.refused is None:
             if rule.any_width:
                 return self._call(step, feed)
-            if step.path in self._slots and len(feed) == 1:
+            if len(feed) == 1 and (step.path in self._slots
+                                   or rule.over_channels(layer, len(feed[0].shape))):
                 inputs = tf.cast(feed[0], layer.compute_dtype)
                 outputs = rule.narrow(layer, inputs, self._weights(step.path, layer))
                 if outputs is not None:
@@ -177,7 +179,7 @@ class Subnetwork(tf.Module):
     def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
         """The kept part of each weight of a layer, in its compute dtype."""
         found = {}
-        for slot in self._slots[path]:
+        for slot in self._slots.get(path, ()):
             value = tf.cast(tf.convert_to_tensor(weight_of(layer, slot.weight)),
                             layer.compute_dtype)
             for each in slot.axes:

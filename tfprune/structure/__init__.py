@@ -5,6 +5,7 @@
     layer_rules    one class a layer: how channels flow through it, its weights, its costs
     groups         which channels are removed together: `trace_groups`
     layout         the traced model in integers: what stands at each channel of each tensor
+    copies         copies of layers by their configs, and what no config can hold
     layer_state    what layers keep beside the weights that train
     other_weights  calling a layer with other values of its weights
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from tfprune.structure.keras_internals import (Functional, layers_within, ordered_nodes,
-                                               sequential_graph, standardized)
+from tfprune.structure.keras_internals import (Functional, has_weights, layers_within,
+                                               ordered_nodes, sequential_graph, standardized)
 
 Shape = tuple[int | None, ...]
 
@@ -36,6 +36,12 @@ class Step:
     def is_entry(self) -> bool:
         """Whether it only passes a value on, into a nested model."""
         return bool(self.inputs) and isinstance(self.operation, keras.layers.InputLayer)
+
+    @property
+    def masks(self) -> tuple[int, ...]:
+        """The places among `tensors` of masks of steps, which Keras gives by this name."""
+        found = {id(value) for value in keras.tree.flatten(self.arguments.kwargs.get('mask'))}
+        return tuple(place for place, each in enumerate(self.tensors) if id(each) in found)
 
     @property
     def constants(self) -> tuple[Any, ...]:
@@ -82,7 +88,7 @@ def functional_graph(model: keras.Model) -> Any:
     Raises:
         TypeError: if `model` is not a Keras 3 model.
         ValueError: if it is subclassed or not built, or a layer has other weights than its class:
-            quantized ones, or those of LoRA beside them.
+            quantized ones, or those of LoRA or of its activation beside them.
     """
     if not isinstance(model, keras.Model):
         kind = f'{type(model).__module__}.{type(model).__name__}'
@@ -104,6 +110,10 @@ def functional_graph(model: keras.Model) -> Any:
         if getattr(layer, 'lora_enabled', False):
             raise ValueError(f"layer '{layer.name}' has LoRA weights: model.save_weights() merges "
                              'them; load that file into the model without LoRA')
+        activation = getattr(layer, 'activation', None)
+        if has_weights(activation):
+            raise ValueError(f"layer '{layer.name}' has the activation {type(activation).__name__},"
+                             ' which has weights: let it follow as a layer of the model')
     return graph
 
 

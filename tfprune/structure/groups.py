@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.structure.copies import warn_of_configs
 from tfprune.structure.graph import Graph, Shape, Step, unfold
 from tfprune.structure.layer_rules import (RULES, Call, Channels, Labels, LayerRule, Tracer,
                                            find_rule)
@@ -144,7 +145,8 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
         call = Call(layer, tuple(graph.shapes[i] for i in step.inputs),
                     tuple(graph.shapes[i] for i in step.outputs), step.constants,
                     tuple(each.axis for each in inputs),
-                    {name: traced.channels[i].labels for name, i in internals.items()})
+                    {name: traced.channels[i].labels for name, i in internals.items()},
+                    tuple(step.arguments.args), step.masks)
         rule, refused = find_rule(call)
         first = first_calls.get(step.path)
         if first is not None and first.refused is not None:
@@ -175,9 +177,10 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
         if first is None:
             traced.weights += _slots(layer, rule, current)
         elif rule.ties_calls(layer):
-            # With states or without: the calls of a layer may differ in the number of inputs.
+            # A call may have states or a mask that another one has not.
             for one, other in (*zip(first.inputs, step.inputs), *zip(first.outputs, step.outputs)):
-                tracer.union(traced.channels[one].labels, traced.channels[other].labels)
+                if len(traced.channels[one].labels) == len(traced.channels[other].labels):
+                    tracer.union(traced.channels[one].labels, traced.channels[other].labels)
     for output in traced.outputs:
         tracer.freeze(traced.channels[output].labels, "it feeds the model's output", first=True)
     return traced
@@ -227,12 +230,16 @@ def trace_groups(model: keras.Model, *, frozen: Sequence[str] = (),
         TypeError: if `model` is not a Keras 3 model.
         ValueError: if it cannot be traced, or an argument is wrong.
         UnsupportedLayerError: for a layer without a rule, if unknown_layers='raise'.
+
+    Warns of layers that no saved model can hold, such as one whose activation is a lambda.
     """
     if unknown_layers not in ('freeze', 'raise'):
         raise ValueError(f"unknown_layers must be 'freeze' or 'raise', received {unknown_layers!r}")
     frozen = (frozen,) if isinstance(frozen, str) else tuple(frozen)
     tracer = Tracer()
-    traced = _trace(unfold(model), tracer, unknown_layers)
+    graph = unfold(model)
+    warn_of_configs(graph.layers.values())
+    traced = _trace(graph, tracer, unknown_layers)
     roots = tracer.roots()
     reasons = tracer.reasons(roots)
 

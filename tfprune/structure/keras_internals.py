@@ -10,19 +10,26 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
 from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional
-from keras.src.ops import core, image, nn, numpy
+from keras.src.ops import core, image, math, nn, numpy
 
-__all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'clone_model', 'compiled_with', 'core', 'direction_of', 'function_of_loss',
-           'function_of_metric', 'has_own_steps', 'image', 'inputs_of_call', 'is_of_keras',
-           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'moments', 'nn', 'numpy',
-           'ordered_nodes', 'origin', 'schedule_of', 'sequential_graph', 'standardized',
-           'uncompiled', 'with_mask_of']
+__all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'LayerScale',
+           'StochasticDepth', 'built_rank', 'clone_model', 'compiled_with', 'core', 'direction_of',
+           'function_of_loss', 'function_of_metric', 'has_own_steps', 'has_weights', 'image',
+           'inputs_of_call', 'is_of_keras', 'is_plain_batch_norm', 'layers_within', 'losses_of',
+           'maker', 'mask_of', 'math', 'moments', 'nn', 'numpy', 'ordered_nodes', 'origin',
+           'schedule_of', 'sequential_graph', 'standardized', 'uncompiled', 'with_mask_of']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
     """Every layer in a layer or model, at any depth; the layer itself among them or not."""
     return list(layer._flatten_layers(include_self=itself))
+
+
+def has_weights(activation: Any) -> bool:
+    """Whether an activation is a layer with weights, or one that gets them at its first call."""
+    return isinstance(activation, keras.layers.Layer) and bool(
+        activation.weights
+        or not activation.built and type(activation).build is not keras.layers.Layer.build)
 
 
 def origin(tensor: Any) -> tuple[Any, int, int]:
@@ -54,10 +61,15 @@ def ordered_nodes(graph: Any) -> Iterator[Any]:
                           key=lambda node: rank.get(id(node.operation), -1))
 
 
+def mask_of(tensor: Any) -> Any:
+    """The mask of steps that a tensor carries beside its values; None without one."""
+    return get_keras_mask(tensor)
+
+
 def with_mask_of(source: Any, made: Any, layer: Any = None) -> Any:
     """`made` of `source`, with the mask of steps that `source` carries; by a layer, if one made it,
-    which may change that mask or end it. Keras keeps it beside the values."""
-    mask = get_keras_mask(source)
+    which may change that mask or end it."""
+    mask = mask_of(source)
     if mask is not None and layer is not None:
         mask = layer.compute_mask(source, mask) if layer.supports_masking else None
     if mask is not None:
@@ -104,6 +116,12 @@ def losses_of(model: keras.Model) -> list[tuple[Any, Any, float]]:
     built = getattr(getattr(model, '_compile_loss', None), '_flat_losses', None) or ()
     return [(each.path, each.loss, 1.0 if each.loss_weights is None else each.loss_weights)
             for each in built]
+
+
+def built_rank(layer: Any) -> int:
+    """The rank of the input that a layer of one input was built for."""
+    (shape,) = layer._build_shapes_dict.values()
+    return len(shape)
 
 
 def is_of_keras(value: Any) -> bool:

@@ -161,4 +161,5 @@ class Layout:
         return Kept(tuple(kept[i] for i in node.inputs), tuple(kept[i] for i in node.outputs),
                     tuple(self.tensors[i].axis for i in node.inputs),
                     tuple(self.tensors[i].axis for i in node.outputs),
+                    tuple(len(self.tensors[i].shape) for i in node.inputs),
                     {name: kept[i] for name, i in node.internals.items()})

@@ -12,8 +12,9 @@ its own line. A layer without a rule, or one that its rule refuses, freezes the 
 
 import keras
 
-from tfprune.structure.layer_rules import (activations, kernels, merging, normalization, operations,
-                                           recurrent, shapes, wrappers)
+from tfprune.structure.layer_rules import (activations, arrangement, kernels, merging,
+                                           normalization, operations, recurrent, reshaping, shapes,
+                                           wrappers)
 from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Channels, Keras2Layer, Kept,
                                                 Labels, LayerRule, MacTerm, Shape, Tracer,
                                                 WeightAxes, WeightAxis)
@@ -24,7 +25,7 @@ __all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Channels', 'Keras2Layer', 'Kept',
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
-    **operations.RULES, **recurrent.RULES}
+    **operations.RULES, **arrangement.RULES, **reshaping.RULES, **recurrent.RULES}
 
 
 def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:

@@ -95,8 +95,10 @@ class Call:
         input_shapes: with the batch axis first, [B, …, C], of each tensor among the arguments.
         output_shapes: likewise.
         arguments: the values among the arguments that are no tensors of the graph.
+        args: the positional arguments as they are, with symbolic tensors.
         axes: the axis of the channels of each input, counted from the end; none given: the last.
         internals: labels of the channels that only the layer itself sees, by name.
+        masks: places of the inputs that are no values but masks of steps.
     """
     layer: Any
     input_shapes: tuple[Shape, ...]
@@ -104,6 +106,8 @@ class Call:
     arguments: tuple[Any, ...] = ()
     axes: tuple[int, ...] = ()
     internals: Mapping[str, Labels] = dataclasses.field(default_factory=dict)
+    args: tuple[Any, ...] = ()
+    masks: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -175,13 +179,19 @@ class Kept:
     Attributes:
         inputs, outputs: along the channel axis of each tensor.
         input_axes, output_axes: that axis, counted from the end.
+        input_ranks: the number of axes of each input.
         internals: by the names of `LayerRule.internals`.
     """
     inputs: tuple[np.ndarray, ...]
     outputs: tuple[np.ndarray, ...]
     input_axes: tuple[int, ...]
     output_axes: tuple[int, ...]
+    input_ranks: tuple[int, ...]
     internals: Mapping[str, np.ndarray]
+
+    def is_axis(self, axis: int) -> bool:
+        """Whether an axis of the first input, counted from either end, is that of its channels."""
+        return axis % self.input_ranks[0] == self.input_axes[0] % self.input_ranks[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +233,6 @@ class LayerRule:
     any_axis = False
     # It may have several outputs: `trace` gives the channels of each.
     many_outputs = False
-    # It takes statistics over the channels: `masked` computes it over those that are kept.
-    over_channels = False
 
     def in_keras2(self, layer: Keras2Layer = SAME_IN_KERAS2) -> Self:
         """A copy of the rule whose layer is this one in tf_keras."""
@@ -235,6 +243,12 @@ class LayerRule:
     def mixes_channels(self, layer: Any) -> bool:
         """Whether it sums over input channels: it needs gates and starts new channels."""
         del layer
+        return False
+
+    def over_channels(self, layer: Any, rank: int) -> bool:
+        """Whether it takes statistics over the channels of an input of that rank: `masked` takes
+        them over those kept."""
+        del layer, rank
         return False
 
     def refuse(self, call: Call) -> str | None:
@@ -255,7 +269,8 @@ class LayerRule:
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
         """Returns the channels of every output: for a rule of `any_axis` or `many_outputs`."""
-        return [Channels(self.flow(call, [each.labels for each in inputs], tracer))]
+        labels = self.flow(call, [each.labels for each in inputs], tracer)
+        return [Channels(labels, inputs[0].axis if inputs else -1)]
 
     def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
         """Returns the channel axes of every weight of the layer."""
@@ -296,8 +311,8 @@ class LayerRule:
         return weights
 
     def masked(self, layer: Any, inputs: Any, weights: Mapping[str, Any], mask: Any) -> Any:
-        """Returns the output where only the channels of `mask`, float [C], count: of a rule that is
-        `over_channels`. What closed channels become does not matter.
+        """Returns the output of a layer `over_channels` where only the channels of `mask`, float
+        [C], count. What closed channels become does not matter.
 
         Args:
             layer: the dense layer, of one input.
@@ -315,7 +330,9 @@ class LayerRule:
             inputs: tensor [B, …, C'] of the kept channels, whose number the graph need not know.
             weights: name to tensor, what is kept of each of `weight_axes`.
         """
-        return self.masked(layer, inputs, weights, None) if self.over_channels else None
+        if self.over_channels(layer, len(inputs.shape)):
+            return self.masked(layer, inputs, weights, None)
+        return None
 
     def mac_terms(self, call: Call) -> tuple[MacTerm, ...]:
         """Returns the multiply-adds of the call at batch 1; none by convention for most layers."""
@@ -334,8 +351,9 @@ class InPlace(LayerRule):
 
 
 class Channelwise(InPlace):
-    """One that treats each channel by itself, however many there are."""
+    """One that treats each channel by itself, however many there are and on whatever axis."""
     any_width = True
+    any_axis = True
 
 
 def positions(call: Call, shape: Shape) -> int:
@@ -351,8 +369,14 @@ def positions(call: Call, shape: Shape) -> int:
     return math.prod(size for size in sizes if size is not None)
 
 
-def reaches_channels(axes: int | Sequence[int] | None, rank: int) -> bool:
-    """Whether `axes` (of a tensor of that rank; None is all) hold the last one."""
+def axis_of_channels(call: Call) -> int:
+    """Returns the axis of the first input's channels, counted from the front."""
+    return len(call.input_shapes[0]) + (call.axes[0] if call.axes else -1)
+
+
+def reaches_channels(axes: int | Sequence[int] | None, rank: int, channels: int = -1) -> bool:
+    """Whether `axes` (of a tensor of that rank; None is all) hold the one of the `channels`."""
     if axes is None:
         return True
-    return any(axis in (-1, rank - 1) for axis in ([axes] if isinstance(axes, int) else axes))
+    return any(axis % rank == channels % rank
+               for axis in ([axes] if isinstance(axes, int) else axes))

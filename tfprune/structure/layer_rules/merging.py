@@ -7,7 +7,8 @@ import numpy as np
 from keras import layers
 
 from tfprune.structure.keras_internals import CustomScaleLayer
-from tfprune.structure.layer_rules.base import Call, Labels, LayerRule, Tracer, reaches_channels
+from tfprune.structure.layer_rules.base import (Call, Channels, LayerRule, Shape, Tracer,
+                                                reaches_channels)
 
 
 class Elementwise(LayerRule):
@@ -16,44 +17,68 @@ class Elementwise(LayerRule):
     Without `is_sum` the coupling is that of a factor to what it scales (squeeze-excite), not that
     of a residual stream.
     """
-    any_width = True
+    any_width, any_axis = True, True
 
     def __init__(self, *, is_sum: bool) -> None:
         self._is_sum = is_sum
 
     def refuse(self, call: Call) -> str | None:
-        widths = {shape[-1] for shape in call.input_shapes if len(shape) > 1}
-        if len(widths - {1}) > 1 or min(len(shape) for shape in call.input_shapes) < 2:
-            return f'broadcasts the channels of inputs of shapes {list(call.input_shapes)}'
+        axis = call.axes[self._main(call)]
+        width = call.input_shapes[self._main(call)][axis]
+        for shape, own in zip(call.input_shapes, call.axes):
+            size = _size(shape, axis)
+            if len(shape) < 2 or size not in (1, width) or own != axis and size != 1:
+                return f'broadcasts the channels of inputs of shapes {list(call.input_shapes)}'
         for value in call.arguments:
             shape = np.shape(value)
-            if shape and shape[-1] != 1:
+            if _size(shape, axis) != 1:
                 return f'combines channels with a constant of shape {tuple(shape)}'
         return None
 
-    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
-        widest = max(inputs, key=len)
+    def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
+        main = inputs[self._main(call)]
         for other in inputs:
-            if len(other) < len(widest):
-                tracer.freeze(other, f"layer '{call.layer.name}' ({call.kind}) broadcasts it to "
-                                     'all channels')
+            if other.axis != main.axis or len(other.labels) < len(main.labels):
+                tracer.freeze(other.labels, f"layer '{call.layer.name}' ({call.kind}) broadcasts "
+                                            'it to all channels')
             elif self._is_sum:
-                tracer.sum(widest, other)
+                tracer.sum(main.labels, other.labels)
             else:
-                tracer.union(widest, other)
-        return widest
+                tracer.union(main.labels, other.labels)
+        return [main]
+
+    @staticmethod
+    def _main(call: Call) -> int:
+        """The input whose channels are those of the output: one that has them on another axis than
+        the last, for somebody moved them there; else the widest."""
+        sizes = [_size(shape, axis) or 0 for shape, axis in zip(call.input_shapes, call.axes)]
+        return max(range(len(sizes)), key=lambda i: (call.axes[i] != -1 and sizes[i] > 1,
+                                                     sizes[i], -i))
+
+
+def _size(shape: Shape, axis: int) -> int | None:
+    """The size of an axis, counted from the end; 1 where the shape has none."""
+    return shape[axis] if len(shape) >= -axis else 1
 
 
 class Concatenate(LayerRule):
     """Along the channels it joins, along another axis it couples."""
-    any_width = True
+    any_width, any_axis = True, True
 
-    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
-        if reaches_channels(call.layer.axis, len(call.input_shapes[0])):
-            return np.concatenate(inputs)
+    def refuse(self, call: Call) -> str | None:
+        if len(set(call.axes)) > 1:
+            return 'joins tensors with channels on different axes'
+        if reaches_channels(call.layer.axis, len(call.input_shapes[0]), 0):
+            return 'joins along the batch'
+        return None
+
+    def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
+        axis = inputs[0].axis
+        if reaches_channels(call.layer.axis, len(call.input_shapes[0]), axis):
+            return [Channels(np.concatenate([each.labels for each in inputs]), axis)]
         for other in inputs[1:]:
-            tracer.sum(inputs[0], other)
-        return inputs[0]
+            tracer.sum(inputs[0].labels, other.labels)
+        return [inputs[0]]
 
 
 RULES: dict[type[keras.Operation], LayerRule] = {

@@ -1,15 +1,16 @@
 """The operations of keras.ops that stand in functional graphs, as in `x * 2` or ops.mean(x)."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune.structure.keras_internals import core, image, nn, numpy as knp
 from tfprune.structure.layer_rules.activations import Softmax
-from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, LayerRule,
-                                                reaches_channels)
+from tfprune.structure.layer_rules.base import (Call, Channels, Channelwise, InPlace, LayerRule,
+                                                Tracer, axis_of_channels, reaches_channels)
 from tfprune.structure.layer_rules.merging import Concatenate, Elementwise
-from tfprune.structure.layer_rules.shapes import Reshape
 
 
 class _Elementwise(Channelwise):
@@ -23,96 +24,78 @@ class _Elementwise(Channelwise):
 
 
 class _Reduction(LayerRule):
-    any_width = True
+    any_width, any_axis = True, True
 
     def refuse(self, call: Call) -> str | None:
-        axes = call.layer.axis
-        if reaches_channels(axes if axes is None or isinstance(axes, int) else tuple(axes),
-                            len(call.input_shapes[0])):
+        axes, rank = call.layer.axis, len(call.input_shapes[0])
+        if reaches_channels(axes, rank, axis_of_channels(call)):
             return f'reduces the channels (axis={axes})'
+        if reaches_channels(axes, rank, 0):
+            return f'reduces the batch (axis={axes})'
         return None
 
+    def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
+        rank, place = len(call.input_shapes[0]), axis_of_channels(call)
+        gone = [axis % rank for axis in np.atleast_1d(call.layer.axis)]
+        behind = sum(axis > place for axis in gone) * (
+            len(call.output_shapes[0]) < rank)  # else the axes stay, of size 1
+        return [Channels(inputs[0].labels, inputs[0].axis + behind)]
 
-class _SameLastAxis(InPlace):
-    """Adds or drops axes of size one; the last axis stays."""
+
+class _AxesOfOne(InPlace):
+    """Adds or drops axes of size one, by the sign of `step`."""
+    any_axis = True
+
+    def __init__(self, step: int) -> None:
+        self._step = step
 
     def refuse(self, call: Call) -> str | None:
-        before, after = call.input_shapes[0], call.output_shapes[0]
-        axis = call.layer.axis
-        last = len(max(before, after, key=len)) - 1
-        if axis is None or reaches_channels(axis, last + 1):
-            return f'changes the last axis (axis={axis})'
+        if call.layer.axis is None or 0 in self._changed(call):
+            return f'may change the batch (axis={call.layer.axis})'
+        if self._step < 0 and axis_of_channels(call) in self._changed(call):
+            return f'drops the axis of the channels (axis={call.layer.axis})'
         return None
 
+    def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
+        rank, place = len(call.output_shapes[0]), axis_of_channels(call)
+        changed = self._changed(call)
+        if self._step > 0:
+            left = [axis for axis in range(rank) if axis not in changed]
+            return [Channels(inputs[0].labels, left[place] - rank)]
+        return [Channels(inputs[0].labels, place - sum(axis < place for axis in changed) - rank)]
 
-class _Transpose(LayerRule):
-
-    def refuse(self, call: Call) -> str | None:
-        axes, rank = call.layer.axes, len(call.input_shapes[0])
-        if axes is None or axes[-1] not in (-1, rank - 1):
-            return f'moves the channels (axes={axes})'
-        return None
-
-
-class _Pad(LayerRule):
-
-    def refuse(self, call: Call) -> str | None:
-        if call.input_shapes[0][-1] != call.output_shapes[0][-1]:
-            return f'pads the channels (pad_width={call.layer.pad_width})'
-        return None
+    @staticmethod
+    def _changed(call: Call) -> list[int]:
+        """The axes that come or go, in the larger of the shapes, from the front."""
+        rank = max(len(call.input_shapes[0]), len(call.output_shapes[0]))
+        return [axis % rank for axis in np.atleast_1d(call.layer.axis).tolist()]
 
 
-class _GetItem(LayerRule):
-
-    def refuse(self, call: Call) -> str | None:
-        key = call.arguments if len(call.arguments) > 1 else call.arguments[0]
-        items = list(key) if isinstance(key, tuple) else [key]
-        rank = len(call.input_shapes[0])
-        if Ellipsis in items:
-            place = items.index(Ellipsis)
-            items[place:place + 1] = [slice(None)] * (rank - len(items) + 1)
-        if not all(isinstance(item, int | slice) for item in items):
-            return f'is indexed with {key!r}'
-        if items[0] != slice(None) or len(items) == rank and items[-1] != slice(None):
-            return f'takes some of the images or channels ({key!r})'
-        return None
-
-
-class _Flip(LayerRule):
-
-    def refuse(self, call: Call) -> str | None:
-        if reaches_channels(call.layer.axis, len(call.input_shapes[0])):
-            return f'moves the channels (axis={call.layer.axis})'
-        return None
-
-
-_ELEMENTWISE = [*(getattr(knp, name) for name in (
-    'Absolute', 'Abs', 'Clip', 'Cos', 'Exp', 'Expm1', 'Log', 'Log1p', 'Negative', 'Reciprocal',
-    'Sign', 'Sin', 'Sqrt', 'Square', 'Tanh', 'Copy')), *(getattr(nn, name) for name in (
-        'Celu', 'Elu', 'Gelu', 'HardShrink', 'HardSigmoid', 'HardSilu', 'HardTanh', 'LeakyRelu',
-        'LogSigmoid', 'Relu', 'Relu6', 'Selu', 'Sigmoid', 'Silu', 'SoftShrink', 'Softplus',
-        'Softsign', 'SparsePlus', 'SparseSigmoid', 'Squareplus', 'TanhShrink', 'Threshold')),
-    core.Cast, core.StopGradient]
+_OF_NUMPY = ('Absolute', 'Abs', 'Clip', 'Cos', 'Exp', 'Expm1', 'Log', 'Log1p', 'Negative',
+             'Reciprocal', 'Sign', 'Sin', 'Sqrt', 'Square', 'Tanh', 'Copy', 'LogicalNot', 'Floor',
+             'Round')
+_OF_NN = ('Celu', 'Elu', 'Gelu', 'HardShrink', 'HardSigmoid', 'HardSilu', 'HardTanh', 'LeakyRelu',
+          'LogSigmoid', 'Relu', 'Relu6', 'Selu', 'Sigmoid', 'Silu', 'SoftShrink', 'Softplus',
+          'Softsign', 'SparsePlus', 'SparseSigmoid', 'Squareplus', 'TanhShrink', 'Threshold')
+_ELEMENTWISE = [*(getattr(knp, name) for name in _OF_NUMPY),
+                *(getattr(nn, name) for name in _OF_NN), core.Cast, core.StopGradient]
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **{operation: _Elementwise() for operation in _ELEMENTWISE},
     **{operation: Elementwise(is_sum=True) for operation in (
-        knp.Add, knp.Subtract, knp.Maximum, knp.Minimum)},
+        knp.Add, knp.Subtract, knp.Maximum, knp.Minimum, knp.Where)},
     **{operation: Elementwise(is_sum=False) for operation in (
-        knp.Multiply, knp.Divide, knp.TrueDivide, knp.Power)},
+        knp.Multiply, knp.Divide, knp.TrueDivide, knp.Power, knp.Mod, knp.Greater,
+        knp.GreaterEqual, knp.Less, knp.LessEqual, knp.Equal, knp.NotEqual, knp.LogicalAnd,
+        knp.LogicalOr)},
     **{operation: _Reduction() for operation in (knp.Mean, knp.Sum, knp.Max, knp.Min, knp.Var,
-                                                 knp.Std)},
+                                                 knp.Std, knp.Any, knp.All)},
     nn.Softmax: Softmax(),
     nn.LogSoftmax: Softmax(),
     nn.MaxPool: LayerRule(),
     nn.AveragePool: LayerRule(),
     image.Resize: LayerRule(),
     knp.Concatenate: Concatenate(),
-    knp.ExpandDims: _SameLastAxis(),
-    knp.Squeeze: _SameLastAxis(),
-    knp.Flip: _Flip(),
-    knp.GetItem: _GetItem(),
-    knp.Pad: _Pad(),
-    knp.Reshape: Reshape('newshape'),
-    knp.Transpose: _Transpose(),
+    knp.ExpandDims: _AxesOfOne(+1),
+    knp.Squeeze: _AxesOfOne(-1),
 }

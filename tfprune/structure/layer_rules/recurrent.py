@@ -106,10 +106,10 @@ class _Recurrent(LayerRule):
             if reason is not None:
                 return reason
         sizes = [each.width for each in self._cells(call.layer) for _ in range(each.states)]
-        given = [shape[-1] for shape in call.input_shapes[1:]]
+        given = [call.input_shapes[place][-1] for place in _states(call)]
         if given and given != sizes:
             return (f'takes tensors of {given} channels beside the sequence, where states of '
-                    f'{sizes} are expected (a mask comes with the sequence)')
+                    f'{sizes} are expected')
         return None
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
@@ -119,8 +119,8 @@ class _Recurrent(LayerRule):
                 freeze_unless_elementwise(getattr(each.cell, name, None), call.layer.name,
                                           call.internals[each.units], tracer)
         states = [call.internals[each.units] for each in cells for _ in range(each.states)]
-        for own, given in zip(states, inputs[1:]):
-            tracer.union(own, given.labels)
+        for own, place in zip(states, _states(call)):
+            tracer.union(own, inputs[place].labels)
         made = self.outputs(call.layer, call.internals[cells[-1].units])
         if call.layer.return_state:
             made += states
@@ -225,6 +225,11 @@ def _cells_of(layer: Any, path: str) -> Iterator[_Cell]:
     for place, cell in enumerate(layer.cell.cells):
         yield _Cell(cell, f'{path}cell.cells.{place}', f'units_{place}', below)
         below = f'units_{place}'
+
+
+def _states(call: Call) -> list[int]:
+    """The places of the inputs that are initial states."""
+    return [place for place in range(1, len(call.input_shapes)) if place not in call.masks]
 
 
 def _unknown(layer: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""Layers that move, drop, repeat or pool positions, and those that only train differently."""
+"""Layers that pad, drop, repeat or pool positions, and those that only train differently."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,8 +8,9 @@ import numpy as np
 from keras import layers
 
 from tfprune.structure.keras_internals import StochasticDepth
+from tfprune.structure.layer_rules.arrangement import Moved, permuted
 from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Keras2Layer, Labels,
-                                                LayerRule, Tracer)
+                                                LayerRule, Tracer, axis_of_channels)
 
 
 class Input(InPlace):
@@ -57,49 +58,11 @@ class _ZeroPadding2D(LayerRule):
         return layer.data_format == 'channels_first'
 
 
-class Reshape(InPlace):
-    """[…, C] -> […, m · C]: row-major, so that the channels of m positions follow one another.
-
-    `target` is the config's name of the new shape, if its last entry fixes the width; Flatten is
-    the case of m = all positions.
-    """
-
-    def __init__(self, target: str | None = None) -> None:
-        self._target = target
-
-    def refuse(self, call: Call) -> str | None:
-        before, after = call.input_shapes[0], call.output_shapes[0]
-        if not before[-1] or not after[-1] or len(after) < 2:
-            return f'reshapes {before} to {after}, whose channels are not fixed'
-        if after[-1] % before[-1]:
-            return f'reshapes {before} to {after}, which takes the channels apart'
-        return None
-
-    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
-        return np.tile(inputs[0], (call.output_shapes[0][-1] or 0) // len(inputs[0]))
-
-    def ties_calls(self, layer: Any) -> bool:
-        return self._target is not None
-
-    def edit_config(self, layer: Any, config: dict[str, Any],
-                    kept_in: Sequence[np.ndarray], kept_out: np.ndarray) -> dict[str, Any]:
-        if self._target is None or config[self._target][-1] == -1:
-            return config
-        return {**config, self._target: (*config[self._target][:-1], int(kept_out.sum()))}
-
-
-class _Permute(LayerRule):
-
-    def refuse(self, call: Call) -> str | None:
-        dims = tuple(call.layer.dims)
-        return None if dims[-1] == len(dims) else f'moves the channels (dims={dims})'
-
-
 class _Dropout(Channelwise):
 
     def refuse(self, call: Call) -> str | None:
         noise_shape = getattr(call.layer, 'noise_shape', None)
-        if noise_shape is not None and noise_shape[-1] not in (None, 1):
+        if noise_shape is not None and noise_shape[axis_of_channels(call)] not in (None, 1):
             return f'has noise_shape={tuple(noise_shape)}, which fixes the number of channels'
         return None
 
@@ -140,9 +103,7 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     layers.Resizing: LayerRule(),
     layers.CenterCrop: LayerRule(),
     layers.RepeatVector: LayerRule().in_keras2(),
-    layers.Permute: _Permute().in_keras2(),
-    layers.Flatten: Reshape().in_keras2(),
-    layers.Reshape: Reshape('target_shape').in_keras2(),
+    layers.Permute: Moved(permuted).in_keras2(),
     layers.Identity: Channelwise().in_keras2(),
     layers.ActivityRegularization: InPlace().in_keras2(),
     layers.Dropout: _Dropout().in_keras2(),

@@ -26,8 +26,9 @@ class _Wrapper(LayerRule):
         self._rules, self._find = rules, find
 
     def inside(self, call: Call) -> Call:
-        """The call of the inner layer."""
-        return dataclasses.replace(call, layer=call.layer.layer)
+        """The call of the inner layer, on values alone."""
+        return dataclasses.replace(call, layer=call.layer.layer, input_shapes=call.input_shapes[:1],
+                                   axes=call.axes[:1], masks=())
 
     def mixes_channels(self, layer: Any) -> bool:
         return self._rule(layer).mixes_channels(layer.layer)
@@ -36,13 +37,14 @@ class _Wrapper(LayerRule):
         return self._rule(layer).internals(layer.layer) if type(layer.layer) in self._rules else {}
 
     def refuse(self, call: Call) -> str | None:
-        rule, reason = self._find(self.inside(call))
-        if rule is not None and rule.over_channels:
+        inside = self.inside(call)
+        rule, reason = self._find(inside)
+        if rule is not None and rule.over_channels(inside.layer, len(inside.input_shapes[0])):
             return f"wraps layer '{call.layer.layer.name}', which takes statistics over channels"
         return reason
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
-        return self._rule(call.layer).trace(self.inside(call), inputs, tracer)
+        return self._rule(call.layer).trace(self.inside(call), inputs[:1], tracer)
 
     def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
         return tuple(dataclasses.replace(axes, name=f'layer.{axes.name}')
@@ -69,10 +71,10 @@ class _TimeDistributed(_Wrapper):
     """The inner layer at each step by itself: [B, T, …, C] is T calls on [B, …, C]."""
 
     def inside(self, call: Call) -> Call:
-        steps = {'input_shapes': call.input_shapes, 'output_shapes': call.output_shapes}
-        return dataclasses.replace(super().inside(call), **{
-            name: tuple((shape[0], *shape[2:]) for shape in shapes)
-            for name, shapes in steps.items()})
+        inside = super().inside(call)
+        before, after = (tuple((shape[0], *shape[2:]) for shape in shapes)
+                         for shapes in (inside.input_shapes, inside.output_shapes))
+        return dataclasses.replace(inside, input_shapes=before, output_shapes=after)
 
     def mac_terms(self, call: Call) -> tuple[MacTerm, ...]:
         terms = super().mac_terms(call)
