@@ -40,7 +40,7 @@ class Step:
     @property
     def masks(self) -> tuple[int, ...]:
         """The places among `tensors` of masks of steps, which Keras gives by this name."""
-        found = {id(value) for value in keras.tree.flatten(self.arguments.kwargs.get('mask'))}
+        found = _masks(self.arguments)
         return tuple(place for place, each in enumerate(self.tensors) if id(each) in found)
 
     @property
@@ -139,6 +139,13 @@ def layer_at(model: keras.Model, path: str) -> Any:
     return model
 
 
+def _masks(arguments: Any) -> set[int]:
+    """The ids of the tensors that a call takes as masks of steps. Values carry their masks along,
+    so that a nested model needs none."""
+    return {id(value) for value in keras.tree.flatten(arguments.kwargs.get('mask'))
+            if isinstance(value, keras.KerasTensor)}
+
+
 class _Walk:
     """What unfolding has met so far."""
 
@@ -191,8 +198,9 @@ class _Walk:
             graph = functional_graph(node.operation)
         except (TypeError, ValueError):
             return None  # a layer; or a subclassed model, which is one for us
-        ranks = [len(tensor.shape) for tensor in graph.inputs]
-        return graph if ranks == [len(tensor.shape) for tensor in node.input_tensors] else None
+        ranks, masks = [len(tensor.shape) for tensor in graph.inputs], _masks(node.arguments)
+        given = [len(tensor.shape) for tensor in node.input_tensors if id(tensor) not in masks]
+        return graph if ranks == given else None
 
     def _nest(self, node: Any, inner: Any, values: dict[int, int], prefix: str) -> None:
         argument = node.arguments.args[0] if node.arguments.args else (
