@@ -121,6 +121,11 @@ class OwnCell(L.GRUCell):
 
 
 @keras.saving.register_keras_serializable('tests')
+class OwnLayer(L.GRU):
+    pass
+
+
+@keras.saving.register_keras_serializable('tests')
 def own_activation(x):
     return x
 
@@ -142,6 +147,8 @@ REFUSED = {
     'own_cell': (lambda: around(L.RNN(OwnCell(UNITS), name='r')), 'r', 'class OwnCell'),
     'own_stacked_cell': (lambda: around(L.RNN([L.GRUCell(3), OwnCell(UNITS)], name='r')), 'r',
                          'class OwnCell'),
+    'own_direction': (lambda: around(L.Bidirectional(OwnLayer(UNITS), name='r')), 'r',
+                      '(OwnLayer) inside, which has no rule'),
     'softmax': (lambda: around(L.GRU(UNITS, activation='softmax', name='r')), 'r',
                 "layer 'r' applies 'softmax'"),
     'softmax_gate': (lambda: around(L.RNN(L.LSTMCell(
@@ -166,6 +173,12 @@ def test_what_is_beyond_the_rules_is_frozen_with_the_reason(name):
         randomize(model)
         found = check_promises(model)
         assert found.gated_difference <= 1e-4 and found.dense_difference <= 1e-5
+
+
+def test_directions_of_unlike_widths_are_refused():
+    layer = L.Bidirectional(L.GRU(4), backward_layer=L.GRU(3, go_backwards=True), name='r')
+    reasons = trace_groups(around(layer)).unprunable
+    assert 'has [4] units forward and [3] backward' in reasons['r']
 
 
 def test_counting_a_stateful_layer_leaves_its_state():

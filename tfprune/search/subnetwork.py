@@ -165,8 +165,8 @@ class Subnetwork(tf.Module):
         zero where channels are not kept."""
         found = []
         for slot in self._slots.get(path, ()):
-            inner = [(each, kept) for each in inner_axes(slot, node)
-                     if (kept := self._kept_of(each)) is not None]
+            axes = [(each, self._kept_of(each)) for each in inner_axes(slot, node)]
+            inner = [(each, kept) for each, kept in axes if kept is not None]
             if inner:
                 variable = weight_of(layer, slot.weight)
                 value = tf.convert_to_tensor(variable)

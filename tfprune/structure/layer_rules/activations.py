@@ -63,7 +63,8 @@ def freeze_if_mixed(layer: Any, labels: Labels, tracer: Tracer) -> Labels:
 
 
 def freeze_unless_elementwise(activation: Any, layer: str, labels: Labels, tracer: Tracer) -> None:
-    """Freezes `labels`, which the layer of that name applies `activation` to, if it may mix them."""
+    """Freezes `labels`, to which the layer of that name applies `activation`, if it may mix them.
+    """
     if activation is not None and not is_elementwise(activation):
         name = getattr(activation, '__name__', type(activation).__name__)
         tracer.freeze(labels, f"layer '{layer}' applies '{name}', which is not known to treat "

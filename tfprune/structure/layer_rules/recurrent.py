@@ -5,6 +5,7 @@ The gates of a cell stand one after another: kernel [in, gates · units], recurr
 channels of the units, whether they come as arguments or leave as outputs.
 """
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -174,10 +175,12 @@ class _Bidirectional(_Recurrent):
         return [np.tile(units, 2) if layer.merge_mode == 'concat' else units]
 
     def edit(self, layer: Any, config: dict[str, Any], kept: Kept) -> dict[str, Any]:
-        for key, each in (('layer', layer.forward_layer), ('backward_layer', layer.backward_layer)):
-            config = with_inner(config, key, lambda inner, each=each: self._rules[type(each)].edit(
-                each, inner, kept))
-        return config
+        def one(config: dict[str, Any], key: str, direction: Any) -> dict[str, Any]:
+            rule = self._rules[type(direction)]
+            return with_inner(config, key, lambda inner: rule.edit(direction, inner, kept))
+
+        return one(one(config, 'layer', layer.forward_layer), 'backward_layer',
+                   layer.backward_layer)
 
     @staticmethod
     def _different(layer: Any) -> str | None:
@@ -208,12 +211,14 @@ def with_inner(config: Mapping[str, Any], key: str,
 
 def _narrow_cell(config: dict[str, Any], kept: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Returns the config of a cell, or of stacked ones, with the units that are kept."""
+    def of(cell: dict[str, Any], units: str) -> dict[str, Any]:
+        return {**cell, 'units': int(kept[units].sum())}
+
     if 'cells' not in config:
-        return {**config, 'units': int(kept['units'].sum())}
-    cells = [with_inner({'cell': cell}, 'cell', lambda inner, place=place: {
-        **inner, 'units': int(kept[f'units_{place}'].sum())})['cell']
-        for place, cell in enumerate(config['cells'])]
-    return {**config, 'cells': cells}
+        return of(config, 'units')
+    return {**config, 'cells': [
+        with_inner({'cell': cell}, 'cell', functools.partial(of, units=f'units_{place}'))['cell']
+        for place, cell in enumerate(config['cells'])]}
 
 
 def _cells_of(layer: Any, path: str) -> Iterator[_Cell]:
@@ -235,7 +240,7 @@ def _states(call: Call) -> list[int]:
 def _unknown(layer: Any) -> str | None:
     """Which cell of a layer has no rule; None if all have."""
     if type(layer) not in RULES:
-        return f"goes over steps by layer '{layer.name}' ({type(layer).__name__}), which has no rule"
+        return f"has a layer '{layer.name}' ({type(layer).__name__}) inside, which has no rule"
     stacked = type(layer.cell) is layers.StackedRNNCells
     for cell in layer.cell.cells if stacked else [layer.cell]:
         if type(cell) not in _CELLS:

@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from tfprune.structure.layer_rules.base import (Call, Channels, Kept, LayerRule, MacTerm, Tracer,
-                                                WeightAxes, WeightAxis)
+                                                WeightAxes)
 from tfprune.structure.layer_rules.recurrent import with_inner
 
 Rules = Mapping[type[keras.Operation], LayerRule]
