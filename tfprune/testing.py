@@ -166,16 +166,28 @@ def recount(model: keras.Model) -> tuple[int, int]:
     macs, graph = 0, unfold(model)
     for step in graph.steps:
         layer = step.operation
+        if isinstance(layer, (layers.RNN, layers.Bidirectional)):
+            macs += _recurrent_macs(layer, graph.shapes[step.inputs[0]],
+                                    graph.shapes[step.outputs[0]])
+            continue
         if isinstance(layer, PRODUCTS) or not isinstance(layer, keras.layers.Layer):
             macs += macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0
             continue
         # Every kernel weight is used once at each output position; of a transposed one, input.
-        side = step.inputs if 'Transpose' in type(layer).__name__ else step.outputs
+        within = layer.layer if isinstance(layer, layers.Wrapper) else layer
+        side = step.inputs if 'Transpose' in type(within).__name__ else step.outputs
         size = math.prod(n or 1 for n in graph.shapes[side[0]][1:-1]) if side else 0
         for name in ('kernel', 'depthwise_kernel', 'pointwise_kernel'):
-            if isinstance(layer, keras.layers.Layer) and hasattr(layer, name):
-                macs += math.prod(getattr(layer, name).shape) * size
+            if isinstance(within, keras.layers.Layer) and hasattr(within, name):
+                macs += math.prod(getattr(within, name).shape) * size
     return macs, model.count_params()
+
+
+def _recurrent_macs(layer: Any, before: Any, after: Any) -> int:
+    """Every weight of a matrix once at each step, and position of the output of a step."""
+    positions = after[1:-1][bool(layer.return_sequences):]
+    return before[1] * math.prod(positions) * sum(
+        math.prod(weight.shape) for weight in layer.weights if 'kernel' in weight.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from tfprune.pruning.masks import check_masks
 from tfprune.structure.graph import Graph, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
-from tfprune.structure.keras_internals import carry_mask
+from tfprune.structure.keras_internals import with_mask_of
 from tfprune.structure.layer_rules import RULES, LayerRule
 from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
 from tfprune.structure.other_weights import call_with_weights
@@ -35,7 +35,7 @@ class ChannelGate(keras.layers.Layer):
         # The gate keeps the dtype it is given: it must not undo mixed precision.
         super().__init__(autocast=False, **kwargs)
         self.axis = axis
-        self.supports_masking = True
+        self.supports_masking = True  # of steps: they go on to the layer behind
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         self.mask = self.add_weight(name='mask', shape=(input_shape[self.axis],),
@@ -82,8 +82,8 @@ class _GatedNetwork(keras.Model):
             here = self._gated.value.get(place, _UNGATED)
             if here.statistics is not None:
                 source = values[step.inputs[0]]
-                values[step.outputs[0]] = carry_mask(source, here.normalized(
-                    step.operation, source, here.statistics.mask))
+                values[step.outputs[0]] = with_mask_of(source, here.normalized(
+                    step.operation, source, here.statistics.mask), step.operation)
                 continue
             feed = {id(tensor): values[value] for tensor, value in zip(step.tensors, step.inputs)}
             for tensor, value in zip(step.tensors, step.inputs):

@@ -21,7 +21,8 @@ from tfprune.costs.running import called
 from tfprune.pruning.masks import check_masks, open_masks
 from tfprune.structure.graph import Graph, Step, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
-from tfprune.structure.keras_internals import carry_mask, is_plain_batch_norm, layers_within
+from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, mask_of,
+                                               with_mask_of)
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
 from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, normalize_by_batch,
@@ -135,22 +136,23 @@ class Subnetwork(tf.Module):
         layer, rule = step.operation, RULES.get(type(step.operation))
         feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_along(value) for value in (*step.inputs, *step.outputs)]
-        if isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer):
-            return [carry_mask(feed[0], self._normalized(layer, feed[0], step.path))]
+        if (isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer)
+                and len(feed) == 1 and mask_of(feed[0]) is None):  # it takes no masked steps
+            return [self._normalized(layer, feed[0], step.path)]
         if any(narrowed) and rule is not None and node.refused is None:
             if rule.any_width:
                 return self._call(step, feed)
             if len(set(step.inputs)) == 1 and (
                     step.path in self._slots or rule.over_channels(layer, len(feed[0].shape))):
-                inputs = carry_mask(feed[0], tf.cast(feed[0], layer.compute_dtype))
+                inputs = with_mask_of(feed[0], tf.cast(feed[0], layer.compute_dtype))
                 outputs = rule.narrow(layer, inputs, self._weights(step.path, layer))
                 if outputs is not None:
-                    return [carry_mask(inputs, outputs) if layer.supports_masking else outputs]
+                    return [with_mask_of(feed[0], outputs, layer)]
         axes = [self._groups.layout.tensors[value].axis for value in (*step.inputs, *step.outputs)]
-        wide = [carry_mask(x, kept.widen(x, axis)) if kept is not None else x
+        wide = [with_mask_of(x, kept.widen(x, axis)) if kept is not None else x
                 for kept, x, axis in zip(narrowed, feed, axes)]
         outputs = self._call(step, wide, self._masked_weights(step.path, layer, node))
-        return [carry_mask(x, kept.narrow(x, axis)) if kept is not None else x
+        return [with_mask_of(x, kept.narrow(x, axis)) if kept is not None else x
                 for kept, x, axis in zip(narrowed[len(feed):], outputs, axes[len(feed):])]
 
     def _call(self, step: Step, feed: Sequence[Any], weights: Sequence[tuple[Any, Any]] = ()
@@ -163,8 +165,8 @@ class Subnetwork(tf.Module):
         zero where channels are not kept."""
         found = []
         for slot in self._slots.get(path, ()):
-            inner = [(each, kept) for each in inner_axes(slot, node)
-                     if (kept := self._kept_of(each)) is not None]
+            axes = [(each, self._kept_of(each)) for each in inner_axes(slot, node)]
+            inner = [(each, kept) for each, kept in axes if kept is not None]
             if inner:
                 variable = weight_of(layer, slot.weight)
                 value = tf.convert_to_tensor(variable)

@@ -44,6 +44,12 @@ class Step:
         return bool(self.inputs) and isinstance(self.operation, keras.layers.InputLayer)
 
     @property
+    def masks(self) -> tuple[int, ...]:
+        """The places among `tensors` of masks of steps, which Keras gives by this name."""
+        found = _masks(self.arguments)
+        return tuple(place for place, each in enumerate(self.tensors) if id(each) in found)
+
+    @property
     def constants(self) -> tuple[Any, ...]:
         """The arguments that are no tensors, in order."""
         flat = keras.tree.flatten((self.arguments.args, self.arguments.kwargs))
@@ -179,6 +185,13 @@ class _Differs(Exception):
     """A composite layer (id, why) that was opened is called in another way."""
 
 
+def _masks(arguments: Any) -> set[int]:
+    """The ids of the tensors that a call takes as masks of steps. Values carry their masks along,
+    so that a nested model needs none."""
+    return {id(value) for value in keras.tree.flatten(arguments.kwargs.get('mask'))
+            if isinstance(value, keras.KerasTensor)}
+
+
 class _Walk:
     """What unfolding has met so far.
 
@@ -246,8 +259,9 @@ class _Walk:
         graph = _own_graph(node.operation)
         if graph is None:
             return None
-        ranks = [len(tensor.shape) for tensor in graph.inputs]
-        return graph if ranks == [len(tensor.shape) for tensor in node.input_tensors] else None
+        ranks, masks = [len(tensor.shape) for tensor in graph.inputs], _masks(node.arguments)
+        given = [len(tensor.shape) for tensor in node.input_tensors if id(tensor) not in masks]
+        return graph if ranks == given else None
 
     def _nest(self, node: Any, inner: Any, values: dict[int, int], prefix: str) -> None:
         argument = node.arguments.args[0] if node.arguments.args else (

@@ -146,7 +146,7 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
                     tuple(graph.shapes[i] for i in step.outputs), step.constants,
                     tuple(each.axis for each in inputs),
                     {name: traced.channels[i].labels for name, i in internals.items()},
-                    tuple(step.arguments.args))
+                    tuple(step.arguments.args), step.masks)
         rule, refused = find_rule(call)
         if step.closed:
             refused = f'{refused} and could not be opened: {step.closed}'
@@ -179,7 +179,8 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
         if first is None:
             traced.weights += _slots(layer, rule, current)
         elif rule.ties_calls(layer):
-            for one, other in zip((*first.inputs, *first.outputs), (*step.inputs, *step.outputs)):
+            # A call may have states or a mask that another one has not.
+            for one, other in (*zip(first.inputs, step.inputs), *zip(first.outputs, step.outputs)):
                 if len(traced.channels[one].labels) == len(traced.channels[other].labels):
                     tracer.union(traced.channels[one].labels, traced.channels[other].labels)
     for output in traced.outputs:

@@ -9,20 +9,22 @@ import keras
 from keras.src import backend
 from keras.src.applications.convnext import LayerScale, StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell
 from keras.src.models.functional import Functional
 from keras.src.ops import core, image, math, nn, numpy
 from keras.src.ops.symbolic_arguments import SymbolicArguments
 
-__all__ = ['CompiledWith', 'CustomScaleLayer', 'Functional', 'LayerScale', 'StochasticDepth',
-           'SymbolicArguments', 'VariableReads', 'arguments_of_calls', 'built_on', 'built_rank',
-           'carry_mask', 'casts_inputs', 'clone_model', 'compiled_with', 'core', 'direction_of',
-           'first_arguments', 'function_of_loss', 'function_of_metric', 'has_own_steps',
-           'has_weights', 'image', 'inputs_of_call', 'is_cast', 'is_of_keras',
+__all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'LayerScale',
+           'StochasticDepth', 'SymbolicArguments', 'VariableReads', 'arguments_of_calls',
+           'built_on', 'built_rank', 'casts_inputs', 'clone_model', 'compiled_with', 'core',
+           'direction_of', 'first_arguments', 'function_of_loss', 'function_of_metric',
+           'has_own_steps', 'has_weights', 'image', 'inputs_of_call', 'is_cast', 'is_of_keras',
            'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'mask_of', 'math',
            'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
            'projections_of', 'schedule_of', 'sequential_graph', 'standardized', 'uncompiled',
-           'untouched', 'value_without_autocast']
+           'untouched', 'value_without_autocast', 'with_mask_of']
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -77,19 +79,6 @@ def projections_of(attention: Any) -> dict[str, str]:
     return {role: name for role, name in names.items() if hasattr(attention, name)}
 
 
-def mask_of(tensor: Any) -> Any:
-    """The mask of positions that a layer has put on a tensor, or None."""
-    return backend.get_keras_mask(tensor)
-
-
-def carry_mask(source: Any, target: Any) -> Any:
-    """Puts the mask of `source` on `target`; returns that."""
-    mask = mask_of(source)
-    if mask is not None and mask_of(target) is None:
-        target._keras_mask = mask
-    return target
-
-
 def sequential_graph(model: keras.Sequential) -> Any:
     """The functional graph inside a Sequential model; None before it is built."""
     return model._functional
@@ -101,6 +90,22 @@ def ordered_nodes(graph: Any) -> Iterator[Any]:
     for depth in sorted(graph._nodes_by_depth, reverse=True):
         yield from sorted(graph._nodes_by_depth[depth],
                           key=lambda node: rank.get(id(node.operation), -1))
+
+
+def mask_of(tensor: Any) -> Any:
+    """The mask of steps that a tensor carries beside its values; None without one."""
+    return get_keras_mask(tensor)
+
+
+def with_mask_of(source: Any, made: Any, layer: Any = None) -> Any:
+    """`made` of `source`, with the mask of steps that `source` carries; by a layer, if one made it,
+    which may change that mask or end it."""
+    mask = mask_of(source)
+    if mask is not None and layer is not None:
+        mask = layer.compute_mask(source, mask) if layer.supports_masking else None
+    if mask is not None:
+        set_keras_mask(made, mask)
+    return made
 
 
 def standardized(graph: Any, inputs: Any) -> list[Any]:

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.structure.keras_internals import layers_within
+
 
 class KeptState:
     """The variables of layers that do not train, as they were; a pass may move them.
@@ -15,7 +17,7 @@ class KeptState:
 
     def __init__(self, layers: Iterable[Any]) -> None:
         self._kept = {id(variable): (variable, keras.ops.convert_to_numpy(variable))
-                      for layer in layers for variable in getattr(layer, 'variables', ())
+                      for layer in layers for variable in _variables(layer)
                       if not variable.trainable}
 
     def value(self, variable: Any) -> np.ndarray:
@@ -33,3 +35,12 @@ class KeptState:
         for variable in self.moved():
             if id(variable) not in spared:
                 variable.assign(self.value(variable))
+
+
+def _variables(layer: Any) -> list[Any]:
+    """Those of a layer or operation; Keras does not list the states of stateful recurrence."""
+    if not isinstance(layer, keras.layers.Layer):
+        return list(getattr(layer, 'variables', ()))
+    return [*layer.variables, *(
+        state for each in layers_within(layer) if isinstance(each, keras.layers.RNN)
+        for state in keras.tree.flatten(each.states or ()))]

@@ -1,7 +1,6 @@
 """The traced model in integers: what stands at each channel of each tensor and weight."""
 
 import dataclasses
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -112,8 +111,10 @@ def inner_axes(slot: WeightSlot, node: LayerNode) -> list[SlotAxis]:
 
 
 def weight_of(layer: Any, name: str) -> Any:
-    """Returns the weight of a layer by its name, which may have dots."""
-    return operator.attrgetter(name)(layer)
+    """Returns the weight of a layer by its name, which may have dots, and places in lists."""
+    for part in name.split('.'):
+        layer = layer[int(part)] if part.isdigit() else getattr(layer, part)
+    return layer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

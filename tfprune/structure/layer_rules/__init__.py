@@ -14,7 +14,7 @@ import keras
 
 from tfprune.structure.layer_rules import (activations, arrangement, attention, einsum, kernels,
                                            merging, normalization, operations, parameters,
-                                           reshaping, shapes)
+                                           recurrent, reshaping, shapes, wrappers)
 from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Channels, Keras2Layer, Kept,
                                                 Labels, LayerRule, MacTerm, Shape, Tracer,
                                                 WeightAxes, WeightAxis)
@@ -26,7 +26,7 @@ __all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Channels', 'Keras2Layer', 'Kept',
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
     **operations.RULES, **arrangement.RULES, **reshaping.RULES, **einsum.RULES,
-    **attention.RULES, **parameters.RULES}
+    **attention.RULES, **parameters.RULES, **recurrent.RULES}
 
 
 def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:
@@ -83,3 +83,6 @@ def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
     if reason is not None:
         return None, f"touches layer '{layer.name}' ({call.kind}), which {reason}"
     return rule, None
+
+
+RULES.update(wrappers.rules_of_wrappers(RULES, find_rule))

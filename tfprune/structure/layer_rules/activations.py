@@ -58,12 +58,17 @@ def is_elementwise(activation: Any) -> bool:
 
 def freeze_if_mixed(layer: Any, labels: Labels, tracer: Tracer) -> Labels:
     """Freezes what the layer's activation may mix; returns `labels`."""
-    activation = getattr(layer, 'activation', None)
+    freeze_unless_elementwise(getattr(layer, 'activation', None), layer.name, labels, tracer)
+    return labels
+
+
+def freeze_unless_elementwise(activation: Any, layer: str, labels: Labels, tracer: Tracer) -> None:
+    """Freezes `labels`, to which the layer of that name applies `activation`, if it may mix them.
+    """
     if activation is not None and not is_elementwise(activation):
         name = getattr(activation, '__name__', type(activation).__name__)
-        tracer.freeze(labels, f"layer '{layer.name}' applies '{name}', which is not known to treat "
+        tracer.freeze(labels, f"layer '{layer}' applies '{name}', which is not known to treat "
                               'channels independently')
-    return labels
 
 
 class _ByElement(Channelwise):

@@ -98,6 +98,7 @@ class Call:
         args: the positional arguments as they are, with symbolic tensors.
         axes: the axis of the channels of each input, counted from the end; none given: the last.
         internals: labels of the channels that only the layer itself sees, by name.
+        masks: places of the inputs that are no values but masks of steps.
     """
     layer: Any
     input_shapes: tuple[Shape, ...]
@@ -106,6 +107,7 @@ class Call:
     axes: tuple[int, ...] = ()
     internals: Mapping[str, Labels] = dataclasses.field(default_factory=dict)
     args: tuple[Any, ...] = ()
+    masks: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:

@@ -93,7 +93,7 @@ RULES: dict[type[keras.Operation], LayerRule] = {
         knp.GreaterEqual, knp.Less, knp.LessEqual, knp.Equal, knp.NotEqual, knp.LogicalAnd,
         knp.LogicalOr)},
     **{operation: _Reduction() for operation in (knp.Mean, knp.Sum, knp.Max, knp.Min, knp.Var,
-                                                 knp.Std)},
+                                                 knp.Std, knp.Any, knp.All)},
     nn.Softmax: Softmax(),
     nn.LogSoftmax: Softmax(),
     nn.MaxPool: LayerRule(),
