@@ -127,8 +127,9 @@ def test_layer_table():
 
 
 def own(layer):
-    """A subclass of a layer's class, which has no rule."""
-    return type(f'Own{layer.__name__}', (layer,), {})
+    """A subclass of a layer's class, which has no rule, and is not opened for its own __call__."""
+    return type(f'Own{layer.__name__}', (layer,), {
+        '__call__': lambda self, *args, **kwargs: layer.__call__(self, *args, **kwargs)})
 
 
 # What has no rule, with its MACs by hand at an input of [5, 6, 3].

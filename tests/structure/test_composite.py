@@ -318,3 +318,23 @@ def test_mixed_precision(make):
     assert {layer.compute_dtype for layer in exact._flatten_layers()} == {'float32'}
     assert 0 < max_relative_difference(exact(images()), pruned(images())) < 2e-2
     assert widths_of(masks) == {'a': 2}
+
+
+class OwnAttention(layers.MultiHeadAttention):
+    pass
+
+
+class OwnTimes(layers.TimeDistributed):
+    pass
+
+
+def test_subclasses_of_layers_are_opened_where_their_sizes_are_known():
+    image = keras.Input((8, 3))
+    x = OwnAttention(2, 5, name='own')(image, image)
+    model = keras.Model(image, layers.Dense(2)(layers.GlobalAveragePooling1D()(x)))
+    projections, products = 4 * 8 * 3 * 10, 2 * 8 * 8 * 10
+    assert CostModel(model, trace_groups(model)).dense.macs == projections + products + 6
+    image = keras.Input((4, 6, 3))
+    x = OwnTimes(layers.MaxPooling1D(), name='times')(image)
+    step = unfold(keras.Model(image, x)).steps[-1]
+    assert step.operation.name == 'times' and 'sizes are not fixed' in step.closed

@@ -192,6 +192,18 @@ def _masks(arguments: Any) -> set[int]:
             if isinstance(value, keras.KerasTensor)}
 
 
+def _filled(equation: str, before: Shape, after: Shape) -> Shape:
+    """The output shape of an EinsumDense with the sizes that its input says, where Keras does not.
+    """
+    reads, makes = equation.split(',')[0], equation.split('->')[1]
+    if '.' in reads:  # the dots stand in front or behind
+        offset = len(before) - len(reads.replace('.', ''))
+        reads = reads.replace('...', '.' * offset)
+        makes = makes.replace('...', '.' * (len(after) - len(makes.replace('.', ''))))
+    sizes = dict(zip(reads, before))
+    return tuple(sizes.get(letter) if size is None else size for letter, size in zip(makes, after))
+
+
 class _Walk:
     """What unfolding has met so far.
 
@@ -240,8 +252,11 @@ class _Walk:
                         self._unfold(node, inner, self.made(tensors, values), values, prefix)
                         continue
                 made = [tuple(tensor.shape) for tensor in node.output_tensors]
-                if not as_built:
+                if not as_built or any(self.shapes[value] != tuple(tensor.shape)
+                                       for value, tensor in zip(inputs, tensors)):
                     made = self._infer(node, inputs)
+                if isinstance(node.operation, keras.layers.EinsumDense):
+                    made = [_filled(node.operation.equation, self.shapes[inputs[0]], made[0])]
             outputs = tuple(range(len(self.shapes), len(self.shapes) + len(made)))
             self.shapes += made
             values.update(zip(map(id, node.output_tensors), outputs))
@@ -289,8 +304,14 @@ class _Walk:
                 prefix: str) -> None:
         self.nested[id(node.operation)] = inner
         within: dict[int, int] = {}
+        before = len(self.shapes)
         self.run(inner, within, self._path(node.operation, prefix) + '/',
                  [self.shapes[value] for value in feed], feed)
+        if isinstance(inner, Opened) and not any(
+                None in self.shapes[value][1:] for value in feed):
+            free = [shape for shape in self.shapes[before:] if None in shape[1:]]
+            if free:
+                raise _Differs(id(node.operation), f'it makes {free[0]}, whose sizes are not fixed')
         values.update(zip(map(id, node.output_tensors), self.made(inner.outputs, within)))
 
     def _infer(self, node: Any, inputs: Sequence[int]) -> list[Shape]:
