@@ -2,7 +2,7 @@
 
     names          MODELS by name
     building       `build_model`
-    resnet_cifar, resnet, mobilenet, vgg, parts
+    resnet_cifar, resnet, mobilenet, vgg, vit, parts
                    networks
     model_files    .keras files and custom layers of a user's
     outputs        logits and probabilities

@@ -30,6 +30,7 @@ MODELS: dict[str, Callable[..., 'keras.Model']] = {
     'mobilenet_v2': _from('mobilenet', function='build_v2', small_images=False),
     'mobilenet_v1_cifar': _from('mobilenet', function='build_v1', small_images=True),
     'mobilenet_v2_cifar': _from('mobilenet', function='build_v2', small_images=True),
+    'vit_cifar': _from('vit', patch=4, width=96, depth=6, heads=3, mlp_ratio=2),
     'vgg16_bn_cifar': _from('vgg', depth=16),
     'vgg19_bn_cifar': _from('vgg', depth=19),
 }

@@ -42,14 +42,14 @@ class Parts:
         return layers.Conv2D(
             width, kernel, stride, padding=padding, use_bias=False,
             data_format='channels_last', dtype=self.dtype_policy, name=name,
-            kernel_initializer=keras.initializers.HeNormal(seed=self._layer_seed(name)))(x)
+            kernel_initializer=keras.initializers.HeNormal(seed=self.layer_seed(name)))(x)
 
     def depthwise(self, x: Any, name: str, stride: int = 1) -> Any:
         """3x3 depthwise convolution without bias, output ceil(size / stride)."""
         x, padding = self._padded(x, name, 3, stride)
         # Keras' HeNormal takes all channels for the fan-in, of which each output reads one.
         initializer = keras.initializers.RandomNormal(
-            stddev=(2 / 9) ** 0.5, seed=self._layer_seed(name))
+            stddev=(2 / 9) ** 0.5, seed=self.layer_seed(name))
         return layers.DepthwiseConv2D(
             3, stride, padding=padding, use_bias=False, data_format='channels_last',
             dtype=self.dtype_policy, name=name, depthwise_initializer=initializer)(x)
@@ -83,14 +83,15 @@ class Parts:
             data_format='channels_last', dtype=self.dtype_policy, name='pool')(x)
         return layers.Dense(
             num_classes, dtype='float32', name='logits',
-            kernel_initializer=keras.initializers.HeNormal(seed=self._layer_seed('logits')))(x)
+            kernel_initializer=keras.initializers.HeNormal(seed=self.layer_seed('logits')))(x)
 
     def _padded(self, x: Any, name: str, kernel: int, stride: int) -> tuple[Any, str]:
         if stride == 1:
             return x, 'same'
         return (self.pad(x, kernel // 2, f'{name}_pad') if kernel > 1 else x), 'valid'
 
-    def _layer_seed(self, layer_name: str) -> int:
+    def layer_seed(self, layer_name: str) -> int:
+        """The seed of a layer's initial weights."""
         # One stream a layer: layers of equal shape must not start equal.
         state = np.random.SeedSequence([self.seed, zlib.crc32(layer_name.encode())])
         return int(state.generate_state(1)[0]) & 0x7FFFFFFF
