@@ -65,10 +65,10 @@ flags.DEFINE_list('models', ['resnet20', 'resnet56'], 'Suites training_step, sco
 flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'Suite training_step: float32, bfloat16.')
 flags.DEFINE_integer('batch_size', 128, 'Suites training_step and input_pipeline: images a step.',
                      lower_bound=1, upper_bound=_MOST)
-flags.DEFINE_integer('step_rounds', 10, 'Suite training_step: turns of one step each.',
+flags.DEFINE_integer('step_rounds', 10, 'Suites training_step and torch_structure: turns.',
                      lower_bound=1, upper_bound=_MOST)
-flags.DEFINE_string('torch_python', '', 'Suite training_step: a Python that has PyTorch, if this '
-                    'one has not.')
+flags.DEFINE_string('torch_python', '', 'Suites training_step and torch_structure: a Python that '
+                    'has PyTorch, if this one has not.')
 flags.DEFINE_bool('determinism', True, 'Suite training_step: operations as in a run, '
                   'deterministic.')
 flags.DEFINE_integer('score_images', 2000, 'Suite scoring: images that a sub-network is scored '

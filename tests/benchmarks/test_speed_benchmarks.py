@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from tfprune.benchmarks import input_pipeline, memory, rewards, scoring, search, training_step
+from tfprune.benchmarks import (input_pipeline, memory, rewards, scoring, search, torch_structure,
+                                training_step)
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.turns import cores, in_turns, quartiles, ratios
 from tfprune.export.keras2 import to_keras2
@@ -216,3 +217,10 @@ def test_rows_of_rewards(tmp_path):
 def test_a_process_of_its_own_says_why_it_failed():
     with pytest.raises(ValueError, match='resident: OSError: .* no VmNothing'):
         call_apart(memory.resident, name='VmNothing')
+
+
+def test_torch_structure_says_what_it_needs():
+    with pytest.raises(ValueError, match="Unknown network 'x'. Available: resnet50, mobilenet_v2"):
+        next(torch_structure.rows(['x']))
+    with pytest.raises(OSError, match='Torch-Pruning ended: it needs PyTorch, torchvision'):
+        next(torch_structure.rows(['mobilenet_v2'], torch_python='/bin/false'))

@@ -34,7 +34,7 @@ def build(
 
     Raises ValueError for images that patches of `patch` pixels do not tile.
     """
-    name = 'vit_cifar'
+    name = f'vit_{width}x{depth}_{patch}'
     check_size(name, image_shape, patch)
     if image_shape[0] % patch or image_shape[1] % patch:
         raise ValueError(f'image_shape: {name} expected multiples of {patch} pixels, '
