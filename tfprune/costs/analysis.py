@@ -117,14 +117,12 @@ def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarra
     layout, size = groups.layout, len(groups.layout.names)
     shares = [np.bincount(tensor.positions.group, minlength=size) / max(
         len(tensor.positions.group), 1) for tensor in layout.tensors]
-    written = [*zip([layer.macs for layer in cost_model.layers], cost_model.layer_outputs),
-               *((call.macs, call.output) for call in cost_model.fixed)]
-    macs = sum((count * shares[tensor] for count, tensor in written), np.zeros(size))
+    macs = sum((count * share for count, share in zip(cost_model.macs_by_tensor(), shares)),
+               np.zeros(size))
     params = np.zeros(size)
     for slot in layout.weights:
-        tensor = slot.shown_tensor
-        if tensor is not None:
-            params += np.prod(slot.shape) * shares[tensor]
+        for tensor in slot.made:
+            params += np.prod(slot.shape) / len(slot.made) * shares[tensor]
     return macs, params
 
 

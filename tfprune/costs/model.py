@@ -144,7 +144,6 @@ class CostModel:
         dense: the cost of the dense model.
         layers: every call of a layer with a rule that costs MACs, in topological order.
         fixed: every call of what has no rule that costs MACs, in topological order.
-        layer_outputs: the tensor in `groups.layout` that each of them makes.
         latency_table: as given.
         uncounted: "layer (class)" of what has no rule and may multiply, but could not be counted;
             [] says that all is counted.
@@ -252,6 +251,20 @@ class CostModel:
                 total[..., column] += macs
         return total
 
+    def macs_by_tensor(self) -> np.ndarray:
+        """Returns the dense MACs by the tensor in `groups.layout` whose channels they make, float
+        [T]: heads and widths of attention have equal shares of a product that makes both."""
+        found = np.zeros(len(self._forms))
+        dense = self._forms[:, 0] + self._forms[:, 1:] @ self.dense_widths
+        for (source, output), terms in zip(self._layer_tensors.tolist(), self._terms):
+            for coefficient, tensors in terms:
+                made = [tensor for tensor in tensors if tensor != source] or [output]
+                macs = coefficient * np.prod(dense[tensors], dtype=np.float64)
+                np.add.at(found, made, macs / len(made))
+        for call in self.fixed:
+            found[call.output] += call.macs
+        return found
+
     def _count_macs(self, graph: Graph) -> None:
         self._macs = _Polynomial(len(self.group_names))
         # Of each layer (coefficient, the tensors whose widths it is multiplied with).
@@ -284,7 +297,6 @@ class CostModel:
                                   len(before[0].positions.group), len(after[0].positions.group),
                                   before[0].shape, after[0].shape, 0))
         self._layer_tensors = np.array(tensors, np.int64).reshape(-1, 2)
-        self.layer_outputs = tuple(self._layer_tensors[:, 1].tolist())
         macs = self.layer_macs(self.dense_widths)
         self.layers = tuple(dataclasses.replace(row, macs=int(n)) for row, n in zip(rows, macs))
 

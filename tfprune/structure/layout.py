@@ -92,10 +92,10 @@ class WeightSlot:
         return any(each.reads for each in self.axes) and not all(each.reads for each in self.axes)
 
     @property
-    def shown_tensor(self) -> int | None:
-        """The tensor whose channels it makes, else reads; None of a static weight."""
+    def made(self) -> list[int]:
+        """The tensors whose channels it makes; if none, those that it reads."""
         made = [each.tensor for each in self.axes if not each.reads]
-        return next(iter([*made, *(each.tensor for each in self.axes)]), None)
+        return made or [each.tensor for each in self.axes]
 
     def variable(self, model: keras.Model) -> Any:
         """Returns the Keras variable in `model`."""
