@@ -167,16 +167,18 @@ def recount(model: keras.Model) -> tuple[int, int]:
     for step in graph.steps:
         layer = step.operation
         if isinstance(layer, (layers.RNN, layers.Bidirectional)):
-            macs += _recurrent_macs(layer, graph.shapes[step.inputs[0]],
-                                    graph.shapes[step.outputs[0]])
+            macs += graph.times(step) * _recurrent_macs(
+                layer, graph.shapes[step.inputs[0]], graph.shapes[step.outputs[0]])
             continue
         if isinstance(layer, PRODUCTS) or not isinstance(layer, keras.layers.Layer):
-            macs += macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0
+            macs += graph.times(step) * (
+                macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0)
             continue
         # Every kernel weight is used once at each output position; of a transposed one, input.
         within = layer.layer if isinstance(layer, layers.Wrapper) else layer
         side = step.inputs if 'Transpose' in type(within).__name__ else step.outputs
-        size = math.prod(n or 1 for n in graph.shapes[side[0]][1:-1]) if side else 0
+        size = graph.times(step) * math.prod(
+            n or 1 for n in graph.shapes[side[0]][1:-1]) if side else 0
         for name in ('kernel', 'depthwise_kernel', 'pointwise_kernel'):
             if isinstance(within, keras.layers.Layer) and hasattr(within, name):
                 macs += math.prod(getattr(within, name).shape) * size

@@ -280,7 +280,9 @@ class CostModel:
             call = Call(step.operation, tuple(info.shape for info in before),
                         tuple(info.shape for info in after), step.constants,
                         tuple(info.axis for info in before))
-            terms = [(term.coefficient, _used(term, traced)) for term in rule.mac_terms(call)]
+            times = graph.times(step)
+            terms = [(times * term.coefficient, _used(term, traced))
+                     for term in rule.mac_terms(call)]
             if not terms:
                 continue
             pair = traced.inputs[0], traced.outputs[0]
@@ -309,6 +311,7 @@ class CostModel:
             if macs is None:
                 self.uncounted.append(f'{traced.layer} ({traced.kind})')
             elif macs:
+                macs *= graph.times(step)
                 fixed.append(FixedCost(traced.layer, traced.kind, macs, traced.outputs[0]))
                 self._macs.add(macs)
         self.fixed = tuple(fixed)
@@ -366,12 +369,12 @@ def _live_bytes(forms: np.ndarray, groups: ChannelGroups, graph: Graph) -> np.nd
     """Returns the live bytes while each node runs, as distinct linear forms, float64 [M, 1 + G]."""
     layout = groups.layout
     size = []
-    for info, form in zip(layout.tensors, forms):
+    for info, form, times in zip(layout.tensors, forms, (*graph.rows, *[1] * len(forms))):
         inner = [n for n in info.others if n is not None]
         if len(info.others) > len(inner):
             raise ValueError(f'a tensor of the model has the shape {info.shape}: a cost needs '
                              'fixed sizes; give the model a fixed input shape')
-        size.append(BYTES * math.prod(inner) * form)
+        size.append(BYTES * times * math.prod(inner) * form)
     uses = np.zeros(len(size), np.int64)
     for traced in layout.nodes:
         np.add.at(uses, list(traced.inputs), 1)

@@ -20,7 +20,7 @@ from tfprune.errors import first_line
 from tfprune.structure.composite_nodes import Closed, Node, difference, for_any_batch, nodes_before
 from tfprune.structure.keras_internals import (SymbolicArguments, VariableReads, casts_inputs,
                                                is_cast, is_of_keras, layers_within, maker, mask_of,
-                                               own_variables, untouched)
+                                               own_variables, remember_call, untouched)
 from tfprune.structure.layer_rules import RULES
 from tfprune.structure.parameter import Parameter
 
@@ -118,6 +118,9 @@ def _open(layer: Any, arguments: Any) -> Opened:
         output = keras.tree.map_structure(
             lambda tensor: swapped.get(id(tensor), tensor), traces[0].output)
         names = _names(layer, nodes)
+    for node in nodes:
+        if isinstance(node.operation, keras.layers.Layer):
+            remember_call(node.operation, node.arguments)
     struct = entries[0] if len(entries) == 1 else list(entries)
     return Opened(layer.name, tuple(nodes), tuple(entries), tuple(keras.tree.flatten(output)),
                   struct, output, names)

@@ -1,6 +1,7 @@
 """The graph of a Keras model, nested models and composite layers unfolded."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import keras
 
 from tfprune.structure.composite import Opened, is_composite, is_same, layer_in, opened
 from tfprune.structure.keras_internals import (Functional, SymbolicArguments, built_on,
-                                               first_arguments, has_weights, layers_within,
+                                               first_arguments, has_weights, layers_within, numpy,
                                                ordered_nodes, sequential_graph, standardized)
 
 Shape = tuple[int | None, ...]
@@ -63,6 +64,8 @@ class Graph:
     Attributes:
         steps: all calls; the inputs of a nested model are steps that pass a value on.
         shapes: of every value, [B, …].
+        rows: how many of a value's first axis one example has: more than one where positions are
+            moved there, as windows of attention are.
         inputs, outputs: the values that the model takes and gives.
         nested: id of a nested model or composite layer that was unfolded -> its graph.
     """
@@ -71,11 +74,17 @@ class Graph:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     nested: Mapping[int, Any]
+    rows: tuple[int, ...] = ()
 
     @property
     def layers(self) -> dict[str, Any]:
         """Every layer and operation by its path."""
         return {step.path: step.operation for step in self.steps}
+
+    def times(self, step: Step) -> int:
+        """Returns `rows` of what a step takes: how often it does for one example what its shapes
+        say."""
+        return max((self.rows[value] for value in step.inputs), default=1)
 
     def calls(self, layer: Any) -> int:
         """Returns how often one pass runs a layer: more than once if it is shared."""
@@ -158,7 +167,22 @@ def unfold(model: keras.Model) -> Graph:
         except _Differs as layer:
             closed[layer.args[0]] = layer.args[1]
     return Graph(tuple(walk.steps), tuple(walk.shapes), walk.made(graph.inputs, outer),
-                 walk.made(graph.outputs, outer), walk.nested)
+                 walk.made(graph.outputs, outer), walk.nested, _rows(walk.steps, walk.shapes))
+
+
+def _rows(steps: Sequence[Step], shapes: Sequence[Shape]) -> tuple[int, ...]:
+    """`Graph.rows`: reshapes alone change them."""
+    rows = [1] * len(shapes)
+    for step in steps:
+        found = max((rows[value] for value in step.inputs), default=1)
+        if isinstance(step.operation, numpy.Reshape):
+            before, after = ([size or 0 for size in shapes[value][1:]]
+                             for value in (step.inputs[0], step.outputs[0]))
+            if math.prod(after):
+                found = max(found * math.prod(before) // math.prod(after), 1)
+        for value in step.outputs:
+            rows[value] = found
+    return tuple(rows)
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 import contextlib
 import dataclasses
 import inspect
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,8 +24,12 @@ __all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'La
            'has_own_steps', 'has_weights', 'image', 'inputs_of_call', 'is_cast', 'is_of_keras',
            'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'mask_of', 'math',
            'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
-           'projections_of', 'schedule_of', 'sequential_graph', 'standardized', 'uncompiled',
-           'untouched', 'value_without_autocast', 'with_mask_of']
+           'projections_of', 'remember_call', 'schedule_of', 'sequential_graph', 'standardized',
+           'uncompiled', 'untouched', 'value_without_autocast', 'with_mask_of']
+
+
+# Layer -> arguments of its calls in composite layers that were opened.
+_CALLS: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
 
 
 def layers_within(layer: Any, *, itself: bool = True) -> list[Any]:
@@ -55,15 +60,20 @@ def inputs_of_call(operation: Any, node: int) -> Sequence[Any]:
     return operation._inbound_nodes[node].input_tensors
 
 
+def remember_call(layer: Any, arguments: Any) -> None:
+    """Keeps the arguments of a symbolic call whose node is undone, for `arguments_of_calls`."""
+    _CALLS.setdefault(layer, []).append(arguments)
+
+
 def arguments_of_calls(operation: Any) -> list[dict[str, Any]]:
     """For each symbolic call of a layer or operation what it is given, by the parameter of `call`,
     in the order of Keras; of a list 'name.0', 'name.1', …"""
     parameters = list(inspect.signature(operation.call).parameters)
     calls = []
-    for node in operation._inbound_nodes:
+    for arguments in (*(node.arguments for node in operation._inbound_nodes),
+                      *_CALLS.get(operation, ())):
         found = {}
-        for path, value in keras.tree.flatten_with_path((node.arguments.args,
-                                                         node.arguments.kwargs)):
+        for path, value in keras.tree.flatten_with_path((arguments.args, arguments.kwargs)):
             is_keyword, name, *rest = path
             if not is_keyword:
                 rest = rest if name < len(parameters) else [name, *rest]
