@@ -19,6 +19,7 @@ from tfprune.pruning.masks import widths_of
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.graph import functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, trace_groups
+from tfprune.structure.layer_rules import RULES
 
 
 PRODUCTS = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention, layers.Dot,
@@ -170,7 +171,8 @@ def recount(model: keras.Model) -> tuple[int, int]:
             macs += graph.times(step) * _recurrent_macs(
                 layer, graph.shapes[step.inputs[0]], graph.shapes[step.outputs[0]])
             continue
-        if isinstance(layer, PRODUCTS) or not isinstance(layer, keras.layers.Layer):
+        if isinstance(layer, PRODUCTS) or type(layer) not in RULES or not isinstance(
+                layer, keras.layers.Layer):
             macs += graph.times(step) * (
                 macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0)
             continue

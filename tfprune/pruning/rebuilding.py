@@ -13,7 +13,8 @@ from tfprune.structure.composite import Opened
 from tfprune.structure.composite_nodes import Node
 from tfprune.structure.copies import config_of, give_activations
 from tfprune.structure.graph import Graph, Shape, functional_graph
-from tfprune.structure.keras_internals import clone_model, core, layers_within, maker
+from tfprune.structure.keras_internals import (clone_model, core, is_of_keras, layers_within,
+                                               made_with, maker)
 from tfprune.structure.parameter import Parameter
 
 
@@ -245,7 +246,7 @@ def from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None,
     # The function of a Lambda comes from memory, not from a file: nothing to guard against.
     options = {'safe_mode': False} if isinstance(layer, keras.layers.Lambda) else {}
     with policy_of_layers(layer.dtype_policy if dtype_policy is None else dtype_policy):
-        clone = type(layer).from_config(config, **options)
+        clone = _made(layer, config, options)
     give_activations(layer, clone)
     # Layers that it makes itself may have policies that no config tells.
     before, after = (layers_within(each) for each in (layer, clone))
@@ -256,6 +257,18 @@ def from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None,
                 inner, keras.layers.InputLayer):
             inner.dtype_policy = policy
     return clone
+
+
+def _made(layer: Any, config: dict[str, Any], options: dict[str, Any]) -> Any:
+    try:
+        return type(layer).from_config(config, **options)
+    except Exception:  # of a user's class, whose get_config may say what its __init__ does not take
+        given = made_with(layer)
+        if given is None or is_of_keras(type(layer)):
+            raise
+        clone = type(layer)(**given)
+        clone.name = layer.name
+        return clone
 
 
 @contextlib.contextmanager

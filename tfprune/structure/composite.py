@@ -21,7 +21,7 @@ from tfprune.structure.composite_nodes import Closed, Node, difference, for_any_
 from tfprune.structure.keras_internals import (SymbolicArguments, VariableReads, casts_inputs,
                                                is_cast, is_of_keras, layers_within, maker, mask_of,
                                                own_variables, remember_call, untouched)
-from tfprune.structure.layer_rules import RULES
+from tfprune.structure.layer_rules import has_rule
 from tfprune.structure.parameter import Parameter
 
 
@@ -57,7 +57,7 @@ _FOUND: weakref.WeakKeyDictionary[Any, dict[Any, tuple[Opened | None, str]]] = (
 
 def is_composite(operation: Any) -> bool:
     """Whether an operation is a layer of the user's own that no rule knows."""
-    return (isinstance(operation, keras.layers.Layer) and type(operation) not in RULES
+    return (isinstance(operation, keras.layers.Layer) and not has_rule(operation)
             and not is_of_keras(type(operation)))
 
 

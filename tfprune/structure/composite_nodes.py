@@ -163,6 +163,8 @@ def _reshaped(node: Node, _: Sequence[Node]) -> Any:
             sizes[sizes.index(-1)] = math.prod(before[1:]) // math.prod(
                 size for size in sizes[1:] if size != -1)
         return keras.ops.reshape(node.input_tensors[0], (-1, *sizes[1:]))
+    if sizes[0] is None and before[0] is None and sizes.count(-1) == 1 and None not in sizes[1:]:
+        return keras.layers.Reshape(tuple(sizes[1:]))(node.input_tensors[0])
     raise Closed(f'it reshapes {before} to {tuple(sizes)}, whose sizes are not fixed')
 
 

@@ -22,8 +22,8 @@ __all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'La
            'built_on', 'built_rank', 'casts_inputs', 'clone_model', 'compiled_with', 'core',
            'direction_of', 'first_arguments', 'function_of_loss', 'function_of_metric',
            'has_own_steps', 'has_weights', 'image', 'inputs_of_call', 'is_cast', 'is_of_keras',
-           'is_plain_batch_norm', 'layers_within', 'losses_of', 'maker', 'mask_of', 'math',
-           'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
+           'is_plain_batch_norm', 'layers_within', 'losses_of', 'made_with', 'maker', 'mask_of',
+           'math', 'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
            'projections_of', 'remember_call', 'schedule_of', 'sequential_graph', 'standardized',
            'uncompiled', 'untouched', 'value_without_autocast', 'with_mask_of']
 
@@ -58,6 +58,13 @@ def maker(tensor: Any) -> Any:
 def inputs_of_call(operation: Any, node: int) -> Sequence[Any]:
     """The symbolic tensors that the call of this index took."""
     return operation._inbound_nodes[node].input_tensors
+
+
+def made_with(layer: Any) -> dict[str, Any] | None:
+    """The arguments that a layer was made with, its name apart, where all of them are plain values;
+    else None."""
+    given = getattr(layer, '_auto_config', None)
+    return None if given is None else dict(given.config)
 
 
 def remember_call(layer: Any, arguments: Any) -> None:

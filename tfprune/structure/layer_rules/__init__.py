@@ -10,18 +10,20 @@ A rule is found by the exact class: a subclass may override `call`, so it has no
 its own line. A layer without a rule, or one that its rule refuses, freezes the groups it touches.
 """
 
+from typing import Any
+
 import keras
 
 from tfprune.structure.layer_rules import (activations, arrangement, attention, einsum, kernels,
                                            merging, normalization, operations, parameters,
                                            recurrent, reshaping, shapes, wrappers)
-from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Channels, Keras2Layer, Kept,
-                                                Labels, LayerRule, MacTerm, Shape, Tracer,
-                                                WeightAxes, WeightAxis)
+from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Channels, Channelwise,
+                                                Keras2Layer, Kept, Labels, LayerRule, MacTerm,
+                                                Shape, Tracer, WeightAxes, WeightAxis)
 
 __all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Channels', 'Keras2Layer', 'Kept', 'Labels',
            'LayerRule', 'MacTerm', 'Shape', 'Tracer', 'WeightAxes', 'WeightAxis', 'find_rule',
-           'register_rule']
+           'has_rule', 'register_rule']
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
@@ -56,6 +58,20 @@ def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:
     if not isinstance(rule, LayerRule):
         raise TypeError(f'rule: expected an instance of a LayerRule, received {rule!r}')
     RULES[layer_class] = rule
+
+
+# Layers of libraries that need not be installed, (library, class) -> rule: what they do in training
+# no trace can tell.
+_ELSEWHERE = {('keras_hub', 'DropPath'): Channelwise()}
+
+
+def has_rule(layer: Any) -> bool:
+    """Whether a layer or operation has a rule; that of another library's is registered on sight."""
+    kind = type(layer)
+    rule = _ELSEWHERE.get((kind.__module__.partition('.')[0], kind.__name__))
+    if rule is not None:
+        RULES.setdefault(kind, rule)
+    return kind in RULES
 
 
 def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
