@@ -17,6 +17,7 @@ from typing import Any
 import keras
 
 from tfprune.errors import first_line
+from tfprune.structure.composite_batch import SIZES, at_any_batch, is_open, with_batch
 from tfprune.structure.composite_nodes import Closed, Node, difference, for_any_batch, nodes_before
 from tfprune.structure.keras_internals import (SymbolicArguments, VariableReads, casts_inputs,
                                                is_cast, is_of_keras, layers_within, maker, mask_of,
@@ -106,17 +107,20 @@ def _signature(layer: Any, arguments: Any) -> Any:
 def _open(layer: Any, arguments: Any) -> Opened:
     _refuse_unlike(layer)
     with untouched(layer):
-        entries, fed = _entries(layer, arguments)
         parameters = _stand_in(layer)
-        traces = [_trace(layer, entries, fed, training) for training in (False, True)]
-        differs = difference(traces[0].nodes, traces[1].nodes)
-        if differs is not None:
-            raise Closed(f'it does something else in training: {differs}')
-        _refuse_unused(layer, traces[0].nodes, parameters)
-        nodes, swapped = for_any_batch([
-            *map(_input_node, entries), *_in_either_mode(*(trace.nodes for trace in traces))])
+        try:
+            entries, made, output = _traced(layer, arguments, parameters)
+            nodes, swapped = for_any_batch([*map(_input_node, entries), *made])
+        except Closed:
+            if not is_open(arguments):
+                raise
+            one, other = (_traced(layer, with_batch(arguments, size), parameters)
+                          for size in SIZES)
+            entries, output = _entries(layer, arguments)[0], one[2]
+            swapped = {id(old): new for old, new in zip(one[0], entries)}
+            nodes = [*map(_input_node, entries), *at_any_batch(one[1], other[1], swapped)]
         output = keras.tree.map_structure(
-            lambda tensor: swapped.get(id(tensor), tensor), traces[0].output)
+            lambda tensor: swapped.get(id(tensor), tensor), output)
         names = _names(layer, nodes)
     for node in nodes:
         if isinstance(node.operation, keras.layers.Layer):
@@ -124,6 +128,18 @@ def _open(layer: Any, arguments: Any) -> Opened:
     struct = entries[0] if len(entries) == 1 else list(entries)
     return Opened(layer.name, tuple(nodes), tuple(entries), tuple(keras.tree.flatten(output)),
                   struct, output, names)
+
+
+def _traced(layer: Any, arguments: Any, parameters: Mapping[int, Parameter]
+            ) -> tuple[list[Any], list[Node], Any]:
+    """The inputs, the calls and the output of a layer in either mode."""
+    entries, fed = _entries(layer, arguments)
+    traces = [_trace(layer, entries, fed, training) for training in (False, True)]
+    differs = difference(traces[0].nodes, traces[1].nodes)
+    if differs is not None:
+        raise Closed(f'it does something else in training: {differs}')
+    _refuse_unused(layer, traces[0].nodes, parameters)
+    return entries, _in_either_mode(*(trace.nodes for trace in traces)), traces[0].output
 
 
 def _refuse_unlike(layer: Any) -> None:

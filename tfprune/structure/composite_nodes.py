@@ -62,18 +62,19 @@ def difference(one: Sequence[Node], other: Sequence[Node]) -> str | None:
             places.update({id(tensor): (number, place)
                            for place, tensor in enumerate(node.output_tensors)})
     for a, b in zip(one, other):
-        if not _is_same_operation(a.operation, b.operation):
+        if not is_same_operation(a.operation, b.operation):
             return f'{type(a.operation).__name__} became {type(b.operation).__name__}'
         before, after = (
             [(path, places.get(id(value), value)) for path, value in keras.tree.flatten_with_path(
                 (node.arguments.args, node.arguments.kwargs)) if 'training' not in path]
             for node in (a, b))
-        if len(before) != len(after) or not all(map(_is_same_value, before, after)):
+        if len(before) != len(after) or not all(map(is_same_value, before, after)):
             return f'the arguments of {type(a.operation).__name__} changed'
     return None if len(one) == len(other) else f'{len(one)} operations became {len(other)}'
 
 
-def _is_same_operation(one: Any, other: Any) -> bool:
+def is_same_operation(one: Any, other: Any) -> bool:
+    """Whether two are one layer, or operations of equal settings."""
     if one is other:
         return True
     if type(one) is not type(other) or isinstance(one, keras.layers.Layer):
@@ -81,17 +82,18 @@ def _is_same_operation(one: Any, other: Any) -> bool:
     settings = [{name: value for name, value in vars(each).items()
                  if name[0] != '_' and name != 'name'} for each in (one, other)]
     return settings[0].keys() == settings[1].keys() and all(
-        _is_same_value(settings[0][name], settings[1][name]) for name in settings[0])
+        is_same_value(settings[0][name], settings[1][name]) for name in settings[0])
 
 
-def _is_same_value(one: Any, other: Any) -> bool:
+def is_same_value(one: Any, other: Any) -> bool:
+    """Whether two settings or arguments are equal; of symbolic tensors only the same is."""
     if one is other:
         return True
     if isinstance(one, keras.KerasTensor):
         return False
     try:
         if isinstance(one, tuple | list):
-            return len(one) == len(other) and all(map(_is_same_value, one, other))
+            return len(one) == len(other) and all(map(is_same_value, one, other))
         return type(one) is type(other) and bool(np.all(np.equal(one, other))
                                                  if np.ndim(one) else one == other)
     except (TypeError, ValueError):

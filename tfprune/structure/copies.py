@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from tfprune.structure.keras_internals import clone_model, is_of_keras, layers_within
+from tfprune.structure.keras_internals import (clone_model, is_of_keras, layers_within,
+                                               made_with)
 from tfprune.structure.layer_rules.activations import keras_activation
 
 _ACTIVATIONS = ('activation', 'recurrent_activation')
@@ -28,6 +29,17 @@ def copied(layer: Any) -> Any:
     copy = type(layer).from_config(config_of(layer))
     give_activations(layer, copy)
     return copy
+
+
+def can_copy(layer: Any) -> bool:
+    """Whether a copy of a layer can be made at all."""
+    if made_with(layer) is not None:
+        return True
+    try:
+        type(layer).from_config(config_of(layer))
+    except Exception:  # of a user's class
+        return False
+    return True
 
 
 def give_activations(layer: Any, copy: Any) -> None:

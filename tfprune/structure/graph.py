@@ -8,6 +8,8 @@ from typing import Any
 import keras
 
 from tfprune.structure.composite import Opened, is_composite, is_same, layer_in, opened
+from tfprune.structure.composite_nodes import Closed
+from tfprune.structure.copies import can_copy
 from tfprune.structure.keras_internals import (Functional, SymbolicArguments, built_on,
                                                first_arguments, has_weights, layers_within, numpy,
                                                ordered_nodes, sequential_graph, standardized)
@@ -275,6 +277,8 @@ class _Walk:
                     if inner is not None:
                         self._unfold(node, inner, self.made(tensors, values), values, prefix)
                         continue
+                    if isinstance(graph, Opened) and not can_copy(node.operation):
+                        raise Closed(f"its layer '{node.operation.name}' cannot be copied")
                 made = [tuple(tensor.shape) for tensor in node.output_tensors]
                 if not as_built or any(self.shapes[value] != tuple(tensor.shape)
                                        for value, tensor in zip(inputs, tensors)):
@@ -329,8 +333,11 @@ class _Walk:
         self.nested[id(node.operation)] = inner
         within: dict[int, int] = {}
         before = len(self.shapes)
-        self.run(inner, within, self._path(node.operation, prefix) + '/',
-                 [self.shapes[value] for value in feed], feed)
+        try:
+            self.run(inner, within, self._path(node.operation, prefix) + '/',
+                     [self.shapes[value] for value in feed], feed)
+        except Closed as why:
+            raise _Differs(id(node.operation), str(why)) from why
         if isinstance(inner, Opened) and not any(
                 None in self.shapes[value][1:] for value in feed):
             free = [shape for shape in self.shapes[before:] if None in shape[1:]]
