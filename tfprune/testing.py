@@ -171,6 +171,12 @@ def recount(model: keras.Model) -> tuple[int, int]:
             macs += graph.times(step) * _recurrent_macs(
                 layer, graph.shapes[step.inputs[0]], graph.shapes[step.outputs[0]])
             continue
+        if isinstance(layer, layers.TimeDistributed) and isinstance(
+                layer.layer, (layers.RNN, layers.Bidirectional)):
+            (batch, times, *before), (_, _, *after) = (
+                graph.shapes[side[0]] for side in (step.inputs, step.outputs))
+            macs += times * _recurrent_macs(layer.layer, (batch, *before), (batch, *after))
+            continue
         if isinstance(layer, PRODUCTS) or type(layer) not in RULES or not isinstance(
                 layer, keras.layers.Layer):
             macs += graph.times(step) * (
