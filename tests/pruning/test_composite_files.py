@@ -9,6 +9,7 @@ import pytest
 from keras import layers
 
 from composite_layers import MODELS, Composite, ConvNext
+from on_demand import every
 from tfprune.pruning.depth import remove_blocks, removable_blocks
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
@@ -50,7 +51,7 @@ def images(count=4):
     return np.random.default_rng(0).normal(size=(count, 8, 8, 3)).astype('float32')
 
 
-@pytest.mark.parametrize('name', sorted(MODELS))
+@pytest.mark.parametrize('name', every(4, sorted(MODELS)))
 def test_the_file_loads_without_the_class(name, tmp_path):
     pruned, x = pruned_to_half(randomize(MODELS[name][0]())), images()
     pruned.save(tmp_path / 'pruned.keras')
@@ -65,7 +66,7 @@ def test_the_file_loads_without_the_class(name, tmp_path):
     assert not {'SUM', 'LESS', 'SELECT'} & set(found['operators'].tolist())
 
 
-@pytest.mark.parametrize('name', sorted(MODELS))
+@pytest.mark.parametrize('name', every(4, sorted(MODELS)))
 def test_it_can_be_pruned_again(name):
     once = pruned_to_half(randomize(MODELS[name][0]()))
     again = trace_groups(once)

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 from table_runs import run
+from on_demand import every
 
 from tfprune.costs.model import CostModel
 from tfprune.pruning.importance import score_groups
@@ -160,7 +161,7 @@ CASES = {
 WITHOUT_B = ('einsum_sum',)
 
 
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', every(3, CASES))
 def test_the_promises_hold(name):
     function, others = CASES[name]
     if isinstance(function, layers.Layer):
@@ -372,8 +373,8 @@ def test_alignment_takes_closed_heads_and_widths_to_zero():
     assert max_relative_difference(model(x), prune_model(model, groups, masks)(x)) <= 1e-5
 
 
-@pytest.mark.parametrize('name', ['plain', 'cross_three', 'gate', 'grouped', 'own', 'operation',
-                                  'additive_bare', 'causal_window'])
+@pytest.mark.parametrize('name', every(4, ['plain', 'cross_three', 'gate', 'own', 'grouped',
+                                           'operation', 'additive_bare', 'causal_window']))
 def test_files_of_the_pruned_model_agree(name, tmp_path):
     """Where tfprune is not imported: a Keras file loads and converts to TFLite."""
     model = around(CASES[name][0])
@@ -400,7 +401,7 @@ def test_files_of_the_pruned_model_agree(name, tmp_path):
         assert max_relative_difference(pruned(x), found) <= 1e-5
 
 
-@pytest.mark.parametrize('method', ['uniform', 'amc', 'rlal'])
+@pytest.mark.parametrize('method', every(3, ['amc', 'uniform', 'rlal']))
 def test_a_run_prunes_a_transformer(method, tmp_path):
     model = vision_transformer()
     model.compile('adam', keras.losses.SparseCategoricalCrossentropy(from_logits=True),

@@ -7,6 +7,8 @@ import tensorflow as tf
 from keras import layers, ops
 
 from composite_layers import MODELS, Composite, ConvNext, InvertedResidual, Patches
+
+from on_demand import every
 from tfprune.costs.model import CostModel
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import widths_of
@@ -55,7 +57,7 @@ def test_multiply_adds_by_hand():
     assert cost({'block/expand': 2}).macs == 64 * (27 * 5 + 5 * 2 + 9 * 2 + 2 * 5) + 5 * 3
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', every(3, NAMES))
 def test_a_subnetwork_is_the_gated_model(name):
     model = model_of(name)
     groups = trace_groups(model)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as L
+from on_demand import every
 
 from tfprune.costs.model import CostModel
 from tfprune.pruning.surgery import prune_model
@@ -204,7 +205,7 @@ def made(name):
 MODELS = [*SERIES, *FRAMES, 'crnn']
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', every(3, MODELS, ['crnn']))
 def test_the_promises_hold(name):
     model, expected = made(name)
     groups = trace_groups(model)
@@ -216,7 +217,7 @@ def test_the_promises_hold(name):
     assert not CostModel(model, groups).fixed
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', every(6, MODELS))
 def test_the_subnetwork_is_the_pruned_model(name):
     model, _ = made(name)
     for layer in model._flatten_layers():
