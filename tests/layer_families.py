@@ -181,6 +181,8 @@ FAMILIES = {
         layers.Reshape((8, 8, 2, 2, 5))(layers.Conv2D(20, 1, name='x')(x)))), 2, {'x', 'b'}),
     'dense_to_maps': (lambda x: layers.Reshape((2, 3, 8))(layers.Dense(48, name='x')(
         layers.Flatten()(x))), 2, {'x', 'b'}),
+    'dense_to_large_maps': (lambda x: layers.Reshape((8, 9, 5))(layers.Dense(360, name='x')(
+        layers.GlobalMaxPooling2D()(x))), 2, {'x', 'b'}),
     'glu': (lambda x: (lambda a, g: a * ops.sigmoid(g))(*ops.split(
         layers.Conv2D(10, 1, name='x')(x), 2, -1)), 2, {'x', 'b'}),
     'ops_index_ellipsis': (lambda x: x[:, 1:, ..., :], 2, {'b'}),

@@ -170,6 +170,12 @@ def recount(model: keras.Model) -> tuple[int, int]:
             macs += _recurrent_macs(layer, graph.shapes[step.inputs[0]],
                                     graph.shapes[step.outputs[0]])
             continue
+        if isinstance(layer, layers.TimeDistributed) and isinstance(
+                layer.layer, (layers.RNN, layers.Bidirectional)):
+            (batch, times, *before), (_, _, *after) = (
+                graph.shapes[side[0]] for side in (step.inputs, step.outputs))
+            macs += times * _recurrent_macs(layer.layer, (batch, *before), (batch, *after))
+            continue
         if isinstance(layer, PRODUCTS) or not isinstance(layer, keras.layers.Layer):
             macs += macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0
             continue

@@ -91,6 +91,17 @@ def test_today_s_weights_are_read():
     assert max_relative_difference(after, model(x, training=True)) <= 1e-4
 
 
+def test_a_kernel_that_a_pass_of_training_divides_stays_as_it_was():
+    model = model_of('batch_norm')
+    image = keras.Input((8, 8, 3))
+    x = layers.SpectralNormalization(layers.Conv2D(3, 3, padding='same'))(image)
+    model = randomize(keras.Model(image, model(x)))
+    before = model.get_weights()
+    Subnetwork(model, trace_groups(model))
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_frozen_normalization_keeps_its_statistics():
     model = randomize(residual())
     for layer in batch_norm_layers(model):

@@ -160,6 +160,8 @@ FRAMES = {
     'conv_lstm_directions': (L.Bidirectional(L.ConvLSTM1D(4, 3), name='r'), 1, {'r': 4}),
     'each_conv': (L.TimeDistributed(L.Conv2D(4, 3, activation='tanh'), name='r'), 2, {'r': 4}),
     'each_transpose': (L.TimeDistributed(L.Conv1DTranspose(4, 3, 2), name='r'), 1, {'r': 4}),
+    'each_gru': (L.TimeDistributed(L.GRU(4), name='r'), 1, {'r': 4}),
+    'each_lstm': (L.TimeDistributed(L.Bidirectional(L.LSTM(4)), name='r'), 1, {'r': 4}),
     'each_depthwise': (L.TimeDistributed(L.DepthwiseConv2D(3, depth_multiplier=2)), 2, {}),
     'each_separable': (L.TimeDistributed(L.SeparableConv2D(4, 3), name='r'), 2, {'r': 4}),
     'each_pool': (L.TimeDistributed(L.MaxPooling2D()), 2, {}),

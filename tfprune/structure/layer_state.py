@@ -13,12 +13,13 @@ class KeptState:
 
     Args:
         layers: layers and operations; those in them are included.
+        weights: also the weights that train, as spectral normalization divides a kernel in a pass.
     """
 
-    def __init__(self, layers: Iterable[Any]) -> None:
+    def __init__(self, layers: Iterable[Any], *, weights: bool = False) -> None:
         self._kept = {id(variable): (variable, keras.ops.convert_to_numpy(variable))
                       for layer in layers for variable in _variables(layer)
-                      if not variable.trainable}
+                      if weights or not variable.trainable}
 
     def value(self, variable: Any) -> np.ndarray:
         """What a variable held."""

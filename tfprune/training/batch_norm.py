@@ -166,10 +166,10 @@ def _as_images(inputs: tf.Tensor) -> tf.Tensor:
 
 def updated_layers(graph: Graph, run: Callable[[], object]
                    ) -> list[keras.layers.BatchNormalization]:
-    """The layers whose moving statistics `run` updates; all state of the graph's layers is then as
+    """The layers whose moving statistics `run` updates; all that the graph's layers hold is then as
     it was. One that is frozen, or that its subclass or the layer around it keeps in inference mode,
     is none of them."""
-    kept = KeptState(graph.layers.values())
+    kept = KeptState(graph.layers.values(), weights=True)
     run()
     moved = _moved_layers(graph, kept)
     kept.restore()

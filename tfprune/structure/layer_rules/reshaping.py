@@ -56,8 +56,9 @@ def _times(size: int, other: int | None) -> int | None:
 
 
 class Reshape(LayerRule):
-    """Row-major. Channels that are merged with positions stand that often in the new axis; if they
-    are taken apart, the largest of the new axes has them, and those at one place of it go together.
+    """Row-major. Channels that are merged with positions stand that often in the new axis. If they
+    are taken apart, the largest of the new axes has them, of a vector's the last, as of the maps
+    that a dense layer makes; those at one place of it go together.
 
     `target` is the config's name of the new shape; None of Flatten.
     """
@@ -84,7 +85,7 @@ class Reshape(LayerRule):
         table = table.reshape([after[axis] or 0 for axis in runs[1]])
         varies = [axis for axis in range(table.ndim)
                   if (table != np.take(table, [0], axis)).any()]
-        size = {axis: (table.shape[axis], axis) for axis in varies}
+        size = {axis: (len(before) > 2 and table.shape[axis], axis) for axis in varies}
         chosen = max(varies, key=size.__getitem__) if varies else table.ndim - 1
         rows = np.moveaxis(table, chosen, 0).reshape(table.shape[chosen], -1)
         for column in rows.T[1:]:
