@@ -174,7 +174,7 @@ def recount(model: keras.Model) -> tuple[int, int]:
                 layer.layer, (layers.RNN, layers.Bidirectional)):
             (batch, times, *before), (_, _, *after) = (
                 graph.shapes[side[0]] for side in (step.inputs, step.outputs))
-            macs += times * _recurrent_macs(layer.layer, (batch, *before), (batch, *after))
+            macs += (times or 1) * _recurrent_macs(layer.layer, (batch, *before), (batch, *after))
             continue
         if isinstance(layer, PRODUCTS) or not isinstance(layer, keras.layers.Layer):
             macs += macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0
