@@ -194,6 +194,14 @@ FAMILIES = {
     'ops_flip': (lambda x: ops.flip(x, 1), 2, {'b'}),
 }
 
+# These have the rule of another, in other dimensions or by another name.
+ALIKE = frozenset([
+    'conv3d', 'transpose1d', 'transpose3d', 'depthwise1d', 'separable1d', 'batch_norm_bare',
+    'group_norm_bare', 'max_pool1d', 'average_pool3d', 'global3d', 'pad1d', 'pad3d', 'upsample3d',
+    'subtract', 'average', 'minimum', 'ops_maximum', 'ops_concatenate', 'ops_transpose',
+    'ops_square', 'squeeze_excite_by_dense', 'nested_in_nested', 'repeat_rows', 'take_rows',
+    'split_rows', 'stack_in_front', 'ops_dims', 'layer_norm_of_columns'])
+
 
 def model_of(name):
     function, rank, _ = FAMILIES[name]

@@ -12,6 +12,7 @@ from tfprune.export.operator_cost import tflite_cost
 from tfprune.export.parity import ParityError, measure_parity
 
 import prediction_logs
+from cases import fast_but
 
 L = keras.layers
 FLOATS = ('keras', 'saved_model', 'tflite', 'tflite_float16', 'tflite_dynamic')
@@ -118,7 +119,7 @@ def check_close(found, wanted, tolerance):
                                    err_msg=name)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', fast_but(MODELS, ['gru', 'bidirectional']))
 def test_every_form_answers_as_the_model(name, tmp_path):
     model = built(name)
     data = data_of(model)
@@ -139,7 +140,7 @@ def test_every_form_answers_as_the_model(name, tmp_path):
                for pair in report.parity.pairs)
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', fast_but(MODELS, ['gru', 'bidirectional']))
 def test_int8_is_close_and_takes_what_the_float_file_takes(name, tmp_path):
     model = built(name)
     data = data_of(model, 40)

@@ -20,12 +20,12 @@ LACKING = {  # of FAMILIES -> class that the message names
     'ops_pad': 'Pad', 'ops_concatenate': 'Concatenate', 'ops_maximum': 'Maximum',
     'ops_transpose': 'Transpose', 'ops_resize': 'Resize', 'ops_flip': 'Flip',
     'flip_channels': 'Flip', 'glu': 'Split', 'moveaxis': 'Moveaxis', 'new_axes': 'GetItem',
-    'pad_channels': 'Pad', 'repeat_channels': 'Repeat', 'repeat_rows': 'Repeat', 'rms_norm':
-    'RMSNormalization', 'roll': 'Roll', 'roll_channels': 'Roll', 'slice_backwards': 'GetItem',
-    'slices': 'GetItem', 'split': 'Split', 'split_at': 'Split', 'split_rows': 'Split',
-    'stack_in_front': 'Negative', 'stack_rows': 'Tanh', 'swap_twice': 'Swapaxes',
-    'take_channels': 'Take', 'take_rows': 'Take', 'tile': 'Tile', 'unstack_rows': 'Unstack',
-    'where': 'Absolute'}
+    'pad_channels': 'Pad', 'repeat_channels': 'Repeat', 'repeat_rows': 'Repeat',
+    'rms_norm': 'RMSNormalization', 'roll': 'Roll', 'roll_channels': 'Roll',
+    'slice_backwards': 'GetItem', 'slices': 'GetItem', 'split': 'Split', 'split_at': 'Split',
+    'split_rows': 'Split', 'stack_in_front': 'Negative', 'stack_rows': 'Tanh',
+    'swap_twice': 'Swapaxes', 'take_channels': 'Take', 'take_rows': 'Take', 'tile': 'Tile',
+    'unstack_rows': 'Unstack', 'where': 'Absolute'}
 NORM = {'num_classes': 10, 'mean': (.4, .45, .5), 'std': (.2, .21, .22)}
 
 

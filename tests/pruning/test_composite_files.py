@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import layers
 
+from cases import slow_but
 from composite_layers import MODELS, Composite, ConvNext
 from on_demand import every
 from tfprune.pruning.depth import remove_blocks, removable_blocks
@@ -51,7 +52,7 @@ def images(count=4):
     return np.random.default_rng(0).normal(size=(count, 8, 8, 3)).astype('float32')
 
 
-@pytest.mark.parametrize('name', every(4, sorted(MODELS)))
+@pytest.mark.parametrize('name', slow_but(sorted(MODELS), ['patches']))
 def test_the_file_loads_without_the_class(name, tmp_path):
     pruned, x = pruned_to_half(randomize(MODELS[name][0]())), images()
     pruned.save(tmp_path / 'pruned.keras')

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from layer_families import FAMILIES, model_of
+from cases import fast_but
+from layer_families import ALIKE, FAMILIES, model_of
 from tfprune.models.building import build_model
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.surgery import prune_model
@@ -43,7 +44,7 @@ def outputs(values):
     return [np.array(value, np.float32) for value in keras.tree.flatten(values)]
 
 
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', fast_but(MODELS, ALIKE))
 def test_sliced_is_pruned(name):
     model = quiet(MODELS[name]())
     groups = trace_groups(model)

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from keras import layers as L
 
+from cases import slow_but
 from test_recurrent import around, around_images, made
 
 from on_demand import every
@@ -68,7 +69,8 @@ MASKED = {
 }
 
 
-@pytest.mark.parametrize('name', MASKED)
+@pytest.mark.parametrize('name', slow_but(
+    MASKED, ['zeros', 'directions', 'stack', 'normalized', 'nested', 'decoded']))
 def test_masked_steps_are_skipped_by_the_gated_the_pruned_and_the_sub_network(name):
     model = masked(MASKED[name])
     groups = trace_groups(model)
@@ -291,10 +293,12 @@ def test_alignment_takes_rows_and_columns_and_its_decay_ends_at_the_pruned_model
     assert max_relative_difference(model(x), pruned(x)) <= 1e-5
 
 
-def test_pruned_models_load_without_tfprune(tmp_path):
-    names = ['gru_before', 'lstm', 'states', 'cells', 'both', 'two_kinds', 'encoder_decoder',
-             'bidirectional_states', 'each_dense', 'spectral_conv', 'conv_lstm2d',
-             'frames_to_series', 'crnn']
+@pytest.mark.parametrize('names', [
+    ['states', 'cells', 'spectral_conv', 'crnn'],
+    pytest.param(['gru_before', 'lstm', 'both', 'two_kinds', 'encoder_decoder', 'each_dense',
+                  'bidirectional_states', 'conv_lstm2d', 'frames_to_series'],
+                 marks=pytest.mark.slow)], ids=['some', 'all_others'])
+def test_pruned_models_load_without_tfprune(names, tmp_path):
     rng, shapes = np.random.default_rng(0), {}
     for name in names:
         model, _ = made(name)
