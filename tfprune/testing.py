@@ -177,8 +177,10 @@ def recount(model: keras.Model) -> tuple[int, int]:
                 graph.shapes[side[0]] for side in (step.inputs, step.outputs))
             macs += (times or 1) * _recurrent_macs(layer.layer, (batch, *before), (batch, *after))
             continue
-        if isinstance(layer, PRODUCTS) or not isinstance(layer, keras.layers.Layer):
-            macs += macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0
+        if isinstance(layer, PRODUCTS) or type(layer) not in RULES or not isinstance(
+                layer, keras.layers.Layer):
+            macs += graph.times(step) * (
+                macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0)
             continue
         # Every kernel weight is used once at each output position; of a transposed one, input.
         within = layer.layer if isinstance(layer, layers.Wrapper) else layer

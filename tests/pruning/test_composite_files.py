@@ -10,7 +10,6 @@ from keras import layers
 
 from cases import slow_but
 from composite_layers import MODELS, Composite, ConvNext
-from on_demand import every
 from tfprune.pruning.depth import remove_blocks, removable_blocks
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
@@ -67,7 +66,7 @@ def test_the_file_loads_without_the_class(name, tmp_path):
     assert not {'SUM', 'LESS', 'SELECT'} & set(found['operators'].tolist())
 
 
-@pytest.mark.parametrize('name', every(4, sorted(MODELS)))
+@pytest.mark.parametrize('name', slow_but(sorted(MODELS), sorted(MODELS)[::4]))
 def test_it_can_be_pruned_again(name):
     once = pruned_to_half(randomize(MODELS[name][0]()))
     again = trace_groups(once)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from on_demand import every
+from cases import slow_but
 
 from tfprune.costs.model import count_cost
 
@@ -43,7 +43,7 @@ def trained(series):
     return model
 
 
-@pytest.mark.parametrize('method', every(9, sorted(OPTIONS)))
+@pytest.mark.parametrize('method', slow_but(sorted(OPTIONS), ['rlal']))
 def test_a_recurrent_classifier_is_pruned_and_goes_on_to_be_right(method, series, trained,
                                                                   tmp_path):
     pruned = tfprune.train_and_prune(

@@ -6,10 +6,9 @@ import pytest
 import tensorflow as tf
 from keras import layers, ops
 
-from cases import SEEDS
+from cases import SEEDS, slow_but
 from composite_layers import MODELS, Composite, ConvNext, InvertedResidual, Patches
 
-from on_demand import every
 from tfprune.costs.model import CostModel
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import widths_of
@@ -58,7 +57,7 @@ def test_multiply_adds_by_hand():
     assert cost({'block/expand': 2}).macs == 64 * (27 * 5 + 5 * 2 + 9 * 2 + 2 * 5) + 5 * 3
 
 
-@pytest.mark.parametrize('name', every(3, NAMES))
+@pytest.mark.parametrize('name', slow_but(NAMES, NAMES[::3]))
 def test_a_subnetwork_is_the_gated_model(name):
     model = model_of(name)
     groups = trace_groups(model)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as L
-from on_demand import every
 
 from cases import SEEDS, fast_but, slow_but
 from tfprune.costs.model import CostModel
