@@ -89,7 +89,7 @@ def check_subnetwork_and_file(spec, seed):
 CHECKS = [check_gated_is_pruned, check_pruning_twice, check_subnetwork_and_file]
 
 
-@on_models(12)
+@on_models(8)
 def test_gated_is_pruned_and_predicted_is_counted(spec, seed):
     check_gated_is_pruned(spec, seed)
 

@@ -122,7 +122,8 @@ PUBLISHED = {
 
 def test_every_model_of_the_zoo_is_here():
     cifar_resnets = {f'resnet{depth}' for depth in (8, 20, 32, 44, 56, 110)}
-    assert set(PUBLISHED) == set(BY_HAND) == set(MODELS) - cifar_resnets
+    # Of the transformer tests/models/test_vit.py has the sizes.
+    assert set(PUBLISHED) == set(BY_HAND) == set(MODELS) - cifar_resnets - {'vit_cifar'}
 
 
 @pytest.mark.parametrize('name', PUBLISHED)
