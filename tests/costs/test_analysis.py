@@ -49,11 +49,16 @@ def test_by_hand():
     assert f'{found.can_go["params"]:.1%} of the parameters and ' in headline(found)
 
 
-def test_a_layer_between_frozen_channels_is_not_prunable():
+def with_a_lambda():
+    """image 4x4x3 - a 5 - a Lambda - b 7 - logits 2."""
     image = keras.Input((4, 4, 3), name='image')
     x = layers.Lambda(lambda t: t, name='odd')(layers.Conv2D(5, 1, name='a')(image))
     x = layers.Conv2D(7, 1, name='b')(x)
-    model = keras.Model(image, layers.Dense(2, name='logits')(layers.Flatten()(x)), name='mine')
+    return keras.Model(image, layers.Dense(2, name='logits')(layers.Flatten()(x)), name='mine')
+
+
+def test_a_layer_between_frozen_channels_is_not_prunable():
+    model = with_a_lambda()
     found = analyze(model, trace_groups(model))
     # a reads the image and writes what the Lambda touches; b and logits share b's channels.
     assert found.prunable_macs == found.dense.macs - 16 * 3 * 5
@@ -69,10 +74,7 @@ def test_a_layer_between_frozen_channels_is_not_prunable():
 def test_the_headline_is_what_can_go_not_what_has_a_prunable_side():
     # The 16·3·5 of a stay, as the Lambda reads its channels. b goes from 7 channels to 1, and with
     # it 6/7 of its own 16·5·7 and of the head's 16·7·2.
-    image = keras.Input((4, 4, 3), name='image')
-    x = layers.Lambda(lambda t: t, name='odd')(layers.Conv2D(5, 1, name='a')(image))
-    x = layers.Conv2D(7, 1, name='b')(x)
-    model = keras.Model(image, layers.Dense(2, name='logits')(layers.Flatten()(x)), name='mine')
+    model = with_a_lambda()
     found = analyze(model, trace_groups(model))
     assert found.dense.macs == 1024
     assert found.can_go['macs'] == pytest.approx((560 + 224) * 6 / 7 / 1024)  # 65.6%

@@ -18,6 +18,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfprune.benchmarks.apart import LineWorker
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, spread
 from tfprune.costs.analysis import analyze
 from tfprune.costs.model import CostModel
@@ -73,9 +74,9 @@ def rows(only: Sequence[str] = (), *, step_rounds: int = 5, torch_python: str = 
 
 def _rows_of(name: str, python: str, rounds: int) -> Iterator[dict[str, Any]]:
     model = NETWORKS[name]()
-    with subprocess.Popen([python, str(_WORKER), name], stdin=subprocess.PIPE, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
-        other = _answer(worker)
+    with LineWorker([python, str(_WORKER), name], f'the worker of Torch-Pruning ended: it {NEEDS}',
+                    stderr=subprocess.DEVNULL) as worker:
+        other = json.loads(worker.answer())
         seen: dict[str, list[tuple[float, ...]]] = {'tfprune': [], 'Torch-Pruning': []}
 
         def ours() -> float:
@@ -83,12 +84,10 @@ def _rows_of(name: str, python: str, rounds: int) -> Iterator[dict[str, Any]]:
             return sum(seen['tfprune'][-1][:2])
 
         def theirs() -> float:
-            print(file=worker.stdin, flush=True)
-            seen['Torch-Pruning'].append(tuple(_answer(worker)))
+            seen['Torch-Pruning'].append(tuple(json.loads(worker.ask())))
             return sum(seen['Torch-Pruning'][-1])
 
         in_turns({'tfprune': ours, 'Torch-Pruning': theirs}, rounds + 1)
-        worker.communicate()
     groups = trace_groups(model)
     cost = CostModel(model, groups)
     mine = {'version': f'Keras {keras.__version__}', 'dense_macs': cost.dense.macs,
@@ -114,13 +113,6 @@ def _seconds(model: keras.Model) -> tuple[float, ...]:
     pruned = time.process_time()
     keras.models.clone_model(model)
     return traced - start, pruned - traced, time.process_time() - pruned
-
-
-def _answer(worker: subprocess.Popen[str]) -> Any:
-    line = worker.stdout.readline() if worker.stdout else ''
-    if not line:
-        raise OSError(f'the worker of Torch-Pruning ended: it {NEEDS}')
-    return json.loads(line)
 
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:

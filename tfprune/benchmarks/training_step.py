@@ -16,7 +16,6 @@ All have SGD with momentum 0.9, weight decay 1e-4 and one batch of noise, pixels
 import contextlib
 import importlib.util
 import pathlib
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.benchmarks.apart import LineWorker
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
 from tfprune.export.keras2 import to_keras2
 from tfprune.models.building import build_model
@@ -215,46 +215,21 @@ STEPS: dict[str, Callable[[str, str, Images], Turn]] = {
 }
 
 
-class TorchWorker:
+class TorchWorker(LineWorker):
     """A process with PyTorch that runs a step a call; see torch_step.py."""
 
     def __init__(self, python: str, model: str, dtype: str, batch_size: int, threads: int):
-        self._python = python
-        self._process = subprocess.Popen(
-            [python, str(_WORKER), model.removeprefix('resnet'), dtype, str(batch_size),
-             str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        super().__init__([python, str(_WORKER), model.removeprefix('resnet'), dtype,
+                          str(batch_size), str(threads)],
+                         f'{python} {_WORKER.name} failed, see above; {INSTALL_TORCH}')
         try:
-            self.version = f'torch {self._answer()}'
+            self.version = f'torch {self.answer()}'
         except OSError:
             self.close()
             raise
 
     def __call__(self) -> float:
-        assert self._process.stdin is not None
-        self._process.stdin.write('1\n')
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline().strip()
-        if not line:
-            raise OSError(f'{self._python} {_WORKER.name} failed, see above; {INSTALL_TORCH}')
-        return line
-
-    def __enter__(self) -> 'TorchWorker':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the process."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+        return float(self.ask('1'))
 
 
 def _version(contestant: str) -> str:

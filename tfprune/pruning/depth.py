@@ -11,7 +11,8 @@ from typing import Any
 
 import keras
 
-from tfprune.pruning.rebuilding import Rebuilding, copy_layer, copy_weights, embedding_like
+from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, embedding_like,
+                                        give_embeddings)
 from tfprune.structure.graph import Graph, Step, unfold
 from tfprune.structure.keras_internals import maker, numpy as knp
 from tfprune.structure.parameter import Parameter
@@ -187,8 +188,7 @@ class _Rebuilding(Rebuilding):
             return
         clone = self.clone_of(layer)
         if isinstance(layer, Parameter):
-            value = keras.ops.convert_to_numpy(layer.variable)
-            clone.embeddings.assign(value.reshape(clone.embeddings.shape))
+            give_embeddings(clone, keras.ops.convert_to_numpy(layer.variable))
         else:
             copy_weights(layer, clone)
 

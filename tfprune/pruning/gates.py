@@ -20,7 +20,7 @@ from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import with_mask_of
 from tfprune.structure.layer_rules import RULES, LayerRule
 from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
-from tfprune.structure.other_weights import call_with_weights
+from tfprune.structure.other_weights import call_with_weights, masked
 from tfprune.structure.parameter import Parameter
 
 
@@ -120,16 +120,9 @@ class _GatedCall:
 
     def masked_weights(self, layer: Any) -> list[tuple[Any, Any]]:
         """(variable, what it is called with) of the weights `within`."""
-        found = []
-        for slot, axes in self.within:
-            variable = weight_of(layer, slot.weight)
-            value = keras.ops.convert_to_tensor(variable)
-            for each, gate in axes:
-                mask = each.along(keras.ops.convert_to_tensor(gate.mask))
-                shape = [-1 if axis == each.axis else 1 for axis in range(len(slot.shape))]
-                value = value * keras.ops.cast(keras.ops.reshape(mask, shape), value.dtype)
-            found.append((variable, value))
-        return found
+        return [masked(weight_of(layer, slot.weight), [
+            (each.axis, each.along(keras.ops.convert_to_tensor(gate.mask)))
+            for each, gate in axes]) for slot, axes in self.within]
 
     def normalized(self, layer: Any, inputs: Any, mask: Any) -> Any:
         """The output of a normalization over the channels of `mask`, float [C]."""
@@ -200,13 +193,10 @@ class _Making:
         prunable = [groups.layout.names.index(name) for name in groups]
         self._open = {tensor for tensor, info in enumerate(groups.layout.tensors)
                       if np.isin(info.positions.group, prunable).any()}
-        self._slots: dict[str, list[WeightSlot]] = {}
-        for slot in groups.layout.weights:
-            self._slots.setdefault(slot.layer, []).append(slot)
 
     def call(self, rule: LayerRule, layer: Any, node: LayerNode) -> _GatedCall | None:
         """Returns what is gated at a call; None if nothing is."""
-        slots = tuple(self._slots.get(node.layer, ()))
+        slots = tuple(self._layout.slots.get(node.layer, ()))
         if node.inputs and node.inputs[0] in self._open and rule.over_channels(
                 layer, len(self._layout.tensors[node.inputs[0]].shape)):
             return _GatedCall(slots=slots, statistics=self._gate(node, node.inputs[0]))

@@ -11,10 +11,9 @@ import numpy as np
 
 from tfprune.structure.composite import Opened
 from tfprune.structure.composite_nodes import Node
-from tfprune.structure.copies import config_of, give_activations
+from tfprune.structure.copies import config_of, give_activations, made_of
 from tfprune.structure.graph import Graph, Shape, functional_graph
-from tfprune.structure.keras_internals import (clone_model, core, is_of_keras, layers_within,
-                                               made_with, maker)
+from tfprune.structure.keras_internals import clone_model, core, layers_within, maker
 from tfprune.structure.parameter import Parameter
 
 
@@ -219,6 +218,11 @@ def embedding_like(parameter: Parameter, dtype_policy: str | None, width: int | 
         embeddings_regularizer=variable.regularizer, trainable=variable.trainable)
 
 
+def give_embeddings(embedding: Any, value: np.ndarray) -> None:
+    """Gives what `embedding_like` made a weight […, width]."""
+    embedding.embeddings.assign(value.reshape(embedding.embeddings.shape))
+
+
 def copy_layer(layer: Any, dtype_policy: str | None = None) -> Any:
     """Returns an unbuilt copy of a layer; an operation of keras.ops, which has no state, itself."""
     if not isinstance(layer, keras.layers.Layer):
@@ -246,7 +250,7 @@ def from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None,
     # The function of a Lambda comes from memory, not from a file: nothing to guard against.
     options = {'safe_mode': False} if isinstance(layer, keras.layers.Lambda) else {}
     with policy_of_layers(layer.dtype_policy if dtype_policy is None else dtype_policy):
-        clone = _made(layer, config, options)
+        clone = made_of(layer, config, **options)
     give_activations(layer, clone)
     # Layers that it makes itself may have policies that no config tells.
     before, after = (layers_within(each) for each in (layer, clone))
@@ -257,18 +261,6 @@ def from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None,
                 inner, keras.layers.InputLayer):
             inner.dtype_policy = policy
     return clone
-
-
-def _made(layer: Any, config: dict[str, Any], options: dict[str, Any]) -> Any:
-    try:
-        return type(layer).from_config(config, **options)
-    except Exception:  # of a user's class, whose get_config may say what its __init__ does not take
-        given = made_with(layer)
-        if given is None or is_of_keras(type(layer)):
-            raise
-        clone = type(layer)(**given)
-        clone.name = layer.name
-        return clone
 
 
 @contextlib.contextmanager

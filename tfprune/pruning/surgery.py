@@ -8,7 +8,7 @@ import numpy as np
 
 from tfprune.pruning.masks import check_masks
 from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, embedding_like,
-                                        from_config, policy_of_layers)
+                                        from_config, give_embeddings, policy_of_layers)
 from tfprune.structure.copies import config_of
 from tfprune.structure.graph import Graph, Shape, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
@@ -64,9 +64,6 @@ class _Cloning(Rebuilding):
             if not all(kept[value].all() for value in (
                     *node.inputs, *node.outputs, *node.internals.values())):
                 self._changed.add(id(step.operation))
-        self._slots: dict[str, list[WeightSlot]] = {}
-        for slot in groups.layout.weights:
-            self._slots.setdefault(slot.layer, []).append(slot)
 
     def is_changed(self, operation: Any) -> bool:
         return id(operation) in self._changed
@@ -105,13 +102,13 @@ class _Cloning(Rebuilding):
         return from_config(operation, edited, self.dtype_policy, config)
 
     def copy_weights_of(self, layer: Any) -> None:
-        slots = self._slots.get(self._nodes[id(layer)].layer, [])
+        slots = self._layout.slots.get(self._nodes[id(layer)].layer, ())
         if not slots and isinstance(layer, keras.layers.Layer) and layer.weights:
             copy_weights(layer, self.clone_of(layer))
         clone = self.clone_of(layer)
         for name, value in self._kept_weights(layer, slots).items():
             if isinstance(layer, Parameter):
-                clone.embeddings.assign(value.reshape(clone.embeddings.shape))
+                give_embeddings(clone, value)
             else:
                 weight_of(clone, name).assign(value)
 

@@ -24,7 +24,8 @@ from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, mask_of,
                                                with_mask_of)
 from tfprune.structure.layer_rules import RULES
-from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
+from tfprune.structure.layout import LayerNode, SlotAxis, inner_axes, weight_of
+from tfprune.structure.other_weights import masked
 from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, normalize_by_batch,
                                          normalizing_by_batch, statistics, updated_layers)
 
@@ -57,9 +58,9 @@ class _Kept(tf.Module):
         return tf.ensure_shape(wide, [self.size if place == rank + axis else size
                                       for place, size in enumerate(wide.shape)])
 
-    def mask(self, dtype: Any) -> tf.Tensor:
-        """1 where a position is kept, else 0, [size]."""
-        return tf.cast(self.places < tf.size(self.indices), dtype)
+    def mask(self) -> tf.Tensor:
+        """1 where a position is kept, else 0, float [size]."""
+        return tf.cast(self.places < tf.size(self.indices), tf.float32)
 
 
 class Subnetwork(tf.Module):
@@ -83,9 +84,8 @@ class Subnetwork(tf.Module):
         self._by_batch = Untracked(_normalized_by_batch(model, graph))
         self._prunable = [layout.names.index(name) for name in groups]
         self._kept: dict[tuple[bytes, bytes, int, int], _Kept] = {}
-        self._slots: dict[str, list[WeightSlot]] = {}
+        self._slots = layout.slots
         for slot in layout.weights:
-            self._slots.setdefault(slot.layer, []).append(slot)
             for each in slot.axes:
                 self._kept_of(each)
         for tensor in range(len(layout.tensors)):
@@ -168,12 +168,8 @@ class Subnetwork(tf.Module):
             axes = [(each, self._kept_of(each)) for each in inner_axes(slot, node)]
             inner = [(each, kept) for each, kept in axes if kept is not None]
             if inner:
-                variable = weight_of(layer, slot.weight)
-                value = tf.convert_to_tensor(variable)
-                for each, kept in inner:
-                    shape = [-1 if axis == each.axis else 1 for axis in range(len(slot.shape))]
-                    value = value * tf.reshape(kept.mask(value.dtype), shape)
-                found.append((variable, value))
+                found.append(masked(weight_of(layer, slot.weight), [
+                    (each.axis, kept.mask()) for each, kept in inner]))
         return found
 
     def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:

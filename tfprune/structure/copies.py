@@ -6,6 +6,7 @@ layer itself, and where Keras has one of equal values, that one, so that the cop
 """
 import contextlib
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from tfprune.structure.keras_internals import (clone_model, is_of_keras, layers_
                                                made_with)
 from tfprune.structure.layer_rules.activations import keras_activation
 
+# Layer -> whether a copy of it can be made: models are unfolded often.
+_CAN_COPY: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 _ACTIVATIONS = ('activation', 'recurrent_activation')
 
 
@@ -31,15 +34,29 @@ def copied(layer: Any) -> Any:
     return copy
 
 
-def can_copy(layer: Any) -> bool:
-    """Whether a copy of a layer can be made at all."""
-    if made_with(layer) is not None:
-        return True
+def made_of(layer: Any, config: dict[str, Any], **options: Any) -> Any:
+    """Returns a layer of the class of `layer` by a config; by what `layer` was made with, if its
+    get_config says what its __init__ does not take."""
     try:
-        type(layer).from_config(config_of(layer))
+        return type(layer).from_config(config, **options)
     except Exception:  # of a user's class
-        return False
-    return True
+        given = made_with(layer)
+        if given is None or is_of_keras(type(layer)):
+            raise
+        clone = type(layer)(**given)
+        clone.name = layer.name
+        return clone
+
+
+def can_copy(layer: Any) -> bool:
+    """Whether a copy of a layer can be made at all; tried once."""
+    if layer not in _CAN_COPY:
+        try:
+            made_of(layer, config_of(layer))
+            _CAN_COPY[layer] = True
+        except Exception:  # of a user's class
+            _CAN_COPY[layer] = False
+    return _CAN_COPY[layer]
 
 
 def give_activations(layer: Any, copy: Any) -> None:

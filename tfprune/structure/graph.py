@@ -13,6 +13,7 @@ from tfprune.structure.copies import can_copy
 from tfprune.structure.keras_internals import (Functional, SymbolicArguments, built_on,
                                                first_arguments, has_weights, layers_within, numpy,
                                                ordered_nodes, sequential_graph, standardized)
+from tfprune.structure.layer_rules.einsum import Equation
 
 Shape = tuple[int | None, ...]
 
@@ -218,16 +219,13 @@ def _masks(arguments: Any) -> set[int]:
             if isinstance(value, keras.KerasTensor)}
 
 
-def _filled(equation: str, before: Shape, after: Shape) -> Shape:
+def _filled(layer: Any, before: Shape, after: Shape) -> Shape:
     """The output shape of an EinsumDense with the sizes that its input says, where Keras does not.
     """
-    reads, makes = equation.split(',')[0], equation.split('->')[1]
-    if '.' in reads:  # the dots stand in front or behind
-        offset = len(before) - len(reads.replace('.', ''))
-        reads = reads.replace('...', '.' * offset)
-        makes = makes.replace('...', '.' * (len(after) - len(makes.replace('.', ''))))
-    sizes = dict(zip(reads, before))
-    return tuple(sizes.get(letter) if size is None else size for letter, size in zip(makes, after))
+    equation = Equation.parse(layer.equation, (len(before), len(layer.kernel.shape)))
+    sizes = dict(zip(equation.operands[0], before))
+    return tuple(sizes.get(letter) if size is None else size
+                 for letter, size in zip(equation.output, after))
 
 
 class _Walk:
@@ -284,7 +282,7 @@ class _Walk:
                                        for value, tensor in zip(inputs, tensors)):
                     made = self._infer(node, inputs)
                 if isinstance(node.operation, keras.layers.EinsumDense):
-                    made = [_filled(node.operation.equation, self.shapes[inputs[0]], made[0])]
+                    made = [_filled(node.operation, self.shapes[inputs[0]], made[0])]
             outputs = tuple(range(len(self.shapes), len(self.shapes) + len(made)))
             self.shapes += made
             values.update(zip(map(id, node.output_tensors), outputs))

@@ -22,6 +22,7 @@ from tfprune.structure.copies import warn_of_configs
 from tfprune.structure.graph import Graph, Shape, Step, unfold
 from tfprune.structure.layer_rules import (RULES, Call, Channels, Labels, LayerRule, Tracer,
                                            find_rule)
+from tfprune.structure.layer_rules.base import width_of
 from tfprune.structure.layout import (Layout, LayerNode, Positions, SlotAxis, TensorInfo,
                                       WeightSlot, weight_of)
 
@@ -158,8 +159,7 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
                 raise UnsupportedLayerError(
                     f"Layer '{step.path}' ({call.kind}) is not supported: the model {refused}; "
                     "unknown_layers='freeze' keeps the channels that it touches")
-            made = [Channels(tracer.fresh((shape[-1] or 0) if len(shape) > 1 else 0))
-                    for shape in call.output_shapes]
+            made = [Channels(tracer.fresh(width_of(shape))) for shape in call.output_shapes]
             before = () if first is None else (*first.inputs, *first.outputs)
             for i in (*internals.values(), *before):
                 tracer.freeze(traced.channels[i].labels, f'it {refused}')

@@ -1,6 +1,7 @@
 """The traced model in integers: what stands at each channel of each tensor and weight."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -136,6 +137,14 @@ class Layout:
     nodes: tuple[LayerNode, ...]
     weights: tuple[WeightSlot, ...]
     outputs: tuple[int, ...]
+
+    @functools.cached_property
+    def slots(self) -> Mapping[str, Sequence[WeightSlot]]:
+        """The weights of each layer that has some."""
+        found: dict[str, list[WeightSlot]] = {}
+        for slot in self.weights:
+            found.setdefault(slot.layer, []).append(slot)
+        return found
 
     def kept(self, masks: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Returns for every tensor a bool [C]: the channels that `masks` keep (missing: all)."""

@@ -1,8 +1,17 @@
 """Calling a layer with other values of its weights than it has."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+
+
+def masked(variable: Any, masks: Iterable[tuple[int, Any]]) -> tuple[Any, Any]:
+    """Returns a weight and its value times masks, (axis, float [size of that axis]) each."""
+    value = keras.ops.convert_to_tensor(variable)
+    for axis, mask in masks:
+        shape = [-1 if place == axis else 1 for place in range(len(value.shape))]
+        value = value * keras.ops.cast(keras.ops.reshape(mask, shape), value.dtype)
+    return variable, value
 
 
 def call_with_weights(layer: Any, weights: Sequence[tuple[Any, Any]], args: Sequence[Any],

@@ -71,11 +71,7 @@ def freeze_unless_elementwise(activation: Any, layer: str, labels: Labels, trace
                               'channels independently')
 
 
-class _ByElement(Channelwise):
-    any_axis = True
-
-
-class _Activation(_ByElement):
+class _Activation(Channelwise):
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         return freeze_if_mixed(call.layer, inputs[0], tracer)
@@ -103,9 +99,9 @@ class _PReLU(InPlace):
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     layers.Activation: _Activation().in_keras2(),
-    layers.ReLU: _ByElement().in_keras2(),
-    layers.LeakyReLU: _ByElement().in_keras2(Keras2Layer(config={'negative_slope': 'alpha'})),
-    layers.ELU: _ByElement().in_keras2(),
+    layers.ReLU: Channelwise().in_keras2(),
+    layers.LeakyReLU: Channelwise().in_keras2(Keras2Layer(config={'negative_slope': 'alpha'})),
+    layers.ELU: Channelwise().in_keras2(),
     layers.PReLU: _PReLU().in_keras2(),
     layers.Softmax: Softmax().in_keras2(),
 }

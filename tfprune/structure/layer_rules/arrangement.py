@@ -244,7 +244,7 @@ class _GetItem(LayerRule):
         items = _items(call.args[1], len(shape))
         if items is None or shape[:1] == (None,) and items[0] != slice(None):
             return f'is indexed with {call.args[1]!r}'
-        item = _of_axes(items)[axis_of_channels(call)]
+        item = items[_place(items, axis_of_channels(call))]
         if item != slice(None, None, -1) and (
                 not isinstance(item, slice) or item.step not in (None, 1)):
             return f'takes some of the channels ({item!r})'
@@ -253,16 +253,14 @@ class _GetItem(LayerRule):
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
         rank, place = len(call.input_shapes[0]), axis_of_channels(call)
         items = _items(call.args[1], rank) or []
-        item = _of_axes(items)[place]
-        at = [index for index, each in enumerate(items) if each is not None][place]
+        at = _place(items, place)
         behind = sum(not isinstance(each, int) for each in items[at + 1:])
-        return [Channels(inputs[0].labels[item], -1 - behind)]
+        return [Channels(inputs[0].labels[items[at]], -1 - behind)]
 
     def edit_arguments(self, layer: Any, args: Any, kwargs: Any, kept: Kept) -> tuple[Any, Any]:
         before, rank = kept.inputs[0], kept.input_ranks[0]
         items = _items(args[1], rank) or []
-        at = [index for index, each in enumerate(items) if each is not None][
-            rank + kept.input_axes[0]]
+        at = _place(items, rank + kept.input_axes[0])
         item = items[at]
         if item in (slice(None), slice(None, None, -1)) or before.all():
             return args, kwargs
@@ -292,14 +290,18 @@ class _Pad(LayerRule):
             return config
         widths = self._widths(layer, kept.input_ranks[0])
         left, right = widths[kept.input_axes[0]]
-        widths[kept.input_axes[0]] = (int(after[:left].sum()),
-                                      int(after[after.size - right:].sum()))
+        widths[kept.input_axes[0]] = ends_kept(after, left, right)
         return {**config, 'pad_width': tuple(widths)}
 
     @staticmethod
     def _widths(layer: Any, rank: int) -> list[tuple[int, int]]:
         widths = [tuple(pair) for pair in layer.pad_width]
         return widths * rank if len(widths) == 1 else widths
+
+
+def ends_kept(kept: np.ndarray, left: int, right: int) -> tuple[int, int]:
+    """How many of the first `left` and of the last `right` channels stay, of bool [C]."""
+    return int(kept[:left].sum()), int(kept[kept.size - right:].sum())
 
 
 def _on_channels(call: Call) -> bool:
@@ -331,8 +333,9 @@ def _items(key: Any, rank: int) -> list[Any] | None:
     return [*items[:place], *[slice(None)] * missing, *items[place + 1:]]
 
 
-def _of_axes(items: Sequence[Any]) -> list[Any]:
-    return [item for item in items if item is not None]
+def _place(items: Sequence[Any], axis: int) -> int:
+    """The place of an axis among items, of which None are of new axes."""
+    return [place for place, item in enumerate(items) if item is not None][axis]
 
 
 RULES: dict[type[keras.Operation], LayerRule] = {

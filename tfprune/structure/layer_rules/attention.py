@@ -17,8 +17,9 @@ from keras import layers
 
 from tfprune.structure.keras_internals import arguments_of_calls, mask_of, nn, projections_of
 from tfprune.structure.layer_rules.base import (Call, Channels, Kept, Labels, LayerRule, MacTerm,
-                                                positions, Tracer, WeightAxes, WeightAxis)
-from tfprune.structure.layer_rules.einsum import axis_of, known_size, without_weights
+                                                Tracer, WeightAxes, WeightAxis, known_size,
+                                                positions)
+from tfprune.structure.layer_rules.einsum import axis_of, without_weights
 from tfprune.structure.layer_rules.kernels import tie_blocks
 
 

@@ -363,11 +363,20 @@ def positions(call: Call, shape: Shape) -> int:
     Raises:
         ValueError: if the size is not fixed.
     """
-    sizes = shape[1:-1]
-    if None in sizes:
+    return math.prod(known_size(call, shape, size) for size in shape[1:-1])
+
+
+def known_size(call: Call, shape: Shape, size: int | None) -> int:
+    """Returns a size of `shape`; ValueError if it is not fixed."""
+    if size is None:
         raise ValueError(f"layer '{call.layer.name}' works on the shape {shape}: a cost needs "
                          'fixed sizes; give the model a fixed input shape')
-    return math.prod(size for size in sizes if size is not None)
+    return size
+
+
+def width_of(shape: Shape) -> int:
+    """Returns the size of the last axis; 0 where it is not fixed, and of a number an image [B]."""
+    return (shape[-1] or 0) if len(shape) > 1 else 0
 
 
 def axis_of_channels(call: Call) -> int:

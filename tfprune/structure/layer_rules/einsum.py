@@ -18,7 +18,8 @@ from keras import layers
 from tfprune.structure.keras_internals import arguments_of_calls, numpy as knp
 from tfprune.structure.layer_rules.activations import freeze_if_mixed
 from tfprune.structure.layer_rules.base import (Call, Channels, Kept, LayerRule, MacTerm, Shape,
-                                                Tracer, WeightAxes, WeightAxis)
+                                                Tracer, WeightAxes, WeightAxis, known_size,
+                                                width_of)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,8 +307,7 @@ class _EinsumDense(LayerRule):
 
 def without_weights(call: Call, output: int, tracer: Tracer) -> Channels:
     """The channels of an output that has none which could be removed, such as scores."""
-    shape = call.output_shapes[output]
-    labels = tracer.fresh((shape[-1] or 0) if len(shape) > 1 else 0)
+    labels = tracer.fresh(width_of(call.output_shapes[output]))
     tracer.freeze(labels, f"layer '{call.layer.name}' ({call.kind}) makes it without weights")
     return Channels(labels)
 
@@ -315,14 +315,6 @@ def without_weights(call: Call, output: int, tracer: Tracer) -> Channels:
 def axis_of(call: Call, place: int) -> int:
     """The axis of the channels of an input, counted from the end."""
     return call.axes[place] if call.axes else -1
-
-
-def known_size(call: Call, shape: Shape, size: int | None) -> int:
-    """A size of `shape`; ValueError if it is not fixed."""
-    if size is None:
-        raise ValueError(f"layer '{call.layer.name}' works on the shape {shape}: a cost needs "
-                         'fixed sizes; give the model a fixed input shape')
-    return size
 
 
 RULES: dict[type[keras.Operation], LayerRule] = {

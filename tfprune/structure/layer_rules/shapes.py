@@ -8,9 +8,9 @@ import numpy as np
 from keras import layers
 
 from tfprune.structure.keras_internals import StochasticDepth
-from tfprune.structure.layer_rules.arrangement import Moved, permuted
+from tfprune.structure.layer_rules.arrangement import Moved, ends_kept, permuted
 from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Keras2Layer, Labels,
-                                                LayerRule, Tracer, axis_of_channels)
+                                                LayerRule, Tracer, axis_of_channels, width_of)
 
 
 class Input(InPlace):
@@ -20,8 +20,7 @@ class Input(InPlace):
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         if inputs:
             return inputs[0]
-        shape = call.output_shapes[0]
-        labels = tracer.fresh((shape[-1] or 0) if len(shape) > 1 else 0)
+        labels = tracer.fresh(width_of(call.output_shapes[0]))
         tracer.freeze(labels, "it is the model's input")
         return labels
 
@@ -51,8 +50,7 @@ class _ZeroPadding2D(LayerRule):
         if not self._pads_channels(layer):
             return config
         left, right = layer.padding[1]
-        kept = int(kept_out[:left].sum()), int(kept_out[kept_out.size - right:].sum())
-        return {**config, 'padding': (layer.padding[0], kept)}
+        return {**config, 'padding': (layer.padding[0], ends_kept(kept_out, left, right))}
 
     @staticmethod
     def _pads_channels(layer: Any) -> bool:

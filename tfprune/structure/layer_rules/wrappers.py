@@ -7,7 +7,7 @@ import keras
 from keras import layers
 
 from tfprune.structure.layer_rules.base import (Call, Channels, Kept, LayerRule, MacTerm, Tracer,
-                                                WeightAxes)
+                                                WeightAxes, known_size)
 from tfprune.structure.layer_rules.recurrent import with_inner
 
 Rules = Mapping[type[keras.Operation], LayerRule]
@@ -77,14 +77,10 @@ class _TimeDistributed(_Wrapper):
         return dataclasses.replace(inside, input_shapes=before, output_shapes=after)
 
     def mac_terms(self, call: Call) -> tuple[MacTerm, ...]:
-        terms = super().mac_terms(call)
-        steps = call.input_shapes[0][1]
-        if terms and steps is None:
-            raise ValueError(f"layer '{call.layer.name}' works on the shape "
-                             f'{call.input_shapes[0]}: a cost needs fixed sizes; give the model a '
-                             'fixed input shape')
-        return tuple(dataclasses.replace(term, coefficient=term.coefficient * (steps or 0))
-                     for term in terms)
+        shape = call.input_shapes[0]
+        return tuple(dataclasses.replace(
+            term, coefficient=term.coefficient * known_size(call, shape, shape[1]))
+            for term in super().mac_terms(call))
 
 
 class _SpectralNormalization(_Wrapper):
