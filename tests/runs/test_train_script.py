@@ -109,12 +109,13 @@ def test_interrupted_equals_uninterrupted(interrupted, whole):
     run, *_ = interrupted
     assert 'test accuracy' in whole[1] and 'MACs' in whole[1]
     check_same_run(run, whole[0])
-    for row in rows_of(run / 'metrics.jsonl'):
-        if row['phase'] == 'joint':
-            assert row['rescoring_seconds'] > 0 and row['agent_seconds'] > 0
-            # Of episodes whose widths had just been scored again there is nothing to score.
-            assert (row.get('scoring_seconds', 0) + row['rescoring_seconds'] + row['policy_seconds']
-                    + row['agent_seconds'] + row['context_seconds'] < row['method_seconds'])
+    joint = [row for row in rows_of(run / 'metrics.jsonl') if row['phase'] == 'joint']
+    # Of episodes whose widths had just been scored again there is nothing to score.
+    assert any(row.get('scoring_seconds', 0) > 0 for row in joint)
+    for row in joint:
+        assert row['rescoring_seconds'] > 0 and row['agent_seconds'] > 0
+        assert (row.get('scoring_seconds', 0) + row['rescoring_seconds'] + row['policy_seconds']
+                + row['agent_seconds'] + row['context_seconds'] < row['method_seconds'])
 
 
 @pytest.mark.slow
