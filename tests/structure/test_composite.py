@@ -152,14 +152,6 @@ class WithLoss(Composite):
         return inputs * 2.
 
 
-class Unused(Composite):
-    def build(self, shape):
-        self.spare = self.add_weight(shape=(5,), name='spare')
-
-    def call(self, inputs):
-        return inputs * 2.
-
-
 class Calls(Composite):
     def __call__(self, *args, **kwargs):
         return super().__call__(*args, **kwargs)
@@ -193,7 +185,6 @@ class AlwaysTraining(Composite):
     (StatisticsOfItsOwn, 'its call does not take symbolic tensors: '),
     (InTensorFlow, 'its call does not take symbolic tensors: '),
     (WithLoss, 'its call does not take symbolic tensors: '),
-    (Unused, "its weight 'spare' is not used in its call"),
     (Calls, 'it has a __call__ of its own'),
     (Tied, "it reads the weight 'x/dense"),
     (AlwaysTraining, "it calls 'dropout"),
@@ -337,6 +328,9 @@ def test_subclasses_of_layers_are_opened_where_their_sizes_are_known():
     projections, products = 4 * 8 * 3 * 10, 2 * 8 * 8 * 10
     assert CostModel(model, trace_groups(model)).dense.macs == projections + products + 6
     image = keras.Input((4, 6, 3))
-    x = OwnTimes(layers.MaxPooling1D(), name='times')(image)
-    step = unfold(keras.Model(image, x)).steps[-1]
-    assert step.operation.name == 'times' and 'sizes are not fixed' in step.closed
+    x = OwnTimes(layers.MaxPooling1D(), name='times')(layers.Dense(5, name='a')(image))
+    model = randomize(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
+    assert not any(step.closed for step in unfold(model).steps)
+    assert dict(trace_groups(model)) == {'a': 5}
+    masks = random_masks(trace_groups(model), np.random.default_rng(0))
+    assert check_promises(model, masks).gated_difference < 1e-5

@@ -22,7 +22,7 @@ from tfprune.costs.running import macs_of_call
 from tfprune.pruning.masks import check_widths
 from tfprune.structure.graph import Graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
-from tfprune.structure.layer_rules import RULES, Call, MacTerm
+from tfprune.structure.layer_rules import Call, MacTerm, rule_of
 from tfprune.structure.layout import LayerNode
 
 BYTES = 4  # of a float32 activation
@@ -274,12 +274,14 @@ class CostModel:
         for step, traced in zip(graph.steps, layout.nodes):
             if traced.refused is not None:
                 continue
-            rule = RULES[type(step.operation)]
+            rule = rule_of(step.operation)
+            assert rule is not None  # or it was refused
             before, after = ([layout.tensors[i] for i in side]
                              for side in (traced.inputs, traced.outputs))
             call = Call(step.operation, tuple(info.shape for info in before),
                         tuple(info.shape for info in after), step.constants,
-                        tuple(info.axis for info in before))
+                        tuple(info.axis for info in before),
+                        images=tuple(graph.images[i] for i in traced.inputs))
             times = graph.times(step)
             terms = [(times * term.coefficient, _used(term, traced))
                      for term in rule.mac_terms(call)]
@@ -383,7 +385,7 @@ def _live_bytes(forms: np.ndarray, groups: ChannelGroups, graph: Graph) -> np.nd
     live: dict[int, int] = {}        # owner -> uses to come
     rows = []
     for step, traced in zip(graph.steps, layout.nodes):
-        rule = RULES.get(type(step.operation))
+        rule = rule_of(step.operation)
         for tensor in traced.inputs:
             live[buffer[tensor]] -= 1
         source = buffer[traced.inputs[0]] if traced.inputs else -1

@@ -28,13 +28,15 @@ def macs_of_call(step: Step, shapes: Sequence[Shape]) -> int | None:
 
 
 def _count(step: Step, shapes: Sequence[Shape]) -> int | None:
-    if any(None in shape[1:] for shape in shapes):
+    if any(shape.count(None) > 1 for shape in shapes):
         return None
-    batch = next((shape[0] for shape in shapes if shape and shape[0]), 1)
+    first = [shape[0] for shape in shapes if shape]
+    is_open = any(None in shape for shape in shapes)
+    batch = 1 if is_open or not first else first[0] or 1
     kept = KeptState([step.operation])
 
     def run() -> Any:
-        feed = {id(tensor): tf.zeros([shape[0] or batch, *shape[1:]] if shape else [], tensor.dtype)
+        feed = {id(tensor): tf.zeros([size or 1 for size in shape], tensor.dtype)
                 for tensor, shape in zip(step.tensors, shapes)}
         return called(step, feed)
 

@@ -12,7 +12,7 @@ import keras
 
 from tfprune.structure.copies import config_of
 from tfprune.structure.graph import Step, unfold
-from tfprune.structure.layer_rules import RULES, Keras2Layer
+from tfprune.structure.layer_rules import Keras2Layer, rule_of
 from tfprune.structure.layer_rules.activations import keras_activation
 
 
@@ -136,7 +136,7 @@ class _Rebuild:
 
 def _keras2_layer(step: Step) -> Keras2Layer:
     """What the rule of a step's layer says of tf_keras."""
-    rule = RULES.get(type(step.operation))
+    rule = rule_of(step.operation)
     if rule is None or rule.keras2 is None:
         raise _no_counterpart(step)
     return rule.keras2

@@ -15,7 +15,7 @@ from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, em
                                         give_embeddings)
 from tfprune.structure.graph import Graph, Step, unfold
 from tfprune.structure.keras_internals import maker, numpy as knp
-from tfprune.structure.parameter import Parameter
+from tfprune.structure.parameter import Constant, Parameter
 
 _SUMS = (keras.layers.Add, knp.Add)
 
@@ -135,7 +135,7 @@ class _Removal:
                 used.add(id(step.operation))
                 self.needed.update(step.inputs)
         gone = {step.path: id(step.operation) for step in graph.steps
-                if (step.inputs or isinstance(step.operation, Parameter))
+                if (step.inputs or isinstance(step.operation, Constant | Parameter))
                 and id(step.operation) not in used}
         self._gone, self.layers = set(gone.values()), tuple(gone)
 

@@ -18,7 +18,7 @@ from tfprune.pruning.masks import check_masks
 from tfprune.structure.graph import Graph, Untracked, flat_inputs, functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import with_mask_of
-from tfprune.structure.layer_rules import RULES, LayerRule
+from tfprune.structure.layer_rules import RULES, LayerRule, rule_of
 from tfprune.structure.layout import LayerNode, SlotAxis, WeightSlot, inner_axes, weight_of
 from tfprune.structure.other_weights import call_with_weights, masked
 from tfprune.structure.parameter import Parameter
@@ -175,7 +175,7 @@ def insert_gates(model: keras.Model, groups: ChannelGroups) -> GatedModel:
     making = _Making(groups)
     gated = {}
     for place, (step, node) in enumerate(zip(graph.steps, layout.nodes)):
-        rule = RULES.get(type(step.operation))
+        rule = rule_of(step.operation)
         if node.refused is None and rule is not None:
             here = making.call(rule, step.operation, node)
             if here is not None:

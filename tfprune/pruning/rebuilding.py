@@ -14,7 +14,7 @@ from tfprune.structure.composite_nodes import Node
 from tfprune.structure.copies import config_of, give_activations, made_of
 from tfprune.structure.graph import Graph, Shape, functional_graph
 from tfprune.structure.keras_internals import clone_model, core, layers_within, maker
-from tfprune.structure.parameter import Parameter
+from tfprune.structure.parameter import Constant, Parameter
 
 
 _HALF = ('float16', 'bfloat16')
@@ -128,6 +128,8 @@ class Rebuilding:
         return clone
 
     def _is_changed(self, inner: Any) -> bool:
+        if isinstance(inner, Opened) and inner.drops:
+            return True
         return any(self._is_changed(self.nested[id(operation)]) if id(operation) in self.nested
                    else self.is_changed(operation) for operation in inner.operations)
 
@@ -160,10 +162,13 @@ class Rebuilding:
         for node in graph.nodes:
             if node.is_input:
                 continue
-            if isinstance(node.operation, Parameter) and not self.is_gone(node.operation):
+            operation = node.operation
+            if isinstance(operation, Constant | Parameter) and not self.is_gone(operation):
                 if zero is None:
-                    zero = _zero(inputs[0], graph.names[id(node.operation)])
-                made = self._looked_up(node.operation, zero)
+                    zero = _zero(inputs[0], graph.names[id(operation)])
+                made = (_beside(operation, zero, graph.names[id(operation)])
+                        if isinstance(operation, Constant)
+                        else self._looked_up(operation, zero))
             else:
                 made = self._called(node, values)
             values.update(zip(map(id, node.output_tensors), keras.tree.flatten(made)))
@@ -298,6 +303,13 @@ def _zero(tensor: Any, name: str) -> Any:
     none = _named(f'{name}_sum', keras.ops.sum(_named(f'{name}_no_channels', tensor[key])))
     zero = _named(f'{name}_zero', keras.ops.zeros_like(none))
     return _named(f'{name}_index', keras.ops.cast(zero, 'int32'))
+
+
+def _beside(constant: Constant, zero: Any, name: str) -> Any:
+    """The value of a constant as a symbolic tensor; `zero` is a symbolic integer of no axes."""
+    zero = _named(f'{name}_cast', keras.ops.cast(zero, constant.value.dtype.name))
+    combine = keras.ops.logical_or if constant.value.dtype == bool else keras.ops.add
+    return _named(f'{name}_value', combine(zero, constant.value))
 
 
 def _named(name: str, tensor: Any) -> Any:

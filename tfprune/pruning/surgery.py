@@ -12,7 +12,7 @@ from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, em
 from tfprune.structure.copies import config_of
 from tfprune.structure.graph import Graph, Shape, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
-from tfprune.structure.layer_rules import RULES, LayerRule
+from tfprune.structure.layer_rules import RULES, LayerRule, rule_of
 from tfprune.structure.layout import LayerNode, WeightSlot, weight_of
 from tfprune.structure.parameter import Parameter
 
@@ -75,14 +75,14 @@ class _Cloning(Rebuilding):
         return tuple(sizes)
 
     def call(self, clone: Any, *args: Any, **kwargs: Any) -> Any:
-        rule, node = RULES.get(type(clone)), self._calls.get(id(clone))
+        rule, node = rule_of(clone), self._calls.get(id(clone))
         if rule is not None and node is not None and node.refused is None:
             args, kwargs = rule.edit_arguments(clone, args, kwargs,
                                                self._layout.kept_of(node, self._kept))
         return super().call(clone, *args, **kwargs)
 
     def copy(self, operation: Any) -> Any:
-        node, rule = self._nodes[id(operation)], RULES.get(type(operation))
+        node, rule = self._nodes[id(operation)], rule_of(operation)
         if isinstance(operation, Parameter):
             kept = self._kept[node.outputs[0]]
             return embedding_like(operation, self.dtype_policy, int(kept.sum()) or None)

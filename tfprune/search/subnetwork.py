@@ -23,7 +23,7 @@ from tfprune.structure.graph import Graph, Step, Untracked, flat_inputs, functio
 from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, mask_of,
                                                with_mask_of)
-from tfprune.structure.layer_rules import RULES
+from tfprune.structure.layer_rules import rule_of
 from tfprune.structure.layout import LayerNode, SlotAxis, inner_axes, weight_of
 from tfprune.structure.other_weights import masked
 from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, normalize_by_batch,
@@ -133,7 +133,7 @@ class Subnetwork(tf.Module):
         return self._kept_of(SlotAxis(axis, tensor, reads=True))
 
     def _run(self, step: Step, node: LayerNode, values: Mapping[int, Any]) -> list[Any]:
-        layer, rule = step.operation, RULES.get(type(step.operation))
+        layer, rule = step.operation, rule_of(step.operation)
         feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_along(value) for value in (*step.inputs, *step.outputs)]
         if (isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer)

@@ -3,6 +3,7 @@
     options        which groups may be pruned
     composite      layers of a user's own, opened: what their calls are made of
     composite_nodes  these calls: compared, and made to fit any batch
+    composite_calls  what layers within do that Keras' graphs cannot have
     composite_batch  those of layers that compute with the size of the batch
     parameter      their own weights as steps of the graph
     graph          the calls of a model in order, nested models and composite layers unfolded

@@ -17,13 +17,14 @@ from typing import Any
 import keras
 
 from tfprune.errors import first_line
-from tfprune.structure.composite_batch import SIZES, at_any_batch, is_open, with_batch
+from tfprune.structure.composite_batch import MORE_SIZES, SIZES, at_any_batch, is_open, with_batch
+from tfprune.structure.composite_calls import Within
 from tfprune.structure.composite_nodes import Closed, Node, difference, for_any_batch, nodes_before
 from tfprune.structure.keras_internals import (SymbolicArguments, VariableReads, casts_inputs,
                                                is_cast, is_of_keras, layers_within, maker, mask_of,
                                                own_variables, remember_call, untouched)
 from tfprune.structure.layer_rules import has_rule
-from tfprune.structure.parameter import Parameter
+from tfprune.structure.parameter import Constant, Parameter
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class Opened:
         inputs, outputs: its symbolic tensors.
         input, output: these as the layer takes and gives them: one tensor, or a structure.
         names: id of every layer and operation -> its name in the graph.
+        drops: whether the layer has weights that its call does not use, which a copy has not.
     """
     name: str
     nodes: tuple[Node, ...]
@@ -44,6 +46,7 @@ class Opened:
     input: Any
     output: Any
     names: Mapping[int, str]
+    drops: bool = False
 
     @property
     def operations(self) -> list[Any]:
@@ -114,11 +117,11 @@ def _open(layer: Any, arguments: Any) -> Opened:
         except Closed:
             if not is_open(arguments):
                 raise
-            one, other = (_traced(layer, with_batch(arguments, size), parameters)
-                          for size in SIZES)
-            entries, output = _entries(layer, arguments)[0], one[2]
-            swapped = {id(old): new for old, new in zip(one[0], entries)}
-            nodes = [*map(_input_node, entries), *at_any_batch(one[1], other[1], swapped)]
+            try:
+                entries, nodes, output, swapped = _open_at(SIZES, layer, arguments, parameters)
+            except Closed:
+                entries, nodes, output, swapped = _open_at(MORE_SIZES, layer, arguments,
+                                                           parameters)
         output = keras.tree.map_structure(
             lambda tensor: swapped.get(id(tensor), tensor), output)
         names = _names(layer, nodes)
@@ -127,7 +130,18 @@ def _open(layer: Any, arguments: Any) -> Opened:
             remember_call(node.operation, node.arguments)
     struct = entries[0] if len(entries) == 1 else list(entries)
     return Opened(layer.name, tuple(nodes), tuple(entries), tuple(keras.tree.flatten(output)),
-                  struct, output, names)
+                  struct, output, names, _has_unused(layer, nodes))
+
+
+def _open_at(sizes: Sequence[int], layer: Any, arguments: Any, parameters: Mapping[int, Parameter]
+             ) -> tuple[list[Any], list[Node], Any, dict[int, Any]]:
+    """The inputs, the calls, the output of one trace, and what became of its tensors by id, from
+    traces at two sizes of the batch."""
+    one, other = (_traced(layer, with_batch(arguments, size), parameters) for size in sizes)
+    entries = _entries(layer, arguments)[0]
+    swapped = {id(old): new for old, new in zip(one[0], entries)}
+    nodes = [*map(_input_node, entries), *at_any_batch(one[1], other[1], swapped)]
+    return entries, nodes, one[2], swapped
 
 
 def _traced(layer: Any, arguments: Any, parameters: Mapping[int, Parameter]
@@ -138,7 +152,7 @@ def _traced(layer: Any, arguments: Any, parameters: Mapping[int, Parameter]
     differs = difference(traces[0].nodes, traces[1].nodes)
     if differs is not None:
         raise Closed(f'it does something else in training: {differs}')
-    _refuse_unused(layer, traces[0].nodes, parameters)
+    _refuse_unused(layer, traces[0].nodes)
     return entries, _in_either_mode(*(trace.nodes for trace in traces)), traces[0].output
 
 
@@ -244,12 +258,16 @@ def _trace(layer: Any, entries: Sequence[Any], fed: Any, training: bool) -> _Tra
     args, kwargs = fed
     if _takes_training(layer):
         kwargs = {**kwargs, 'training': training}
-    try:
-        with VariableReads() as reads:
-            output = layer.call(*args, **kwargs)
-    except Exception as error:  # of a user's code: anything
-        raise Closed(f'its call does not take symbolic tensors: {first_line(error, 200)}'
-                     ) from error
+    within = Within(layers_within(layer, itself=False))
+    while True:
+        try:
+            with VariableReads() as reads, within.traced():
+                output = keras.tree.map_structure(_symbolic, layer.call(*args, **kwargs))
+            break
+        except Exception as error:  # of a user's code: anything
+            if not within.has_learnt:
+                raise Closed(f'its call does not take symbolic tensors: {first_line(error, 200)}'
+                             ) from error
     if reads.read:
         raise Closed(f"it reads the weight '{reads.read[0].path}' itself")
     if reads.state_mapping:
@@ -262,18 +280,26 @@ def _trace(layer: Any, entries: Sequence[Any], fed: Any, training: bool) -> _Tra
     return _Trace(nodes_before(flat, set(map(id, entries))), output)
 
 
+def _symbolic(value: Any) -> Any:
+    """A tensor that is known, as one of the graph."""
+    known = keras.ops.is_tensor(value) and not isinstance(value, keras.KerasTensor)
+    return Constant(value).symbolic_call() if known else value
+
+
 def _input_node(tensor: Any) -> Node:
     return Node(maker(tensor), SymbolicArguments(), (tensor,))
 
 
-def _refuse_unused(layer: Any, nodes: Sequence[Node], parameters: Mapping[int, Parameter]) -> None:
-    """Closed unless the graph has all weights of a layer, and no others."""
+def _has_unused(layer: Any, nodes: Sequence[Node]) -> bool:
+    used = {id(node.operation.variable) for node in nodes if isinstance(node.operation, Parameter)}
+    return any(id(variable) not in used for variable in own_variables(layer))
+
+
+def _refuse_unused(layer: Any, nodes: Sequence[Node]) -> None:
+    """Closed unless the graph has all layers in a layer that have weights, and no others."""
     called = {id(inner) for node in nodes for inner in (
         layers_within(node.operation) if isinstance(node.operation, keras.layers.Layer)
         else [node.operation])}
-    for variable in own_variables(layer):
-        if id(parameters.get(id(variable))) not in called:
-            raise Closed(f"its weight '{variable.name}' is not used in its call")
     within = {id(inner) for inner in layers_within(layer)}
     for inner in layers_within(layer, itself=False):
         if own_variables(inner) and id(inner) not in called:

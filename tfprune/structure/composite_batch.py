@@ -13,6 +13,9 @@ from tfprune.structure.composite_nodes import (Closed, Node, is_same_operation, 
 from tfprune.structure.keras_internals import SymbolicArguments, numpy as knp
 
 SIZES = 7, 11  # no sizes of anything else
+# Of what may divide the images of a batch: positions that were moved to them, as windows are.
+_DIVISORS = 2**6 * 3**2 * 7**2
+MORE_SIZES = tuple(size * _DIVISORS for size in SIZES)
 _REPEATING = (knp.BroadcastTo, knp.Tile, knp.Repeat)
 
 
@@ -46,7 +49,9 @@ def at_any_batch(one: Sequence[Node], other: Sequence[Node], swapped: dict[int, 
         args, kwargs = a.arguments.convert(lambda value: swapped.get(id(value), value))
         outputs = keras.tree.flatten(operation(*args, **kwargs))
         for old, new in zip(a.output_tensors, outputs, strict=True):
-            if tuple(new.shape[1:]) != tuple(old.shape[1:]):
+            if len(new.shape) != len(old.shape) or any(
+                    size not in (None, fixed) for size, fixed in zip(new.shape, old.shape)) or (
+                        tuple(new.shape).count(None) > 1):
                 raise Closed(f'it makes {tuple(new.shape)}, whose sizes are not fixed')
             swapped[id(old)] = new
         made.append(Node(operation, SymbolicArguments(*args, **kwargs), tuple(outputs),
@@ -71,8 +76,9 @@ def _operation(one: Node, other: Node) -> Any:
             sizes[differ[0]] = -1
             return knp.Reshape(tuple(sizes))
     shape = one.output_tensors[0].shape
-    if kind is type(other.operation) and kind in _REPEATING and (
-            shape[0] == SIZES[0] and one.input_tensors[0].shape == (1, *shape[1:])):
+    repeats = kind is type(other.operation) and kind in _REPEATING
+    if repeats and shape[0] in (SIZES[0], MORE_SIZES[0]) and (
+            one.input_tensors[0].shape == (1, *shape[1:])):
         return None
     raise Closed(f'{kind.__name__} depends on the size of the batch')
 
@@ -92,13 +98,14 @@ def _repeated(reader: Node, tensor: Any, alone: Any, swapped: dict[int, Any]) ->
 def with_batch(arguments: Any, size: int) -> Any:
     """The arguments of a call for so many images where their number is open."""
     args, kwargs = arguments.convert(
-        lambda value: keras.KerasTensor((size, *value.shape[1:]), value.dtype)
-        if isinstance(value, keras.KerasTensor) and value.shape[:1] == (None,) else value)
+        lambda value: keras.KerasTensor([size if each is None else each for each in value.shape],
+                                        value.dtype)
+        if isinstance(value, keras.KerasTensor) else value)
     return SymbolicArguments(*args, **kwargs)
 
 
 def is_open(arguments: Any) -> bool:
     """Whether the number of images of a call is open, and no other size is."""
     shapes = [tensor.shape for tensor in arguments.keras_tensors]
-    return any(shape[:1] == (None,) for shape in shapes) and not any(
-        None in shape[1:] for shape in shapes)
+    return any(None in shape for shape in shapes) and not any(
+        shape.count(None) > 1 for shape in shapes)

@@ -13,9 +13,8 @@ from tfprune.structure.copies import can_copy
 from tfprune.structure.keras_internals import (Functional, SymbolicArguments, built_on,
                                                first_arguments, has_weights, layers_within, numpy,
                                                ordered_nodes, sequential_graph, standardized)
+from tfprune.structure.layer_rules.base import Shape, axis_of_images
 from tfprune.structure.layer_rules.einsum import Equation
-
-Shape = tuple[int | None, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -67,8 +66,10 @@ class Graph:
     Attributes:
         steps: all calls; the inputs of a nested model are steps that pass a value on.
         shapes: of every value, [B, …].
-        rows: how many of a value's first axis one example has: more than one where positions are
-            moved there, as windows of attention are.
+        rows: how many of a value's axis of images one example has: more than one where positions
+            are moved there, as windows of attention are.
+        images: that axis of every value: the only one whose size is not fixed, else the first;
+            None where no input had a part in the value.
         inputs, outputs: the values that the model takes and gives.
         nested: id of a nested model or composite layer that was unfolded -> its graph.
     """
@@ -78,6 +79,7 @@ class Graph:
     outputs: tuple[int, ...]
     nested: Mapping[int, Any]
     rows: tuple[int, ...] = ()
+    images: tuple[int | None, ...] = ()
 
     @property
     def layers(self) -> dict[str, Any]:
@@ -169,8 +171,9 @@ def unfold(model: keras.Model) -> Graph:
             break
         except _Differs as layer:
             closed[layer.args[0]] = layer.args[1]
-    return Graph(tuple(walk.steps), tuple(walk.shapes), walk.made(graph.inputs, outer),
-                 walk.made(graph.outputs, outer), walk.nested, _rows(walk.steps, walk.shapes))
+    inputs, shapes = walk.made(graph.inputs, outer), walk.shapes
+    return Graph(tuple(walk.steps), tuple(shapes), inputs, walk.made(graph.outputs, outer),
+                 walk.nested, _rows(walk.steps, shapes), _images(walk.steps, shapes, inputs))
 
 
 def _rows(steps: Sequence[Step], shapes: Sequence[Shape]) -> tuple[int, ...]:
@@ -179,13 +182,32 @@ def _rows(steps: Sequence[Step], shapes: Sequence[Shape]) -> tuple[int, ...]:
     for step in steps:
         found = max((rows[value] for value in step.inputs), default=1)
         if isinstance(step.operation, numpy.Reshape):
-            before, after = ([size or 0 for size in shapes[value][1:]]
-                             for value in (step.inputs[0], step.outputs[0]))
-            if math.prod(after):
-                found = max(found * math.prod(before) // math.prod(after), 1)
+            before, after = (_of_one(shapes[value]) for value in (step.inputs[0], step.outputs[0]))
+            if before and after:
+                found = max(found * before // after, 1)
         for value in step.outputs:
             rows[value] = found
     return tuple(rows)
+
+
+def _of_one(shape: Shape) -> int:
+    """How many numbers stand beside one place of the axis of images; 0 if that is not known."""
+    sizes = list(shape)
+    sizes.pop(axis_of_images(shape))
+    return math.prod(size or 0 for size in sizes)
+
+
+def _images(steps: Sequence[Step], shapes: Sequence[Shape], inputs: Sequence[int]
+            ) -> tuple[int | None, ...]:
+    """`Graph.images`."""
+    found: list[int | None] = [None] * len(shapes)
+    given = set(inputs)
+    for step in steps:
+        if given.intersection(step.outputs) or any(
+                found[value] is not None for value in step.inputs):
+            for value in step.outputs:
+                found[value] = axis_of_images(shapes[value]) if shapes[value] else None
+    return tuple(found)
 
 
 def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
@@ -337,8 +359,8 @@ class _Walk:
         except Closed as why:
             raise _Differs(id(node.operation), str(why)) from why
         if isinstance(inner, Opened) and not any(
-                None in self.shapes[value][1:] for value in feed):
-            free = [shape for shape in self.shapes[before:] if None in shape[1:]]
+                self.shapes[value].count(None) > 1 for value in feed):
+            free = [shape for shape in self.shapes[before:] if shape.count(None) > 1]
             if free:
                 raise _Differs(id(node.operation), f'it makes {free[0]}, whose sizes are not fixed')
         values.update(zip(map(id, node.output_tensors), self.made(inner.outputs, within)))

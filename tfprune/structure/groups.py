@@ -20,8 +20,8 @@ import numpy as np
 
 from tfprune.structure.copies import warn_of_configs
 from tfprune.structure.graph import Graph, Shape, Step, unfold
-from tfprune.structure.layer_rules import (RULES, Call, Channels, Labels, LayerRule, Tracer,
-                                           find_rule)
+from tfprune.structure.layer_rules import (Call, Channels, Labels, LayerRule, Tracer,
+                                           find_rule, rule_of)
 from tfprune.structure.layer_rules.base import width_of
 from tfprune.structure.layout import (Layout, LayerNode, Positions, SlotAxis, TensorInfo,
                                       WeightSlot, weight_of)
@@ -124,7 +124,7 @@ class _Traced:
 
     def internals(self, step: Step, tracer: Tracer) -> dict[str, int]:
         """Adds the channels that only the layer of a step sees, and returns their tensors."""
-        rule, found = RULES.get(type(step.operation)), {}
+        rule, found = rule_of(step.operation), {}
         for name, width in rule.internals(step.operation).items() if rule else ():
             found[name] = len(self.shapes)
             self.names[found[name]] = f'{step.path}/{name}'
@@ -147,7 +147,8 @@ def _trace(graph: Graph, tracer: Tracer, unknown_layers: str) -> _Traced:
                     tuple(graph.shapes[i] for i in step.outputs), step.constants,
                     tuple(each.axis for each in inputs),
                     {name: traced.channels[i].labels for name, i in internals.items()},
-                    tuple(step.arguments.args), step.masks)
+                    tuple(step.arguments.args), step.masks,
+                    tuple(graph.images[i] for i in step.inputs))
         rule, refused = find_rule(call)
         if step.closed:
             refused = f'{refused} and could not be opened: {step.closed}'

@@ -10,6 +10,7 @@ import numpy as np
 
 from tfprune.structure.graph import Shape, layer_at
 from tfprune.structure.layer_rules import Kept
+from tfprune.structure.layer_rules.base import axis_of_images
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,9 +35,9 @@ class TensorInfo:
 
     @property
     def others(self) -> tuple[int | None, ...]:
-        """The sizes of all axes but the batch's and the channels'."""
+        """The sizes of all axes but the images' and the channels'."""
         return tuple(size for place, size in enumerate(self.shape)
-                     if place not in (0, len(self.shape) + self.axis))
+                     if place not in (axis_of_images(self.shape), len(self.shape) + self.axis))
 
 
 @dataclasses.dataclass(frozen=True)

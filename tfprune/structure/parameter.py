@@ -1,8 +1,10 @@
-"""A weight that the call of a composite layer uses itself, as an operation of the graph."""
+"""What the call of a composite layer uses itself, as operations of the graph: weights, and values
+that are known when it is traced."""
 
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfprune.structure.keras_internals import value_without_autocast
 
@@ -32,3 +34,21 @@ class Parameter(keras.Operation):
 
     def compute_output_spec(self) -> keras.KerasTensor:
         return keras.KerasTensor(self.variable.shape, self.dtype)
+
+
+class Constant(keras.Operation):
+    """Gives a tensor that is the same always; takes nothing.
+
+    Args:
+        value: a tensor of known values.
+    """
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(name='constant')
+        self.value = np.asarray(value)
+
+    def call(self) -> Any:
+        return keras.ops.convert_to_tensor(self.value)
+
+    def compute_output_spec(self) -> keras.KerasTensor:
+        return keras.KerasTensor(self.value.shape, self.value.dtype.name)

@@ -20,10 +20,11 @@ from tfprune.structure.layer_rules import (activations, arrangement, attention, 
 from tfprune.structure.layer_rules.base import (SAME_IN_KERAS2, Call, Channels, Channelwise,
                                                 Keras2Layer, Kept, Labels, LayerRule, MacTerm,
                                                 Shape, Tracer, WeightAxes, WeightAxis)
+from tfprune.structure.layer_rules.paths import drops_paths
 
 __all__ = ['RULES', 'SAME_IN_KERAS2', 'Call', 'Channels', 'Keras2Layer', 'Kept', 'Labels',
            'LayerRule', 'MacTerm', 'Shape', 'Tracer', 'WeightAxes', 'WeightAxis', 'find_rule',
-           'has_rule', 'register_rule']
+           'has_rule', 'register_rule', 'rule_of']
 
 RULES: dict[type[keras.Operation], LayerRule] = {
     **kernels.RULES, **normalization.RULES, **activations.RULES, **merging.RULES, **shapes.RULES,
@@ -60,18 +61,18 @@ def register_rule(layer_class: type[keras.Operation], rule: LayerRule) -> None:
     RULES[layer_class] = rule
 
 
-# Layers of libraries that need not be installed, (library, class) -> rule: what they do in training
-# no trace can tell.
-_ELSEWHERE = {('keras_hub', 'DropPath'): Channelwise()}
-
-
 def has_rule(layer: Any) -> bool:
-    """Whether a layer or operation has a rule; that of another library's is registered on sight."""
-    kind = type(layer)
-    rule = _ELSEWHERE.get((kind.__module__.partition('.')[0], kind.__name__))
-    if rule is not None:
-        RULES.setdefault(kind, rule)
-    return kind in RULES
+    """Whether a layer or operation has a rule."""
+    return rule_of(layer) is not None
+
+
+def rule_of(layer: Any) -> LayerRule | None:
+    """Returns the rule of a layer or operation: that of its class, or of what it does; or None."""
+    rule = RULES.get(type(layer))
+    return _DROPS_PATHS if rule is None and drops_paths(layer) else rule
+
+
+_DROPS_PATHS = Channelwise()
 
 
 def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
@@ -81,7 +82,7 @@ def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
         ValueError: for a layer on channels-first images.
     """
     layer = call.layer
-    rule = RULES.get(type(layer))
+    rule = rule_of(layer)
     if (getattr(layer, 'data_format', None) == 'channels_first'
             and not (rule and rule.takes_channels_first)):
         raise ValueError(f"layer '{layer.name}' ({call.kind}) has data_format='channels_first', "
@@ -91,6 +92,9 @@ def find_rule(call: Call) -> tuple[LayerRule | None, str | None]:
     elsewhere = [axis for axis in call.axes if axis != -1 and not rule.any_axis]
     reason = (f'has its channels on axis {elsewhere[0]}, where the last is expected' if elsewhere
               else rule.refuse(call))
+    behind = [axis for axis in call.images if axis]
+    if reason is None and behind and not rule.any_axis:
+        reason = f'has its images on axis {behind[0]}, where the first is expected'
     if reason is None and len(call.output_shapes) != 1 and not rule.many_outputs:
         reason = f'has {len(call.output_shapes)} outputs, where one is expected'
     if (reason is None and not rule.static_weights

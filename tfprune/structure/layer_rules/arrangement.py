@@ -20,7 +20,10 @@ class Moved(LayerRule):
 
     def refuse(self, call: Call) -> str | None:
         order = self._order(call.layer, len(call.input_shapes[0]))
-        return None if order[0] == 0 else f'moves the batch (order of axes {tuple(order)})'
+        changed = [axis for axis, before in enumerate(order) if axis != before]
+        if changed and call.may_move_images(*changed):
+            return f'moves the batch (order of axes {tuple(order)})'
+        return None
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
         rank = len(call.input_shapes[0])
@@ -100,7 +103,7 @@ class _Stack(LayerRule):
     any_axis, any_width = True, True
 
     def refuse(self, call: Call) -> str | None:
-        if call.layer.axis % len(call.output_shapes[0]) == 0:
+        if call.may_move_images(call.layer.axis % len(call.output_shapes[0])):
             return 'stacks along the batch'
         return None if len(set(call.axes)) == 1 else 'stacks tensors with channels on other axes'
 
@@ -130,7 +133,8 @@ class _Roll(_AlongAxis):
     def refuse(self, call: Call) -> str | None:
         if np.ndim(call.layer.axis):
             axes, rank = call.layer.axis, len(call.input_shapes[0])
-            if {0, axis_of_channels(call)}.intersection(axis % rank for axis in axes):
+            if {call.images_of(), axis_of_channels(call)}.intersection(
+                    axis % rank for axis in axes):
                 return f'rolls the batch or the channels among others (axis={axes})'
             return None
         return super().refuse(call)
@@ -163,14 +167,16 @@ class _Tile(LayerRule):
     any_axis, any_width = True, True
 
     def refuse(self, call: Call) -> str | None:
-        repeats, rank = np.atleast_1d(call.layer.repeats), len(call.input_shapes[0])
-        if len(repeats) > rank or len(repeats) == rank and repeats[0] != 1:
+        rank, given = len(call.input_shapes[0]), np.atleast_1d(call.layer.repeats).tolist()
+        repeats = [*[1] * (rank - len(given)), *given]
+        images = call.images_of()
+        if len(repeats) > rank or images is not None and repeats[images] != 1:
             return f'repeats the batch (repeats={call.layer.repeats})'
         return None
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
-        repeats = [1, *np.atleast_1d(call.layer.repeats)]
-        times = repeats[inputs[0].axis] if -inputs[0].axis < len(repeats) else 1
+        repeats = np.atleast_1d(call.layer.repeats)
+        times = repeats[inputs[0].axis] if -inputs[0].axis <= len(repeats) else 1
         return [Channels(np.tile(inputs[0].labels, times), inputs[0].axis)]
 
 
@@ -242,7 +248,9 @@ class _GetItem(LayerRule):
     def refuse(self, call: Call) -> str | None:
         shape = call.input_shapes[0]
         items = _items(call.args[1], len(shape))
-        if items is None or shape[:1] == (None,) and items[0] != slice(None):
+        images = call.images_of()
+        if items is None or images is not None and shape[images] is None and (
+                items[_place(items, images)] != slice(None)):
             return f'is indexed with {call.args[1]!r}'
         item = items[_place(items, axis_of_channels(call))]
         if item != slice(None, None, -1) and (
@@ -309,7 +317,7 @@ def _on_channels(call: Call) -> bool:
 
 
 def _on_batch(call: Call) -> bool:
-    return call.layer.axis % len(call.input_shapes[0]) == 0
+    return call.layer.axis % len(call.input_shapes[0]) == call.images_of()
 
 
 def _indices(call: Call) -> np.ndarray:

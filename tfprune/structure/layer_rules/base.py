@@ -92,13 +92,16 @@ class Call:
 
     Attributes:
         layer: a Keras layer, or an operation of keras.ops.
-        input_shapes: with the batch axis first, [B, …, C], of each tensor among the arguments.
+        input_shapes: mostly with the batch axis first, [B, …, C], of each tensor among the
+            arguments.
         output_shapes: likewise.
         arguments: the values among the arguments that are no tensors of the graph.
         args: the positional arguments as they are, with symbolic tensors.
         axes: the axis of the channels of each input, counted from the end; none given: the last.
         internals: labels of the channels that only the layer itself sees, by name.
         masks: places of the inputs that are no values but masks of steps.
+        images: the axis of the images of each input, counted from the front, None of one that is
+            the same for all; none given: the first.
     """
     layer: Any
     input_shapes: tuple[Shape, ...]
@@ -108,6 +111,16 @@ class Call:
     internals: Mapping[str, Labels] = dataclasses.field(default_factory=dict)
     args: tuple[Any, ...] = ()
     masks: tuple[int, ...] = ()
+    images: tuple[int | None, ...] = ()
+
+    def images_of(self, place: int = 0) -> int | None:
+        """The axis of the images of an input, or None."""
+        return self.images[place] if self.images else 0
+
+    def may_move_images(self, *axes: int) -> bool:
+        """Whether axes come, go or move in front of the images where no open size tells them."""
+        images = self.images_of()
+        return images is not None and None not in self.input_shapes[0] and min(axes) <= images
 
     @property
     def kind(self) -> str:
@@ -363,7 +376,16 @@ def positions(call: Call, shape: Shape) -> int:
     Raises:
         ValueError: if the size is not fixed.
     """
-    return math.prod(known_size(call, shape, size) for size in shape[1:-1])
+    skipped = axis_of_images(shape)
+    return math.prod(known_size(call, shape, size) for axis, size in enumerate(shape[:-1])
+                     if axis != skipped)
+
+
+def axis_of_images(shape: Shape) -> int:
+    """Returns the axis along which a tensor has its images: the only one whose size is not fixed,
+    else the first."""
+    free = [axis for axis, size in enumerate(shape) if size is None]
+    return free[0] if len(free) == 1 else 0
 
 
 def known_size(call: Call, shape: Shape, size: int | None) -> int:

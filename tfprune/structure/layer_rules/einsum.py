@@ -78,10 +78,13 @@ class Product(LayerRule):
         except ValueError as error:
             return str(error)
         wrong = Equation(tuple(each.letters for each in operands), output).wrong
-        batch = output[:1]
-        if wrong is None and any((each.letters.find(batch) != (0 if each.place is not None else -1))
-                                 for each in operands):
-            wrong = 'multiplies examples of the batch with one another'
+        if wrong is None:
+            at = [_images_of(call, each) for each in operands]
+            batch = {each.letters[axis] for each, axis in zip(operands, at) if axis is not None}
+            if len(batch) > 1 or not batch <= set(output) or any(
+                    each.letters.find(letter) != (-1 if axis is None else axis)
+                    for each, axis in zip(operands, at) for letter in batch):
+                wrong = 'multiplies examples of the batch with one another'
         return wrong
 
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
@@ -125,8 +128,7 @@ class Product(LayerRule):
         uses: dict[str, int] = {}
         for each in operands:
             for place, (letter, size) in enumerate(zip(each.letters, each.shape)):
-                is_batch = each.place is not None and place == 0
-                known = 1 if is_batch else known_size(call, each.shape, size)
+                known = 1 if place == _images_of(call, each) else known_size(call, each.shape, size)
                 if known > sizes.get(letter, 0):
                     sizes[letter] = known
                     uses.pop(letter, None)
@@ -303,6 +305,11 @@ class _EinsumDense(LayerRule):
         if not sizes:
             return None
         return max(sizes, key=lambda letter: (sizes[letter], equation.output.index(letter)))
+
+
+def _images_of(call: Call, operand: _Operand) -> int | None:
+    """The axis of the images of a factor, None of one that is the same for all."""
+    return None if operand.place is None else call.images_of(operand.place)
 
 
 def without_weights(call: Call, output: int, tracer: Tracer) -> Channels:

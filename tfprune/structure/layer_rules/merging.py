@@ -79,7 +79,9 @@ class Concatenate(LayerRule):
     def refuse(self, call: Call) -> str | None:
         if len(set(call.axes)) > 1:
             return 'joins tensors with channels on different axes'
-        if reaches_channels(call.layer.axis, len(call.input_shapes[0]), 0):
+        images = [call.images_of(place) for place in range(len(call.input_shapes))]
+        if any(reaches_channels(call.layer.axis, len(call.input_shapes[0]), axis)
+               for axis in images if axis is not None):
             return 'joins along the batch'
         return None
 

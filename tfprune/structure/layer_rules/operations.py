@@ -32,7 +32,8 @@ class _Reduction(LayerRule):
             return None  # of no channels
         if reaches_channels(axes, rank, axis_of_channels(call)):
             return f'reduces the channels (axis={axes})'
-        if reaches_channels(axes, rank, 0):
+        images = call.images_of()
+        if images is not None and reaches_channels(axes, rank, images):
             return f'reduces the batch (axis={axes})'
         return None
 
@@ -54,7 +55,9 @@ class _AxesOfOne(InPlace):
         self._step = step
 
     def refuse(self, call: Call) -> str | None:
-        if call.layer.axis is None or 0 in self._changed(call):
+        gone = self._changed(call) if call.layer.axis is not None else []
+        if not gone or call.may_move_images(*gone) or (
+                self._step < 0 and call.images_of() in gone):
             return f'may change the batch (axis={call.layer.axis})'
         if self._step < 0 and axis_of_channels(call) in self._changed(call):
             return f'drops the axis of the channels (axis={call.layer.axis})'

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from tfprune.structure.layer_rules.base import Call, Labels, LayerRule, Tracer, WeightAxes
-from tfprune.structure.parameter import Parameter
+from tfprune.structure.parameter import Constant, Parameter
 
 
 class _Parameter(LayerRule):
@@ -21,6 +21,18 @@ class _Parameter(LayerRule):
         return (WeightAxes('variable', out_axis=rank - 1 if rank else None),)
 
 
+class _Constant(LayerRule):
+    """A tensor that is the same always: what differs by channel keeps them."""
+
+    def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
+        shape = call.output_shapes[0]
+        labels = tracer.fresh((shape[-1] or 0) if shape else 0)
+        if len(labels) > 1:
+            tracer.freeze(labels, 'a constant has a value for each of its channels')
+        return labels
+
+
 RULES: dict[type[keras.Operation], LayerRule] = {
     Parameter: _Parameter(),
+    Constant: _Constant(),
 }

@@ -1,5 +1,6 @@
 """Reshapes: channels are merged with positions, or taken apart, as row-major order says."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,7 +43,8 @@ def _runs(before: Shape, after: Shape) -> list[tuple[range, range]]:
             else:
                 return found
         if left is None or right is None:
-            if i != 1 or left is not right:
+            if i != 1 or left is not right or before[1:].count(None) == 0 and (
+                    math.prod(before[1:]) != math.prod(after[1:])):  # type: ignore[arg-type]
                 return found
         found.append((range(first, i), range(second, j)))
     if found and set((*before[i:], *after[j:])) <= {1}:  # axes of one at the end

@@ -1,0 +1,149 @@
+"""What composite layers do that Keras' graphs cannot have as it is: tables looked up by constants,
+blocks that give None, images behind another axis, numbers drawn in training."""
+import tfprune  # noqa: F401  (before keras)
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tfprune.costs.analysis import analyze
+from tfprune.structure.graph import unfold
+from tfprune.structure.groups import trace_groups
+from tfprune.testing import check_promises, random_masks, randomize
+
+
+class Placed(layers.Layer):
+    """Positions are looked up by numbers that are known; it has a weight that it does not use."""
+
+    def build(self, shape):
+        self.table = layers.Embedding(shape[1], shape[2], name='table')
+        self.table.build((1, shape[1]))
+        self.numbers = ops.expand_dims(ops.arange(shape[1]), 0)
+        self.spare = self.add_weight(shape=(shape[2],), name='spare')
+
+    def call(self, x):
+        return x + self.table(self.numbers)
+
+
+class DropPath(layers.Layer):
+    def __init__(self, rate=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.rate = rate
+
+    def call(self, x, training=None):
+        if not training or not self.rate:
+            return x
+        shape = (ops.shape(x)[0],) + (1,) * (len(x.shape) - 1)
+        kept = ops.floor(keras.random.uniform(shape) + 1 - self.rate)
+        return x * kept / (1 - self.rate)
+
+
+class MixesInTraining(layers.Layer):
+    def call(self, x, training=None):
+        return (x + keras.random.normal(ops.shape(x)) * ops.roll(x, 1, -1)) if training else x
+
+
+class Block(layers.Layer):
+    """Attention of three matrices in one, unstacked along an axis in front of the images; gives
+    scores, if they are asked for."""
+
+    def __init__(self, heads, drop, **kwargs):
+        super().__init__(**kwargs)
+        self.heads, self.drop = heads, drop
+
+    def build(self, shape):
+        self.norm = layers.LayerNormalization()
+        self.qkv = layers.Dense(3 * shape[-1])
+        self.out = layers.Dense(shape[-1])
+        for layer in (self.norm, self.qkv, self.out):
+            layer.build(shape)
+
+    def call(self, x, scores=False):
+        count, length, width = ops.shape(x)
+        y = ops.reshape(self.qkv(self.norm(x)), (count, length, 3, self.heads, -1))
+        q, k, v = ops.unstack(ops.transpose(y, (2, 0, 3, 1, 4)), axis=0)
+        each = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))))
+        y = ops.reshape(ops.transpose(ops.matmul(each, v), (0, 2, 1, 3)), (count, length, width))
+        return x + self.drop(self.out(y)), each if scores else None
+
+
+class Encoder(layers.Layer):
+    def __init__(self, rates, **kwargs):
+        super().__init__(**kwargs)
+        self.blocks = [Block(2, DropPath(rate)) for rate in rates]
+
+    def build(self, shape):
+        for block in self.blocks:
+            block.build(shape)
+
+    def call(self, x):
+        for block in self.blocks:
+            x, _ = block(x)
+        return x
+
+    def get_config(self):
+        raise AttributeError('no config can be had')
+
+
+def transformer():
+    image = keras.Input((8, 8, 3))
+    x = layers.Reshape((16, 12))(layers.Conv2D(12, 2, 2, name='patches')(image))
+    x = Encoder((0.5, 0.))(Placed(name='placed')(x))
+    x = layers.GlobalAveragePooling1D()(x)
+    return randomize(keras.Model(image, layers.Dense(3)(x)))
+
+
+def test_a_transformer_of_ones_own_is_pruned_in_all_of_its_widths():
+    model = transformer()
+    groups = trace_groups(model)
+    assert not any(step.closed for step in unfold(model).steps)
+    found = check_promises(model, random_masks(groups, np.random.default_rng(0)))
+    assert found.predicted == found.counted and 0 < found.gated_difference < 1e-5
+    assert analyze(model, groups).can_go['macs'] > 0.8
+
+
+def test_images_behind_another_axis_are_counted_once():
+    model = transformer()
+    patches, positions = 16 * 4 * 3 * 12, 16
+    attention = 4 * positions * 12 * 12 + 2 * positions * positions * 12
+    assert analyze(model, trace_groups(model)).dense.macs == patches + 2 * attention + 12 * 3
+
+
+def test_what_is_drawn_for_whole_examples_keeps_no_channels():
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2D(6, 3, name='a')(image)
+    x = DropPath(name='drops')(x)
+    x = layers.Dense(2)(layers.Flatten()(layers.Conv2D(5, 1, name='b')(x)))
+    groups = trace_groups(keras.Model(image, x))
+    assert dict(groups) == {'a': 6, 'b': 5}
+
+
+@pytest.mark.parametrize('layer', [MixesInTraining])
+def test_what_mixes_channels_in_training_keeps_them(layer):
+    image = keras.Input((4, 4, 3))
+    x = layer(name='mixes')(layers.Conv2D(6, 3, name='a')(image))
+    x = layers.Dense(2)(layers.Flatten()(layers.Conv2D(5, 1, name='b')(x)))
+    assert dict(trace_groups(keras.Model(image, x))) == {'b': 5}
+
+
+def test_weights_that_no_call_uses_are_left_out():
+    model = transformer()
+    masks = random_masks(trace_groups(model), np.random.default_rng(0))
+    pruned = tfprune.prune_model(model, trace_groups(model), masks)
+    names = {weight.path for weight in pruned.weights}
+    assert any('table' in name for name in names) and not any('spare' in name for name in names)
+    assert np.isfinite(pruned(np.ones((2, 8, 8, 3), 'float32'))).all()
+
+
+def test_windows_whose_positions_are_as_many_as_channels_keep_their_channels():
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2D(4, 1, name='a')(image)
+    y = ops.transpose(ops.reshape(x, (-1, 2, 2, 2, 2, 4)), (0, 1, 3, 2, 4, 5))
+    y = layers.Dense(4, name='b')(ops.reshape(y, (-1, 2, 2, 4)))
+    y = ops.transpose(ops.reshape(y, (-1, 2, 2, 2, 2, 4)), (0, 1, 3, 2, 4, 5))
+    y = layers.Add()([x, ops.reshape(y, (-1, 4, 4, 4))])
+    model = randomize(keras.Model(image, layers.Dense(2)(layers.GlobalMaxPooling2D()(y))))
+    groups = trace_groups(model)
+    assert dict(groups) == {'a': 4} and groups.groups['a'].is_residual
+    masks = random_masks(groups, np.random.default_rng(0))
+    assert check_promises(model, masks).gated_difference < 1e-5
