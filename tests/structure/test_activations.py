@@ -62,14 +62,15 @@ def test_what_is_elementwise_is_pruned_and_saved(inside, outside, tmp_path):
 
 
 @pytest.mark.parametrize('function, name', [
-    (ops.gelu, 'gelu'), (SLOPED, 'partial'), (tf.square, 'square')])
+    (ops.gelu, 'gelu'), (SLOPED, 'partial'), (tf.square, 'square'),
+    (lambda x: x * ops.sigmoid(1.7 * x), '<lambda>')])
 def test_what_no_config_holds_is_pruned_with_a_warning(function, name, tmp_path):
     with pytest.warns(UserWarning, match=rf"^layer 'a' \(Conv2D\) applies '{name}', which a"):
         check_surgery(network(function, function), {'a', 'b'}, tmp_path, saves=False)
 
 
 @pytest.mark.parametrize('function, name', [
-    (lambda x: x * 2, '<lambda>'), (relu, 'relu'), (tf.nn.softmax, 'softmax'),
+    (lambda x: x[..., ::-1], '<lambda>'), (relu, 'relu'), (tf.nn.softmax, 'softmax'),
     (functools.partial(keras.activations.softmax, axis=1), 'partial')])
 def test_what_is_not_known_is_frozen_copied_and_warned_of(function, name, tmp_path):
     model = network(function, 'relu')

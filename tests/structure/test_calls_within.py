@@ -147,3 +147,53 @@ def test_windows_whose_positions_are_as_many_as_channels_keep_their_channels():
     assert dict(groups) == {'a': 4} and groups.groups['a'].is_residual
     masks = random_masks(groups, np.random.default_rng(0))
     assert check_promises(model, masks).gated_difference < 1e-5
+
+
+class WrittenOut(layers.Layer):
+    """The root mean square of the channels, a function of its own, a sum by a layer that it makes
+    anew, and numbers of positions as a weight."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), name='scale')
+        self.table = layers.Embedding(shape[1], shape[2], name='table')
+        self.table.build((1, shape[1]))
+        self.numbers = self.add_weight(shape=(1, shape[1]), dtype='int32', trainable=False,
+                                       initializer=lambda shape, dtype: ops.arange(
+                                           shape[1], dtype=dtype)[None], name='numbers')
+
+    def call(self, x):
+        y = x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6)
+        y = y * self.scale + self.table(self.numbers)
+        y = layers.Add()([y, x])
+        return y / (1 + ops.sum(ops.abs(y), axis=-1, keepdims=True))
+
+
+def quick_gelu(x):
+    return x * ops.sigmoid(1.702 * x)
+
+
+def beside(x):
+    return ops.roll(x, 1, -1)
+
+
+def test_normalization_that_is_written_out_takes_what_is_kept():
+    image = keras.Input((8, 3))
+    x = layers.Dense(16, activation=quick_gelu, name='a')(image)
+    x = layers.Dense(12, name='b')(WrittenOut(name='own')(x))
+    model = randomize(keras.Model(image, layers.Dense(2)(layers.GlobalMaxPooling1D()(x))))
+    groups = trace_groups(model)
+    assert dict(groups) == {'a': 16, 'b': 12}
+    masks = {'a': np.arange(16) % 3 > 0, 'b': np.arange(12) % 2 > 0}
+    found = check_promises(model, masks)
+    assert found.predicted == found.counted and found.gated_difference < 1e-5
+    x = np.random.default_rng(0).normal(size=(4, 8, 3)).astype('float32')
+    outputs = [np.asarray(each(x)) for each in (model, tfprune.prune_model(model, groups, masks))]
+    assert not np.allclose(*outputs, rtol=1e-2) and np.ptp(outputs[1], axis=0).min() > 1e-3
+
+
+def test_a_function_of_elementwise_operations_keeps_no_channels_and_any_other_does():
+    for function, expected in ((quick_gelu, {'a': 6}), (beside, {})):
+        image = keras.Input((8, 3))
+        x = layers.Activation(function)(layers.Dense(6, name='a')(image))
+        model = keras.Model(image, layers.Dense(2)(layers.Flatten()(x)))
+        assert dict(trace_groups(model)) == expected

@@ -32,7 +32,7 @@ FREEZING = {
     'softmax': (layers.Softmax(name='x'), 'normalizes over the channels'),
     'lambda': (layers.Lambda(lambda x: x, name='x'), 'Lambda), which has no rule'),
     'color': (layers.RandomContrast(.1, name='x'), 'may mix its channels'),
-    'ops_mean': (lambda x: x * ops.mean(x, axis=-1, keepdims=True), 'reduces the channels'),
+    'ops_max': (lambda x: x * ops.max(x, axis=-1, keepdims=True), 'reduces the channels'),
     'ops_all': (lambda x: x * ops.mean(x), 'reduces the channels'),
     'ops_one_image': (lambda x: x[:1, ...], 'is indexed with'),
     'ops_every_other': (lambda x: x[..., ::2], 'takes some of the channels'),

@@ -75,7 +75,7 @@ def test_a_vector_rescaling_inside_the_network_is_sliced():
     assert pruned.get_layer('scale').scale == [1., 3., 5.]
 
 
-@pytest.mark.parametrize('activation', ['softmax', 'log_softmax', lambda x: x + 1])
+@pytest.mark.parametrize('activation', ['softmax', 'log_softmax', lambda x: x[..., ::-1]])
 def test_activations_that_may_mix_channels_freeze(activation):
     image = keras.Input((4, 4, 3), name='image')
     x = layers.Conv2D(5, 1, activation=activation, name='inside')(image)

@@ -130,7 +130,7 @@ class OwnLayer(L.GRU):
 
 @keras.saving.register_keras_serializable('tests')
 def own_activation(x):
-    return x
+    return keras.ops.roll(x, 1, -1)
 
 
 def stateful():

@@ -197,8 +197,7 @@ class _Making:
     def call(self, rule: LayerRule, layer: Any, node: LayerNode) -> _GatedCall | None:
         """Returns what is gated at a call; None if nothing is."""
         slots = tuple(self._layout.slots.get(node.layer, ()))
-        if node.inputs and node.inputs[0] in self._open and rule.over_channels(
-                layer, len(self._layout.tensors[node.inputs[0]].shape)):
+        if node.inputs and node.inputs[0] in self._open and self._is_over(rule, layer, node):
             return _GatedCall(slots=slots, statistics=self._gate(node, node.inputs[0]))
         if not rule.mixes_channels(layer):
             return None
@@ -211,6 +210,10 @@ class _Making:
             if axes:
                 within.append((slot, axes))
         return _GatedCall(before, tuple(within)) if before or within else None
+
+    def _is_over(self, rule: LayerRule, layer: Any, node: LayerNode) -> bool:
+        info = self._layout.tensors[node.inputs[0]]
+        return info.axis == -1 and rule.over_channels(layer, len(info.shape))
 
     def _gate(self, node: LayerNode, tensor: int) -> ChannelGate:
         if tensor not in self.gates:

@@ -168,7 +168,7 @@ def _refuse_unlike(layer: Any) -> None:
     if layer.activity_regularizer is not None:
         raise Closed('it has an activity regularizer')
     for variable in own_variables(layer):
-        if not keras.backend.is_float_dtype(variable.dtype):
+        if variable.trainable and not keras.backend.is_float_dtype(variable.dtype):
             raise Closed(f"its weight '{variable.name}' is of {variable.dtype}")
         if variable.constraint is not None:
             raise Closed(f"its weight '{variable.name}' has a constraint")
@@ -201,6 +201,8 @@ def _stand_in(layer: Any) -> dict[int, Parameter]:
     tensors: dict[int, Any] = {}
 
     def tensor(name: str, variable: Any) -> Any:
+        if not keras.backend.is_float_dtype(variable.dtype):
+            return Constant(variable).symbolic_call()  # such as numbers of positions
         if id(variable) not in made:
             dtype = layer.compute_dtype if is_cast(layer, variable) else variable.dtype
             made[id(variable)] = Parameter(variable, dtype, name)
@@ -320,7 +322,9 @@ def _in_either_mode(inference: Sequence[Node], training: Sequence[Node]) -> list
     for one, other in zip(inference, training):
         modes = [node.arguments.kwargs.get('training') for node in (one, other)]
         args, kwargs = one.arguments.args, dict(one.arguments.kwargs)
-        keeps = _takes_training(one.operation) and modes[0] == modes[1] and modes[0] is not None
+        # Of a layer without weights and random streams the mode changes nothing.
+        keeps = _takes_training(one.operation) and modes[0] == modes[1] and (
+            modes[0] is not None and not (modes[0] and not one.operation.variables))
         if keeps and modes[0]:
             raise Closed(f"it calls '{one.operation.name}' in training mode always")
         if not keeps:

@@ -224,17 +224,26 @@ def value_without_autocast(variable: Any) -> Any:
 
 
 @contextlib.contextmanager
-def untouched(layer: Any) -> Iterator[None]:
-    """What symbolic calls within leave behind is undone: the nodes of the layers in `layer`, its
-    attributes, and the numbers that Keras gives names."""
-    layers, attributes = layers_within(layer), dict(vars(layer))
-    nodes = [(each, list(each._inbound_nodes), list(each._outbound_nodes)) for each in layers]
+def counted_names() -> Iterator[None]:
+    """The numbers that Keras gives names within are given again."""
     names = global_state.get_global_attribute('object_name_uids')
     counted = None if names is None else names.copy()
     try:
         yield
     finally:
         global_state.set_global_attribute('object_name_uids', counted)
+
+
+@contextlib.contextmanager
+def untouched(layer: Any) -> Iterator[None]:
+    """What symbolic calls within leave behind is undone: the nodes of the layers in `layer`, its
+    attributes, and the numbers that Keras gives names."""
+    layers, attributes = layers_within(layer), dict(vars(layer))
+    nodes = [(each, list(each._inbound_nodes), list(each._outbound_nodes)) for each in layers]
+    try:
+        with counted_names():
+            yield
+    finally:
         for each, inbound, outbound in nodes:
             each._inbound_nodes[:], each._outbound_nodes[:] = inbound, outbound
         vars(layer).clear()

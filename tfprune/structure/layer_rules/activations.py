@@ -1,6 +1,7 @@
 """Activations: nearly all treat channels independently."""
 
 import functools
+import types
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from keras import layers
 from tfprune.structure.layer_rules.base import (Call, Channelwise, InPlace, Keras2Layer, Labels,
                                                 LayerRule, Tracer, WeightAxes, axis_of_channels,
                                                 reaches_channels)
+from tfprune.structure.layer_rules.functions import is_made_of_elementwise
 
 # Softmax and its kin mix channels, and a function that is not here may, so their channels are
 # frozen. Compared by identity: a user's `relu` is not ours.
@@ -52,8 +54,9 @@ def is_elementwise(activation: Any) -> bool:
     if isinstance(activation, functools.partial):
         return (not activation.args and is_elementwise(activation.func)
                 and all(isinstance(value, int | float) for value in activation.keywords.values()))
-    return type(activation) in _LAYERS or (
-        isinstance(activation, Hashable) and activation in _EQUAL)
+    if type(activation) in _LAYERS or isinstance(activation, Hashable) and activation in _EQUAL:
+        return True
+    return isinstance(activation, types.FunctionType) and is_made_of_elementwise(activation)
 
 
 def freeze_if_mixed(layer: Any, labels: Labels, tracer: Tracer) -> Labels:

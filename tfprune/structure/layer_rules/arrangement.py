@@ -237,8 +237,11 @@ class _TakeAlongAxis(LayerRule):
 
 
 class _Segments(LayerRule):
-    """Sums or maxima over the rows of a tensor [rows, C], which may be the edges of a graph."""
-    any_width = True
+    """Sums or maxima over the rows of a tensor [rows, …, C], which may be the edges of a graph."""
+    any_width, any_axis = True, True
+
+    def refuse(self, call: Call) -> str | None:
+        return 'sums over the channels' if axis_of_channels(call) == 0 else None
 
 
 class _GetItem(LayerRule):

@@ -19,7 +19,7 @@ from tfprune.structure.keras_internals import arguments_of_calls, numpy as knp
 from tfprune.structure.layer_rules.activations import freeze_if_mixed
 from tfprune.structure.layer_rules.base import (Call, Channels, Kept, LayerRule, MacTerm, Shape,
                                                 Tracer, WeightAxes, WeightAxis, known_size,
-                                                width_of)
+                                                without_weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,13 +310,6 @@ class _EinsumDense(LayerRule):
 def _images_of(call: Call, operand: _Operand) -> int | None:
     """The axis of the images of a factor, None of one that is the same for all."""
     return None if operand.place is None else call.images_of(operand.place)
-
-
-def without_weights(call: Call, output: int, tracer: Tracer) -> Channels:
-    """The channels of an output that has none which could be removed, such as scores."""
-    labels = tracer.fresh(width_of(call.output_shapes[output]))
-    tracer.freeze(labels, f"layer '{call.layer.name}' ({call.kind}) makes it without weights")
-    return Channels(labels)
 
 
 def axis_of(call: Call, place: int) -> int:

@@ -1,15 +1,18 @@
 """The operations of keras.ops that stand in functional graphs, as in `x * 2` or ops.mean(x)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.structure.keras_internals import core, image, nn, numpy as knp
+from tfprune.structure.keras_internals import image, nn, numpy as knp
 from tfprune.structure.layer_rules.activations import Softmax
 from tfprune.structure.layer_rules.base import (Call, Channels, Channelwise, InPlace, LayerRule,
-                                                Tracer, axis_of_channels, reaches_channels)
+                                                Tracer, axis_of_channels, reaches_channels,
+                                                without_weights)
+from tfprune.structure.layer_rules.functions import ELEMENTWISE, PRODUCTS, SUMS
 from tfprune.structure.layer_rules.merging import Concatenate, Elementwise
 
 
@@ -24,13 +27,30 @@ class _Elementwise(Channelwise):
 
 
 class _Reduction(LayerRule):
+    """Over other axes than that of the channels; a mean or a sum (`is_mean`) over these alone, too,
+    as in a normalization that is written out: over the channels that are kept."""
     any_width, any_axis = True, True
+
+    def __init__(self, *, is_mean: bool | None = None) -> None:
+        self._is_mean = is_mean
+
+    def over_channels(self, layer: Any, rank: int) -> bool:
+        return self._is_mean is not None and layer.axis is not None and rank > 1 and [
+            axis % rank for axis in np.atleast_1d(layer.axis)] == [rank - 1]
+
+    def masked(self, layer: Any, inputs: Any, weights: Mapping[str, Any], mask: Any) -> Any:
+        if mask is None:
+            return layer(inputs)
+        mask = keras.ops.cast(mask, inputs.dtype)
+        found = keras.ops.sum(inputs * mask, axis=-1, keepdims=layer.keepdims)
+        return found / keras.ops.sum(mask) if self._is_mean else found
 
     def refuse(self, call: Call) -> str | None:
         axes, rank = call.layer.axis, len(call.input_shapes[0])
         if 0 in call.input_shapes[0]:
             return None  # of no channels
-        if reaches_channels(axes, rank, axis_of_channels(call)):
+        if reaches_channels(axes, rank, axis_of_channels(call)) and not (
+                self._is_over(call)):
             return f'reduces the channels (axis={axes})'
         images = call.images_of()
         if images is not None and reaches_channels(axes, rank, images):
@@ -40,11 +60,17 @@ class _Reduction(LayerRule):
     def trace(self, call: Call, inputs: Sequence[Channels], tracer: Tracer) -> list[Channels]:
         if 0 in call.input_shapes[0]:
             return [Channels(inputs[0].labels[:0])]
+        if self._is_over(call):
+            return [without_weights(call, 0, tracer)]
         rank, place = len(call.input_shapes[0]), axis_of_channels(call)
         gone = [axis % rank for axis in np.atleast_1d(call.layer.axis)]
         behind = sum(axis > place for axis in gone) * (
             len(call.output_shapes[0]) < rank)  # else the axes stay, of size 1
         return [Channels(inputs[0].labels, inputs[0].axis + behind)]
+
+    def _is_over(self, call: Call) -> bool:
+        rank = len(call.input_shapes[0])
+        return axis_of_channels(call) == rank - 1 and self.over_channels(call.layer, rank)
 
 
 class _AxesOfOne(InPlace):
@@ -78,25 +104,14 @@ class _AxesOfOne(InPlace):
         return [axis % rank for axis in np.atleast_1d(call.layer.axis).tolist()]
 
 
-_OF_NUMPY = ('Absolute', 'Abs', 'Clip', 'Cos', 'Exp', 'Expm1', 'Log', 'Log1p', 'Negative',
-             'Reciprocal', 'Sign', 'Sin', 'Sqrt', 'Square', 'Tanh', 'Copy', 'LogicalNot', 'Floor',
-             'Round', 'ZerosLike', 'OnesLike')
-_OF_NN = ('Celu', 'Elu', 'Gelu', 'HardShrink', 'HardSigmoid', 'HardSilu', 'HardTanh', 'LeakyRelu',
-          'LogSigmoid', 'Relu', 'Relu6', 'Selu', 'Sigmoid', 'Silu', 'SoftShrink', 'Softplus',
-          'Softsign', 'SparsePlus', 'SparseSigmoid', 'Squareplus', 'TanhShrink', 'Threshold')
-_ELEMENTWISE = [*(getattr(knp, name) for name in _OF_NUMPY),
-                *(getattr(nn, name) for name in _OF_NN), core.Cast, core.StopGradient]
-
 RULES: dict[type[keras.Operation], LayerRule] = {
-    **{operation: _Elementwise() for operation in _ELEMENTWISE},
-    **{operation: Elementwise(is_sum=True) for operation in (
-        knp.Add, knp.Subtract, knp.Maximum, knp.Minimum, knp.Where)},
-    **{operation: Elementwise(is_sum=False) for operation in (
-        knp.Multiply, knp.Divide, knp.TrueDivide, knp.Power, knp.Mod, knp.Greater,
-        knp.GreaterEqual, knp.Less, knp.LessEqual, knp.Equal, knp.NotEqual, knp.LogicalAnd,
-        knp.LogicalOr)},
-    **{operation: _Reduction() for operation in (knp.Mean, knp.Sum, knp.Max, knp.Min, knp.Var,
-                                                 knp.Std, knp.Any, knp.All)},
+    **{operation: _Elementwise() for operation in ELEMENTWISE},
+    **{operation: Elementwise(is_sum=True) for operation in SUMS},
+    **{operation: Elementwise(is_sum=False) for operation in PRODUCTS},
+    **{operation: _Reduction() for operation in (knp.Max, knp.Min, knp.Var, knp.Std, knp.Any,
+                                                 knp.All)},
+    knp.Mean: _Reduction(is_mean=True),
+    knp.Sum: _Reduction(is_mean=False),
     nn.Softmax: Softmax(),
     nn.LogSoftmax: Softmax(),
     nn.MaxPool: LayerRule(),

@@ -72,7 +72,7 @@ class Reshape(LayerRule):
     def refuse(self, call: Call) -> str | None:
         before, after = call.input_shapes[0], call.output_shapes[0]
         runs = aligned(before, after, axis_of_channels(call))
-        if runs is None or 0 in runs[0]:
+        if runs is None or call.images_of() is not None and 0 in runs[0]:
             return f'reshapes {before} to {after}, whose channels are not fixed'
         return None
 
