@@ -18,7 +18,8 @@
                    export and measurements
     folder, checkpoints, decision_files, lost_parts, reuse
                    what is on disk, and how a run goes on from it
-    checks         what is wrong with a configuration, before anything is made of it
+    beforehand, checks
+                   what is wrong with a configuration, before anything is made of it
     comparison     many runs: methods, seeds and budgets
 
 To add a step: a file with such a function, and its line in `run`. Imports every other package but
