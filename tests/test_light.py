@@ -28,7 +28,7 @@ assert 'TF_USE_LEGACY_KERAS' not in os.environ
 root = pathlib.Path(tfprune.__file__).parent
 for path in sorted(root.rglob('*.py')):
     name = '.'.join(path.relative_to(root.parent).with_suffix('').parts).removesuffix('.__init__')
-    if path.parent.name != 'benchmarks' and path.name != '__main__.py':
+    if path.parent.name not in ('benchmarks', 'commands') and path.name != '__main__.py':
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -26,13 +26,31 @@ def check_installed(config: Config, *, names_data: bool = True) -> None:
 def check_files(config: Config) -> None:
     """FileNotFoundError names a file that the configuration names and that is not there."""
     models = config.models
-    named = {'model': [models.model] if is_model_file(models.model) else [],
-             'initial_weights': [models.initial_weights],
-             'latency_table': [config.costs.latency_table],
-             'task': [models.task], 'custom_layers': split_names(models.custom_layers)}
-    for field, paths in named.items():
-        for path in filter(None, paths):
-            if not pathlib.Path(path).is_file():
-                raise FileNotFoundError(f'{field} {path}: no such file.')
-    if models.model not in MODELS and not (named['model'] or models.task):
-        raise unknown('model', models.model, MODELS, ', or the path of a .keras file')
+    check_model(models.model, models.task)
+    for name, path in (('initial_weights', models.initial_weights),
+                       ('latency_table', config.costs.latency_table), ('task', models.task),
+                       *(('custom_layers', path) for path in split_names(models.custom_layers))):
+        if path:
+            check_file(name, path)
+    folder = config.data.data_dir
+    if config.data.dataset == 'folder' and folder and not pathlib.Path(folder).exists():
+        raise FileNotFoundError(f'data_dir {folder}: no such folder.')
+
+
+def check_model(model: str, task: str = '') -> None:
+    """FileNotFoundError for a model file that is not there, ValueError for a name of no model,
+    unless a task brings its own."""
+    if task:
+        check_file('task', task)
+    elif is_model_file(model):
+        check_file('model', model)
+    elif model not in MODELS:
+        raise unknown('model', model, MODELS, ', or the path of a .keras file')
+
+
+def check_file(name: str, path: str) -> None:
+    """FileNotFoundError where there is no such file, or IsADirectoryError where it is none."""
+    if pathlib.Path(path).is_dir():
+        raise IsADirectoryError(f'{name} {path}: a directory, not a file.')
+    if not pathlib.Path(path).exists():
+        raise FileNotFoundError(f'{name} {path}: no such file.')
