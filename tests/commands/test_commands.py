@@ -75,7 +75,7 @@ def test_help_of_each_needs_no_tensorflow(name):
     ('prune no.keras --macs=0.5', 'tfprune prune: error: model no.keras: no such file.'),
     ('prune --macs=0.5', 'tfprune prune: error: expected one model file, received none.'),
     ('prune setup.cfg', 'tfprune prune: error: a budget is needed, such as --macs=0.5: one of --'),
-    ('prune setup.cfg --macs=0.5 --out=x.h5', 'tfprune prune: error: --out must end in .keras; rec'),
+    ('prune setup.cfg --macs=0.5 --out=x.h5', 'tfprune prune: error: --out must end in .keras;'),
 ])
 def test_mistakes_are_answered_without_tensorflow(arguments, said):
     done = command(*arguments.split())

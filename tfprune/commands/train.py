@@ -37,6 +37,8 @@ def main(_: Sequence[str]) -> int:
     if not pathlib.Path(RUN_DIR.value, 'report.json').exists():  # a finished run is only read
         check_files(config)
         check_installed(config)
+    print(f'{config.method}: {config.models.model} on {config.data.dataset}, seed {config.seed}, '
+          f'in {RUN_DIR.value}', flush=True)
     # Not above: --help, and what is said of a wrong flag, need no TensorFlow.
     with command_line.importing():
         import tensorflow as tf

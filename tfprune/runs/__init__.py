@@ -8,6 +8,7 @@
     config         `Config`: the parts that packages define, by the names of their flags
     run            the steps of a run, in their order; each is a function of (state, problem):
     opening, problem, given, restoring, pretraining, searching, surgery, fine_tuning, outcome
+    announcement   what is said before the first epoch, and how long a run takes
     state          what a run has come to: `State`
     epochs         the epoch loop, before surgery and after
     user_callbacks

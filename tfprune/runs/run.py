@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tfprune.models.model_files import run_custom_layers
 from tfprune.progress import hush_retracing
+from tfprune.runs.announcement import announce
 from tfprune.runs.beforehand import check_installed
 from tfprune.runs.checks import checked_method
 from tfprune.runs.config import Config
@@ -67,6 +68,7 @@ def _run(config: Config, path: pathlib.Path, own: OwnModel | None, strategy: tf.
         if finished:
             return finished
         problem = make_problem(state, own)
+        announce(state, problem)
         judge_given(state, problem)
         restore_run(state, problem)
         if not state.has_decided:
