@@ -1,4 +1,9 @@
-"""Prepares TensorFlow before any test module imports it; tests of clients only on demand."""
+"""Prepares TensorFlow before any test module imports it; tests of clients only on demand.
+
+What needs a library that an extra brings (tfprune.extras) is skipped where there is none, with the
+extra as the reason: of a test, or of a module that imports it, the error says it. A test that asks
+another process for it is marked @pytest.mark.extra(name).
+"""
 import os
 
 import pytest
@@ -8,6 +13,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # A worker a core: more threads wait fo
         os.environ.setdefault(_name, '1')
 
 import tfprune  # noqa: E402, F401
+from tfprune import extras  # noqa: E402
 
 # Files of few and long tests: first, or one worker ends alone with them.
 LONG = ('test_train_script', 'test_methods', 'test_deployment', 'test_initial_weights',
@@ -20,12 +26,53 @@ ON_DEMAND = {'clients': 'installs MediaPipe into an environment of its own',
 def pytest_collection_modifyitems(config, items):
     """Long files first; skips what is only run when asked for."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    for item in items:
+        for mark in item.iter_markers('extra'):
+            if not extras.is_installed(mark.args[0]):
+                item.add_marker(pytest.mark.skip(reason=_needs(mark.args[0])))
     for name, reason in ON_DEMAND.items():
         if name not in (config.option.markexpr or ''):
             skip = pytest.mark.skip(reason=f'{reason}: -m {name}')
             for item in items:
                 if name in item.keywords:
                     item.add_marker(skip)
+
+
+def _needs(extra):
+    return f'needs {extras.EXTRAS[extra].called}: pip install {extras.quoted(extra)}'
+
+
+class _Module(pytest.Module):
+    """A test module, skipped where it imports what an extra would bring."""
+
+    def collect(self):
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            extra = extras.missing_in(error.__cause__)
+            if not extra:
+                raise
+            pytest.skip(_needs(extra), allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return _Module.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_setup():
+    _skip_where_missing((yield))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call():
+    _skip_where_missing((yield))
+
+
+def _skip_where_missing(outcome):
+    extra = extras.missing_in(outcome.excinfo and outcome.excinfo[1])
+    if extra:
+        outcome.force_exception(pytest.skip.Exception(_needs(extra)))
 
 
 def pytest_runtest_logreport(report):

@@ -104,7 +104,8 @@ FAMILIES = {
     'softmax_over_rows': (layers.Softmax(axis=1), 2, {'b'}),
     'max_pool1d': (layers.MaxPooling1D(2), 1, {'b'}),
     'average_pool3d': (layers.AveragePooling3D(2), 3, {'b'}),
-    'adaptive_pool': (layers.AdaptiveAveragePooling2D(2), 2, {'b'}),
+    **({'adaptive_pool': (layers.AdaptiveAveragePooling2D(2), 2, {'b'})}
+       if hasattr(layers, 'AdaptiveAveragePooling2D') else {}),  # Keras 3.12 has none
     'global_keepdims': (layers.GlobalMaxPooling2D(keepdims=True), 2, {'b'}),
     'global3d': (layers.GlobalAveragePooling3D(), 3, set()),
     'pad1d': (layers.ZeroPadding1D(2), 1, {'b'}),

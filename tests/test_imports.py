@@ -17,16 +17,17 @@ BELOW = {
     'costs': ('pruning',), 'training': ('pruning',), 'search': ('costs', 'training'),
     'methods': ('search',), 'report': ('structure',), 'export': ('costs', 'training'),
     'latency': ('export',), 'runs': ('methods', 'report', 'latency'), 'benchmarks': ('runs',),
+    'commands': ('benchmarks',),
 }
 # Modules at the top that use the packages: tools of tests.
-ABOVE = {'testing', 'command_line', 'callbacks', '__init__'}
+ABOVE = {'testing', 'command_line', 'callbacks', '__init__', '__main__'}
 # Library -> who may import it; all others reach it through these, if at all.
 LIBRARIES = {
     'tf_agents': ('search/environment.py', 'search/agents/', 'methods/',
                   'benchmarks/drifting_bandit.py'),
     'tensorflow_model_optimization': ('export/',),
     'tf_keras': ('_legacy.py', 'search/agents/', 'export/', 'benchmarks/'),
-    'absl': ('command_line.py',),
+    'absl': ('command_line.py', 'commands/'),
 }
 
 

@@ -1,8 +1,11 @@
-"""tfprune: structural pruning for Keras. Import it before tensorflow and keras."""
+"""tfprune: structural pruning for Keras.
+
+Import it before tensorflow and keras where agents or quantization-aware training are used.
+"""
 import importlib
 
 from tfprune import _legacy  # noqa: F401  (first: it prepares TensorFlow's environment)
-from tfprune import _moved
+from tfprune import _moved, extras
 
 __version__ = '0.1.0'
 _moved.install()
@@ -38,6 +41,8 @@ _EXPORTS = {
     'export_model': 'export.exporter',
     'ParityError': 'export.parity',
 }
+# Public name -> the extra that it needs, see tfprune.extras.
+_NEEDS = {'PruningEnv': 'rl'}
 __all__ = sorted([*_EXPORTS, 'callbacks'])
 
 
@@ -46,6 +51,8 @@ def __getattr__(name: str):
         return importlib.import_module('tfprune.callbacks')
     if name not in _EXPORTS:
         raise AttributeError(f"module 'tfprune' has no attribute {name!r}")
+    if name in _NEEDS:
+        extras.need(_NEEDS[name], f'tfprune.{name}')
     return getattr(importlib.import_module(f'tfprune.{_EXPORTS[name]}'), name)
 
 

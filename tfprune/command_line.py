@@ -1,6 +1,6 @@
-"""What the scripts share: flags made from the configuration, and errors in one line.
+"""What the commands share: flags made from the configuration, and errors in one line.
 
-Only scripts import this: it defines flags. How a script ends:
+Only commands import this: it defines flags. How a command ends:
 
 0    it did what it was asked to;
 2    an error that is for the user to mend (`errors.is_users` says which are): one line on stderr
@@ -16,28 +16,25 @@ import pathlib
 import re
 import signal
 import sys
+import tempfile
 import textwrap
 import traceback
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
+from tfprune import _legacy
 from tfprune.config import THREADS, Part, Range, check_value, flag_fields, kind
 from tfprune.data.loading import DATASETS
 from tfprune.errors import is_users, near, one_line, users_place
+from tfprune.flagfiles import expanded
 from tfprune.methods.names import METHODS
 from tfprune.models.names import MODELS
 from tfprune.progress import leave_terminal
 from tfprune.runs.config import PARTS, Config, option_parts
 
-
-# Scripts import this module before TensorFlow, which takes seconds: Ctrl-C then ends the process
-# as it ends any other, without a traceback. `start` gives the signal back.
-_IS_SCRIPT = pathlib.Path(str(getattr(sys.modules['__main__'], '__file__', ''))
-                          ).parent.name == 'scripts'
-if _IS_SCRIPT and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # Flags that are defined below are the script's own, for --help.
 flags.disclaim_key_flags()
@@ -164,20 +161,23 @@ def read_config(arguments: Sequence[str]) -> Config:
 
 def start(script: str, body: Callable[[Sequence[str]], int | None], *,
           takes_arguments: bool = False) -> None:
-    """Parses the flags and runs a script; ends the process as this module says.
+    """Parses the flags and runs a command; ends the process as this module says.
 
     Args:
-        script: its name, which stands before each error.
+        script: its name, or that of its script, which stands before each error.
         body: what it does, with the arguments that are no flags; returns the exit code, None for 0.
         takes_arguments: whether there may be such arguments.
     """
     scripts = str(pathlib.Path(body.__code__.co_filename).parent)
-    if _IS_SCRIPT and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see tfprune.commands.run
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not _legacy.LOG_LEVEL_IS_USERS:
+        # Its errors on the way are no news: those that matter are raised.
+        os.environ[_legacy.LOG_LEVEL] = '3'
 
     def parse(argv: list[str]) -> list[str]:
         if {'--help', '-help', '-h', '-?'} & set(argv[1:]):
-            _print_help(script, sys.modules['__main__'].__doc__ or '')
+            _print_help(script, sys.modules[body.__module__])
             sys.exit(0)
         try:
             return _parse(argv, flags.FLAGS)
@@ -217,14 +217,44 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Around slow imports: Ctrl-C ends the process at once, without a traceback of theirs."""
+    """Around slow imports: Ctrl-C ends the process at once, without a traceback of theirs; and
+    TensorFlow's lines about itself, which it writes before it asks for the level of its log, are
+    left out, unless the user has set a level that has them."""
     before = signal.getsignal(signal.SIGINT)
-    if _IS_SCRIPT and before != signal.SIG_IGN:
+    if before != signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        yield
+        with contextlib.nullcontext() if os.environ.get(_legacy.LOG_LEVEL) in (
+                '0', '1') else _without_tensorflows_log():
+            yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+_TENSORFLOWS = re.compile(r'WARNING: All log messages before absl::InitializeLog|'
+                          r'[IW]\d{4} [\d:.]+ +\d+ [\w.]+:\d+\]|To enable the following instruct')
+
+
+@contextlib.contextmanager
+def _without_tensorflows_log() -> Iterator[None]:
+    """The error output in a file and, at the end, what of it is not TensorFlow's."""
+    try:
+        sys.stderr.flush()
+        shown = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(shown, 2)
+            os.close(shown)
+            file.seek(0)
+            lines = file.read().decode(errors='replace').splitlines(keepends=True)
+            sys.stderr.write(''.join(line for line in lines if not _TENSORFLOWS.match(line)))
 
 
 def stop_on_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
@@ -252,9 +282,9 @@ def stop_on_signals(numbers: Iterable[int] = (signal.SIGTERM, signal.SIGINT),
 
 def _parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
     """What is left of `argv` without its flags; ValueError, in one line, where they are wrong."""
-    _check_flagfiles(argv[1:], ())
+    words = [*argv[:1], *expanded(argv[1:])]
     try:
-        return values(list(argv))
+        return values(words)
     except flags.UnrecognizedFlagError as error:
         raise ValueError(f'Unknown flag --{error.flagname}.'
                          f'{near(error.flagname, values)}') from None
@@ -267,29 +297,6 @@ def _parse(argv: Sequence[str], values: flags.FlagValues) -> list[str]:
         raise ValueError(line.rpartition(_SAID)[2]) from None
 
 
-def _check_flagfiles(arguments: Iterable[str], parents: tuple[pathlib.Path, ...]) -> None:
-    """ValueError for a --flagfile that cannot be read, is no text, or includes itself."""
-    words = iter(arguments)
-    for word in words:
-        name, equals, value = word.strip().partition('=')
-        if name.lstrip('-') != 'flagfile' or not name.startswith('-'):
-            continue
-        path = pathlib.Path(value if equals else next(words, '')).expanduser()
-        if path.resolve() in parents:
-            raise ValueError(f'flagfile {path}: includes itself.')
-        if not path.is_file():
-            raise ValueError(f'flagfile {path}: no such file.')
-        try:
-            lines = path.read_text(encoding='utf-8').splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f'flagfile {path}: not UTF-8 text ({error.reason} at byte '
-                             f'{error.start}).') from None
-        except OSError as error:
-            raise ValueError(f'flagfile {path}: cannot be read: {error.strerror}.') from None
-        _check_flagfiles([line for line in lines if not line.startswith(('#', '//'))],
-                         (*parents, path.resolve()))
-
-
 def _check(field: dataclasses.Field, prefix: str, value: Any) -> bool:
     """A validator of absl: True, or ValidationError."""
     try:
@@ -299,11 +306,11 @@ def _check(field: dataclasses.Field, prefix: str, value: Any) -> bool:
     return True
 
 
-def _print_help(script: str, text: str) -> None:
-    """The script's docstring, its own flags, and those of a configuration by group."""
-    own = [flag.name for flag in flags.FLAGS.get_flags_for_module(sys.modules['__main__'])
+def _print_help(script: str, module: types.ModuleType) -> None:
+    """The command's docstring, its own flags, and those of a configuration by group."""
+    own = [flag.name for flag in flags.FLAGS.get_flags_for_module(module.__name__)
            if flag.name not in {name for names in _GROUPS.values() for name in names}]
-    print(text.strip())
+    print((module.__doc__ or '').strip())
     for title, names in {f'Of {script} alone': own, **_GROUPS}.items():
         print(f'\n{title}')
         for name in names:
@@ -313,7 +320,8 @@ def _print_help(script: str, text: str) -> None:
             print(textwrap.fill(f'--{switch}{name}{default}: {flag.help}', 100,
                                 initial_indent='  ', subsequent_indent='      ',
                                 break_on_hyphens=False))
-    print('\n--flagfile=FILE reads flags from a file; --helpfull lists those of absl, too.')
+    print('\n--flagfile=FILE reads flags from a file, of the working folder or of those that come '
+          'with tfprune; --helpfull lists those of absl, too.')
 
 
 def _refuse_stray(arguments: Sequence[str]) -> None:

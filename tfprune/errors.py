@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 T = TypeVar('T')
+_RAISABLE = (ValueError, TypeError, RuntimeError, ImportError)
 PACKAGE = pathlib.Path(__file__).resolve().parent
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in (
     'stdlib', 'platstdlib', 'purelib', 'platlib'))
@@ -29,16 +30,16 @@ def is_users(error: BaseException, scripts: str = '') -> bool:
     It is one of
 
     - an OSError, or one of TensorFlow's operations (out of memory and the like);
-    - a ValueError, TypeError or RuntimeError that tfprune itself raised, by a `raise` statement:
-      a check with a message. What Python or a library raises below tfprune, and a KeyError,
-      IndexError, AttributeError or AssertionError from anywhere, is a fault of tfprune;
+    - a ValueError, TypeError, RuntimeError or ImportError that tfprune itself raised, by a `raise`
+      statement: a check with a message. What Python or a library raises below tfprune, and a
+      KeyError, IndexError, AttributeError or AssertionError from anywhere, is a fault of tfprune;
     - any error that came through code of the user's: custom layers, datasets.
 
     scripts: the folder of the running script, which counts as tfprune.
     """
     if isinstance(error, OSError) or _is_of_tensorflow(error) or users_place(error, scripts):
         return True
-    if isinstance(error, Fault) or not isinstance(error, (ValueError, TypeError, RuntimeError)):
+    if isinstance(error, Fault) or not isinstance(error, _RAISABLE):
         return False
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and _is_own(frames[-1].filename, scripts) and (

@@ -1,14 +1,17 @@
-"""What a run tells the person who waits: a bar an epoch, a line an event."""
+"""What a run tells the person who waits: on a terminal a bar an epoch, anywhere a line an event."""
 import contextlib
 import logging
 import os
 import shutil
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import tqdm
+
+_INTERVAL = 600.0  # seconds between two lines within an epoch
 
 
 @contextlib.contextmanager
@@ -41,29 +44,40 @@ def leave_terminal() -> None:
 
 
 class Progress:
-    """A progress bar of examples with rate, loss, accuracy and time left; silent if asked to be."""
+    """What is said while a run goes on; nothing if asked to be silent.
+
+    On a terminal a progress bar of examples with rate, loss, a metric and the time left; in a file
+    lines alone, of an epoch that takes long one every ten minutes.
+    """
 
     def __init__(self, enabled: bool = True):
         self._enabled = enabled
         self._bar: tqdm.tqdm | None = None
+        self._title, self._said, self._done, self._count = '', 0.0, 0, 0
 
     def start_epoch(self, title: str, count: int, done: int, examples: str) -> None:
-        """Opens the bar of an epoch of so many examples, of which `done` are done; `examples` is
-        what they are called."""
-        # A log file wants a line now and then, a terminal ten a second.
-        interval = 0.1 if sys.stderr.isatty() else 30.0
-        self._bar = tqdm.tqdm(total=count, initial=done, desc=title, unit=f' {examples}',
-                              ncols=shutil.get_terminal_size((100, 24)).columns or 100,
-                              mininterval=interval, disable=not self._enabled,
-                              bar_format='{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} '
-                              '[{rate_fmt}, {remaining} left{postfix}]')
+        """Begins an epoch of so many examples, of which `done` are done; `examples` is what they
+        are called."""
+        self._title, self._done, self._count = title, done, count
+        self._said = time.monotonic()
+        if self._enabled and sys.stderr.isatty():
+            self._bar = tqdm.tqdm(
+                total=count, initial=done, desc=title, unit=f' {examples}',
+                ncols=shutil.get_terminal_size((100, 24)).columns or 100,
+                bar_format='{desc}: {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} '
+                '[{rate_fmt}, {remaining} left{postfix}]')
 
     def step(self, count: int, means: dict[str, float], metric: str = 'accuracy') -> None:
-        """Advances the bar, which shows the loss and a metric of `means`."""
+        """Says that so many more examples are done, and the loss and a metric of `means`."""
+        self._done += count
         if self._bar is not None:
             self._bar.set_postfix({name: f'{means[name]:.3f}' for name in ('loss', metric)},
                                   refresh=False)
             self._bar.update(count)
+        elif time.monotonic() - self._said > _INTERVAL:
+            self._said = time.monotonic()
+            self.say(f'{self._title}: {self._done / self._count:.0%}, loss {means["loss"]:.4g}, '
+                     f'{metric} {means[metric]:.4g}')
 
     def end_epoch(self) -> None:
         """Closes the bar, its last state on the screen."""
@@ -77,6 +91,7 @@ class Progress:
         tqdm.tqdm.write(f'warning: {text}', file=sys.stderr)
 
     def say(self, *words: Any) -> None:
-        """Prints a line, not through a bar."""
+        """Prints a line, not through a bar; whoever reads along in a file sees it at once."""
         if self._enabled:
             tqdm.tqdm.write(' '.join(str(word) for word in words))
+            sys.stdout.flush()

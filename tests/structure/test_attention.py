@@ -1,4 +1,7 @@
 """Attention in a model of its own: groups, gated == pruned == sub-network, predicted == recount."""
+import functools
+import inspect
+
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
@@ -31,13 +34,13 @@ def around(function):
 def mha(*args, **options):
     call = {key: options.pop(key) for key in ('use_causal_mask', 'return_attention_scores')
             if key in options}
-    layer = layers.MultiHeadAttention(*args, name='m', **options)
-    return lambda x: layer(x, x, **call)
+    layer = functools.cache(lambda: layers.MultiHeadAttention(*args, name='m', **options))
+    return lambda x: layer()(x, x, **call)
 
 
 def grouped(*args, **options):
-    layer = layers.GroupQueryAttention(*args, name='m', **options)
-    return lambda x: layer(x, x)
+    layer = functools.cache(lambda: layers.GroupQueryAttention(*args, name='m', **options))
+    return lambda x: layer()(x, x)
 
 
 def three(function, shorter=None):
@@ -151,6 +154,9 @@ CASES = {
     'einsum_sum': (layers.EinsumDense('abc,bd->ad', 4, name='e'), {'e': 4}),
     'positions_by_constant': (lambda x: ops.matmul(np.ones((4, POSITIONS), 'float32'), x), {}),
 }
+if 'use_gate' not in inspect.signature(layers.MultiHeadAttention).parameters:  # Keras 3.12
+    for name in ('gate', 'window', 'causal_window', 'grouped_gate'):
+        del CASES[name]
 WITHOUT_B = ('einsum_sum',)
 
 

@@ -9,7 +9,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import IO, Any, Self, cast
+from typing import IO, Any, cast
+
+from typing_extensions import Self
 
 
 def call_apart(function: Callable[..., Any], *, threads: int = 0, **arguments: Any) -> Any:

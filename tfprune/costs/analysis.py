@@ -13,7 +13,7 @@ from tfprune.structure.graph import functional_graph
 from tfprune.structure.groups import ChannelGroups
 
 
-_NOUNS = {'macs': 'MACs', 'params': 'parameters', 'peak_memory_bytes': 'peak memory'}
+NOUNS = {'macs': 'MACs', 'params': 'parameters', 'peak_memory_bytes': 'peak memory'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _shared_out(groups: ChannelGroups, cost_model: CostModel) -> tuple[np.ndarra
 
 def headline(analysis: Analysis) -> str:
     """Returns what can go of the costs, in one sentence."""
-    shares = [f'{analysis.can_go[name]:.1%} of the {_NOUNS[name]}' for name in TARGETS]
+    shares = [f'{analysis.can_go[name]:.1%} of the {NOUNS[name]}' for name in TARGETS]
     counted = ' (of what is counted)' if analysis.uncounted else ''
     return f'Up to {", ".join(shares[:-1])} and {shares[-1]} can go{counted}.'
 

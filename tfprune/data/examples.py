@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, Self
+from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import Self
 
 from tfprune.data.pixels import PixelRange
 

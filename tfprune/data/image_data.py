@@ -1,7 +1,9 @@
 """Examples that are pictures of classes, and what a model must know of them."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 from tfprune.data.examples import Examples
 from tfprune.data.pixels import BYTES, PixelRange

@@ -4,7 +4,9 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tfprune import extras
 from tfprune.data.options import DataOptions
+from tfprune.errors import near
 from tfprune.registry import Registry
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ DATASETS: Registry[Callable[[DataOptions], 'ImageData']] = Registry({
     'folder': 'tfprune.data.folder:load',
     'cifar10': _cifar10,
     'cifar100': _cifar100,
-})
+}, needs=dict.fromkeys(('cifar10', 'cifar100'), 'datasets'), kind='dataset')
 
 
 def load_data(name: str, **options: Any) -> 'ImageData':
@@ -48,10 +50,22 @@ def load_data(name: str, **options: Any) -> 'ImageData':
     return load(DataOptions(dataset=name, **given))
 
 
+def check_installed(name: str) -> None:
+    """MissingExtraError where a data set is one that tensorflow-datasets may have, and there is
+    none."""
+    if name in DATASETS:
+        DATASETS.check(name)
+    else:
+        extras.need('datasets', f'dataset {name!r}',
+                    f'{near(name, DATASETS).strip()} Without it there are '
+                    f'{", ".join(filter(DATASETS.is_usable, DATASETS))}.')
+
+
 def load(options: DataOptions) -> 'ImageData':
     """The data set that options ask for; raises as `load_data` does."""
     if options.dataset in DATASETS:
         return DATASETS[options.dataset](options)
+    check_installed(options.dataset)
     from tfprune.data.tfds_images import UnknownSetError
     try:
         return _of_tfds(options.dataset, options)

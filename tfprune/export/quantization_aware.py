@@ -23,6 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune import extras
 from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.errors import unknown
 from tfprune.export import serving
@@ -93,6 +94,7 @@ def quantize_aware(model: keras.Model, batches: Batches,
         NonFiniteLossError: the loss or a weight became NaN or infinite; names epoch and step.
         StopTraining: see should_stop.
     """
+    extras.need('qat', 'quantization-aware training')
     with _seeded_tf_keras() as set_seed:
         set_seed(settings.seed)
         annotated, quantized = prepare(model, pixels)

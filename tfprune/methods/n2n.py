@@ -46,8 +46,9 @@ from tfprune.pruning.surgery import prune_model
 from tfprune.search.agents import mean_and_error, play
 from tfprune.search.agents.base import specs
 from tfprune.search.agents.reinforce import Reinforce, make_autoregressive, make_bidirectional
-from tfprune.search.environment import PruningEnv, finite_reward
+from tfprune.search.environment import PruningEnv
 from tfprune.search.problem import Problem
+from tfprune.search.scoring import finite_reward
 from tfprune.training.distillation import StudentTrainer
 
 FACTORS = (.25, .5, .6, .7, .8, .9, 1.)

@@ -23,7 +23,7 @@ METHODS: Registry[type['Method']] = Registry({
     'scratch': 'tfprune.methods.controls:Scratch',
     'random_search': 'tfprune.methods.random_search:RandomSearch',
     'knapsack': 'tfprune.methods.knapsack:Knapsack',
-})
+}, needs=dict.fromkeys(('rlal', 'amc', 'cacp', 'n2n', 'purl', 'crl'), 'rl'), kind='method')
 # Of the methods above, until they are imported; each has them in its class, too.
 _OPTIONS: dict[str, type[of.Options]] = {
     'rlal': of.RlalOptions, 'amc': of.AmcOptions, 'cacp': of.CacpOptions,

@@ -48,8 +48,9 @@ from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import best_channels, nearest_width, open_masks
 from tfprune.pruning.sparsity import kernels_of
 from tfprune.search.agents import DQN, carried_out, play
-from tfprune.search.environment import EpisodicEnv, finite_reward
+from tfprune.search.environment import EpisodicEnv
 from tfprune.search.problem import Problem
+from tfprune.search.scoring import finite_reward
 from tfprune.training.distribution import num_workers
 
 ALPHAS = np.arange(23) / 10

@@ -5,8 +5,8 @@ import numpy as np
 
 from tfprune.methods.stopwatch import Stopwatch
 from tfprune.pruning.masks import Masks, best_channels
-from tfprune.search.environment import finite_reward
 from tfprune.search.problem import Problem
+from tfprune.search.scoring import finite_reward
 
 
 class CurrentRewards:

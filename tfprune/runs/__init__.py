@@ -8,6 +8,7 @@
     config         `Config`: the parts that packages define, by the names of their flags
     run            the steps of a run, in their order; each is a function of (state, problem):
     opening, problem, given, restoring, pretraining, searching, surgery, fine_tuning, outcome
+    announcement   what is said before the first epoch, and how long a run takes
     state          what a run has come to: `State`
     epochs         the epoch loop, before surgery and after
     user_callbacks
@@ -18,7 +19,8 @@
                    export and measurements
     folder, checkpoints, decision_files, lost_parts, reuse
                    what is on disk, and how a run goes on from it
-    checks         what is wrong with a configuration, before anything is made of it
+    beforehand, checks
+                   what is wrong with a configuration, before anything is made of it
     comparison     many runs: methods, seeds and budgets
 
 To add a step: a file with such a function, and its line in `run`. Imports every other package but

@@ -16,14 +16,14 @@ import time
 from typing import Any, Callable, Sequence
 
 from tfprune import report
-from tfprune.config import LIMITS, check_limit, is_ratio, split_names
-from tfprune.errors import near, unknown
+from tfprune.config import LIMITS, check_limit, is_ratio
+from tfprune.errors import near
 from tfprune.methods.base import Method
 from tfprune.methods.names import METHODS, make_method
-from tfprune.models.names import MODELS, is_model_file
 from tfprune.progress import leave_terminal
 from tfprune.report.number_text import duration
 from tfprune.run_files import read_config
+from tfprune.runs.beforehand import check_files, check_installed
 from tfprune.runs.checks import checked_method
 from tfprune.runs.config import Config, completed, differing_fields
 from tfprune.runs.folder import check_free, has_begun
@@ -123,8 +123,9 @@ def _cell(grid: Grid, name: str, limit: tuple[str, str] | None, seed: int,
         arguments, folder = _arguments(grid, path, limit, read_config)
         arguments.append(f'--seed={seed}')
         config = read_config(arguments)
+        check_installed(config)
         checked_method(config)
-        _check_files(config)
+        check_files(config)
         return Cell(name, tuple(arguments), config, grid.out / name / folder / f's{seed}')
     except (ValueError, TypeError, OSError) as error:
         raise ValueError(f'{path}: {error}') from None
@@ -188,21 +189,6 @@ def _names(flagfiles: str) -> list[str]:
     found = (re.fullmatch(f'{before}(.+){after}', path)
              for path in glob.glob(flagfiles.replace('{}', '*')))
     return sorted(match[1] for match in found if match)
-
-
-def _check_files(config: Config) -> None:
-    """FileNotFoundError names a file that the configuration names and that is not there."""
-    models = config.models
-    named = {'model': [models.model] if is_model_file(models.model) else [],
-             'initial_weights': [models.initial_weights],
-             'latency_table': [config.costs.latency_table],
-             'task': [models.task], 'custom_layers': split_names(models.custom_layers)}
-    for field, paths in named.items():
-        for path in filter(None, paths):
-            if not pathlib.Path(path).is_file():
-                raise FileNotFoundError(f'{field} {path}: no such file.')
-    if models.model not in MODELS and not (named['model'] or models.task):
-        raise unknown('model', models.model, MODELS, ', or the path of a .keras file')
 
 
 def _check_folder(cell: Cell) -> None:

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from tfprune.errors import Fault
 from tfprune.machine import peak_process_bytes
+from tfprune.report.number_text import duration
+from tfprune.runs.announcement import seconds_left
 from tfprune.runs.checkpoints import Position
 from tfprune.runs.first_epoch import FirstEpoch, note_lowered
 from tfprune.runs.stages import Stage
@@ -61,6 +63,7 @@ class EpochLoop:
                  stages: Sequence[Stage], phase: Phase):
         self.saved = saved
         self._state, self._trainer, self._stages = state, trainer, stages
+        self._phase, self._left = phase, ''
         self._batch_size = state.config.training.batch_size
         self._held_out = state.held_out_batches()
         self._evaluate = Evaluator(trainer.model, trainer.strategy, task=state.task,
@@ -175,7 +178,7 @@ class EpochLoop:
             state.progress.step(self._batch_size, means, state.task.measure.name)
             state.poll()
 
-        state.progress.start_epoch(f'epoch {start.epoch + 1}/{planned.total}',
+        state.progress.start_epoch(f'epoch {start.epoch + 1}/{planned.total}{self._left}',
                                    steps * self._batch_size, start.step * self._batch_size,
                                    state.task.examples)
         self._callbacks.begin_epoch(start.epoch, stage.learning_rate(start.epoch, start.step))
@@ -204,7 +207,18 @@ class EpochLoop:
         row = {name: value for name, value in row.items() if value == value}  # no NaN in JSON
         self._state.folder.append_rows('metrics.jsonl', [row])
         self._scalars.write(row)
-        self._state.progress.say(_summary(row, self._state.task))
+        self._left = self._time_left()
+        self._state.progress.say(_summary(row, self._state.task) + self._left)
+
+    def _time_left(self) -> str:
+        """', about 3 min left' of all epochs that come; '' after the last."""
+        total = self._state.config.epochs.total
+        coming = [self._phase(epoch) if epoch < self._end else 'fine_tune'
+                  for epoch in range(self.coming, total)]
+        rows = self._state.folder.read_rows('metrics.jsonl')
+        if not coming or not rows:
+            return ''
+        return f', about {duration(seconds_left(rows, coming))} left'
 
     def _interrupted(self, epoch: int) -> Interrupted:
         return self._state.interrupted(f'after {epoch} of {self._state.config.epochs.total} epochs')

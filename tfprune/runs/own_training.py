@@ -169,7 +169,8 @@ def _check_method(method: Method, name: str) -> None:
         return one.needs_budget and not (one.needs_examples or one.decides_first)
 
     if not is_able(method):
-        able = sorted(known for known in METHODS if is_able(METHODS[known]()))
+        able = sorted(known for known in METHODS
+                      if METHODS.is_usable(known) and is_able(METHODS[known]()))
         raise ValueError(f'method {name!r} does not search widths by a score alone. Available: '
                          f'{", ".join(able)}')
 

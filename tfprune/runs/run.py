@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from tfprune.models.model_files import run_custom_layers
 from tfprune.progress import hush_retracing
+from tfprune.runs.announcement import announce
+from tfprune.runs.beforehand import check_installed
 from tfprune.runs.checks import checked_method
 from tfprune.runs.config import Config
 from tfprune.runs.fine_tuning import fine_tune
@@ -42,6 +44,7 @@ def train_and_prune(config: Config, run_dir: str | os.PathLike, *, own: OwnModel
         Interrupted: see should_stop; in all workers, of whichever it was asked.
         WorkerLostError: another worker is gone; call it again, in a new process.
     """
+    check_installed(config, names_data=own is None)
     checked_method(config)
     options, path = config.training, pathlib.Path(run_dir)
     make_deterministic(not options.jit_compile)
@@ -65,6 +68,7 @@ def _run(config: Config, path: pathlib.Path, own: OwnModel | None, strategy: tf.
         if finished:
             return finished
         problem = make_problem(state, own)
+        announce(state, problem)
         judge_given(state, problem)
         restore_run(state, problem)
         if not state.has_decided:

@@ -27,7 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.search.environment import finite_reward
+from tfprune.search.scoring import finite_reward
 from tfprune.training.step import NonFiniteLossError
 
 

@@ -1,5 +1,4 @@
 """Pruning as an episodic environment: one step a group, the action its pruning rate."""
-import math
 from typing import Callable, Sequence
 
 import numpy as np
@@ -11,17 +10,11 @@ from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
 from tfprune.costs.proportional import proportional_widths
 from tfprune.pruning.masks import nearest_width
+from tfprune.search.scoring import finite_reward
 from tfprune.structure.groups import ChannelGroups
 
 FEATURES = ('index', 'in_channels', 'channels', 'stride', 'kernel', 'layer_cost', 'cost_spent',
             'cost_left', 'previous_action')
-
-
-def finite_reward(reward: float, of: str) -> float:
-    """`reward`; ValueError where it is NaN or infinite, of which nothing can be learnt."""
-    if not math.isfinite(reward):
-        raise ValueError(f'the reward of {of} is {reward}; expected a finite number.')
-    return float(reward)
 
 
 class EpisodicEnv(py_environment.PyEnvironment):

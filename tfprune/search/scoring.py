@@ -1,4 +1,5 @@
 """The reward of a sub-network with the current weights, on held-out training examples."""
+import math
 from typing import Any, Mapping, Protocol
 
 import numpy as np
@@ -11,6 +12,13 @@ from tfprune.training.step import Batch
 # Batches in flight at once: one's convolutions fill the cores that another's small operations
 # leave idle.
 _AT_ONCE = 2
+
+
+def finite_reward(reward: float, of: str) -> float:
+    """`reward`; ValueError where it is NaN or infinite, of which nothing can be learnt."""
+    if not math.isfinite(reward):
+        raise ValueError(f'the reward of {of} is {reward}; expected a finite number.')
+    return float(reward)
 
 
 class Network(Protocol):

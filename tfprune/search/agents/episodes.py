@@ -9,7 +9,8 @@ from tf_agents.trajectories import trajectory
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.search.agents.base import Policy
-from tfprune.search.environment import EpisodicEnv, PruningEnv, finite_reward
+from tfprune.search.environment import EpisodicEnv, PruningEnv
+from tfprune.search.scoring import finite_reward
 
 
 def play(envs: Sequence[py_environment.PyEnvironment], policy: Policy

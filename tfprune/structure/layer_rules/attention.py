@@ -134,7 +134,7 @@ class _WithHeads(_Attention):
                    if name not in (*self.parameters, 'training')]
         names, repeats = projections_of(layer), self._repeats(layer)
         if (any(value is not None and value is not False for value in options)
-                or layer.get_config()['sliding_window'] or mask_of(inputs) is not None
+                or layer.get_config().get('sliding_window') or mask_of(inputs) is not None
                 or len(inputs.shape) != 3 or len(_weight(layer, 'output').shape) != 3):
             return None
 

@@ -4,9 +4,10 @@ import copy
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
+from typing_extensions import Self
 
 from tfprune.structure.layer_rules.labels import Channels, Labels, Tracer
 

@@ -88,7 +88,9 @@ _POSITIONS = [
     f'{name}{rank}D' for rank in (1, 2, 3)
     for name in ('MaxPooling', 'AveragePooling', 'GlobalMaxPooling', 'GlobalAveragePooling',
                  'ZeroPadding', 'Cropping', 'UpSampling')]
-_ADAPTIVE = [f'Adaptive{kind}Pooling{rank}D' for rank in (1, 2, 3) for kind in ('Max', 'Average')]
+# Keras 3.12, the last of Python 3.10, has none.
+_ADAPTIVE = [name for rank in (1, 2, 3) for kind in ('Max', 'Average')
+             if hasattr(layers, name := f'Adaptive{kind}Pooling{rank}D')]
 _AUGMENTATIONS = [name for name in dir(layers) if name.startswith('Random')] + [
     'AugMix', 'AutoContrast', 'CutMix', 'Equalization', 'MixUp', 'RandAugment', 'Solarization']
 

@@ -1,0 +1,69 @@
+"""A built wheel in an environment of its own, as in a user's project; python tests/wheel_check.py
+
+The environment has a pydantic, an absl-py and a typing-extensions that the extras could not live
+with. Nothing of the checkout is on its path. Says how long each step took; fails at the first that
+goes wrong.
+"""
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BESIDE = ('absl-py>=2', 'pydantic>=2', 'typing-extensions>=4.12')
+MODEL = '''
+import keras
+from keras import layers
+keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(16, 3, activation='relu'),
+                  layers.Conv2D(32, 3, activation='relu'), layers.GlobalAveragePooling2D(),
+                  layers.Dense(10)]).save('model.keras')
+'''
+FAR = 'import sys, tfprune; assert "site-packages" in tfprune.__file__, tfprune.__file__'
+# The quickstart without agents, and with fewer epochs.
+TRAIN = ('train', '--flagfile=quickstart.flags', '--method=uniform', '--warmup_epochs=2',
+         '--random_epochs=0', '--joint_epochs=1', '--alignment_epochs=0', '--fine_tune_epochs=1',
+         '--run_dir=run')
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        work = pathlib.Path(folder)
+        step('build', sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', work, ROOT)
+        wheel, = work.glob('*.whl')
+        venv.create(work / 'venv', with_pip=True)
+        python, tfprune = work / 'venv/bin/python', work / 'venv/bin/tfprune'
+        pip = (python, '-m', 'pip', '--disable-pip-version-check')
+        step('install', *pip, 'install', '-q', '--no-compile', wheel, *BESIDE)
+        step('pip check', *pip, 'check')
+        step('import', python, '-c', FAR, cwd=work)
+        begun = time.monotonic()
+        step('help', tfprune, 'train', '--help', cwd=work)
+        assert time.monotonic() - begun < 2, 'tfprune train --help took two seconds and more'
+        step('a model', python, '-c', MODEL, cwd=work)
+        assert 'pruned / before' in step('prune', tfprune, 'prune', 'model.keras', '--macs=0.5',
+                                         '--out=small.keras', cwd=work)
+        assert 'test accuracy' in step('train', tfprune, *TRAIN, cwd=work)
+        assert (work / 'run/export/model.tflite').stat().st_size > 10_000
+        said = step('a method of an extra', tfprune, 'train', '--flagfile=quickstart.flags',
+                    '--run_dir=rlal', cwd=work, code=2)
+        assert "pip install 'tfprune[rl]'" in said and len(said.splitlines()) == 1, said
+
+
+def step(name: str, *command: object, cwd: pathlib.Path | None = None, code: int = 0) -> str:
+    """Runs a command; what it says."""
+    kept = {key: value for key, value in os.environ.items()
+            if key not in ('PYTHONPATH', 'PYTHONDONTWRITEBYTECODE')}
+    begun = time.monotonic()
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=kept, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if done.returncode != code:
+        sys.exit(f'wheel: {name} ended with {done.returncode}:\n{done.stdout[-6000:]}')
+    print(f'wheel: {name}: {time.monotonic() - begun:.1f} s', flush=True)
+    return done.stdout
+
+
+if __name__ == '__main__':
+    main()
