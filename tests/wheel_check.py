@@ -6,6 +6,7 @@ goes wrong.
 """
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ import time
 import venv
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+PARTS = ('tfprune', 'flags', 'setup.cfg', 'pyproject.toml', 'README.md', 'LICENSE')
 BESIDE = ('absl-py>=2', 'pydantic>=2', 'typing-extensions>=4.12')
 MODEL = '''
 import keras
@@ -21,7 +23,11 @@ keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(16, 3, activation='rel
                   layers.Conv2D(32, 3, activation='relu'), layers.GlobalAveragePooling2D(),
                   layers.Dense(10)]).save('model.keras')
 '''
-FAR = 'import sys, tfprune; assert "site-packages" in tfprune.__file__, tfprune.__file__'
+FAR = '''
+import platform, tfprune
+assert 'site-packages' in tfprune.__file__, tfprune.__file__
+print(platform.python_version())
+'''
 # The quickstart without agents, and with fewer epochs.
 TRAIN = ('train', '--flagfile=quickstart.flags', '--method=uniform', '--warmup_epochs=2',
          '--random_epochs=0', '--joint_epochs=1', '--alignment_epochs=0', '--fine_tune_epochs=1',
@@ -29,27 +35,45 @@ TRAIN = ('train', '--flagfile=quickstart.flags', '--method=uniform', '--warmup_e
 
 
 def main() -> None:
+    """`wheel_check.py`, or in two steps: `wheel_check.py install FOLDER`, `… use FOLDER`."""
+    if len(sys.argv) > 1:
+        {'install': install, 'use': use}[sys.argv[1]](pathlib.Path(sys.argv[2]).resolve())
+        return
     with tempfile.TemporaryDirectory() as folder:
-        work = pathlib.Path(folder)
-        step('build', sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', work, ROOT)
-        wheel, = work.glob('*.whl')
-        venv.create(work / 'venv', with_pip=True)
-        python, tfprune = work / 'venv/bin/python', work / 'venv/bin/tfprune'
-        pip = (python, '-m', 'pip', '--disable-pip-version-check')
-        step('install', *pip, 'install', '-q', '--no-compile', wheel, *BESIDE)
-        step('pip check', *pip, 'check')
-        step('import', python, '-c', FAR, cwd=work)
-        begun = time.monotonic()
-        step('help', tfprune, 'train', '--help', cwd=work)
-        assert time.monotonic() - begun < 2, 'tfprune train --help took two seconds and more'
-        step('a model', python, '-c', MODEL, cwd=work)
-        assert 'pruned / before' in step('prune', tfprune, 'prune', 'model.keras', '--macs=0.5',
-                                         '--out=small.keras', cwd=work)
-        assert 'test accuracy' in step('train', tfprune, *TRAIN, cwd=work)
-        assert (work / 'run/export/model.tflite').stat().st_size > 10_000
-        said = step('a method of an extra', tfprune, 'train', '--flagfile=quickstart.flags',
-                    '--run_dir=rlal', cwd=work, code=2)
-        assert "pip install 'tfprune[rl]'" in said and len(said.splitlines()) == 1, said
+        install(pathlib.Path(folder))
+        use(pathlib.Path(folder))
+
+
+def install(work: pathlib.Path) -> None:
+    """Builds the wheel of a copy, without what earlier builds left, and installs it."""
+    for name in PARTS:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        (work / 'source').mkdir(parents=True, exist_ok=True)
+        copy(ROOT / name, work / 'source' / name)
+    step('build', sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', work,
+         work / 'source')
+    wheel, = work.glob('*.whl')
+    venv.create(work / 'venv', with_pip=True)
+    pip = (work / 'venv/bin/python', '-m', 'pip', '--disable-pip-version-check')
+    step('install', *pip, 'install', '-q', '--no-compile', wheel, *BESIDE)
+    step('pip check', *pip, 'check')
+
+
+def use(work: pathlib.Path) -> None:
+    """Prunes a file and trains by the command, away from the checkout."""
+    python, tfprune = work / 'venv/bin/python', work / 'venv/bin/tfprune'
+    print(f'wheel: Python {step("import", python, "-c", FAR, cwd=work).strip()}')
+    begun = time.monotonic()
+    step('help', tfprune, 'train', '--help', cwd=work)
+    assert time.monotonic() - begun < 2, 'tfprune train --help took two seconds and more'
+    step('a model', python, '-c', MODEL, cwd=work)
+    assert 'pruned / before' in step('prune', tfprune, 'prune', 'model.keras', '--macs=0.5',
+                                     '--out=small.keras', cwd=work)
+    assert 'test accuracy' in step('train', tfprune, *TRAIN, cwd=work)
+    assert (work / 'run/export/model.tflite').stat().st_size > 10_000
+    said = step('a method of an extra', tfprune, 'train', '--flagfile=quickstart.flags',
+                '--run_dir=rlal', cwd=work, code=2)
+    assert "pip install 'tfprune[rl]'" in said and len(said.splitlines()) == 1, said
 
 
 def step(name: str, *command: object, cwd: pathlib.Path | None = None, code: int = 0) -> str:

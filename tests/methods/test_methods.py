@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cases import slow_but
 from light_export import light_export, only_the_model
 from made_up_problem import started
 
@@ -89,7 +90,12 @@ def test_the_weights_are_those_of_before_bit_for_bit(name, run_of):
     assert digest.hexdigest()[:16] == DIGESTS[key][name]
 
 
-@pytest.mark.parametrize('name', sorted(METHODS))
+# One of each kind: controls, searches between epochs and on trained weights, agents, students. The
+# searches of the others have tests of their own.
+KINDS = ('amc', 'autocompress', 'dense', 'magnitude', 'n2n', 'rlal', 'uniform')
+
+
+@pytest.mark.parametrize('name', slow_but(sorted(METHODS), KINDS))
 def test_method_keeps_the_contract(name, run_of):
     config, result = small(name), run_of(name)
 
@@ -118,9 +124,7 @@ def test_method_keeps_the_contract(name, run_of):
 KILLED = ('amc',)
 
 
-@pytest.mark.parametrize('name', [
-    name if name in KILLED else pytest.param(name, marks=pytest.mark.slow)
-    for name in sorted(METHODS)])
+@pytest.mark.parametrize('name', slow_but(sorted(METHODS), KILLED))
 def test_a_method_is_deterministic_and_goes_on_after_a_kill(name, run_of, tmp_path, monkeypatch):
     config, result = small(name), run_of(name)
     monkeypatch.setattr(runner, 'finish', only_the_model)  # the export is the contract's
