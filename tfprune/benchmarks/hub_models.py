@@ -44,8 +44,9 @@ def _csp(block: str, stage: str, **options: Any) -> Callable[[Any], keras.Model]
     def make(models: Any) -> keras.Model:
         return head(models.CSPNetBackbone(
             stem_filters=16, stem_kernel_size=3, stem_strides=1, stackwise_depth=[1, 2, 2],
-            stackwise_strides=[1, 2, 2], stackwise_num_filters=[16, 32, 48],
-            block_type=f'{block}_block', stage_type=stage, image_shape=_IMAGE, **options))
+            stackwise_strides=[1, 2, 2], stackwise_num_filters=[16, 32, 48], bottle_ratio=[.5],
+            block_type=f'{block}_block', stage_type=stage, image_shape=_IMAGE,
+            **{'block_ratio': [.5], **options}))
     return make
 
 
@@ -53,9 +54,9 @@ def _resnet(models: Any, block: str = 'basic_block', image: Sequence[Any] = _IMA
             deep: bool = False, before: bool = False) -> keras.Model:
     """A ResNet's backbone; `deep`: of three convolutions before, as ResNet-VD; `before`: V2."""
     return models.ResNetBackbone(
-        input_conv_filters=[8, 8, 16] if deep else [16],
+        input_conv_filters=[8, 8, 64] if deep else [64],
         input_conv_kernel_sizes=[3, 3, 3] if deep else [7],
-        stackwise_num_filters=[16, 24, 32, 40], stackwise_num_blocks=[2, 2, 1, 1],
+        stackwise_num_filters=[64, 24, 32, 40], stackwise_num_blocks=[2, 2, 1, 1],
         stackwise_num_strides=[1, 2, 2, 2], block_type=block, use_pre_activation=before,
         image_shape=image)
 
@@ -112,26 +113,30 @@ def _mobilenet(models: Any) -> keras.Model:
 
 
 def _mobilenet_v5(models: Any) -> keras.Model:
-    """An edge residual, universal inverted bottlenecks, multi-query and multi-head attention."""
+    """An edge residual, universal inverted bottlenecks, attention of many queries to one key.
+
+    Not its attention of several keys: that asks for the batch's size in a symbolic call and cannot
+    be built; nor squeezing, whose layer is called by a name that it does not know (0.32.0).
+    """
     def by_stage(*values: Any) -> list[list[Any]]:
         return [[values[0]], list(values[1:3]), list(values[3:])]
 
-    zeros = by_stage(*[0] * 5)
     return head(models.MobileNetV5Backbone(
-        stackwise_block_types=by_stage('er', 'uir', 'uir', 'mqa', 'uir'),
+        stackwise_block_types=by_stage('er', 'uir', 'uir', 'mqa', 'mqa'),
         stackwise_num_blocks=[1, 2, 2], stackwise_num_filters=by_stage(24, 32, 32, 32, 32),
         stackwise_strides=by_stage(2, 2, 1, 1, 1),
         stackwise_act_layers=by_stage(*['gelu'] * 5),
-        stackwise_exp_ratios=by_stage(4., 4., 4., 0., 2.),
-        stackwise_se_ratios=by_stage(0., .25, 0., 0., 0.),
+        stackwise_exp_ratios=by_stage(4., 4., 4., 0., 0.),
+        stackwise_se_ratios=by_stage(*[0.] * 5),
         stackwise_dw_kernel_sizes=by_stage(0, 5, 0, 0, 0),
-        stackwise_dw_start_kernel_sizes=by_stage(0, 3, 5, 0, 0), stackwise_dw_end_kernel_sizes=zeros,
+        stackwise_dw_start_kernel_sizes=by_stage(0, 3, 5, 0, 0),
+        stackwise_dw_end_kernel_sizes=by_stage(*[0] * 5),
         stackwise_exp_kernel_sizes=by_stage(3, 0, 0, 0, 0),
         stackwise_pw_kernel_sizes=by_stage(1, 0, 0, 0, 0),
-        stackwise_num_heads=by_stage(0, 0, 0, 4, 0), stackwise_key_dims=by_stage(0, 0, 0, 8, 0),
-        stackwise_value_dims=by_stage(0, 0, 0, 8, 0), stackwise_kv_strides=by_stage(0, 0, 0, 2, 0),
-        stackwise_use_cpe=by_stage(*[False] * 5), num_features=64, msfa_output_resolution=4,
-        layer_scale_init_value=.1, image_shape=_IMAGE))
+        stackwise_num_heads=by_stage(0, 0, 0, 4, 2), stackwise_key_dims=by_stage(0, 0, 0, 8, 8),
+        stackwise_value_dims=by_stage(0, 0, 0, 8, 8), stackwise_kv_strides=by_stage(0, 0, 0, 2, 1),
+        stackwise_use_cpe=by_stage(False, False, False, False, True), num_features=64,
+        msfa_output_resolution=4, layer_scale_init_value=.1, image_shape=_IMAGE))
 
 
 def _transformer(**options: Any) -> dict[str, Any]:
@@ -157,7 +162,7 @@ def _dfine(models: Any) -> keras.Model:
 
 def _depth_anything(models: Any) -> keras.Model:
     encoder = models.DINOV2Backbone(**_transformer(
-        num_layers=4, intermediate_dim=48, use_mask_token=False,
+        num_layers=4, intermediate_dim=48, use_mask_token=False, image_shape=(64, 64, 3),
         position_embedding_shape=(64, 64, 3)))
     return head(models.DepthAnythingBackbone(
         image_encoder=encoder, reassemble_factors=[4, 2, 1, .5], neck_hidden_dims=[8, 12, 16, 20],
@@ -176,7 +181,7 @@ def _retinanet(models: Any) -> keras.Model:
 MODELS: dict[str, Callable[[Any], keras.Model]] = {
     'CSPNet': _csp('bottleneck', 'csp', groups=2),
     'CSPDarkNet': _csp('dark', 'cs3'),
-    'DarkNet': _csp('dark', 'dark'),
+    'DarkNet': _csp('dark', 'dark', block_ratio=[1.]),
     'CSPEdge': _csp('edge', 'csp', avg_down=True, cross_linear=True),
     'DenseNet': lambda models: head(models.DenseNetBackbone(
         stackwise_num_repeats=[2, 3, 2], growth_rate=8, image_shape=_IMAGE)),
@@ -202,8 +207,8 @@ MODELS: dict[str, Callable[[Any], keras.Model]] = {
     'DeepLabV3Plus': lambda models: _deeplab(models, plus=True),
     'RetinaNet': _retinanet,
     'BASNet': lambda models: head(models.BASNetBackbone(
-        image_encoder=_resnet(models, image=(None, None, 3)), num_classes=1, projection_filters=8,
-        image_shape=(64, 64, 3))),
+        image_encoder=_resnet(models, image=(None, None, 3)), num_classes=1, projection_filters=64,
+        image_shape=_IMAGE)),
     'DFine': _dfine,
     'ViT': lambda models: head(models.ViTBackbone(**_transformer(mlp_dim=48))),
     'DeiT': lambda models: head(models.DeiTBackbone(**_transformer(intermediate_dim=48))),
