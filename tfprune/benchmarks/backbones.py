@@ -39,14 +39,16 @@ def _row(name: str, files: bool) -> dict[str, Any]:
         if name in hub_models.MODELS:
             return row_of(name, hub_models.build(name), files)
         model = plain_models.MODELS[name]
-        return {**row_of(name, model.build(), files), 'dense_macs_by_hand': model.macs}
+        inputs = model.inputs and model.inputs()
+        return {**row_of(name, model.build(), files and inputs is None, inputs=inputs),
+                'dense_macs_by_hand': model.macs}
     except Exception as error:  # one that fails is a result, too
         return {'model': name, 'error': one_line(error)}
 
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:
     """Returns the rows as a Markdown table."""
-    lines = ['| model | groups | can go | MACs, dense | parameters, dense | counted otherwise | '
+    lines = ['| model | groups | can go | MACs, dense | parameters, dense | also counted | '
              'MACs, pruned | exact | largest difference | trace and surgery | not prunable | '
              'elsewhere |', '|---|---:|---:|---:|---:|---|---|---|---:|---:|---:|---|']
     for row in found:
@@ -54,8 +56,9 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
             lines.append(f"| {row['model']} | failed: {row['error']} |" + ' |' * 10)
             continue
         more = '+' * bool(row['uncounted'])
-        before = (f"| {row['model']} | {row['groups']}{' (residual too)' * row['residual_groups']} "
-                  f"| {row['can_go']:.1%} | {row['dense_macs']:,}{more} | {row['dense_params']:,} |")
+        groups = f"{row['groups']}{' (residual too)' * row['residual_groups']}"
+        before = (f"| {row['model']} | {groups} | {row['can_go']:.1%} | "
+                  f"{row['dense_macs']:,}{more} | {row['dense_params']:,} |")
         lines.append(before + (f" failed: {row['error']} |" + ' |' * 5 if 'error' in row else
                                _pruned_cells(row)) + f" {row['unprunable'] or ''} | "
                      + _elsewhere(row) + ' |')
@@ -63,24 +66,19 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _pruned_cells(row: dict[str, Any]) -> str:
-    """Dense MACs counted otherwise; MACs, exactness, difference and seconds of the pruned."""
-    by_hand = row.get('dense_macs_by_hand')
-    counts = [row['dense_macs_run'], *([by_hand] if by_hand else [])]
-    same = 'same' if set(counts) == {row['dense_macs']} else ', '.join(map(_number, counts))
+    """Whose counts of the dense are the same; MACs, exactness, difference and seconds of the pruned."""
+    counts = {'running': row['dense_macs_run'], 'by hand': row.get('dense_macs_by_hand')}
+    others = ', '.join(name if count == row['dense_macs'] else f'{name} {count:,}'
+                       for name, count in counts.items() if count is not None)
     left = f"{row['macs']:,} ({row['macs'] / row['dense_macs']:.1%})"
     if 'smallest' in row:
         left += f"; half cannot be reached: smallest {row['smallest']:.1%}"
-    return (f" {same}{', by hand too' * bool(by_hand)} | {left} | "
-            f"{'yes' if row['exact'] else 'NO'} | "
-            f"{format(row['difference'], '.0e') if row['groups'] else '—'} | "
-            f"{row['seconds']:.1f} s |")
+    difference = max(row['difference'], row.get('random_difference', 0))
+    return (f" {others} | {left} | {'yes' if row['exact'] else 'NO'} | "
+            f"{format(difference, '.0e') if row['groups'] else '—'} | {row['seconds']:.1f} s |")
 
 
 def _elsewhere(row: dict[str, Any]) -> str:
     """What another process made of the file; `dense neither` where not of the dense one's, too."""
     found = row.get('client', '')
     return found if row.get('client_dense', 'ok') == 'ok' else f'dense neither: {found}'
-
-
-def _number(value: int | None) -> str:
-    return 'not counted' if value is None else f'{value:,}'

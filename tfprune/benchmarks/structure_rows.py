@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.costs.analysis import Analysis, analyze
+from tfprune.costs.analysis import analyze
 from tfprune.costs.budget import Budget, InfeasibleBudgetError
 from tfprune.costs.model import CostModel
 from tfprune.costs.multiply_adds import macs_by_running
@@ -21,7 +21,7 @@ from tfprune.pruning.masks import Masks, select_channels
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.graph import functional_graph
 from tfprune.structure.groups import ChannelGroups, trace_groups
-from tfprune.testing import Promises, check_promises, max_relative_difference, randomize
+from tfprune.testing import check_promises, max_relative_difference, randomize
 
 _CLIENT = pathlib.Path(__file__).with_name('client.py')
 
@@ -37,8 +37,10 @@ def row_of(name: str, model: keras.Model, files: bool = True, *, inputs: Any = N
             a step, convert to TFLite.
         inputs: those of the comparison; two of normal noise if none are given.
 
-    Where half of the multiply-adds cannot be reached, half of what can go is pruned, and
-    `smallest` is the share that stays at least. What fails is the row's `error`.
+    `difference` is that of gated and pruned at half, `random_difference` under random masks of all
+    groups; `exact` says that costs are as predicted, of both. Where half of the multiply-adds cannot
+    be reached, half of what can go is pruned, and `smallest` is the share that stays at least. What
+    fails is the row's `error`.
     """
     randomize(model)
     inputs = normal_inputs(model) if inputs is None else inputs
@@ -51,8 +53,14 @@ def row_of(name: str, model: keras.Model, files: bool = True, *, inputs: Any = N
         start = time.perf_counter()
         pruned = prune_model(model, groups, masks)
         row['seconds'] = traced + time.perf_counter() - start
-        row |= _compared(model, pruned, inputs,
-                         check_promises(model, masks, groups=groups, inputs=inputs))
+        found = check_promises(model, masks, groups=groups, inputs=inputs)
+        row |= {'macs': found.predicted[0], 'params': found.predicted[1],
+                'exact': found.predicted == found.counted, 'difference': found.gated_difference}
+        if groups:
+            found = check_promises(model, groups=everything, inputs=inputs)
+            row |= {'exact': row['exact'] and found.predicted == found.counted,
+                    'random_difference': found.gated_difference}
+        row |= _by_running(model, pruned, inputs)
         if files:
             row |= _use_elsewhere(pruned)
             if row['client'] != 'ok':
@@ -113,16 +121,13 @@ def _half(model: keras.Model, everything: ChannelGroups) -> tuple[ChannelGroups,
     return groups, select_channels(model, groups, budget.as_dict(uniform_widths(budget)))
 
 
-def _compared(model: keras.Model, pruned: keras.Model, inputs: Any, found: Promises
-              ) -> dict[str, Any]:
-    """Costs, predicted, recounted and found by running; gated against pruned; how far the pruned
-    outputs are from the dense ones, without which that would say little."""
+def _by_running(model: keras.Model, pruned: keras.Model, inputs: Any) -> dict[str, Any]:
+    """Multiply-adds that the two execute; `effect`, how far the outputs of the pruned are from
+    those of the dense, without which no difference to the gated would say little."""
     effect = max(max_relative_difference(a, b) for a, b in zip(
         *(keras.tree.flatten(each(inputs, training=False)) for each in (model, pruned))))
     one = keras.tree.map_structure(lambda x: x[:1], inputs)
-    return {'macs': found.predicted[0], 'params': found.predicted[1],
-            'exact': found.predicted == found.counted, 'difference': found.gated_difference,
-            'effect': effect,
+    return {'effect': effect,
             **{name: macs_by_running(functools.partial(each, one, training=False))
                for name, each in (('dense_macs_run', model), ('macs_run', pruned))}}
 
