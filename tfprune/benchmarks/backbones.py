@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tfprune.benchmarks import hub_models, plain_models
-from tfprune.benchmarks.structure_rows import one_line, row_of
+from tfprune.benchmarks.structure_rows import dead_groups, one_line, row_of
 
 OPTIONS: tuple[str, ...] = ()
 NAMES = (*plain_models.MODELS, *hub_models.MODELS)
@@ -36,12 +36,13 @@ def rows(only: Sequence[str] = (), *, files: bool = True) -> Iterator[dict[str, 
 
 def _row(name: str, files: bool) -> dict[str, Any]:
     try:
-        if name in hub_models.MODELS:
-            return row_of(name, hub_models.build(name), files)
-        model = plain_models.MODELS[name]
-        inputs = model.inputs and model.inputs()
-        return {**row_of(name, model.build(), files and inputs is None, inputs=inputs),
-                'dense_macs_by_hand': model.macs}
+        plain = plain_models.MODELS.get(name)
+        model = plain.build() if plain else hub_models.build(name)
+        inputs = plain.inputs() if plain and plain.inputs else None
+        row = row_of(name, model, files and inputs is None, inputs=inputs)
+        if 'error' not in row:
+            row['dead'] = dead_groups(model, inputs)
+        return row | ({'dense_macs_by_hand': plain.macs} if plain else {})
     except Exception as error:  # one that fails is a result, too
         return {'model': name, 'error': one_line(error)}
 
@@ -66,7 +67,7 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _pruned_cells(row: dict[str, Any]) -> str:
-    """Whose counts of the dense are the same; MACs, exactness, difference and seconds of the pruned."""
+    """How the dense one was counted, too, if not the same; then all of the pruned one."""
     counts = {'running': row['dense_macs_run'], 'by hand': row.get('dense_macs_by_hand')}
     others = ', '.join(name if count == row['dense_macs'] else f'{name} {count:,}'
                        for name, count in counts.items() if count is not None)
@@ -81,4 +82,6 @@ def _pruned_cells(row: dict[str, Any]) -> str:
 def _elsewhere(row: dict[str, Any]) -> str:
     """What another process made of the file; `dense neither` where not of the dense one's, too."""
     found = row.get('client', '')
+    if row.get('tensorflow_ops'):
+        found += ", TFLite with TensorFlow's operators"
     return found if row.get('client_dense', 'ok') == 'ok' else f'dense neither: {found}'

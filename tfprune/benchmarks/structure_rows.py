@@ -17,6 +17,7 @@ from tfprune.costs.budget import Budget, InfeasibleBudgetError
 from tfprune.costs.model import CostModel
 from tfprune.costs.multiply_adds import macs_by_running
 from tfprune.costs.proportional import uniform_widths
+from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import Masks, select_channels
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.graph import functional_graph
@@ -38,8 +39,8 @@ def row_of(name: str, model: keras.Model, files: bool = True, *, inputs: Any = N
         inputs: those of the comparison; two of normal noise if none are given.
 
     `difference` is that of gated and pruned at half, `random_difference` under random masks of all
-    groups; `exact` says that costs are as predicted, of both. Where half of the multiply-adds cannot
-    be reached, half of what can go is pruned, and `smallest` is the share that stays at least. What
+    groups; `exact`: costs are as predicted, of both. Where half of the multiply-adds cannot be
+    reached, half of what can go is pruned, and `smallest` is the share that stays at least. What
     fails is the row's `error`.
     """
     randomize(model)
@@ -132,6 +133,23 @@ def _by_running(model: keras.Model, pruned: keras.Model, inputs: Any) -> dict[st
                for name, each in (('dense_macs_run', model), ('macs_run', pruned))}}
 
 
+def dead_groups(model: keras.Model, inputs: Any = None) -> list[str]:
+    """Groups of which the outputs do not change if only the first channel is left."""
+    inputs = normal_inputs(model) if inputs is None else inputs
+    groups = trace_groups(model)
+    gated = insert_gates(model, groups)
+    everything = {name: np.ones(width, bool) for name, width in groups.items()}
+
+    def outputs(masks: Masks) -> list[Any]:
+        gated.set_masks(masks)
+        return keras.tree.flatten(gated.model(inputs, training=False))
+
+    dense = outputs(everything)
+    return [name for name, width in groups.items() if width > 1 and max(
+        max_relative_difference(a, b) for a, b in zip(
+            dense, outputs({**everything, name: np.arange(width) == 0}))) < 1e-4]
+
+
 def _use_elsewhere(pruned: keras.Model) -> dict[str, Any]:
     """What a process without tfprune makes of the file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +161,9 @@ def _use_elsewhere(pruned: keras.Model) -> dict[str, Any]:
         done = subprocess.run([sys.executable, str(_CLIENT), str(path)], capture_output=True,
                               text=True)
     if done.returncode:
-        return {'client': done.stderr.strip().splitlines()[-1]}
+        lines = done.stderr.strip().splitlines() or [f'ended with {done.returncode}']
+        errors = [line for line in lines if re.match(r'[\w.]*(Error|Exception)\b', line)]
+        return {'client': (errors or lines)[-1][:300]}
     return {'client': 'ok', **json.loads(done.stdout.splitlines()[-1])}
 
 
