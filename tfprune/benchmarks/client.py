@@ -5,6 +5,7 @@ Run as a script: python client.py pruned.keras
 
 import json
 import sys
+import zipfile
 
 import keras
 import numpy as np
@@ -13,24 +14,44 @@ import tensorflow as tf
 
 def main(path: str) -> None:
     """Prints what was done as one line of JSON; any failure is an exception."""
+    if b'keras_hub' in zipfile.ZipFile(path).read('config.json'):
+        import keras_hub  # noqa: F401  (registers the layers that the file names)
     model = keras.models.load_model(path)
-    shape = (2, *model.input_shape[1:])
-    images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-    logits = model.predict(images, verbose=0)
-    lite = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=(2, *x.shape[1:])).astype(x.dtype) for x in model.inputs]
+    logits = model.predict(inputs, verbose=0)
+    lite, tensorflow_ops = convert(model)
     interpreter = tf.lite.Interpreter(model_content=lite)
     interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]['index'], images[:1])
+    for place in interpreter.get_input_details():
+        number, = (i for i, x in enumerate(model.inputs)  # of the names that TensorFlow gives them
+                   if len(inputs) == 1 or x.name in place['name'])
+        interpreter.set_tensor(place['index'], inputs[number][:1])
     interpreter.invoke()
     out = interpreter.get_tensor(interpreter.get_output_details()[0]['index'])
     difference = float(np.abs(out - logits[:1]).max() / np.abs(logits[:1]).max())
     model.compile('sgd', keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    loss = float(model.train_on_batch(images, np.zeros(2, np.int64)))
+    loss = float(model.train_on_batch(inputs, np.zeros(logits.shape[:-1], np.int64)))
     if 'tfprune' in sys.modules:
         raise RuntimeError('the file imports tfprune')
     if not np.isfinite(logits).all():
         raise RuntimeError('the outputs are not finite')
-    print(json.dumps({'tflite_bytes': len(lite), 'tflite_difference': difference, 'loss': loss}))
+    print(json.dumps({'tflite_bytes': len(lite), 'tflite_difference': difference, 'loss': loss,
+                      'tensorflow_ops': tensorflow_ops}))
+
+
+def convert(model: keras.Model) -> tuple[bytes, bool]:
+    """A TFLite file, and whether it needs TensorFlow's own operators: where the others do not do,
+    as for loops over lists of tensors."""
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    try:
+        return converter.convert(), False
+    except Exception:
+        converter = tf.lite.TFLiteConverter.from_keras_model(model)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS,
+                                               tf.lite.OpsSet.SELECT_TF_OPS]
+        converter._experimental_lower_tensor_list_ops = False
+        return converter.convert(), True
 
 
 if __name__ == '__main__':

@@ -65,7 +65,8 @@ def macs_by_running(run: Callable[[], Any]) -> int | None:
         del op_name
         if graph is None:  # else it is of a function that is traced, and counts where that runs
             name = kind.decode() if isinstance(kind, bytes) else kind
-            executed.append((name, inputs, attributes, outputs))
+            # Copies: the list may be a TensorArray's own, which forgets what was read.
+            executed.append((name, tuple(inputs), attributes, tuple(outputs)))
 
     eager = tf.config.functions_run_eagerly()
     tf.config.run_functions_eagerly(True)
