@@ -148,7 +148,7 @@ def define_folder(name: str, text: str, *, required: bool = True) -> flags.FlagH
 
 
 def read_config(arguments: Sequence[str]) -> Config:
-    """The configuration that arguments of scripts/train.py give; --flagfile is followed.
+    """The configuration that arguments of tfprune train give; --flagfile is followed.
 
     ValueError for a flag that does not exist, or a value that it cannot have.
     """

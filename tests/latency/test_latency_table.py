@@ -139,7 +139,7 @@ def test_incomplete_narrow_and_damaged_tables(tmp_path):
     with pytest.raises(ValueError, match='last was measured up to 10 in-channels, the .* has 11'):
         table.bind(model, groups)
     path = tmp_path / 'table.json'
-    with pytest.raises(FileNotFoundError, match='no such latency table; scripts/benchmark.py'):
+    with pytest.raises(FileNotFoundError, match='no such latency table; tfprune benchmark'):
         LatencyTable.load(path)
     for content in ('{', '[]', '{}', json.dumps({'latency_table': 9})):
         path.write_text(content)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from small_model import small_model
+from tfprune import extras
 from tfprune.errors import one_line
 from tfprune.runs.config import Config
 from tfprune.runs.run import train_and_prune
@@ -36,6 +37,7 @@ def model():
 
 
 def start(run_dir, model, *flags):
+    extras.need('rl', "method 'rlal'")
     return subprocess.Popen(
         [sys.executable, str(ROOT / 'scripts/train.py'), *SMALL, model, f'--run_dir={run_dir}',
          *flags],
@@ -158,7 +160,7 @@ def test_bad_input_is_one_line(tmp_path):
     (dict(macs=0.0), "method 'rlal' needs a budget: --macs, --params, --peak_memory_bytes, --lat"),
     (dict(latency_ratio=0.5), 'latency_table must be given, the file of operator times, for --lat'),
     (dict(latency_table='nowhere.json'),
-     'nowhere.json: no such latency table; scripts/benchmark.py'),
+     'nowhere.json: no such latency table; tfprune benchmark'),
     (dict(quantize='int4'), "quantize must be a list of float16, dynamic, int8, int8_qat, or none"),
     (dict(criterion='l3'), "Unknown criterion 'l3'. Available: bn_scale, geometric_median, l1"),
     (dict(reward_images=-1), 'reward_images must be in [0, 1000000000]'),

@@ -71,7 +71,7 @@ class Budget:
             check_limit(name, limit)
             if LIMITS[name] == 'latency_ms' and cost_model.dense.latency_ms is None:
                 raise ValueError(f'{name} needs --latency_table, a table of operator times that '
-                                 'scripts/benchmark.py --suite=latency_table measures.')
+                                 'tfprune benchmark --suite=latency_table measures.')
         self._groups, self._rounding = groups, (width_multiple, min_keep_ratio)
         self.names = tuple(groups)
         self.dense_widths = np.array([groups[name] for name in self.names], np.int64)

@@ -23,7 +23,7 @@ class BudgetOptions(Part):
         MILLISECONDS)
     latency_table: str = field_of(
         '', 'Latencies are predicted from this file of operator times of the device, which '
-        'scripts/benchmark.py --suite=latency_table makes.')
+        'tfprune benchmark --suite=latency_table makes.')
     width_multiple: int = field_of(
         1, 'Every width is a multiple of this, or the dense width.', COUNT)
     min_keep_ratio: float = field_of(

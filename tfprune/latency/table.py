@@ -38,7 +38,7 @@ _SHAPE = {  # see files.check_content
     'models': {str: {'name': str, 'steps': [{'signature': str, 'in': _FORM, 'out': _FORM}]}},
     'surfaces': {str: {'ins': [int], 'outs': [int], 'ms': [[[float]]]}}}
 _WIDEST = 10 ** 6
-BUILD = 'scripts/benchmark.py --suite=latency_table --model=… --image_size=… --table=table.json'
+BUILD = 'tfprune benchmark --suite=latency_table --model=… --image_size=… --table=table.json'
 # What of a layer's call decides how it is computed, beside shapes.
 _SETTINGS = ('strides', 'padding', 'dilation_rate', 'pool_size', 'groups', 'axis')
 

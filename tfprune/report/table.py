@@ -14,7 +14,7 @@ from tfprune.report.reading import (as_given, budgets, epoch_account, finite, fu
 from tfprune.significance import ERRORS, fell
 
 LINE = 96  # characters of a line of text
-_OF_ONE_RUN = ('The rewards of one run are no evidence about the method: scripts/compare.py sets '
+_OF_ONE_RUN = ('The rewards of one run are no evidence about the method: tfprune compare sets '
                'its test scores against uniform widths and the other controls, over seeds.')
 _ROW = tabulate.DataRow('', '   ', '')
 _PLAIN = tabulate.TableFormat(None, None, None, None, _ROW, _ROW, 0, None)

@@ -39,7 +39,7 @@ class Cell:
 
     Attributes:
         name: of the method's flagfile, the label of its rows.
-        arguments: flags of scripts/train.py, all but run_dir.
+        arguments: flags of tfprune train, all but run_dir.
         config: what these flags say.
         run_dir: its folder; the log lies beside it.
     """
@@ -74,7 +74,7 @@ class Grid:
         seeds: numbers.
         budgets: 'target=limit' each; a method that needs none runs once.
         out: the folder of all cells.
-        flags: further flags of scripts/train.py, for every cell, which win over the flagfiles.
+        flags: further flags of tfprune train, for every cell, which win over the flagfiles.
     """
     methods: Sequence[str]
     flagfiles: str
@@ -88,7 +88,7 @@ def plan(grid: Grid, read_config: Callable[[Sequence[str]], Config]) -> list[Cel
     """The cells of a grid, by budget, method and seed.
 
     Args:
-        read_config: arguments of scripts/train.py -> configuration.
+        read_config: arguments of tfprune train -> configuration.
 
     Raises:
         ValueError: a wrong name, flag or limit; a folder that belongs to another configuration.

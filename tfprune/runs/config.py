@@ -48,7 +48,7 @@ class Config:
         Config(model='resnet20', macs=0.5, method='amc', amc={'episodes': 120})
 
     Args:
-        flags: fields of any part by name, as the flags of scripts/train.py; the method's options
+        flags: fields of any part by name, as the flags of tfprune train; the method's options
             under its name, as a mapping or an instance of its Options, or one by one as
             'amc.episodes'. What is left out has its default.
 
@@ -129,7 +129,7 @@ class Config:
 
     def to_flags(self) -> str:
         """Text of a flagfile that gives this config; what is None has no line."""
-        lines = ['# The configuration of this run; runnable: python scripts/train.py --flagfile=…']
+        lines = ['# The configuration of this run; runnable: tfprune train --flagfile=…']
         lines += [f'--{name}={str(value).lower() if isinstance(value, bool) else value}'
                   for name, value in self.to_json().items() if value is not None]
         return '\n'.join(lines) + '\n'
