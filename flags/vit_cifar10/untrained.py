@@ -1,6 +1,6 @@
 """Writes the ViT of the comparison, untrained and compiled with AdamW.
 
-Patches of 4 pixels, 64 channels, 4 blocks of 4 heads: it trains twice as fast as the zoo's vit_cifar.
+Patches of 4 pixels, 64 channels, 4 blocks of 4 heads: it trains twice as fast as vit_cifar.
 
 python flags/vit_cifar10/untrained.py OUT.keras [SEED]
 """
