@@ -59,6 +59,7 @@ def script(name, *arguments, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.extra('rl')
 def test_the_whole_harness(tmp_path):
     """Killed and resumed, as if never stopped; measured from scratch; reported beside another."""
     task = written(tmp_path)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import test_replicas
+from tfprune import extras
 from tfprune.runs.config import Config
 from tfprune.runs.run import train_and_prune
 from tfprune.training.distribution import Cluster, make_strategy
@@ -96,6 +97,7 @@ class Workers:
 
 
 def train(run_dir):
+    extras.need('rl', "method 'rlal'")
     return Workers('scripts/train.py', *FLAGS, '--threads=1', f'--run_dir={run_dir}')
 
 
