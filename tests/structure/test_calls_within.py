@@ -197,3 +197,23 @@ def test_a_function_of_elementwise_operations_keeps_no_channels_and_any_other_do
         x = layers.Activation(function)(layers.Dense(6, name='a')(image))
         model = keras.Model(image, layers.Dense(2)(layers.Flatten()(x)))
         assert dict(trace_groups(model)) == expected
+
+
+class Passes(layers.Layer):
+    def build(self, shape):
+        self.same = layers.Identity(dtype=self.dtype_policy)
+
+    def call(self, x):
+        return self.same(x) * 2.
+
+
+def test_an_identity_that_was_given_a_policy_is_saved(tmp_path):
+    image = keras.Input((4, 4, 3))
+    x = Passes(name='own')(layers.Conv2D(6, 3, name='a')(image))
+    model = randomize(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
+    groups = trace_groups(model)
+    pruned = tfprune.prune_model(model, groups, random_masks(groups, np.random.default_rng(0)))
+    pruned.save(tmp_path / 'pruned.keras')
+    x = np.ones((1, 4, 4, 3), 'float32')
+    again = keras.models.load_model(tmp_path / 'pruned.keras')
+    np.testing.assert_array_equal(again(x), pruned(x))

@@ -23,6 +23,8 @@ _ACTIVATIONS = ('activation', 'recurrent_activation')
 
 def config_of(layer: Any) -> dict[str, Any]:
     """Returns the config of a layer, without the functions that `give_activations` gives."""
+    if type(layer) is keras.layers.Identity:  # which cannot say it if it was given a policy
+        return {'name': layer.name, 'trainable': layer.trainable, 'dtype': layer.dtype_policy.name}
     with _plain_activations(layer):
         return layer.get_config()
 

@@ -18,6 +18,8 @@ _IMAGES, _POSITIONS, _CHANNELS = 32, 3, 4
 def drops_paths(layer: Any) -> bool:
     """Whether a layer gives its input in inference, and in training each example of it times a
     number that is drawn; tried once."""
+    if not getattr(layer, 'built', False):
+        return False  # a first call would build it for what it is tried on
     if layer not in _FOUND:
         _FOUND[layer] = _may_drop(layer) and _does(layer)
     return _FOUND[layer]
