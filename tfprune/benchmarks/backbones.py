@@ -82,6 +82,10 @@ def _pruned_cells(row: dict[str, Any]) -> str:
 def _elsewhere(row: dict[str, Any]) -> str:
     """What another process made of the file; `dense neither` where not of the dense one's, too."""
     found = row.get('client', '')
-    if row.get('tensorflow_ops'):
-        found += ", TFLite with TensorFlow's operators"
-    return found if row.get('client_dense', 'ok') == 'ok' else f'dense neither: {found}'
+    if found != 'ok' and row.get('client_dense', 'ok') != 'ok':
+        found = f'dense neither: {found}'
+    if row.get('unrolled'):
+        found += ', TFLite unrolled'
+    if 'tflite' in row:
+        found += f", no TFLite{' of the dense either' * ('tflite_dense' in row)}"
+    return found.replace('|', '/')

@@ -64,8 +64,9 @@ def row_of(name: str, model: keras.Model, files: bool = True, *, inputs: Any = N
         row |= _by_running(model, pruned, inputs)
         if files:
             row |= _use_elsewhere(pruned)
-            if row['client'] != 'ok':
-                row['client_dense'] = _use_elsewhere(model)['client']
+            if row['client'] != 'ok' or 'tflite' in row:
+                dense = _use_elsewhere(model)
+                row |= {f'{key}_dense': dense[key] for key in ('client', 'tflite') if key in dense}
     except Exception as error:  # what is known of its structure stays
         row['error'] = one_line(error)
     return row
