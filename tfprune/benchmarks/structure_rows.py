@@ -88,8 +88,8 @@ def _of_structure(model: keras.Model, groups: ChannelGroups, everything: Channel
         ("it is the model's input", "it feeds the model's output"))]
     can_go = whole.can_go['macs']
     return {
-        'groups': len(groups), 'residual_groups': len(groups) == len(everything)
-        and any(group.is_residual for group in groups.groups.values()),
+        'groups': len(groups),
+        'residual_groups': any(groups.groups[name].is_residual for name in groups),
         'prunable_share': analysis.prunable_macs / max(analysis.dense.macs, 1),
         'prunable_share_with_residual': whole.prunable_macs / max(analysis.dense.macs, 1),
         'can_go': can_go, **({'smallest': 1 - can_go} if can_go < .5 else {}),
@@ -170,5 +170,5 @@ def _use_elsewhere(pruned: keras.Model) -> dict[str, Any]:
 
 def one_line(error: BaseException) -> str:
     """The class of an error and the start of what it says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f'{type(error).__name__}: {" ".join(lines)[:300]}'
+    plain = re.sub(r'\x1b\[\d+m', '', str(error))  # Keras prints some in bold
+    return f'{type(error).__name__}: {" ".join(plain.split())[:300]}'
