@@ -11,7 +11,7 @@ import pytest
 from keras import layers
 
 from tfprune.benchmarks import backbones, hub_models, plain_models
-from tfprune.benchmarks.structure_rows import normal_inputs
+from tfprune.benchmarks.structure_rows import dead_groups, normal_inputs
 from tfprune.costs.model import CostModel
 from tfprune.costs.multiply_adds import macs_by_running
 from tfprune.structure.groups import trace_groups
@@ -42,7 +42,13 @@ def test_plain_models(name):
     assert found.predicted[0] < cost.dense.macs
 
 
-@pytest.mark.parametrize('name', ['PlainLSTM', 'PlainC2f', 'PlainSwin'])
+@pytest.mark.parametrize('name', ['PlainConvNeXt', 'PlainGraph'])
+def test_no_group_is_without_effect(name):
+    """Where gated and pruned are the same to the last bit, for small sums gain only zeros."""
+    assert not dead_groups(randomize(plain_models.MODELS[name].build()))
+
+
+@pytest.mark.parametrize('name', ['PlainLSTM', 'PlainShuffleNetV2'])
 def test_by_hand_is_by_running(name):
     plain = plain_models.MODELS[name]
     model = plain.build()
@@ -63,8 +69,8 @@ def test_rows_and_their_table():
     row, = rows
     assert row['exact'] and row['macs'] <= row['dense_macs'] / 2 and row['effect'] > 1e-3
     assert row['dense_macs'] == row['dense_macs_run'] == row['dense_macs_by_hand']
-    # Exactly 0 under half, for nothing but zeros is added; not so of normalized streams.
-    assert row['difference'] < 1e-5 and row['random_difference'] < 1e-5
+    # It is exactly 0, for nothing but zeros is added to small sums; no group is without effect.
+    assert row['difference'] < 1e-5 and row['random_difference'] < 1e-5 and not row['dead']
     rows.append({'model': 'Broken', 'error': 'ValueError: no'})
     header, _, first, second = backbones.format_table(rows).splitlines()
     assert first.startswith('| PlainGraph | 3 | 92.6% | 4,600 |') and 'running, by hand' in first
@@ -92,16 +98,23 @@ def test_without_keras_hub_the_extra_is_named(monkeypatch):
         next(backbones.rows(['VGG']))
 
 
+# What stands in the way, of keras-hub 0.32.0 or of the trace; see tfprune/structure/README.md.
+FAIL = {'DFine': 'cycle', 'DeiT': 'key_dim', 'SigLIPVision': 'incompatible'}
+# Of ten billion multiply-adds, for the benchmark alone; of a convolution with holes on a map of one
+# pixel TensorFlow runs four.
+TOO_LARGE = 'BASNet'
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec('keras_hub') is None,
                     reason="keras-hub is not installed: pip install -e '.[test-hub]'")
-@pytest.mark.parametrize('name', [name for name in hub_models.MODELS if name != 'BASNet'])
+@pytest.mark.parametrize('name', [name for name in hub_models.MODELS if name != TOO_LARGE])
 def test_hub_models(name):
-    """BASNet, of ten billion multiply-adds, is for the benchmark alone."""
     keras.utils.clear_session()
     row, = backbones.rows([name], files=False)
-    if 'error' in row:
+    if name in FAIL and FAIL[name] in row.get('error', ''):
         pytest.xfail(row['error'])
-    assert row['exact'] and max(row['difference'], row.get('random_difference', 0)) < 1e-4, row
-    assert row['dense_macs_run'] == row['dense_macs'] or row['uncounted']
-    assert row['macs_run'] == row['macs'] or row['uncounted']
+    assert 'error' not in row and row['exact'] and not row['dead'], row
+    assert max(row['difference'], row.get('random_difference', 0)) < 1e-4, row
+    assert row['uncounted'] or (row['dense_macs'], row['macs']) == (
+        row['dense_macs_run'], row['macs_run'])

@@ -54,15 +54,15 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
              'elsewhere |', '|---|---:|---:|---:|---:|---|---|---|---:|---:|---:|---|']
     for row in found:
         if 'dense_macs' not in row:
-            lines.append(f"| {row['model']} | failed: {row['error']} |" + ' |' * 10)
+            lines.append(f"| {row['model']} | failed: {_short(row['error'])} |" + ' |' * 10)
             continue
         more = '+' * bool(row['uncounted'])
         groups = f"{row['groups']}{' (residual too)' * row['residual_groups']}"
         before = (f"| {row['model']} | {groups} | {row['can_go']:.1%} | "
                   f"{row['dense_macs']:,}{more} | {row['dense_params']:,} |")
-        lines.append(before + (f" failed: {row['error']} |" + ' |' * 5 if 'error' in row else
-                               _pruned_cells(row)) + f" {row['unprunable'] or ''} | "
-                     + _elsewhere(row) + ' |')
+        cells = (f" failed: {_short(row['error'])} |" + ' |' * 5 if 'error' in row else
+                 _pruned_cells(row))
+        lines.append(f"{before}{cells} {row['unprunable'] or ''} | {_elsewhere(row)} |")
     return '\n'.join(lines)
 
 
@@ -81,7 +81,17 @@ def _pruned_cells(row: dict[str, Any]) -> str:
 
 def _elsewhere(row: dict[str, Any]) -> str:
     """What another process made of the file; `dense neither` where not of the dense one's, too."""
-    found = row.get('client', '')
-    if row.get('tensorflow_ops'):
-        found += ", TFLite with TensorFlow's operators"
-    return found if row.get('client_dense', 'ok') == 'ok' else f'dense neither: {found}'
+    found = _short(row.get('client', ''))
+    if found != 'ok' and row.get('client_dense', 'ok') != 'ok':
+        found = f'dense neither: {found}'
+    if row.get('unrolled'):
+        found += ', TFLite unrolled'
+    if 'tflite' in row:
+        found += f", no TFLite{' of the dense either' * ('tflite_dense' in row)}"
+    return found
+
+
+def _short(message: str) -> str:
+    """What fits a cell; the row has all of it."""
+    message = message.replace('|', '/')
+    return message if len(message) <= 160 else f'{message[:160].rsplit(None, 1)[0]} …'

@@ -6,6 +6,7 @@ Run as a script: python client.py pruned.keras
 import json
 import sys
 import zipfile
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,14 +14,30 @@ import tensorflow as tf
 
 
 def main(path: str) -> None:
-    """Prints what was done as one line of JSON; any failure is an exception."""
+    """Prints what was done as one line of JSON, `tflite` the error of a conversion that fails; any
+    other failure is an exception."""
     if b'keras_hub' in zipfile.ZipFile(path).read('config.json'):
         import keras_hub  # noqa: F401  (registers the layers that the file names)
     model = keras.models.load_model(path)
     rng = np.random.default_rng(0)
     inputs = [rng.normal(size=(2, *x.shape[1:])).astype(x.dtype) for x in model.inputs]
     logits = model.predict(inputs, verbose=0)
-    lite, tensorflow_ops = convert(model)
+    try:
+        row = tflite(model, inputs, logits)
+    except Exception as error:
+        row = {'tflite': f'{type(error).__name__}: {" ".join(str(error).split())[:300]}'}
+    model.compile('sgd', keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = float(model.train_on_batch(inputs, np.zeros(logits.shape[:-1], np.int64)))
+    if 'tfprune' in sys.modules:
+        raise RuntimeError('the file imports tfprune')
+    if not np.isfinite(logits).all():
+        raise RuntimeError('the outputs are not finite')
+    print(json.dumps({**row, 'loss': loss}))
+
+
+def tflite(model: keras.Model, inputs: list[np.ndarray], logits: np.ndarray) -> dict[str, Any]:
+    """The size of the TFLite file and how far its outputs for the first input are from Keras'."""
+    lite, unrolled = convert(model)
     interpreter = tf.lite.Interpreter(model_content=lite)
     interpreter.allocate_tensors()
     for place in interpreter.get_input_details():
@@ -30,28 +47,20 @@ def main(path: str) -> None:
     interpreter.invoke()
     out = interpreter.get_tensor(interpreter.get_output_details()[0]['index'])
     difference = float(np.abs(out - logits[:1]).max() / np.abs(logits[:1]).max())
-    model.compile('sgd', keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    loss = float(model.train_on_batch(inputs, np.zeros(logits.shape[:-1], np.int64)))
-    if 'tfprune' in sys.modules:
-        raise RuntimeError('the file imports tfprune')
-    if not np.isfinite(logits).all():
-        raise RuntimeError('the outputs are not finite')
-    print(json.dumps({'tflite_bytes': len(lite), 'tflite_difference': difference, 'loss': loss,
-                      'tensorflow_ops': tensorflow_ops}))
+    return {'tflite_bytes': len(lite), 'tflite_difference': difference, 'unrolled': unrolled}
 
 
 def convert(model: keras.Model) -> tuple[bytes, bool]:
-    """A TFLite file, and whether it needs TensorFlow's own operators: where the others do not do,
-    as for loops over lists of tensors."""
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    """A TFLite file, and whether it took recurrent layers that are unrolled."""
     try:
-        return converter.convert(), False
+        return tf.lite.TFLiteConverter.from_keras_model(model).convert(), False
     except Exception:
-        converter = tf.lite.TFLiteConverter.from_keras_model(model)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS,
-                                               tf.lite.OpsSet.SELECT_TF_OPS]
-        converter._experimental_lower_tensor_list_ops = False
-        return converter.convert(), True
+        recurrent = [x for x in model._flatten_layers() if isinstance(x, keras.layers.RNN)]
+        if not recurrent:
+            raise
+        for layer in recurrent:
+            layer.unroll = True
+        return tf.lite.TFLiteConverter.from_keras_model(model).convert(), True
 
 
 if __name__ == '__main__':

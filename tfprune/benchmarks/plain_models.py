@@ -75,26 +75,26 @@ def _window_attention(x: Any, heads: int, shift: int, stacked: bool) -> Any:
     count, tokens, each = side // _WINDOW, _WINDOW * _WINDOW, width // heads
     x = ops.roll(x, (-shift, -shift), axis=(1, 2)) if shift else x
     x = ops.reshape(x, (-1, count, _WINDOW, count, _WINDOW, width))
-    x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, count * count, tokens, width))
+    x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, tokens, width))
     x = layers.Dense(3 * width)(x)
     if stacked:
-        x = ops.reshape(x, (-1, count * count, tokens, 3, heads, each))
-        query, key, value = ops.unstack(ops.transpose(x, (3, 0, 1, 4, 2, 5)), 3)
+        x = ops.reshape(x, (-1, tokens, 3, heads, each))
+        query, key, value = ops.unstack(ops.transpose(x, (2, 0, 3, 1, 4)), 3)
     else:
-        query, key, value = (
-            ops.transpose(ops.reshape(part, (-1, count * count, tokens, heads, each)),
-                          (0, 1, 3, 2, 4)) for part in ops.split(x, 3, axis=-1))
-    scores = ops.matmul(query * each ** -.5, ops.transpose(key, (0, 1, 2, 4, 3)))
+        query, key, value = (ops.transpose(ops.reshape(part, (-1, tokens, heads, each)),
+                                           (0, 2, 1, 3)) for part in ops.split(x, 3, axis=-1))
+    scores = ops.matmul(query * each ** -.5, ops.transpose(key, (0, 1, 3, 2)))
     # A functional model has no constants of its own: zeros of the batch plus the numbers.
-    place = ops.zeros_like(scores[:, :, 0], dtype='int32') + _places(_WINDOW)
+    place = ops.zeros_like(scores[:, 0], dtype='int32') + _places(_WINDOW)
     bias = layers.Embedding((2 * _WINDOW - 1) ** 2, heads)(place)
-    scores = scores + ops.transpose(bias, (0, 1, 4, 2, 3))
+    scores = scores + ops.transpose(bias, (0, 3, 1, 2))
     if shift:
-        scores = scores + _apart(side)
+        scores = ops.reshape(scores, (-1, count * count, heads, tokens, tokens)) + _apart(side)
+        scores = ops.reshape(scores, (-1, heads, tokens, tokens))
     x = ops.matmul(ops.softmax(scores, axis=-1), value)
-    x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4)), (-1, count, count, _WINDOW, _WINDOW, width))
+    x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, tokens, width))
+    x = ops.reshape(layers.Dense(width)(x), (-1, count, count, _WINDOW, _WINDOW, width))
     x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, side, side, width))
-    x = layers.Dense(width)(x)
     return ops.roll(x, (shift, shift), axis=(1, 2)) if shift else x
 
 

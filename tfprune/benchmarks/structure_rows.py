@@ -64,8 +64,9 @@ def row_of(name: str, model: keras.Model, files: bool = True, *, inputs: Any = N
         row |= _by_running(model, pruned, inputs)
         if files:
             row |= _use_elsewhere(pruned)
-            if row['client'] != 'ok':
-                row['client_dense'] = _use_elsewhere(model)['client']
+            if row['client'] != 'ok' or 'tflite' in row:
+                dense = _use_elsewhere(model)
+                row |= {f'{key}_dense': dense[key] for key in ('client', 'tflite') if key in dense}
     except Exception as error:  # what is known of its structure stays
         row['error'] = one_line(error)
     return row
@@ -87,8 +88,8 @@ def _of_structure(model: keras.Model, groups: ChannelGroups, everything: Channel
         ("it is the model's input", "it feeds the model's output"))]
     can_go = whole.can_go['macs']
     return {
-        'groups': len(groups), 'residual_groups': len(groups) == len(everything)
-        and any(group.is_residual for group in groups.groups.values()),
+        'groups': len(groups),
+        'residual_groups': any(groups.groups[name].is_residual for name in groups),
         'prunable_share': analysis.prunable_macs / max(analysis.dense.macs, 1),
         'prunable_share_with_residual': whole.prunable_macs / max(analysis.dense.macs, 1),
         'can_go': can_go, **({'smallest': 1 - can_go} if can_go < .5 else {}),
@@ -169,5 +170,5 @@ def _use_elsewhere(pruned: keras.Model) -> dict[str, Any]:
 
 def one_line(error: BaseException) -> str:
     """The class of an error and the start of what it says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f'{type(error).__name__}: {" ".join(lines)[:300]}'
+    plain = re.sub(r'\x1b\[\d+m', '', str(error))  # Keras prints some in bold
+    return f'{type(error).__name__}: {" ".join(plain.split())[:300]}'
