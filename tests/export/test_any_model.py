@@ -179,7 +179,7 @@ def test_tflite_of_any_batch(name, tmp_path):
     assert not any(getattr(layer, 'unroll', False) for layer in model.layers)  # as it was
 
 
-@pytest.mark.parametrize('struct', [list, tuple, dict])
+@pytest.mark.parametrize('struct', [list, tuple, pytest.param(dict, marks=pytest.mark.slow)])
 def test_two_inputs_in_files_opened_without_tfprune(struct, tmp_path):
     """later = zeta - alpha = 3, early = 5 · 3; swapped it would be -3 and 0."""
     report = export.export_model(two_inputs(struct), tmp_path / 'export')

@@ -43,7 +43,7 @@ def trained(series):
     return model
 
 
-@pytest.mark.parametrize('method', slow_but(sorted(OPTIONS), ['rlal']))
+@pytest.mark.parametrize('method', slow_but(sorted(OPTIONS), ['uniform']))
 def test_a_recurrent_classifier_is_pruned_and_goes_on_to_be_right(method, series, trained,
                                                                   tmp_path):
     pruned = tfprune.train_and_prune(
