@@ -115,6 +115,6 @@ def test_hub_models(name):
     if name in FAIL and FAIL[name] in row.get('error', ''):
         pytest.xfail(row['error'])
     assert 'error' not in row and row['exact'] and not row['dead'], row
-    assert max(row['difference'], row.get('random_difference', 0)) < 1e-4, row
+    assert max(row['difference'], row.get('random_difference', 0)) < 1e-5, row
     assert row['uncounted'] or (row['dense_macs'], row['macs']) == (
         row['dense_macs_run'], row['macs_run'])

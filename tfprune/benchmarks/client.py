@@ -55,7 +55,9 @@ def convert(model: keras.Model) -> tuple[bytes, bool]:
     try:
         return tf.lite.TFLiteConverter.from_keras_model(model).convert(), False
     except Exception:
-        recurrent = [x for x in model._flatten_layers() if isinstance(x, keras.layers.RNN)]
+        parts = [part for layer in model.layers for part in (
+            layer, getattr(layer, 'forward_layer', None), getattr(layer, 'backward_layer', None))]
+        recurrent = [part for part in parts if isinstance(part, keras.layers.RNN)]
         if not recurrent:
             raise
         for layer in recurrent:

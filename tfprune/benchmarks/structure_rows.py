@@ -135,7 +135,7 @@ def _by_running(model: keras.Model, pruned: keras.Model, inputs: Any) -> dict[st
 
 
 def dead_groups(model: keras.Model, inputs: Any = None) -> list[str]:
-    """Groups of which the outputs do not change if only the first channel is left."""
+    """Groups of which the outputs change by less than 1e-5 if only the first channel is left."""
     inputs = normal_inputs(model) if inputs is None else inputs
     groups = trace_groups(model)
     gated = insert_gates(model, groups)
@@ -148,7 +148,7 @@ def dead_groups(model: keras.Model, inputs: Any = None) -> list[str]:
     dense = outputs(everything)
     return [name for name, width in groups.items() if width > 1 and max(
         max_relative_difference(a, b) for a, b in zip(
-            dense, outputs({**everything, name: np.arange(width) == 0}))) < 1e-4]
+            dense, outputs({**everything, name: np.arange(width) == 0}))) < 1e-5]
 
 
 def _use_elsewhere(pruned: keras.Model) -> dict[str, Any]:
