@@ -46,9 +46,9 @@ def main() -> None:
 
 def install(work: pathlib.Path) -> None:
     """Builds the wheel of a copy, without what earlier builds left, and installs it."""
+    (work / 'source').mkdir(parents=True)
     for name in PARTS:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        (work / 'source').mkdir(parents=True, exist_ok=True)
         copy(ROOT / name, work / 'source' / name)
     step('build', sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '-w', work,
          work / 'source')

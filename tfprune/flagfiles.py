@@ -4,11 +4,12 @@
 none, the shipped one; so is `flags/quickstart.flags`, as it lies in the repository. What a shipped
 flagfile names in flags/ lies beside it.
 """
-import difflib
 import pathlib
 import re
 from collections.abc import Iterable, Iterator
 from importlib import metadata
+
+from tfprune.errors import near
 
 _FOLDER = 'flags'
 _VALUE = re.compile(r'(--?[\w.]+=)flags/(.*)', re.S)
@@ -97,6 +98,4 @@ def _near(path: pathlib.Path) -> str:
     folder = shipped()
     names = [] if folder is None else [
         str(file.relative_to(folder)) for file in folder.rglob('*.flags')]
-    found = difflib.get_close_matches(str(path).removeprefix(f'{_FOLDER}/'), sorted(names), n=3,
-                                      cutoff=0.7)
-    return f' Did you mean {" or ".join(map(repr, found))}?' if found else ''
+    return near(str(path).removeprefix(f'{_FOLDER}/'), names)

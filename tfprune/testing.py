@@ -19,7 +19,7 @@ from tfprune.pruning.masks import widths_of
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.graph import functional_graph, unfold
 from tfprune.structure.groups import ChannelGroups, trace_groups
-from tfprune.structure.layer_rules import RULES
+from tfprune.structure.layer_rules import has_rule
 
 
 PRODUCTS = (layers.MultiHeadAttention, layers.GroupQueryAttention, layers.Attention, layers.Dot,
@@ -155,6 +155,13 @@ def random_masks(groups: ChannelGroups, rng: np.random.Generator) -> dict[str, n
     return masks
 
 
+def normal_inputs(model: keras.Model, rng: np.random.Generator, count: int = 2) -> Any:
+    """Returns normal noise, float32, of the shapes of the model's inputs."""
+    return keras.tree.map_structure(
+        lambda x: rng.normal(size=(count, *x.shape[1:])).astype(np.float32),
+        functional_graph(model).input)
+
+
 def max_relative_difference(a: np.ndarray, b: np.ndarray) -> float:
     """Returns max|a − b| / max|a|."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
@@ -177,7 +184,7 @@ def recount(model: keras.Model) -> tuple[int, int]:
                 graph.shapes[side[0]] for side in (step.inputs, step.outputs))
             macs += (times or 1) * _recurrent_macs(layer.layer, (batch, *before), (batch, *after))
             continue
-        if isinstance(layer, PRODUCTS) or type(layer) not in RULES or not isinstance(
+        if isinstance(layer, PRODUCTS) or not has_rule(layer) or not isinstance(
                 layer, keras.layers.Layer):
             macs += graph.times(step) * (
                 macs_of_call(step, [graph.shapes[value] for value in step.inputs]) or 0)
@@ -232,22 +239,20 @@ def check_promises(model: keras.Model, masks: Mapping[str, np.ndarray] | None = 
     rng = np.random.default_rng(seed)
     groups = trace_groups(model) if groups is None else groups
     masks = random_masks(groups, rng) if masks is None else masks
-    if inputs is None:
-        inputs = keras.tree.map_structure(
-            lambda x: rng.normal(size=(2, *x.shape[1:])).astype(np.float32),
-            functional_graph(model).input)
+    inputs = normal_inputs(model, rng) if inputs is None else inputs
     gated = insert_gates(model, groups)
     gated.set_masks(masks)
     pruned = prune_model(model, groups, masks)
     cost = CostModel(model, groups)(widths_of(masks))
     return Promises(
         len(groups),
-        _difference(pruned(inputs, training=False), gated.model(inputs, training=False)),
-        _difference(model(inputs, training=False),
-                    prune_model(model, groups, {})(inputs, training=False)),
+        largest_difference(pruned(inputs, training=False), gated.model(inputs, training=False)),
+        largest_difference(model(inputs, training=False),
+                           prune_model(model, groups, {})(inputs, training=False)),
         (cost.macs, cost.params), recount(pruned))
 
 
-def _difference(a: Any, b: Any) -> float:
+def largest_difference(a: Any, b: Any) -> float:
+    """Returns the `max_relative_difference` of two structures of outputs."""
     return max(max_relative_difference(x, y) for x, y in zip(
         keras.tree.flatten(a), keras.tree.flatten(b), strict=True))

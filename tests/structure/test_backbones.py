@@ -11,11 +11,11 @@ import pytest
 from keras import layers
 
 from tfprune.benchmarks import backbones, hub_models, plain_models
-from tfprune.benchmarks.structure_rows import dead_groups, normal_inputs
+from tfprune.benchmarks.structure_rows import dead_groups
 from tfprune.costs.model import CostModel
 from tfprune.costs.multiply_adds import macs_by_running
 from tfprune.structure.groups import trace_groups
-from tfprune.testing import check_promises, randomize
+from tfprune.testing import check_promises, normal_inputs, randomize
 
 # What of their multiply-adds can go, at least.
 CAN_GO = {'PlainViT': .95, 'PlainSwin': .94, 'PlainSwinStacked': .94, 'PlainConvNeXt': .93,
@@ -36,7 +36,7 @@ def test_plain_models(name):
     assert cost.dense.macs == plain.macs and not cost.uncounted
     least = cost({group: max(1, width // 10) for group, width in groups.items()})
     assert 1 - least.macs / cost.dense.macs >= CAN_GO[name] - .02
-    inputs = normal_inputs(model) if plain.inputs is None else plain.inputs()
+    inputs = plain.inputs() if plain.inputs else normal_inputs(model, np.random.default_rng(0))
     found = check_promises(model, groups=groups, inputs=inputs)
     assert found.hold(1e-5), found
     assert found.predicted[0] < cost.dense.macs
@@ -52,7 +52,7 @@ def test_no_group_is_without_effect(name):
 def test_by_hand_is_by_running(name):
     plain = plain_models.MODELS[name]
     model = plain.build()
-    inputs = normal_inputs(model, 1)
+    inputs = normal_inputs(model, np.random.default_rng(0), 1)
     assert macs_by_running(lambda: model(inputs, training=False)) == plain.macs
 
 

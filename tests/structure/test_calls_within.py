@@ -1,9 +1,10 @@
 """What composite layers do that Keras' graphs cannot have as it is: tables looked up by constants,
 blocks that give None, images behind another axis, numbers drawn in training."""
-import tfprune  # noqa: F401  (before keras)
+import types
+
+import tfprune
 import keras
 import numpy as np
-import pytest
 from keras import layers, ops
 
 from tfprune.costs.analysis import analyze
@@ -118,10 +119,9 @@ def test_what_is_drawn_for_whole_examples_keeps_no_channels():
     assert dict(groups) == {'a': 6, 'b': 5}
 
 
-@pytest.mark.parametrize('layer', [MixesInTraining])
-def test_what_mixes_channels_in_training_keeps_them(layer):
+def test_what_mixes_channels_in_training_keeps_them():
     image = keras.Input((4, 4, 3))
-    x = layer(name='mixes')(layers.Conv2D(6, 3, name='a')(image))
+    x = MixesInTraining(name='mixes')(layers.Conv2D(6, 3, name='a')(image))
     x = layers.Dense(2)(layers.Flatten()(layers.Conv2D(5, 1, name='b')(x)))
     assert dict(trace_groups(keras.Model(image, x))) == {'b': 5}
 
@@ -217,3 +217,22 @@ def test_an_identity_that_was_given_a_policy_is_saved(tmp_path):
     x = np.ones((1, 4, 4, 3), 'float32')
     again = keras.models.load_model(tmp_path / 'pruned.keras')
     np.testing.assert_array_equal(again(x), pruned(x))
+
+
+class Normalized(layers.Layer):
+    def build(self, shape):
+        self.norm = layers.BatchNormalization()
+        self.norm.build(shape)
+
+    def call(self, x, training=None):
+        return self.norm(x, training=training)
+
+
+def test_a_trace_leaves_layers_the_calls_that_they_were_given():
+    own = Normalized(name='own')
+    image = keras.Input((4, 4, 3))
+    x = own(layers.Conv2D(6, 3, name='a')(image))
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(x)))
+    given = own.norm.call = types.MethodType(lambda layer, x, **kwargs: x, own.norm)
+    trace_groups(model)
+    assert vars(own.norm)['call'] is given and 'symbolic_call' not in vars(own.norm)

@@ -20,9 +20,8 @@ from tfprune.costs.proportional import uniform_widths
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.masks import Masks, select_channels
 from tfprune.pruning.surgery import prune_model
-from tfprune.structure.graph import functional_graph
 from tfprune.structure.groups import ChannelGroups, trace_groups
-from tfprune.testing import check_promises, max_relative_difference, randomize
+from tfprune.testing import check_promises, largest_difference, normal_inputs, randomize
 
 _CLIENT = pathlib.Path(__file__).with_name('client.py')
 
@@ -44,7 +43,7 @@ def row_of(name: str, model: keras.Model, files: bool = True, *, inputs: Any = N
     fails is the row's `error`.
     """
     randomize(model)
-    inputs = normal_inputs(model) if inputs is None else inputs
+    inputs = normal_inputs(model, np.random.default_rng(0)) if inputs is None else inputs
     start = time.perf_counter()
     everything = trace_groups(model)
     groups, masks = _half(model, everything)
@@ -70,14 +69,6 @@ def row_of(name: str, model: keras.Model, files: bool = True, *, inputs: Any = N
     except Exception as error:  # what is known of its structure stays
         row['error'] = one_line(error)
     return row
-
-
-def normal_inputs(model: keras.Model, count: int = 2) -> Any:
-    """Normal noise, float32, of the shapes of the model's inputs."""
-    rng = np.random.default_rng(0)
-    return keras.tree.map_structure(
-        lambda x: rng.normal(size=(count, *x.shape[1:])).astype(np.float32),
-        functional_graph(model).input)
 
 
 def _of_structure(model: keras.Model, groups: ChannelGroups, everything: ChannelGroups
@@ -126,8 +117,7 @@ def _half(model: keras.Model, everything: ChannelGroups) -> tuple[ChannelGroups,
 def _by_running(model: keras.Model, pruned: keras.Model, inputs: Any) -> dict[str, Any]:
     """Multiply-adds that the two execute; `effect`, how far the outputs of the pruned are from
     those of the dense, without which no difference to the gated would say little."""
-    effect = max(max_relative_difference(a, b) for a, b in zip(
-        *(keras.tree.flatten(each(inputs, training=False)) for each in (model, pruned))))
+    effect = largest_difference(*(each(inputs, training=False) for each in (model, pruned)))
     one = keras.tree.map_structure(lambda x: x[:1], inputs)
     return {'effect': effect,
             **{name: macs_by_running(functools.partial(each, one, training=False))
@@ -136,19 +126,18 @@ def _by_running(model: keras.Model, pruned: keras.Model, inputs: Any) -> dict[st
 
 def dead_groups(model: keras.Model, inputs: Any = None) -> list[str]:
     """Groups of which the outputs change by less than 1e-5 if only the first channel is left."""
-    inputs = normal_inputs(model) if inputs is None else inputs
+    inputs = normal_inputs(model, np.random.default_rng(0)) if inputs is None else inputs
     groups = trace_groups(model)
     gated = insert_gates(model, groups)
     everything = {name: np.ones(width, bool) for name, width in groups.items()}
 
-    def outputs(masks: Masks) -> list[Any]:
+    def outputs(masks: Masks) -> Any:
         gated.set_masks(masks)
-        return keras.tree.flatten(gated.model(inputs, training=False))
+        return gated.model(inputs, training=False)
 
     dense = outputs(everything)
-    return [name for name, width in groups.items() if width > 1 and max(
-        max_relative_difference(a, b) for a, b in zip(
-            dense, outputs({**everything, name: np.arange(width) == 0}))) < 1e-5]
+    return [name for name, width in groups.items() if width > 1 and
+            largest_difference(dense, outputs({**everything, name: np.arange(width) == 0})) < 1e-5]
 
 
 def _use_elsewhere(pruned: keras.Model) -> dict[str, Any]:

@@ -272,10 +272,9 @@ class CostModel:
         tensors, rows = [], []
         layout, forms = self._groups.layout, self._forms
         for step, traced in zip(graph.steps, layout.nodes):
-            if traced.refused is not None:
-                continue
             rule = rule_of(step.operation)
-            assert rule is not None  # or it was refused
+            if rule is None or traced.refused is not None:
+                continue
             before, after = ([layout.tensors[i] for i in side]
                              for side in (traced.inputs, traced.outputs))
             call = Call(step.operation, tuple(info.shape for info in before),

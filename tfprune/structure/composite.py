@@ -8,7 +8,6 @@ class and a number ('add', 'add_1'): the same in every copy of the layer.
 
 import dataclasses
 import functools
-import inspect
 import re
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,14 +16,15 @@ from typing import Any
 import keras
 
 from tfprune.errors import first_line
-from tfprune.structure.composite_batch import MORE_SIZES, SIZES, at_any_batch, is_open, with_batch
+from tfprune.structure.composite_batch import SIZES, at_any_batch, is_open, with_batch
 from tfprune.structure.composite_calls import Within
 from tfprune.structure.composite_nodes import Closed, Node, difference, for_any_batch, nodes_before
 from tfprune.structure.keras_internals import (SymbolicArguments, VariableReads, casts_inputs,
                                                is_cast, is_of_keras, layers_within, maker, mask_of,
-                                               own_variables, remember_call, untouched)
+                                               own_variables, remember_call, takes_training,
+                                               untouched)
 from tfprune.structure.layer_rules import has_rule
-from tfprune.structure.parameter import Constant, Parameter
+from tfprune.structure.parameter import Constant, Parameter, as_symbolic
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -110,18 +110,14 @@ def _signature(layer: Any, arguments: Any) -> Any:
 def _open(layer: Any, arguments: Any) -> Opened:
     _refuse_unlike(layer)
     with untouched(layer):
-        parameters = _stand_in(layer)
+        _stand_in(layer)
         try:
-            entries, made, output = _traced(layer, arguments, parameters)
+            entries, made, output = _traced(layer, arguments)
             nodes, swapped = for_any_batch([*map(_input_node, entries), *made])
         except Closed:
             if not is_open(arguments):
                 raise
-            try:
-                entries, nodes, output, swapped = _open_at(SIZES, layer, arguments, parameters)
-            except Closed:
-                entries, nodes, output, swapped = _open_at(MORE_SIZES, layer, arguments,
-                                                           parameters)
+            entries, nodes, output, swapped = _open_at_sizes(layer, arguments)
         output = keras.tree.map_structure(
             lambda tensor: swapped.get(id(tensor), tensor), output)
         names = _names(layer, nodes)
@@ -133,19 +129,24 @@ def _open(layer: Any, arguments: Any) -> Opened:
                   struct, output, names, _has_unused(layer, nodes))
 
 
-def _open_at(sizes: Sequence[int], layer: Any, arguments: Any, parameters: Mapping[int, Parameter]
-             ) -> tuple[list[Any], list[Node], Any, dict[int, Any]]:
+def _open_at_sizes(layer: Any, arguments: Any
+                   ) -> tuple[list[Any], list[Node], Any, dict[int, Any]]:
     """The inputs, the calls, the output of one trace, and what became of its tensors by id, from
     traces at two sizes of the batch."""
-    one, other = (_traced(layer, with_batch(arguments, size), parameters) for size in sizes)
-    entries = _entries(layer, arguments)[0]
-    swapped = {id(old): new for old, new in zip(one[0], entries)}
-    nodes = [*map(_input_node, entries), *at_any_batch(one[1], other[1], swapped)]
-    return entries, nodes, one[2], swapped
+    closed = Closed()
+    for sizes in SIZES:
+        try:
+            one, other = (_traced(layer, with_batch(arguments, size)) for size in sizes)
+            entries = _entries(layer, arguments)[0]
+            swapped = {id(old): new for old, new in zip(one[0], entries)}
+            nodes = [*map(_input_node, entries), *at_any_batch(one[1], other[1], swapped)]
+            return entries, nodes, one[2], swapped
+        except Closed as why:
+            closed = why
+    raise closed
 
 
-def _traced(layer: Any, arguments: Any, parameters: Mapping[int, Parameter]
-            ) -> tuple[list[Any], list[Node], Any]:
+def _traced(layer: Any, arguments: Any) -> tuple[list[Any], list[Node], Any]:
     """The inputs, the calls and the output of a layer in either mode."""
     entries, fed = _entries(layer, arguments)
     traces = [_trace(layer, entries, fed, training) for training in (False, True)]
@@ -193,20 +194,18 @@ def _entries(layer: Any, arguments: Any) -> tuple[list[Any], Any]:
     return entries, (args, {name: value for name, value in kwargs.items() if name != 'training'})
 
 
-def _stand_in(layer: Any) -> dict[int, Parameter]:
-    """Puts symbolic tensors where a layer holds variables of its own; returns the operations that
-    make them, by the variables' ids. To be undone by `untouched`."""
-    own = {id(variable): variable for variable in own_variables(layer)}
-    made: dict[int, Parameter] = {}
+def _stand_in(layer: Any) -> None:
+    """Puts symbolic tensors where a layer holds variables of its own. To be undone by `untouched`.
+    """
+    own = {id(variable) for variable in own_variables(layer)}
     tensors: dict[int, Any] = {}
 
     def tensor(name: str, variable: Any) -> Any:
         if not keras.backend.is_float_dtype(variable.dtype):
             return Constant(variable).symbolic_call()  # such as numbers of positions
-        if id(variable) not in made:
+        if id(variable) not in tensors:
             dtype = layer.compute_dtype if is_cast(layer, variable) else variable.dtype
-            made[id(variable)] = Parameter(variable, dtype, name)
-            tensors[id(variable)] = made[id(variable)].symbolic_call()
+            tensors[id(variable)] = Parameter(variable, dtype, name).symbolic_call()
         return tensors[id(variable)]
 
     def replaced(name: str, value: Any) -> Any:
@@ -222,7 +221,6 @@ def _stand_in(layer: Any) -> dict[int, Parameter]:
         if id(value) in own or isinstance(value, list | tuple | dict) and any(
                 id(leaf) in own for leaf in _leaves(value)):
             vars(layer)[name] = replaced(name.strip('_'), value)
-    return made
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -246,10 +244,6 @@ def _plain_attributes() -> frozenset[str]:
     return frozenset({*vars(keras.layers.Layer()), *vars(keras.Model())})
 
 
-def _takes_training(operation: Any) -> bool:
-    return 'training' in inspect.signature(operation.call).parameters
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Trace:
     nodes: list[Node]
@@ -258,13 +252,13 @@ class _Trace:
 
 def _trace(layer: Any, entries: Sequence[Any], fed: Any, training: bool) -> _Trace:
     args, kwargs = fed
-    if _takes_training(layer):
+    if takes_training(layer):
         kwargs = {**kwargs, 'training': training}
     within = Within(layers_within(layer, itself=False))
     while True:
         try:
             with VariableReads() as reads, within.traced():
-                output = keras.tree.map_structure(_symbolic, layer.call(*args, **kwargs))
+                output = keras.tree.map_structure(as_symbolic, layer.call(*args, **kwargs))
             break
         except Exception as error:  # of a user's code: anything
             if not within.has_learnt:
@@ -280,12 +274,6 @@ def _trace(layer: Any, entries: Sequence[Any], fed: Any, training: bool) -> _Tra
     if not flat or not all(isinstance(tensor, keras.KerasTensor) for tensor in flat):
         raise Closed('it gives something else than tensors')
     return _Trace(nodes_before(flat, set(map(id, entries))), output)
-
-
-def _symbolic(value: Any) -> Any:
-    """A tensor that is known, as one of the graph."""
-    known = keras.ops.is_tensor(value) and not isinstance(value, keras.KerasTensor)
-    return Constant(value).symbolic_call() if known else value
 
 
 def _input_node(tensor: Any) -> Node:
@@ -323,7 +311,7 @@ def _in_either_mode(inference: Sequence[Node], training: Sequence[Node]) -> list
         modes = [node.arguments.kwargs.get('training') for node in (one, other)]
         args, kwargs = one.arguments.args, dict(one.arguments.kwargs)
         # Of a layer without weights and random streams the mode changes nothing.
-        keeps = _takes_training(one.operation) and modes[0] == modes[1] and (
+        keeps = takes_training(one.operation) and modes[0] == modes[1] and (
             modes[0] is not None and not (modes[0] and not one.operation.variables))
         if keeps and modes[0]:
             raise Closed(f"it calls '{one.operation.name}' in training mode always")

@@ -12,16 +12,16 @@ from tfprune.structure.composite_nodes import (Closed, Node, is_same_operation, 
                                                nodes_before)
 from tfprune.structure.keras_internals import SymbolicArguments, numpy as knp
 
-SIZES = 7, 11  # no sizes of anything else
-# Of what may divide the images of a batch: positions that were moved to them, as windows are.
+# What may divide the images of a batch: positions that were moved to them, as windows are.
 _DIVISORS = 2**6 * 3**2 * 7**2
-MORE_SIZES = tuple(size * _DIVISORS for size in SIZES)
+# Pairs to try, of no sizes of anything else.
+SIZES = (7, 11), (7 * _DIVISORS, 11 * _DIVISORS)
 _REPEATING = (knp.BroadcastTo, knp.Tile, knp.Repeat)
 
 
 def at_any_batch(one: Sequence[Node], other: Sequence[Node], swapped: dict[int, Any]
                  ) -> list[Node]:
-    """Returns the calls of two traces, at SIZES images, as calls at any number of them.
+    """Returns the calls of two traces, at a pair of SIZES images, as calls at any number of them.
 
     Args:
         one, other: the calls, inputs apart.
@@ -77,7 +77,7 @@ def _operation(one: Node, other: Node) -> Any:
             return knp.Reshape(tuple(sizes))
     shape = one.output_tensors[0].shape
     repeats = kind is type(other.operation) and kind in _REPEATING
-    if repeats and shape[0] in (SIZES[0], MORE_SIZES[0]) and (
+    if repeats and shape[0] in dict(SIZES) and (
             one.input_tensors[0].shape == (1, *shape[1:])):
         return None
     raise Closed(f'{kind.__name__} depends on the size of the batch')

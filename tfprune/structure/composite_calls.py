@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from tfprune.structure.parameter import Constant
+from tfprune.structure.keras_internals import with_own
+from tfprune.structure.parameter import as_symbolic
 
 
 class Within:
@@ -18,34 +19,27 @@ class Within:
 
     Args:
         layers: those in the composite layer, at any depth.
+
+    Attributes:
+        has_learnt: whether a call failed that will not when it is traced again.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
         self._layers = layers
         self._unfolded: list[Any] = []
-        self._found = False
+        self.has_learnt = False
 
     @contextlib.contextmanager
     def traced(self) -> Iterator[None]:
         """Within, symbolic calls are such calls."""
-        self._found = False
+        self.has_learnt = False
         made = [(each, name, make(each)) for each in self._layers
                 for name, make in (('call', _on_symbolic), ('symbolic_call', self._looked_at))]
-        for each, name, new in made:
-            vars(each)[name] = new
         with contextlib.ExitStack() as undo:
             for each in self._unfolded:
                 undo.enter_context(_without_node(each))
-            try:
-                yield
-            finally:
-                for each, name, _ in made:
-                    vars(each).pop(name, None)
-
-    @property
-    def has_learnt(self) -> bool:
-        """Whether a call failed that will not when it is traced again."""
-        return self._found
+            undo.enter_context(with_own(made))
+            yield
 
     def _looked_at(self, layer: Any) -> Any:
         symbolic_call = layer.symbolic_call
@@ -54,7 +48,7 @@ class Within:
             outputs = symbolic_call(*args, **kwargs)
             if any(value is None for value in keras.tree.flatten(outputs)):
                 self._unfolded.append(layer)
-                self._found = True
+                self.has_learnt = True
             return outputs
 
         return looked_at
@@ -69,9 +63,7 @@ def _on_symbolic(layer: Any) -> Any:
         if not layer.weights or not tensors or not all(
                 hasattr(tensor, 'numpy') for tensor in tensors):
             return call(*args, **kwargs)
-        args, kwargs = keras.tree.map_structure(
-            lambda value: Constant(value).symbolic_call() if keras.ops.is_tensor(value) else value,
-            (args, kwargs))
+        args, kwargs = keras.tree.map_structure(as_symbolic, (args, kwargs))
         return layer(*args, **kwargs)
 
     return on_symbolic

@@ -1,7 +1,6 @@
 """The graph of a Keras model, nested models and composite layers unfolded."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from tfprune.structure.copies import can_copy
 from tfprune.structure.keras_internals import (Functional, SymbolicArguments, built_on,
                                                first_arguments, has_weights, layers_within, numpy,
                                                ordered_nodes, sequential_graph, standardized)
-from tfprune.structure.layer_rules.base import Shape, axis_of_images
+from tfprune.structure.layer_rules.base import Shape, axis_of_images, numbers_of_an_image
 from tfprune.structure.layer_rules.einsum import Equation
 
 
@@ -182,19 +181,13 @@ def _rows(steps: Sequence[Step], shapes: Sequence[Shape]) -> tuple[int, ...]:
     for step in steps:
         found = max((rows[value] for value in step.inputs), default=1)
         if isinstance(step.operation, numpy.Reshape):
-            before, after = (_of_one(shapes[value]) for value in (step.inputs[0], step.outputs[0]))
+            before, after = (numbers_of_an_image(shapes[value])
+                             for value in (step.inputs[0], step.outputs[0]))
             if before and after:
                 found = max(found * before // after, 1)
         for value in step.outputs:
             rows[value] = found
     return tuple(rows)
-
-
-def _of_one(shape: Shape) -> int:
-    """How many numbers stand beside one place of the axis of images; 0 if that is not known."""
-    sizes = list(shape)
-    sizes.pop(axis_of_images(shape))
-    return math.prod(size or 0 for size in sizes)
 
 
 def _images(steps: Sequence[Step], shapes: Sequence[Shape], inputs: Sequence[int]

@@ -3,7 +3,7 @@ import contextlib
 import dataclasses
 import inspect
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -25,7 +25,8 @@ __all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'La
            'is_plain_batch_norm', 'layers_within', 'losses_of', 'made_with', 'maker', 'mask_of',
            'math', 'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
            'projections_of', 'remember_call', 'schedule_of', 'sequential_graph', 'standardized',
-           'uncompiled', 'untouched', 'value_without_autocast', 'with_mask_of']
+           'takes_training', 'uncompiled', 'untouched', 'value_without_autocast', 'with_mask_of',
+           'with_own']
 
 
 # Layer -> arguments of its calls in composite layers that were opened.
@@ -65,6 +66,28 @@ def made_with(layer: Any) -> dict[str, Any] | None:
     else None."""
     given = getattr(layer, '_auto_config', None)
     return None if given is None else dict(given.config)
+
+
+def takes_training(operation: Any) -> bool:
+    """Whether the call of a layer or operation has a parameter for the mode."""
+    return 'training' in inspect.signature(operation.call).parameters
+
+
+@contextlib.contextmanager
+def with_own(attributes: Iterable[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Within, objects have these attributes of their own, (object, name, value) each; then again
+    what they had, which may be that of their class."""
+    given = [(each, name, value, vars(each).get(name)) for each, name, value in attributes]
+    for each, name, value, _ in given:
+        vars(each)[name] = value
+    try:
+        yield
+    finally:
+        for each, name, _, before in given:
+            if before is None:
+                vars(each).pop(name, None)
+            else:
+                vars(each)[name] = before
 
 
 def remember_call(layer: Any, arguments: Any) -> None:

@@ -52,3 +52,9 @@ class Constant(keras.Operation):
 
     def compute_output_spec(self) -> keras.KerasTensor:
         return keras.KerasTensor(self.value.shape, self.value.dtype.name)
+
+
+def as_symbolic(value: Any) -> Any:
+    """A tensor of known values as one of the graph; anything else as it is."""
+    is_known = keras.ops.is_tensor(value) and not isinstance(value, keras.KerasTensor)
+    return Constant(value).symbolic_call() if is_known else value

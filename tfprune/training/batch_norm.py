@@ -18,7 +18,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.structure.graph import Graph
-from tfprune.structure.keras_internals import is_plain_batch_norm, layers_within, moments
+from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, moments,
+                                               with_own)
 from tfprune.structure.layer_state import KeptState
 
 _WIDE = 8  # positions that are read as one
@@ -243,17 +244,8 @@ def normalizing_by_batch(layers: Sequence[keras.layers.BatchNormalization]) -> I
     # Where replicas are traced in turns, another one may have begun.
     ours = [layer for layer in layers if getattr(vars(layer).get('call'), '__func__', None)
             is not _call_by_batch]
-    before = [vars(layer).get('call') for layer in ours]
-    for layer in ours:
-        layer.call = types.MethodType(_call_by_batch, layer)
-    try:
+    with with_own((layer, 'call', types.MethodType(_call_by_batch, layer)) for layer in ours):
         yield
-    finally:
-        for layer, call in zip(ours, before):
-            if call is None:
-                del layer.call
-            else:
-                layer.call = call
 
 
 def _call_by_batch(layer: Any, inputs: tf.Tensor, training: bool | None = None, mask: Any = None

@@ -316,6 +316,13 @@ def axis_of_images(shape: Shape) -> int:
     return free[0] if len(free) == 1 else 0
 
 
+def numbers_of_an_image(shape: Shape) -> int:
+    """Returns how many numbers stand at one place of the axis of images; 0 if sizes are open."""
+    sizes = list(shape)
+    sizes.pop(axis_of_images(shape))
+    return math.prod(size or 0 for size in sizes)
+
+
 def known_size(call: Call, shape: Shape, size: int | None) -> int:
     """Returns a size of `shape`; ValueError if it is not fixed."""
     if size is None:

@@ -1,5 +1,6 @@
 """Operations that treat every number by itself, and functions that are made of these alone."""
 
+import types
 import weakref
 from typing import Any
 
@@ -25,15 +26,12 @@ _SHAPE = (2, 3, 5)
 _FOUND: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
 
 
-def is_made_of_elementwise(function: Any) -> bool:
+def is_made_of_elementwise(function: types.FunctionType) -> bool:
     """Whether a function of one tensor is made of operations of keras.ops that treat every number
     by itself, and of numbers; tried once."""
-    try:
-        if function not in _FOUND:
-            _FOUND[function] = _is_made(function)
-        return _FOUND[function]
-    except TypeError:  # what cannot be a key
-        return False
+    if function not in _FOUND:
+        _FOUND[function] = _is_made(function)
+    return _FOUND[function]
 
 
 def _is_made(function: Any) -> bool:

@@ -27,30 +27,14 @@ class _Elementwise(Channelwise):
 
 
 class _Reduction(LayerRule):
-    """Over other axes than that of the channels; a mean or a sum (`is_mean`) over these alone, too,
-    as in a normalization that is written out: over the channels that are kept."""
+    """Over other axes than that of the channels; what is `over_channels`, over these alone, too."""
     any_width, any_axis = True, True
-
-    def __init__(self, *, is_mean: bool | None = None) -> None:
-        self._is_mean = is_mean
-
-    def over_channels(self, layer: Any, rank: int) -> bool:
-        return self._is_mean is not None and layer.axis is not None and rank > 1 and [
-            axis % rank for axis in np.atleast_1d(layer.axis)] == [rank - 1]
-
-    def masked(self, layer: Any, inputs: Any, weights: Mapping[str, Any], mask: Any) -> Any:
-        if mask is None:
-            return layer(inputs)
-        mask = keras.ops.cast(mask, inputs.dtype)
-        found = keras.ops.sum(inputs * mask, axis=-1, keepdims=layer.keepdims)
-        return found / keras.ops.sum(mask) if self._is_mean else found
 
     def refuse(self, call: Call) -> str | None:
         axes, rank = call.layer.axis, len(call.input_shapes[0])
         if 0 in call.input_shapes[0]:
             return None  # of no channels
-        if reaches_channels(axes, rank, axis_of_channels(call)) and not (
-                self._is_over(call)):
+        if reaches_channels(axes, rank, axis_of_channels(call)) and not self._is_over(call):
             return f'reduces the channels (axis={axes})'
         images = call.images_of()
         if images is not None and reaches_channels(axes, rank, images):
@@ -73,6 +57,24 @@ class _Reduction(LayerRule):
         return axis_of_channels(call) == rank - 1 and self.over_channels(call.layer, rank)
 
 
+class _Total(_Reduction):
+    """A mean or a sum: over channels, as in a normalization that is written out, of those kept."""
+
+    def __init__(self, *, is_mean: bool) -> None:
+        self._is_mean = is_mean
+
+    def over_channels(self, layer: Any, rank: int) -> bool:
+        return layer.axis is not None and rank > 1 and [
+            axis % rank for axis in np.atleast_1d(layer.axis)] == [rank - 1]
+
+    def masked(self, layer: Any, inputs: Any, weights: Mapping[str, Any], mask: Any) -> Any:
+        if mask is None:
+            return layer(inputs)
+        mask = keras.ops.cast(mask, inputs.dtype)
+        found = keras.ops.sum(inputs * mask, axis=-1, keepdims=layer.keepdims)
+        return found / keras.ops.sum(mask) if self._is_mean else found
+
+
 class _AxesOfOne(InPlace):
     """Adds or drops axes of size one, by the sign of `step`."""
     any_axis = True
@@ -81,11 +83,11 @@ class _AxesOfOne(InPlace):
         self._step = step
 
     def refuse(self, call: Call) -> str | None:
-        gone = self._changed(call) if call.layer.axis is not None else []
-        if not gone or call.may_move_images(*gone) or (
-                self._step < 0 and call.images_of() in gone):
+        changed = [] if call.layer.axis is None else self._changed(call)
+        if not changed or call.may_move_images(*changed) or (
+                self._step < 0 and call.images_of() in changed):
             return f'may change the batch (axis={call.layer.axis})'
-        if self._step < 0 and axis_of_channels(call) in self._changed(call):
+        if self._step < 0 and axis_of_channels(call) in changed:
             return f'drops the axis of the channels (axis={call.layer.axis})'
         return None
 
@@ -110,8 +112,8 @@ RULES: dict[type[keras.Operation], LayerRule] = {
     **{operation: Elementwise(is_sum=False) for operation in PRODUCTS},
     **{operation: _Reduction() for operation in (knp.Max, knp.Min, knp.Var, knp.Std, knp.Any,
                                                  knp.All)},
-    knp.Mean: _Reduction(is_mean=True),
-    knp.Sum: _Reduction(is_mean=False),
+    knp.Mean: _Total(is_mean=True),
+    knp.Sum: _Total(is_mean=False),
     nn.Softmax: Softmax(),
     nn.LogSoftmax: Softmax(),
     nn.MaxPool: LayerRule(),

@@ -1,14 +1,13 @@
 """Layers of one's own that drop paths in training (stochastic depth, Huang et al., 2016), known by
 what they do: no trace of a call tells what is drawn at random."""
 
-import inspect
 import weakref
 from typing import Any
 
 import keras
 import numpy as np
 
-from tfprune.structure.keras_internals import is_of_keras, layers_within
+from tfprune.structure.keras_internals import is_of_keras, layers_within, takes_training
 from tfprune.structure.layer_state import KeptState
 
 _FOUND: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
@@ -29,7 +28,7 @@ def _may_drop(layer: Any) -> bool:
     return (isinstance(layer, keras.layers.Layer) and not is_of_keras(type(layer))
             and not isinstance(layer, keras.Model) and not layer.weights
             and len(layers_within(layer)) == 1
-            and 'training' in inspect.signature(layer.call).parameters)
+            and takes_training(layer))
 
 
 def _does(layer: Any) -> bool:

@@ -1,6 +1,5 @@
 """Reshapes: channels are merged with positions, or taken apart, as row-major order says."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from keras import layers
 
 from tfprune.structure.keras_internals import numpy as knp
 from tfprune.structure.layer_rules.base import (Call, Channels, Kept, LayerRule, Shape, Tracer,
-                                                axis_of_channels)
+                                                axis_of_channels, numbers_of_an_image)
 
 
 def aligned(before: Shape, after: Shape, place: int) -> tuple[range, range] | None:
@@ -43,8 +42,8 @@ def _runs(before: Shape, after: Shape) -> list[tuple[range, range]]:
             else:
                 return found
         if left is None or right is None:
-            if i != 1 or left is not right or before[1:].count(None) == 0 and (
-                    math.prod(before[1:]) != math.prod(after[1:])):  # type: ignore[arg-type]
+            if i != 1 or left is not right or (
+                    numbers_of_an_image(before) != numbers_of_an_image(after)):
                 return found
         found.append((range(first, i), range(second, j)))
     if found and set((*before[i:], *after[j:])) <= {1}:  # axes of one at the end
