@@ -24,9 +24,9 @@ __all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'La
            'has_own_steps', 'has_weights', 'image', 'inputs_of_call', 'is_cast', 'is_of_keras',
            'is_plain_batch_norm', 'layers_within', 'losses_of', 'made_with', 'maker', 'mask_of',
            'math', 'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
-           'projections_of', 'remember_call', 'schedule_of', 'sequential_graph', 'standardized',
-           'takes_training', 'uncompiled', 'untouched', 'value_without_autocast', 'with_mask_of',
-           'with_own']
+           'projections_of', 'remember_call', 'renormalizes', 'schedule_of', 'sequential_graph',
+           'standardized', 'takes_training', 'uncompiled', 'untouched', 'value_without_autocast',
+           'with_mask_of', 'with_own']
 
 
 # Layer -> arguments of its calls in composite layers that were opened.
@@ -157,6 +157,11 @@ def is_plain_batch_norm(layer: Any) -> bool:
     """Whether a layer computes what BatchNormalization does: a subclass may do something else."""
     return all(getattr(type(layer), name, None) is getattr(keras.layers.BatchNormalization, name)
                for name in ('call', '_moments'))
+
+
+def renormalizes(layer: keras.layers.BatchNormalization) -> bool:
+    """Whether by batch renormalization, which Keras has from 3.13 on."""
+    return getattr(layer, 'renorm', False)
 
 
 def moments(layer: keras.layers.BatchNormalization, inputs: Any, mask: Any) -> tuple[Any, Any]:

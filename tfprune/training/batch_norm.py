@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from tfprune.structure.graph import Graph
 from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, moments,
-                                               with_own)
+                                               renormalizes, with_own)
 from tfprune.structure.layer_state import KeptState
 
 _WIDE = 8  # positions that are read as one
@@ -46,7 +46,7 @@ def use_fused_batch_norm(model: keras.Model) -> None:
     can: on the last axis, without renorm or a mask; synchronized ones with one reduction each.
     Copies of the model, by their configuration or from a file, are plain."""
     for layer in batch_norm_layers(model):
-        if type(layer) is keras.layers.BatchNormalization and not layer.renorm:
+        if type(layer) is keras.layers.BatchNormalization and not renormalizes(layer):
             layer.call = types.MethodType(_fused_call, layer)
 
 
@@ -250,7 +250,7 @@ def normalizing_by_batch(layers: Sequence[keras.layers.BatchNormalization]) -> I
 
 def _call_by_batch(layer: Any, inputs: tf.Tensor, training: bool | None = None, mask: Any = None
                    ) -> tf.Tensor:
-    if layer.renorm or not is_plain_batch_norm(layer):
+    if renormalizes(layer) or not is_plain_batch_norm(layer):
         given = {} if mask is None else {'mask': mask}
         before = [tf.identity(variable.value) for variable in layer.non_trainable_variables]
         outputs = type(layer).call(layer, inputs, training=True, **given)
@@ -298,7 +298,7 @@ class _MovingAverage:
         left = self._left ** passes
         mean, spread = (_statistics_of(self.layer) - left * self._start) / (1 - left)
         self._assign(np.stack([mean, np.maximum(spread, 0)]))
-        if self.layer.renorm:  # as Keras derives it
+        if renormalizes(self.layer):  # as Keras derives it
             self.layer.moving_variance.assign(
                 np.maximum(np.square(spread) - self.layer.epsilon, 0))
 
@@ -313,7 +313,7 @@ class _MovingAverage:
 def _averaged(layer: keras.layers.BatchNormalization) -> tuple[Any, Any]:
     """The variables [C] that are moving averages: mean and variance; under renorm the deviation, of
     which the variance is made."""
-    return layer.moving_mean, layer.moving_stddev if layer.renorm else layer.moving_variance
+    return layer.moving_mean, layer.moving_stddev if renormalizes(layer) else layer.moving_variance
 
 
 def _statistics_of(layer: keras.layers.BatchNormalization) -> np.ndarray:
