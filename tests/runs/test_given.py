@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 from light_export import light_export
-from tfprune.models.compiled import compiled_optimizer, compiled_optimizer_of_file
+from tfprune.models.compiled import compiled_optimizer, compiled_optimizer_of_files
 from tfprune.runs import first_epoch
 from tfprune.runs.state import Interrupted
 from tfprune.significance import Scored, fell
@@ -249,7 +249,7 @@ def test_compiled_optimizer_in_memory_and_in_a_file(optimizer, rate, scheduled, 
     model.compile(optimizer(), 'mse')
     model.save(tmp_path / 'model.keras')
     found = compiled_optimizer(model)
-    assert found == compiled_optimizer_of_file(tmp_path / 'model.keras')
+    assert found == compiled_optimizer_of_files(tmp_path / 'model.keras')
     assert found.learning_rate == pytest.approx(rate) and found.scheduled == scheduled
     made = Optimization(optimizer=found.config).make_optimizer()
     assert type(made) is type(model.optimizer) and made.clipnorm == model.optimizer.clipnorm
@@ -258,7 +258,20 @@ def test_compiled_optimizer_in_memory_and_in_a_file(optimizer, rate, scheduled, 
 def test_models_that_are_not_compiled_have_no_optimizer(tmp_path):
     network().save(tmp_path / 'model.keras')
     assert compiled_optimizer(network()) is None
-    assert compiled_optimizer_of_file(tmp_path / 'model.keras') is None
+    assert compiled_optimizer_of_files(tmp_path / 'model.keras') is None
+
+
+def test_weights_of_a_file_that_is_not_compiled_train_as_their_architecture_s_does(tmp_path):
+    model = network()
+    model.compile(keras.optimizers.Adam(2e-4), 'sparse_categorical_crossentropy')
+    model.save(tmp_path / 'model.keras')
+    network(seed=1).save(tmp_path / 'weights.keras')
+    found = compiled_optimizer_of_files(tmp_path / 'weights.keras', tmp_path / 'model.keras')
+    assert found.name == 'Adam' and found.learning_rate == pytest.approx(2e-4)
+    model.compile('sgd', 'sparse_categorical_crossentropy')
+    model.save(tmp_path / 'other.keras')
+    assert compiled_optimizer_of_files(tmp_path / 'other.keras', tmp_path / 'model.keras'
+                                       ).name == 'SGD'
 
 
 def test_an_optimizer_that_is_not_known_is_named(tmp_path):
@@ -275,7 +288,7 @@ def test_an_optimizer_that_is_not_known_is_named(tmp_path):
         for name, content in parts.items():
             archive.writestr(name, content)
     with pytest.raises(ValueError, match="optimizer 'Mine'"):
-        compiled_optimizer_of_file(path)
+        compiled_optimizer_of_files(path)
 
 
 def steps_of_fit(model, optimizer, data, steps):

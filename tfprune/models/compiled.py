@@ -92,12 +92,16 @@ def _places(steps: int) -> Iterator[int]:
     return iter(sorted({round(place * max(0, steps - 1) / 199) for place in range(200)}))
 
 
-def compiled_optimizer_of_file(path: str | pathlib.Path) -> CompiledOptimizer | None:
-    """That of a .keras file, from its configuration; None where it was saved uncompiled.
+def compiled_optimizer_of_files(*paths: str | pathlib.Path) -> CompiledOptimizer | None:
+    """That of the first .keras file that was saved compiled, from its configuration.
 
     Raises:
         ValueError: the optimizer is not one of Keras, nor a registered one.
     """
+    return next(filter(None, map(_of_file, paths)), None)
+
+
+def _of_file(path: str | pathlib.Path) -> CompiledOptimizer | None:
     with zipfile.ZipFile(path) as archive:
         compiled = json.loads(archive.read('config.json')).get('compile_config')
     config = compiled and compiled.get('optimizer')

@@ -17,7 +17,7 @@ from tfprune.data.user_examples import UserExamples
 from tfprune.latency.table import LatencyTable
 from tfprune.models.building import build_model
 from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
-                                     compiled_optimizer_of_file)
+                                     compiled_optimizer_of_files)
 from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import as_classifier, at_shapes
 from tfprune.models.names import is_model_file
@@ -150,14 +150,15 @@ def budget_of(groups: ChannelGroups, cost_model: CostModel, costs: BudgetOptions
 
 
 def _compiled(config: Config, own: OwnModel | None) -> CompiledOptimizer | None:
-    """The optimizer that the given model was compiled with, if any and if it is wanted."""
+    """The optimizer that the given model was compiled with, if any and if it is wanted: that of the
+    file of its weights, else that of its architecture."""
     if config.training.optimizer != 'compiled':
         return None
     if own:
         return compiled_optimizer(own.model)
     files = [name for name in (config.models.initial_weights, config.models.model)
              if name.endswith('.keras')]
-    return compiled_optimizer_of_file(files[0]) if files else None
+    return compiled_optimizer_of_files(*files)
 
 
 def _own_model(own: OwnModel) -> keras.Model:
