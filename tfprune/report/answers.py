@@ -9,7 +9,7 @@ from tfprune.report.canvas import BLUE, ORANGE, canvas
 from tfprune.report.reading import Run
 
 _MOST_CELLS = 25  # classes of a confusion matrix that is drawn
-_IN_A_ROW = 8  # pictures
+_IN_A_ROW = 4  # pictures
 
 
 def class_rows(run: Run) -> list[tuple[str, ...]]:
@@ -67,7 +67,7 @@ def plot_changed(run: Run) -> Figure | None:
         return None
     changed, names = run.answers['changed'], _names(run)
     rows = -(-len(changed) // _IN_A_ROW)
-    with canvas(1.75 * rows) as fig:
+    with canvas(1.65 * rows) as fig:
         for place, (row, picture) in enumerate(zip(changed, run.pictures)):
             axes = fig.add_subplot(rows, _IN_A_ROW, place + 1)
             # Of other than three channels: their mean, in gray.
@@ -76,7 +76,7 @@ def plot_changed(run: Run) -> Figure | None:
             axes.set_axis_off()
             is_lost = row['before'] == row['label']
             axes.set_title(_cut(names[row['before']]) + ' →\n' + _cut(names[row['after']]),
-                           fontsize=8, color=ORANGE if is_lost else BLUE)
+                           fontsize=9, color=ORANGE if is_lost else BLUE)
         return fig
 
 

@@ -9,7 +9,9 @@ from tfprune.report import scores
 from tfprune.report.answers import (changes_sentence, class_rows, confusions, plot_changed,
                                     plot_confusion)
 from tfprune.report.artifact_table import artifact_rows, latency_notes, losses
+from tfprune.report.layers import operators_sentence, plot_layer_macs, plot_operators
 from tfprune.report.model_card import card_rows
+from tfprune.report.network import plot_network
 from tfprune.report.number_text import (MISSING, count, duration, listed, milliseconds, percent,
                                         quotient)
 from tfprune.report.page import (figure, joined, link, page, plots, section, side_by_side, table,
@@ -39,7 +41,7 @@ def render(run: Run) -> str:
     """The page; a section without content is left out."""
     report = run.report
     title = f'{report["method"]}: {report["model"]} on {report["dataset"]}, seed {report["seed"]}'
-    parts = (_tiles, _table, _scores, _by_class, _changed, _episodes, _widths, _strength, _loss,
+    parts = (_tiles, _table, _network, _scores, _loss, _episodes, _strength, _by_class, _changed,
              _parity, _files, _card, _classes, _environment, _configuration)
     lead = headline(report).removeprefix(title).strip(', ')
     return page(title, lead, joined([part(run) for part in parts]))
@@ -127,9 +129,18 @@ def _episodes(run: Run) -> Markup:
                  paragraphs=agent_sentences(run.report))
 
 
-def _widths(run: Run) -> Markup:
-    return plots('Widths', [(plot_widths(run), 'Channels kept of each prunable group, in '
-                             'topological order.')])
+def _network(run: Run) -> Markup:
+    """What was cut, where: the network, widths, multiply-adds and latency by layer."""
+    return joined([plots(title, [(fig, caption)]) for title, fig, caption in (
+        ('What was cut', plot_network(run),
+         'The network from top to bottom, without calls that hand on each channel, such as '
+         'normalization. Full boxes keep all channels, the blank part of a box was cut; gray '
+         'cannot be cut.'),
+        ('MACs by layer', plot_layer_macs(run),
+         'Multiply-adds of each call of a layer, exact; together they are those of the model.'),
+        ('Widths', plot_widths(run),
+         'Channels kept of each prunable group, in topological order.'),
+        ('Latency by operator', plot_operators(run), operators_sentence(run)))])
 
 
 def _strength(run: Run) -> Markup:

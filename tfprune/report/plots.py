@@ -63,7 +63,7 @@ def plot_episodes(run: Run) -> Figure | None:
     is_metric = scores.reward_is_metric(task)
     in_percent = is_metric and task['is_share']
     with canvas(3.5) as fig:
-        grid = fig.add_gridspec(1, 2, width_ratios=(1, 0.28)) if beside else None
+        grid = fig.add_gridspec(1, 2, width_ratios=(1, 0.4)) if beside else None
         if place == 'epoch':
             label = f'reward ({task["metric"]})' if is_metric else 'reward'
             axes = _epoch_axes(fig, run, label, place=grid[0] if grid else None, searching=True)
@@ -254,7 +254,7 @@ def _comparison(axes: Axes, compared: Sequence[tuple[str, Sequence[float]]],
         axes.errorbar(place + 0.24, array.mean(), yerr=error, fmt='s', color=color, capsize=4,
                       markersize=5)
     axes.set_xticks(range(len(compared)), [name for name, _ in compared])
-    axes.set(xlim=(-0.5, 1.55), xlabel='comparison at the end')
+    axes.set(xlim=(-0.5, 1.55), xlabel='at the end')
     _format(axes, in_percent)
     axes.grid(axis='x', visible=False)
 
