@@ -6,15 +6,15 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from tfprune.report.canvas import BLUE, GREY, LINE, ORANGE, TEXT, WIDTH, canvas
+from tfprune.report.canvas import BLUE, GREY, LINE, ORANGE, SKY, TEXT, WIDTH, YELLOW, canvas
 from tfprune.report.reading import Run, is_pruned
 
 Row = Mapping[str, Any]
 UNPRUNABLE = '#d9d9d9'
-_COLORS = LinearSegmentedColormap.from_list('kept', [ORANGE, '#edb25f', '#9cc5df', BLUE])
+_COLORS = LinearSegmentedColormap.from_list('kept', [ORANGE, YELLOW, '#f0e442', SKY, BLUE])
 _ROW, _LANE, _LANES, _TOP = 0.21, 0.62, 2.0, 0.42  # inches; _LANES: of all lanes at most
 _EDGE = 0.08
-_LETTERS = 30  # of a layer's name beside one lane
+_LETTER = 0.074  # inches of a letter of a layer's name, about
 
 
 def plot_network(run: Run) -> Figure | None:
@@ -73,13 +73,13 @@ def _box(axes: Axes, left: float, place: int, width: float, row: Row) -> None:
 
 def _name(axes: Axes, x: float, place: int, row: Row) -> None:
     name, is_cut = row['layer'], row['kept'] < row['channels']
-    if len(name) > _LETTERS:
-        name = '…' + name[1 - _LETTERS:]
+    room = int((WIDTH - 1.75 - x) / _LETTER)
+    if len(name) > room:
+        name = '…' + name[1 - room:]
     sizes = '×'.join(str(size or '?') for size in row['shape'][:-1])
     axes.text(x, place, name, va='center', fontsize=8.5, weight='bold' if is_cut else 'normal',
               color=TEXT if row['kept'] else GREY)
-    axes.text(WIDTH - 1.05, place, f'{row["kind"]} {sizes}'[:20], va='center', ha='right',
-              fontsize=7.5, color=GREY)
+    axes.text(WIDTH - 1.05, place, sizes, va='center', ha='right', fontsize=8.5, color=GREY)
     said = f'{row["kept"]} of {row["channels"]}' if is_cut else str(row['channels'])
     axes.text(WIDTH - _EDGE, place, said if row['kept'] else 'gone', va='center', ha='right',
               fontsize=8.5, color=TEXT)

@@ -2,6 +2,7 @@
 
 Text is escaped by the templates; what is `Markup` already, such as a table in a section, is not.
 """
+import itertools
 import re
 import urllib.parse
 from typing import Any, Sequence
@@ -36,6 +37,10 @@ def _part(name: str, *arguments: Any) -> Markup:
     return getattr(_ENVIRONMENT.get_template('parts.html').module, name)(*arguments)
 
 
+def _is_half(part: Markup) -> bool:
+    return part.startswith('<section class=half>')
+
+
 def page(title: str, lead: str, body: Markup, *, wide: bool = False) -> str:
     """A whole page around `body`; its policy forbids it to load anything."""
     return _ENVIRONMENT.get_template('page.html').render(
@@ -43,8 +48,12 @@ def page(title: str, lead: str, body: Markup, *, wide: bool = False) -> str:
 
 
 def joined(parts: Sequence[Markup]) -> Markup:
-    """One part behind the other."""
-    return Markup().join(parts)
+    """One part behind the other; of plots that take half of a desktop's width two columns."""
+    found = Markup()
+    for half, members in itertools.groupby(filter(None, parts), _is_half):
+        body = Markup().join(members)
+        found += _part('columns', body) if half else body
+    return found
 
 
 def section(title: str, body: Markup, *, paragraphs: Sequence[str] = (),

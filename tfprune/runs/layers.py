@@ -33,9 +33,9 @@ def network_of(problem: Problem, left: Problem, decision: Decision) -> list[dict
     """A row a call of the dense model: layer, kind, inputs (rows), shape (of its first output),
     channels, kept (of these), is_prunable (whether a choice could have removed some).
 
-    Calls that hand on each channel in a map of the same size, such as normalization and
-    activations, are left out; what reads them reads what they read. 0 channels are kept of a call
-    that disappeared with its block.
+    Calls that hand on each channel, as normalization, activations, spatial padding and pooling do,
+    are left out; what reads them reads what they read. 0 channels are kept of a call that
+    disappeared with its block.
     """
     layout = problem.groups.layout
     prunable = np.array([name in problem.groups for name in layout.names] or [False])
@@ -69,7 +69,7 @@ def _hands_on(layout: Layout, node: LayerNode) -> bool:
     if len(node.inputs) != 1 or len(node.outputs) != 1:
         return False
     before, after = (layout.tensors[side[0]] for side in (node.inputs, node.outputs))
-    return before.shape == after.shape and all(
+    return all(
         np.array_equal(getattr(before.positions, name), getattr(after.positions, name))
         for name in ('group', 'index'))
 
