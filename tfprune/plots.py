@@ -131,7 +131,10 @@ def _all_lines(runs: Runs) -> list[dict[str, Any]]:
         return by_budget(aggregate(read_rows_file(runs) if is_file else run_rows(runs)))
     rows: list[Mapping[str, Any]] = []
     for run in runs:
-        rows += [run] if isinstance(run, Mapping) else run_rows(run)
+        if isinstance(run, Mapping):
+            rows.append(run)
+        else:
+            rows += run_rows(run)
     return by_budget(aggregate(rows))
 
 

@@ -71,7 +71,8 @@ def paired(before: Sequence[Step], after: Sequence[Step]
 
 def _times(steps: Sequence[Step | None], base: float, threads: int) -> list[float | None]:
     """Milliseconds of each, the median of a quiet pass."""
-    invokes = [step and prepare(step.alone(copies=COPIES), threads) for step in steps]
+    invokes = [None if step is None else prepare(step.alone(copies=COPIES), threads)
+               for step in steps]
     best = [float('inf')] * len(invokes)
     for _ in range(PASSES):
         for place, invoke in enumerate(invokes):

@@ -135,9 +135,9 @@ def plot_method_widths(lines: Sequence[Line]) -> Figure | None:
             for (row, column), share in np.ndenumerate(shares):
                 width = chosen[row][1].get(groups[column], (0, 0))[0]
                 axes.text(column + 0.5, row + 0.5, f'{width:.3g}' if finite(share) else 'gone',
-                          ha='center', va='center', fontsize=8,
+                          ha='center', va='center', fontsize=8.5,
                           color='white' if share > 0.6 else '#22272b')
-        axes.set_xticks(np.arange(len(groups)) + 0.5, groups, rotation=90, fontsize=8)
+        axes.set_xticks(np.arange(len(groups)) + 0.5, groups, rotation=90, fontsize=8.5)
         axes.set_yticks(np.arange(len(chosen)) + 0.5, [name for name, _ in chosen], fontsize=9)
         axes.tick_params(length=0)
         axes.set_ylim(len(chosen), 0)

@@ -134,8 +134,8 @@ def _network(run: Run) -> Markup:
     return joined([plots(title, [(fig, caption)]) for title, fig, caption in (
         ('What was cut', plot_network(run),
          'The network from top to bottom, without calls that hand on each channel, such as '
-         'normalization and pooling. Full boxes keep all channels, the blank part of a box was cut; gray '
-         'cannot be cut.'),
+         'normalization and pooling. Full boxes keep all channels, the blank part of a box was '
+         'cut; gray cannot be cut.'),
         ('MACs by layer', plot_layer_macs(run),
          'Multiply-adds of each call of a layer, exact; together they are those of the model.'),
         ('Widths', plot_widths(run),

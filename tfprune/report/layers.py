@@ -34,8 +34,9 @@ def operators_sentence(run: Run) -> str:
     """What the operators' times are, and how far their sums are from the latencies of the files."""
     sums = [sum(row[side] or 0.0 for row in _operators(run)) for side in ('before_ms', 'after_ms')]
     wholes = [run.report[side]['latency_ms'] for side in ('dense', 'pruned')]
-    return ('Each operator of the float32 TFLite file, timed alone on one thread, in turns with its '
-            'like before surgery; named by the last layer that is fused into it. Together '
+    return ('Each operator of the float32 TFLite file, timed alone on one thread, in turns with '
+            'its like before surgery; named by the last layer that is fused into it. Kernels '
+            'compute channels in blocks: fewer of a block take as long. Together '
             f'{milliseconds(sums[0])} and {milliseconds(sums[1])} ms '
             f'({percent(quotient(sums[1], sums[0]), 0)}); the files as a whole take '
             f'{milliseconds(wholes[0])} and {milliseconds(wholes[1])} ms.')

@@ -87,7 +87,7 @@ def _name(axes: Axes, x: float, place: int, row: Row) -> None:
 
 def _key(axes: Axes) -> None:
     """The colors, above the network."""
-    y, steps, left, width = -0.45 - 0.62 * _TOP / _ROW, 20, 1.55, 0.08
+    y, steps, left, width = -0.45 - 0.62 * _TOP / _ROW, 20, 1.3, 0.09
     axes.text(_EDGE, y, 'channels kept: 0%', va='center', fontsize=8.5)
     for step in range(steps):
         axes.add_patch(Rectangle((left + step * width, y - 0.34), width * 1.05, 0.68, lw=0,

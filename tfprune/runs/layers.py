@@ -1,10 +1,11 @@
 """layers.json: what each call of a layer keeps and costs, before surgery and after it."""
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from tfprune.costs.model import FixedCost, LayerCost
 from tfprune.methods.base import Decision
 from tfprune.search.problem import Problem
 from tfprune.structure.layout import LayerNode, Layout
@@ -81,22 +82,22 @@ def _macs(problem: Problem, left: Problem, decision: Decision) -> list[dict[str,
                       np.int64)
     after = dict(zip(_keys(row.name for row in model.layers),
                      model.layer_macs(widths).tolist()))
-    after |= dict(zip(_keys((f'{row.name}, whole' for row in model.fixed)),
+    after |= dict(zip(_keys(f'{row.name}, whole' for row in model.fixed),
                       (row.macs for row in model.fixed)))
-    rows = [*zip(_keys(row.name for row in dense.layers), dense.layers),
-            *zip(_keys(f'{row.name}, whole' for row in dense.fixed), dense.fixed)]
+    every: list[LayerCost | FixedCost] = [*dense.layers, *dense.fixed]
+    keys = [*_keys(row.name for row in dense.layers),
+            *_keys(f'{row.name}, whole' for row in dense.fixed)]
     place = {node.layer: number for number, node in enumerate(problem.groups.layout.nodes)}
     found = [{'layer': row.name, 'kind': row.kind, 'before': row.macs, 'after': after.get(key, 0)}
-             for key, row in rows]
+             for key, row in zip(keys, every)]
     return sorted(found, key=lambda row: place[row['layer']])
 
 
 def _keys(names: Iterable[str]) -> list[tuple[str, int]]:
     """(name, how often it came before) of each: a layer may be called several times."""
     seen: dict[str, int] = collections.Counter()
-    keys: Sequence[str] = list(names)
     found = []
-    for name in keys:
+    for name in names:
         found.append((name, seen[name]))
         seen[name] += 1
     return found
