@@ -18,8 +18,8 @@ def problem_of(model):
 
 @pytest.fixture(scope='module')
 def dense():
-    return problem_of(tfprune.build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0,),
-                                          std=(1,)))
+    return problem_of(tfprune.build_model('resnet8', image_shape=(8, 8, 1), num_classes=10,
+                                          mean=(0,), std=(1,)))
 
 
 def decided(problem, removed=()):
