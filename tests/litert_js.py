@@ -26,12 +26,18 @@ class Missing(Exception):
     """What is not there and cannot be had."""
 
 
-def find(folder):
-    """(browser, node_modules); installs the packages into `folder`. Missing says what lacks."""
+def find_browser():
+    """The path of a Chromium. Missing says that there is none."""
     browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser',
                                                    'google-chrome'))), None)
     if browser is None:
         raise Missing('no Chromium: apt-get install chromium')
+    return browser
+
+
+def find(folder):
+    """(browser, node_modules); installs the packages into `folder`. Missing says what lacks."""
+    browser = find_browser()
     modules = pathlib.Path(folder) / 'node_modules'
     if not (modules / '@litertjs/core').is_dir():
         if shutil.which('npm') is None:

@@ -20,7 +20,7 @@ BELOW = {
     'commands': ('benchmarks',),
 }
 # Modules at the top that use the packages: tools of tests.
-ABOVE = {'testing', 'command_line', 'callbacks', '__init__', '__main__'}
+ABOVE = {'testing', 'command_line', 'callbacks', 'plots', '__init__', '__main__'}
 # Library -> who may import it; all others reach it through these, if at all.
 LIBRARIES = {
     'tf_agents': ('search/environment.py', 'search/agents/', 'methods/',

@@ -43,12 +43,13 @@ _EXPORTS = {
 }
 # Public name -> the extra that it needs, see tfprune.extras.
 _NEEDS = {'PruningEnv': 'rl'}
-__all__ = sorted([*_EXPORTS, 'callbacks'])
+_MODULES = ('callbacks', 'plots')
+__all__ = sorted([*_EXPORTS, *_MODULES])
 
 
 def __getattr__(name: str):
-    if name == 'callbacks':
-        return importlib.import_module('tfprune.callbacks')
+    if name in _MODULES:
+        return importlib.import_module(f'tfprune.{name}')
     if name not in _EXPORTS:
         raise AttributeError(f"module 'tfprune' has no attribute {name!r}")
     if name in _NEEDS:

@@ -34,6 +34,12 @@ CONTENT: dict[str, files.Shape] = {
                      'confusion': (list, None),
                      'changed': [{'index': int, 'label': int, 'before': int, 'after': int}],
                      'right?': RIGHT},
+    'layers.json': {
+        'network': [{'layer': str, 'kind': str, 'inputs': [int], 'shape': [(int, None)],
+                     'channels': int, 'kept': int, 'is_prunable': bool}],
+        'layers': [{'layer': str, 'kind': str, 'before': int, 'after': int}],
+        'operators': [{'name': str, 'kind': str, 'before_ms': (float, None),
+                       'after_ms': (float, None)}]},
     'decision.json': _DECISION, 'ratios.json': {str: _DECISION},
     'metrics.jsonl': {'epoch': int}, 'episodes.jsonl': {'epoch': int},
     'rounds.jsonl': {'epoch': int, 'round': int, 'seconds': float},

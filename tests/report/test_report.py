@@ -130,8 +130,8 @@ def test_html_sections_and_escaping(tmp_path):
     text = html_of(make_run(tmp_path / 'run', environment={'command': 'a <b>&"c"', 'cores': 2},
                             peak_process_bytes=3 * 2 ** 29))
     assert Page(text).headings == [
-        'Before surgery and pruned', 'Accuracy', 'Episodes', 'Widths', 'Strength of the alignment',
-        'Loss and learning rate', 'Parity of the exported forms', 'Files', 'Model card',
+        'Before surgery and pruned', 'Widths', 'Accuracy', 'Loss and learning rate', 'Episodes',
+        'Strength of the alignment', 'Parity of the exported forms', 'Files', 'Model card',
         'Environment', 'Configuration']
     assert 'a &lt;b&gt;&amp;&#34;c&#34;' in text and '<b>&' not in text
     assert 'stage1/conv&lt;1&gt;' in text and 'conv<1>' not in text

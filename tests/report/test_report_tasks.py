@@ -89,8 +89,8 @@ def test_page(tmp_path, changes, row, loss):
     seen = re.sub(r'<[^>]*>', ' ', text.split('<body>')[1].split('>Environment<')[0])
     assert not [word for word in ACCURACY_WORDS if word in seen]
     for said in (f'test {metric}', f'>{row}<', 'training examples (as trained)', 'compiled loss',
-                 'full model, held-out examples', 'full model, scored as a sub-network',
-                 'sub-network, as scored for rewards', 'test examples, as given', loss or metric):
+                 'full model, held-out examples', 'full model, scored like it',
+                 'sub-network, as rewarded', 'test examples, as given', loss or metric):
         assert said in text, said
 
 

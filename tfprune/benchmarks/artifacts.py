@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 
 from tfprune.export.exporter import is_tflite
-from tfprune.export.flatbuffer import smallest_file
 from tfprune.export.latency import latencies_in_turns, prepare, timed
+from tfprune.export.operator_latency import COPIES, PASSES, call_ms
 from tfprune.export.operators import Step, read_steps
 from tfprune.export.tflite import convert
 from tfprune.models.model_files import read_keras_file
 from tfprune.runs.artifacts import find_artifacts
 
 OPTIONS = ('artifacts', 'artifact_threads', 'rounds', 'repetitions', 'profile', 'memory')
-COPIES, PASSES = 4, 5
 DENSE = 'dense.keras'  # in a run folder
 _MEMORY = pathlib.Path(__file__).with_name('memory.py')
 
@@ -120,10 +119,8 @@ def _profile(path: pathlib.Path, threads: int) -> list[dict[str, Any]]:
     steps = read_steps(path.read_bytes(), str(path))
     alike: dict[tuple[str, int, int], Step] = {
         (step.signature, step.in_width, step.out_width): step for step in steps}
-    call, *invokes = [prepare(content, threads) for content in (
-        smallest_file(), *(step.alone(copies=COPIES) for step in alike.values()))]
-    timed(call, 100)
-    base = min(float(np.median(timed(call, 100))) for _ in range(PASSES))
+    invokes = [prepare(step.alone(copies=COPIES), threads) for step in alike.values()]
+    base = call_ms(threads)
     best = np.full(len(invokes), np.inf)
     for _ in range(PASSES):
         for place, invoke in enumerate(invokes):

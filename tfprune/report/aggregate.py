@@ -144,6 +144,12 @@ def budgets_of(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(map(budget_text, kept)))
 
 
+def by_budget(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines grouped by budget: first those that keep none, then the smallest."""
+    order = [MISSING, *budgets_of(lines)]
+    return sorted(lines, key=lambda line: order.index(budget_text(line)))
+
+
 def budget_text(line: Mapping[str, Any]) -> str:
     """The budgets of a line of `aggregate`; MISSING without."""
     return listed(f'{name} {_limit(name, limit)}'

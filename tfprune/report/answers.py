@@ -3,12 +3,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from tfprune.report.canvas import BLUE, ORANGE, canvas
 from tfprune.report.reading import Run
 
 _MOST_CELLS = 25  # classes of a confusion matrix that is drawn
-_IN_A_ROW = 8  # pictures
+_IN_A_ROW = 4  # pictures
 
 
 def class_rows(run: Run) -> list[tuple[str, ...]]:
@@ -37,7 +38,7 @@ def confusions(run: Run, most: int = 5) -> list[str]:
             for place in places if counts.flat[place]]
 
 
-def plot_confusion(run: Run) -> str | None:
+def plot_confusion(run: Run) -> Figure | None:
     """The pruned model's answers by class, in shares of a class."""
     if run.answers is None or run.answers['confusion'] is None:
         return None
@@ -45,7 +46,7 @@ def plot_confusion(run: Run) -> str | None:
     if len(names) > _MOST_CELLS:
         return None
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    with canvas('confusion', height=1.6 + 0.32 * len(names)) as (fig, svg):
+    with canvas(1.6 + 0.32 * len(names)) as fig:
         axes = fig.add_subplot()
         axes.imshow(shares, cmap='Blues', vmin=0, vmax=1, aspect='auto')
         axes.grid(visible=False)
@@ -57,16 +58,16 @@ def plot_confusion(run: Run) -> str | None:
         axes.set_xticks(places, names, rotation=45, ha='right')
         axes.set_yticks(places, names)
         axes.set(xlabel='answer of the pruned model', ylabel='class')
-        return svg()
+        return fig
 
 
-def plot_changed(run: Run) -> str | None:
+def plot_changed(run: Run) -> Figure | None:
     """Pictures that one of the two models alone answers right, with what each says."""
     if run.answers is None or run.pictures is None or not len(run.pictures):
         return None
     changed, names = run.answers['changed'], _names(run)
     rows = -(-len(changed) // _IN_A_ROW)
-    with canvas('changed', height=1.75 * rows) as (fig, svg):
+    with canvas(1.65 * rows) as fig:
         for place, (row, picture) in enumerate(zip(changed, run.pictures)):
             axes = fig.add_subplot(rows, _IN_A_ROW, place + 1)
             # Of other than three channels: their mean, in gray.
@@ -75,8 +76,8 @@ def plot_changed(run: Run) -> str | None:
             axes.set_axis_off()
             is_lost = row['before'] == row['label']
             axes.set_title(_cut(names[row['before']]) + ' →\n' + _cut(names[row['after']]),
-                           fontsize=8, color=ORANGE if is_lost else BLUE)
-        return svg()
+                           fontsize=9, color=ORANGE if is_lost else BLUE)
+        return fig
 
 
 def changes_sentence(run: Run) -> str:

@@ -1,18 +1,20 @@
 """Methods against each other: rows with a cell's name as a table, as sentences and as a page."""
+import itertools
 import operator
 from typing import Any, Callable, Mapping, Sequence
 
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from tfprune.errors import unknown
 from tfprune.plain_text import markdown_text
 from tfprune.report import scores
-from tfprune.report.aggregate import (aggregate, budget_text, budgets_of, line_names, mean_and_sd,
-                                      plus_minus, settings_of)
+from tfprune.report.aggregate import (aggregate, budget_text, budgets_of, by_budget, line_names,
+                                      mean_and_sd, plus_minus, settings_of)
 from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
 from tfprune.report.judgment import difference_columns, further_tables, pair_notes, verdicts
 from tfprune.report.number_text import MISSING, count, duration, listed, percent
-from tfprune.report.page import figure, joined, page, section, table
+from tfprune.report.page import joined, page, plots, section, table
 from tfprune.report.reading import finite, task_of
 from tfprune.report.rows import Row
 from tfprune.report.summary import FORMATS, filled, given_columns, score_sections, summary_notes
@@ -48,29 +50,39 @@ def comparison_of_page(rows: Sequence[Row]) -> str:
 
 def comparison_html(rows: Sequence[Row]) -> str:
     """The same as one page without network, with curves, widths and costs."""
-    lines = aggregate(rows)
-    names, parts = line_names(lines), []
+    lines = by_budget(aggregate(rows))
+    parts = []
     agents = [section(title, table(cells), notes=[_AGENT_NOTE])
               for title, cells in comparison_tables(lines) if title == _AGENTS]
     if lines:
-        parts.append(section('Methods', table(_cells(lines)), paragraphs=verdicts(lines),
+        parts.append(section('Methods', table(_grouped(lines)), paragraphs=verdicts(lines),
                              notes=[*_column_notes(lines), *_charge_notes(rows)]))
         parts += [section(title, table(cells)) for title, cells in further_tables(lines)]
     if 0 < len(lines) <= _MOST_DOTTED:  # the curves say it of more
-        parts += score_sections(names, lines, 'method', (
-            'Each run a small dot; mean and sample standard deviation over seeds beside it.'))
-    for title, svg, caption in (
-            *_curves(lines),
-            ('Widths', plot_method_widths(names, lines),
-             'Share of the channels kept of each prunable group, in the order of the network; the '
-             'numbers are mean widths. A group that is gone was removed with its block.'),
-            ('Epochs', plot_account(names, lines),
-             'Mean epochs of a run. A search counts by its forward and backward passes: those of '
-             f'every training {_one_example(lines)} through the dense model are one epoch.')):
-        if svg:
-            parts.append(section(title, figure(svg, title, caption)))
+        parts += score_sections(line_names(lines, budgets=False), lines, 'method', (
+            'Each run a small dot; mean and sample standard deviation over seeds below it.'))
+    parts += [plots(title, [(fig, caption)]) for title, fig, caption in (
+        *_curves(lines),
+        ('Widths', plot_method_widths(lines),
+         'Share of the channels kept of each prunable group, in the order of the network; the '
+         'numbers are mean widths. A group that is gone was removed with its block.'),
+        ('Epochs', plot_account(lines),
+         'Mean epochs of a run. A search counts by its forward and backward passes: those of '
+         f'every training {_one_example(lines)} through the dense model are one epoch.'))]
     parts += [*agents, section('', Markup(), notes=summary_notes(rows))]
     return page(_title(rows), _lead(rows, lines), joined(parts), wide=True)
+
+
+def _grouped(lines: Sequence[Line]) -> list[list[str]]:
+    """The table with a title above the lines of each budget, where there are several; no column
+    says it then."""
+    header, *rows = _cells(lines)
+    if 'budget' not in header:
+        return [header, *rows]
+    place, found = header.index('budget'), []
+    for title, own in itertools.groupby(rows, lambda row: row[place]):
+        found += [[f'Budget: {title}' if title != MISSING else 'Without budget'], *own]
+    return [row if len(row) == 1 else [*row[:place], *row[place + 1:]] for row in [header, *found]]
 
 
 def comparison_tables(lines: Sequence[Line]) -> list[tuple[str, list[list[str]]]]:
@@ -80,13 +92,12 @@ def comparison_tables(lines: Sequence[Line]) -> list[tuple[str, list[list[str]]]
             *([(_AGENTS, agents)] if len(agents) > 1 else [])]
 
 
-def _curves(lines: Sequence[Line]) -> list[tuple[str, str | None, str]]:
+def _curves(lines: Sequence[Line]) -> list[tuple[str, Figure | None, str]]:
     """(title, plot, caption) of the curves, for each metric."""
     return [(f'{scores.title(task)} against MACs', plot_curves(
-        [line for line in lines if scores.same_metric(task_of(line), task)], number),
+        [line for line in lines if scores.same_metric(task_of(line), task)]),
         'Means over seeds; bars are sample standard deviations, none for one seed. Methods of one '
-        'budget are drawn a little beside each other.')
-        for number, task in enumerate(scores.metrics_of(lines))]
+        'budget are drawn a little beside each other.') for task in scores.metrics_of(lines)]
 
 
 def comparison_notes(rows: Sequence[Row]) -> list[str]:

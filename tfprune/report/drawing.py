@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from tfprune.report.network import UNPRUNABLE, lanes_of
 from tfprune.structure.groups import ChannelGroups
 from tfprune.structure.layout import Layout
 
-UNPRUNABLE = '#d9d9d9'
 _ROW, _LANE, _BOX = 0.28, 0.9, 0.20  # inches
 
 
@@ -30,7 +30,9 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
     if suffix not in Figure().canvas.get_supported_filetypes():
         raise ValueError(f'{path}: expected a picture that ends in .png, .svg or .pdf; received '
                          f'{suffix!r}')
-    lanes = _lanes(layout)
+    made = {tensor: row for row, node in enumerate(layout.nodes) for tensor in node.outputs}
+    sources = [[made[tensor] for tensor in node.inputs] for node in layout.nodes]
+    lanes = lanes_of(sources)
     rows, width = len(layout.nodes), 1 + max(lanes)
     figure = Figure(figsize=(_LANE * width + 4.5, _ROW * (rows + 3.7)), dpi=_dpi(rows))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -43,10 +45,8 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
     axes.text(-0.35, -0.9, 'One color a group of channels that go together; gray: not prunable.',
               fontsize=6, va='center')
     colors = _colors(groups)
-    made = {tensor: row for row, node in enumerate(layout.nodes) for tensor in node.outputs}
-    for row, node in enumerate(layout.nodes):
-        for tensor in node.inputs:
-            start = made[tensor]
+    for row, starts in enumerate(sources):
+        for start in starts:
             a, b = lanes[start], lanes[row]
             # Down its own lane, then over to the consumer just above it.
             axes.plot([a, a, b], [start, row - 0.5 if a != b else row, row], color='#888888',
@@ -59,23 +59,6 @@ def draw_groups(groups: ChannelGroups, path: str | os.PathLike[str], *, title: s
             text += '  no rule'
         axes.text(width + 0.1, row, text, fontsize=6, va='center', parse_math=False)
     figure.savefig(path)
-
-
-def _lanes(layout: Layout) -> list[int]:
-    """Returns a lane for every call: its input's if that ends here, else the first free one."""
-    last = {tensor: row for row, node in enumerate(layout.nodes) for tensor in node.inputs}
-    owner: dict[int, int] = {}  # lane -> the row until which it is taken
-    lane_of: dict[int, int] = {}  # tensor -> lane
-    lanes = []
-    for row, node in enumerate(layout.nodes):
-        ending = [lane_of[tensor] for tensor in node.inputs if last[tensor] == row]
-        free = (lane for lane in range(len(owner) + 1) if owner.get(lane, -1) <= row)
-        lane = min(ending) if ending else next(free)
-        until = max((last.get(tensor, row) for tensor in node.outputs), default=row)
-        owner[lane] = until
-        lane_of.update({tensor: lane for tensor in node.outputs})
-        lanes.append(lane)
-    return lanes
 
 
 def _colors(groups: ChannelGroups) -> dict[int, Any]:

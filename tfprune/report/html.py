@@ -1,18 +1,23 @@
 """report.html: a run in one file, without network."""
 import os
-from typing import Any, Callable
+from typing import Any
 
 from markupsafe import Markup
 
 from tfprune.files import write_text
-from tfprune.report import plots, scores
+from tfprune.report import scores
 from tfprune.report.answers import (changes_sentence, class_rows, confusions, plot_changed,
                                     plot_confusion)
 from tfprune.report.artifact_table import artifact_rows, latency_notes, losses
+from tfprune.report.layers import operators_sentence, plot_layer_macs, plot_operators
 from tfprune.report.model_card import card_rows
+from tfprune.report.network import plot_network
 from tfprune.report.number_text import (MISSING, count, duration, listed, milliseconds, percent,
                                         quotient)
-from tfprune.report.page import figure, joined, link, page, section, table, tiles
+from tfprune.report.page import (figure, joined, link, page, plots, section, side_by_side, table,
+                                 tiles)
+from tfprune.report.plots import (plot_episodes, plot_loss, plot_scores, plot_strength,
+                                  plot_widths)
 from tfprune.report.reading import Run, all_values, read_run, task_of, test_score
 from tfprune.report.table import (account_sentence, agent_sentences, budget_sentences, columns,
                                   headline, latency_sentences, mark, reference_score,
@@ -36,7 +41,7 @@ def render(run: Run) -> str:
     """The page; a section without content is left out."""
     report = run.report
     title = f'{report["method"]}: {report["model"]} on {report["dataset"]}, seed {report["seed"]}'
-    parts = (_tiles, _table, _scores, _by_class, _changed, _episodes, _widths, _strength, _loss,
+    parts = (_tiles, _table, _network, _scores, _loss, _episodes, _strength, _by_class, _changed,
              _parity, _files, _card, _classes, _environment, _configuration)
     lead = headline(report).removeprefix(title).strip(', ')
     return page(title, lead, joined([part(run) for part in parts]))
@@ -85,26 +90,28 @@ def _scores(run: Run) -> Markup:
     caption = (f'Epochs count from 1. Held-out {examples} are training {examples} kept for '
                f'rewards. Test {examples} decide nothing: models are measured on them as given, '
                'before surgery and after the last epoch.')
-    return _plot(run, scores.title(task), plots.plot_scores, caption)
+    return plots(scores.title(task), [(plot_scores(run), caption)])
 
 
 def _by_class(run: Run) -> Markup:
     rows = class_rows(run)
     if not rows:
         return Markup()
-    plot, mistakes = plot_confusion(run), confusions(run)
-    drawn = figure(plot, 'Answers by class', 'Test images by class and answer; the darker, the '
-                   'larger the share of the class.') if plot else Markup()
-    return section('Accuracy by class', joined([drawn, table(rows)]), paragraphs=list(filter(None, (
-        changes_sentence(run),
-        f'Commonest mistakes of the pruned model: {"; ".join(mistakes)}.' if mistakes else ''))),
-        closed=len(rows) > _MOST_ROWS)
+    fig, mistakes = plot_confusion(run), confusions(run)
+    drawn = figure(fig, 'Answers by class', 'Test images by class and answer; the darker, the '
+                   'larger the share of the class.') if fig else Markup()
+    return section('Accuracy by class', side_by_side([drawn, table(rows)] if fig
+                                                     else [table(rows)]),
+                   paragraphs=list(filter(None, (
+                       changes_sentence(run), 'Commonest mistakes of the pruned model: '
+                       f'{"; ".join(mistakes)}.' if mistakes else ''))),
+                   closed=len(rows) > _MOST_ROWS)
 
 
 def _changed(run: Run) -> Markup:
     caption = ('Test images that one of the two models alone answers right, the first of each '
                'kind: answer before surgery → after it; orange: right before, blue: right after.')
-    return _plot(run, 'Pictures that changed class', plot_changed, caption)
+    return plots('Pictures that changed class', [(plot_changed(run), caption)])
 
 
 def _episodes(run: Run) -> Markup:
@@ -118,31 +125,33 @@ def _episodes(run: Run) -> Markup:
     caption = (f'Each dot is an episode: {what}, weights frozen. Lines are means of an epoch. '
                'Right: policy and random actions on the same weights, squares are means with their '
                'standard errors.')
-    return _plot(run, 'Episodes', plots.plot_episodes, caption, agent_sentences(run.report))
+    return plots('Episodes', [(plot_episodes(run), caption)],
+                 paragraphs=agent_sentences(run.report))
 
 
-def _widths(run: Run) -> Markup:
-    return _plot(run, 'Widths', plots.plot_widths,
-                 'Channels kept of each prunable group, in topological order.')
+def _network(run: Run) -> Markup:
+    """What was cut, where: the network, widths, multiply-adds and latency by layer."""
+    return joined([plots(title, [(fig, caption)]) for title, fig, caption in (
+        ('What was cut', plot_network(run),
+         'The network from top to bottom, without calls that hand on each channel, such as '
+         'normalization and pooling. Full boxes keep all channels, the blank part of a box was '
+         'cut; gray cannot be cut.'),
+        ('MACs by layer', plot_layer_macs(run),
+         'Multiply-adds of each call of a layer, exact; together they are those of the model.'),
+        ('Widths', plot_widths(run),
+         'Channels kept of each prunable group, in topological order.'),
+        ('Latency by operator', plot_operators(run), operators_sentence(run)))])
 
 
 def _strength(run: Run) -> Markup:
-    return _plot(run, 'Strength of the alignment', plots.plot_strength,
-                 'λ, the factor of the alignment penalty, as each epoch trained with it.')
+    return plots('Strength of the alignment', [(
+        plot_strength(run), 'λ, the factor of the alignment penalty, as each epoch trained with '
+        'it.')])
 
 
 def _loss(run: Run) -> Markup:
-    return _plot(run, 'Loss and learning rate', plots.plot_loss,
-                 'Means over the steps of an epoch; the learning rate at its last step.')
-
-
-def _plot(run: Run, title: str, plot: Callable[[Run], str | None], caption: str,
-          paragraphs: list[str] | None = None) -> Markup:
-    svg = plot(run)
-    if svg is None and not paragraphs:
-        return Markup()
-    body = figure(svg, title, caption) if svg else Markup()
-    return section(title, body, paragraphs=paragraphs or [])
+    return plots('Loss and learning rate', [(
+        plot_loss(run), 'Means over the steps of an epoch; the learning rate at its last step.')])
 
 
 def _parity(run: Run) -> Markup:

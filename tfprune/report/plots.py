@@ -1,4 +1,4 @@
-"""The plots of report.html, each an inline SVG string; None where there is nothing to plot."""
+"""The plots of report.html, each a figure; None where there is nothing to plot."""
 import itertools
 from typing import Any, Mapping, Sequence
 
@@ -13,21 +13,21 @@ from tfprune.report.reading import (Row, Run, as_given, finite, is_pruned, surge
                                     test_score)
 
 
-def plot_scores(run: Run) -> str | None:
+def plot_scores(run: Run) -> Figure | None:
     """The metric of full, sub- and pruned model by epoch; test scores at the end."""
     rows, end, task = run.metrics, _surgery(run), task_of(run.report)
     if not rows:
         return None
     before = [row for row in rows if row['epoch'] < end]
     after = [row for row in rows if row['epoch'] >= end]
-    with canvas('accuracy', height=3.7) as (fig, svg):
+    with canvas(3.7) as fig:
         metric, examples = task['metric'], task['examples']
         axes = _epoch_axes(fig, run, metric)
         _line(axes, rows, metric, GREY, f'training {examples} (as trained)', linewidth=1.3)
         _line(axes, before, f'reward_{metric}', BLUE, f'full model, held-out {examples}')
-        _line(axes, before, f'scored_full_{metric}', BLUE, 'full model, scored as a sub-network',
+        _line(axes, before, f'scored_full_{metric}', BLUE, 'full model, scored like it',
               linestyle='--', linewidth=1.2)
-        _line(axes, before, f'subnetwork_{metric}', ORANGE, 'sub-network, as scored for rewards',
+        _line(axes, before, f'subnetwork_{metric}', ORANGE, 'sub-network, as rewarded',
               marker='o', linewidth=1.2)
         _line(axes, after, f'reward_{metric}', ORANGE, f'pruned model, held-out {examples}')
         last = len(before) if before and after else len(rows)
@@ -43,11 +43,11 @@ def plot_scores(run: Run) -> str | None:
             axes.axhline(given, color=GREY, linestyle=':', linewidth=1.2,
                          label=f'test {examples}, as given')
         _format(axes, in_percent=task['is_share'])
-        legend_below(fig, axes, columns=3)
-        return svg()
+        legend_below(fig, axes, columns=2)
+        return fig
 
 
-def plot_episodes(run: Run) -> str | None:
+def plot_episodes(run: Run) -> Figure | None:
     """Each episode's reward by epoch, or by round of a search on frozen weights; policy against
     random actions at the end beside it."""
     sources: dict[str, list[tuple[float, float]]] = {}
@@ -62,8 +62,8 @@ def plot_episodes(run: Run) -> str | None:
     beside, task = all(rewards for _, rewards in compared), task_of(run.report)
     is_metric = scores.reward_is_metric(task)
     in_percent = is_metric and task['is_share']
-    with canvas('episodes', height=3.5) as (fig, svg):
-        grid = fig.add_gridspec(1, 2, width_ratios=(1, 0.28)) if beside else None
+    with canvas(3.5) as fig:
+        grid = fig.add_gridspec(1, 2, width_ratios=(1, 0.4)) if beside else None
         if place == 'epoch':
             label = f'reward ({task["metric"]})' if is_metric else 'reward'
             axes = _epoch_axes(fig, run, label, place=grid[0] if grid else None, searching=True)
@@ -77,7 +77,7 @@ def plot_episodes(run: Run) -> str | None:
         if grid:
             _comparison(fig.add_subplot(grid[1]), compared, in_percent)
         legend_below(fig, axes)
-        return svg()
+        return fig
 
 
 def _styles(sources: Mapping[str, str]) -> list[tuple[str, str, str, float]]:
@@ -90,13 +90,13 @@ def _styles(sources: Mapping[str, str]) -> list[tuple[str, str, str, float]]:
             for names in (at_random, acting) for place, name in enumerate(names)]
 
 
-def plot_strength(run: Run) -> str | None:
+def plot_strength(run: Run) -> Figure | None:
     """Strength of the alignment penalty by epoch."""
     _, values = _series(run.metrics, 'strength')
     positive = values[values > 0]
     if not positive.size:
         return None
-    with canvas('strength', height=2.3) as (fig, svg):
+    with canvas(2.3) as fig:
         axes = _epoch_axes(fig, run, 'λ', searching=True)
         _line(axes, run.metrics, 'strength', GREEN, None, drawstyle='steps-mid')
         if positive.max() > 20 * positive.min():
@@ -104,10 +104,10 @@ def plot_strength(run: Run) -> str | None:
         else:
             axes.set_ylim(0, 1.15 * positive.max())
             axes.yaxis.set_major_formatter('{x:.3g}')  # no offset above the axis
-        return svg()
+        return fig
 
 
-def plot_widths(run: Run) -> str | None:
+def plot_widths(run: Run) -> Figure | None:
     """Channels kept of each group, the dense width as an outline."""
     groups = run.report['groups']
     if not groups or not is_pruned(run.report):
@@ -115,7 +115,7 @@ def plot_widths(run: Run) -> str | None:
     dense = np.array([group['dense_width'] for group in groups])
     kept = np.array([group['width'] for group in groups])
     places = np.arange(len(groups))
-    with canvas('widths', height=0.85 + 0.27 * len(groups)) as (fig, svg):
+    with canvas(0.85 + 0.27 * len(groups)) as fig:
         axes = fig.add_subplot()
         axes.barh(places, dense, height=0.68, facecolor='#f1f3f5', edgecolor='#9aa2a9',
                   linewidth=1, label='dense')
@@ -129,14 +129,14 @@ def plot_widths(run: Run) -> str | None:
         axes.tick_params(axis='y', length=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend_below(fig, axes)
-        return svg()
+        return fig
 
 
-def plot_loss(run: Run) -> str | None:
+def plot_loss(run: Run) -> Figure | None:
     """Loss and learning rate by epoch."""
     if not run.metrics:
         return None
-    with canvas('loss', height=4.6) as (fig, svg):
+    with canvas(4.6) as fig:
         # The schedule starts anew there, also where nothing is pruned.
         cut = run.report['epochs']['search']
         grid = fig.add_gridspec(2, 1, height_ratios=(1.7, 1))
@@ -155,30 +155,7 @@ def plot_loss(run: Run) -> str | None:
         rate.set_ylim(bottom=0)
         fig.align_ylabels()
         legend_below(fig, axes)
-        return svg()
-
-
-def plot_summary(labels: Sequence[str], lines: Sequence[Mapping[str, Any]], number: int = 0) -> str:
-    """Test scores of several configurations, of one metric: each run, mean and standard deviation.
-
-    Args:
-        number: of the plot on its page.
-    """
-    task = task_of(lines[0])
-    scale = scores.scale(task)
-    with canvas(f'summary{number or ""}', height=0.9 + 0.42 * len(lines)) as (fig, svg):
-        axes = fig.add_subplot()
-        for place, line in enumerate(lines):
-            seen = np.array([value for value in line['scores'] if finite(value)])
-            axes.plot(scale * seen, np.full(len(seen), place - 0.16), '.', color=GREY, alpha=.8)
-            if finite(line['score_mean']):
-                spread = line['score_sd'] if finite(line['score_sd']) else 0
-                axes.errorbar(scale * line['score_mean'], place + 0.1, xerr=scale * spread, fmt='o',
-                              color=BLUE, capsize=4, markersize=7)
-        axes.set_yticks(range(len(labels)), labels)
-        axes.set(xlabel=scores.test_title(task, scores.unit(task)), ylim=(len(lines) - 0.5, -0.5))
-        axes.margins(x=0.1)
-        return svg()
+        return fig
 
 
 def _epoch_axes(fig: Figure, run: Run, ylabel: str, *, place: Any = None, named: bool = True,
@@ -277,7 +254,7 @@ def _comparison(axes: Axes, compared: Sequence[tuple[str, Sequence[float]]],
         axes.errorbar(place + 0.24, array.mean(), yerr=error, fmt='s', color=color, capsize=4,
                       markersize=5)
     axes.set_xticks(range(len(compared)), [name for name, _ in compared])
-    axes.set(xlim=(-0.5, 1.55), xlabel='comparison at the end')
+    axes.set(xlim=(-0.5, 1.55), xlabel='at the end')
     _format(axes, in_percent)
     axes.grid(axis='x', visible=False)
 

@@ -28,6 +28,7 @@ class Run:
         metrics: rows of metrics.jsonl, one an epoch, in order.
         episodes: rows of episodes.jsonl, in the order played.
         answers: of the models before and after surgery, answers.json; None where it is not there.
+        layers: what each layer keeps and costs, layers.json; None where it is not there.
         pictures: uint8 [n, H, W, C], of its `changed`; None where they are not there.
     """
     path: pathlib.Path
@@ -39,6 +40,7 @@ class Run:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     answers: Mapping[str, Any] | None = None
     pictures: np.ndarray | None = None
+    layers: Mapping[str, Any] | None = None
 
 
 def read_run(run_dir: str | os.PathLike[str]) -> Run:
@@ -53,7 +55,7 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
                read_json(path / 'environment.json') or {},
                [metrics[epoch] for epoch in sorted(metrics)], read_rows(path / 'episodes.jsonl'),
                read_json(path / 'data.json') or {}, read_json(path / 'answers.json'),
-               _pictures(path / 'changed.npz'))
+               _pictures(path / 'changed.npz'), read_json(path / 'layers.json'))
 
 
 def _pictures(path: pathlib.Path) -> np.ndarray | None:

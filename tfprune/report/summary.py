@@ -6,10 +6,10 @@ from markupsafe import Markup
 from tfprune.errors import unknown
 from tfprune.report import scores
 from tfprune.report.aggregate import aggregate, budget_text, plus_minus
+from tfprune.report.comparison_plots import plot_scores_by_budget
 from tfprune.report.judgment import difference_columns, further_tables, pair_notes, verdicts
 from tfprune.report.number_text import MISSING, count, duration, listed, percent
-from tfprune.report.page import figure, joined, page, section, table
-from tfprune.report.plots import plot_summary
+from tfprune.report.page import joined, page, plots, section, table
 from tfprune.report.reading import finite
 from tfprune.report.rows import Row
 from tfprune.report.table import align, markdown, uncounted_sentences, written
@@ -85,7 +85,7 @@ def summary_html(rows: Sequence[Row]) -> str:
         sections += [section(title, table(cells)) for title, cells in further_tables(lines)]
     if len(lines) > 1:
         labels = [', '.join(filter(None, (
-            line['label'], line['model'], budget_text(line).strip(MISSING), line['flags'])))
+            line['label'], line['model'], line['flags'])))
             for line in lines]
         sections += score_sections(labels, lines, 'configuration', (
             'Each run a small dot; mean and sample standard deviation beside it.'))
@@ -97,12 +97,11 @@ def score_sections(names: Sequence[str], lines: Sequence[Line], by: str,
                    caption: str) -> list[Markup]:
     """A section a metric: the test scores of its lines, drawn."""
     found = []
-    for number, task in enumerate(scores.metrics_of(lines)):
+    for task in scores.metrics_of(lines):
         labels, chosen = zip(*((name, line) for name, line in zip(names, lines)
                                if scores.same_metric(line['task'], task)))
-        svg = plot_summary(labels, chosen, number)
-        title = f'Test {task["metric"]}'
-        found.append(section(title, figure(svg, f'{title} after the last epoch by {by}', caption)))
+        found.append(plots(f'Test {task["metric"]}', [
+            (plot_scores_by_budget(labels, chosen), f'After the last epoch, by {by}. {caption}')]))
     return found
 
 

@@ -13,10 +13,12 @@ import numpy as np
 from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData, as_pictures
 from tfprune.data.pixels import BYTES
+from tfprune.errors import first_line
 from tfprune.export.base import Signature, TFLiteOptions
 from tfprune.export.exporter import (FORMATS, ExportReport, base_forms, check_calibration,
                                      check_class_names, check_out_dir, export_model, is_tflite)
 from tfprune.export.latency import latencies_in_turns
+from tfprune.export.operator_latency import operators_in_turns
 from tfprune.export.options import QUANTIZATIONS, ExportOptions
 from tfprune.export.quantizable import quantizable
 from tfprune.export.quantization_aware import QuantizationAware, quantize_aware
@@ -72,10 +74,13 @@ class Deployed:
             own) and, of TFLite files, latency: [{threads, median_ms, p10_ms, p90_ms, ratio}], the
             ratio being to the dense float32 file, None without one.
         dense_latency: the same of the dense float32 file, without ratio; [] without one.
+        operators: of the dense and the exported float32 file, see `operators_in_turns`; [] without
+            a dense one, or where one cannot be timed alone.
     """
     exported: ExportReport
     rows: list[dict[str, Any]]
     dense_latency: list[dict[str, Any]]
+    operators: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
 
 def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.PathLike[str],
@@ -110,7 +115,9 @@ def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.Pat
     dense_latency = add_latencies(rows, exported, dense_tflite, should_stop)
     for line in losses(rows, task.to_json()):
         progress.warn(line)
-    return Deployed(exported, rows, dense_latency)
+    operators = [] if dense_tflite is None else _operators(
+        dense_tflite, exported.paths['tflite'].read_bytes(), should_stop, progress)
+    return Deployed(exported, rows, dense_latency, operators)
 
 
 def check_deployable(model: keras.Model, task: Task, data: Examples, settings: Deployment) -> None:
@@ -181,6 +188,19 @@ def measured_forms(exported: ExportReport, model: keras.Model, task: Task, data:
         lost = reference - row[name]
         row['lost'] = lost if measure.larger_is_better else -lost
     return rows
+
+
+def _operators(before: bytes, after: bytes, should_stop: Callable[[], bool], progress: Progress
+               ) -> list[dict[str, Any]]:
+    try:
+        found = operators_in_turns(before, after, should_stop=should_stop)
+    except (ValueError, RuntimeError, KeyError, IndexError) as error:
+        # A network of subgraphs, as of a loop, has operators that run in it alone.
+        progress.say(f'operators are not timed one by one: {first_line(error)}')
+        return []
+    if found is None:
+        raise StopTraining()
+    return found
 
 
 def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None,

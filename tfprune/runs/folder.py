@@ -23,7 +23,7 @@ OWN_FILES = {*_FIRST_FILES, 'config.json', 'data.json', 'groups.json', 'cost.jso
              'task.json', 'training.json', 'tensorboard', 'checkpoints', 'metrics.jsonl',
              'episodes.jsonl', 'rounds.jsonl', 'optimizer.npz', 'dense.keras', 'decision.json',
              'zeros.npz', 'ratios.json', 'ratios', 'export', 'answers.json',
-             'changed.npz', 'report.json', 'report.html'}
+             'changed.npz', 'layers.json', 'report.json', 'report.html'}
 
 
 class RunFolder:

@@ -27,6 +27,7 @@ from tfprune.runs.artifacts import score_key, test_metrics
 from tfprune.runs.deployment import Deployed, Deployment, deploy
 from tfprune.runs.first_epoch import lowered
 from tfprune.runs.folder import RunFolder
+from tfprune.runs.layers import LAYERS_FILE, layers_of
 from tfprune.runs.lost_parts import left_out
 from tfprune.runs.recipe import Given
 from tfprune.runs.state import FineTuning, Interrupted, State
@@ -140,6 +141,8 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
     deployed = deploy(pruned, state.task, data, folder.path / 'export', settings,
                       dense_tflite=dense_tflite, should_stop=state.asked_to_stop,
                       progress=state.progress, overwrite=True)
+    folder.write_json(LAYERS_FILE, {**layers_of(problem, left, decision),
+                                    'operators': deployed.operators})
     by_form = {row['form']: row for row in deployed.rows}
     tflite, metrics = by_form['tflite'], folder.read_rows('metrics.jsonl')
     return {
