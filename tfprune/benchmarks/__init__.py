@@ -10,5 +10,5 @@ from tfprune.registry import Registry
 
 SUITES: Registry[ModuleType] = Registry({name: f'tfprune.benchmarks.{name}:' for name in (
     'applications', 'artifacts', 'backbones', 'cost_model', 'dense_reward', 'drifting_bandit',
-    'input_pipeline', 'latency_table', 'learning', 'rewards', 'scoring', 'search',
+    'input_pipeline', 'latency_table', 'learning', 'rewards', 'scoring', 'search', 'startup',
     'torch_structure', 'training_step')})

@@ -36,7 +36,7 @@ flags.DEFINE_list('artifacts', [], 'Suite artifacts: .tflite or .keras files, ru
 command_line.define_numbers('artifact_threads', ['1', '2', '4'], 'Suites artifacts and '
                             'latency_table (the first): threads of the TFLite interpreter.',
                             Range(1, THREADS.high))
-flags.DEFINE_integer('rounds', 20, 'Suite artifacts: turns of each file.',
+flags.DEFINE_integer('rounds', 20, 'Suites artifacts and startup: turns.',
                      lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_integer('repetitions', 10, 'Suite artifacts: inferences a turn.',
                      lower_bound=1, upper_bound=_MOST)
