@@ -13,7 +13,8 @@ import threading
 
 import numpy as np
 
-PACKAGE = '@litertjs/core@2.5.3'
+from tfprune.export.web.litert_js import PACKAGE
+
 PAGE = pathlib.Path(__file__).parent / 'clients' / 'classify.html'
 TYPES = {'.js': 'text/javascript', '.wasm': 'application/wasm', '.html': 'text/html'}
 FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -26,12 +27,18 @@ class Missing(Exception):
     """What is not there and cannot be had."""
 
 
-def find(folder):
-    """(browser, node_modules); installs the packages into `folder`. Missing says what lacks."""
+def find_browser():
+    """The path of a Chromium; Missing says that there is none."""
     browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser',
                                                    'google-chrome'))), None)
     if browser is None:
         raise Missing('no Chromium: apt-get install chromium')
+    return browser
+
+
+def find(folder):
+    """(browser, node_modules); installs the packages into `folder`. Missing says what lacks."""
+    browser = find_browser()
     modules = pathlib.Path(folder) / 'node_modules'
     if not (modules / '@litertjs/core').is_dir():
         if shutil.which('npm') is None:

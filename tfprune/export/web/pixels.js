@@ -1,6 +1,7 @@
 // A picture file to the bytes that the model was trained on, as tfprune.data.decoding makes them:
 // upright by EXIF, transparency white, gray by luminance, stretched to [H, W] by antialiased
-// bilinear interpolation, step by step as Pillow does it.
+// bilinear interpolation, step by step as Pillow does it. Exact but for what decoding a large JPEG
+// to a fraction of its size leaves, which is an average of pixels here.
 
 // Where a browser may have no larger canvas; pictures beyond are made smaller by it at first.
 const MOST_PIXELS = 4096;
@@ -20,8 +21,36 @@ export async function bytesOf(blob, [height, width, channels]) {
   context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   bitmap.close();
   const {data} = context.getImageData(0, 0, canvas.width, canvas.height);
-  return resized(withChannels(data, channels), canvas.height, canvas.width, channels,
-                 height, width);
+  let [image, h, w] = [withChannels(data, channels), canvas.height, canvas.width];
+  const fraction = blob.type === 'image/jpeg' ? fractionOf(h, w, Math.max(height, width)) : 1;
+  if (h !== height || w !== width) {
+    [image, h, w] = averaged(image, h, w, channels, fraction);
+  }
+  return resized(image, h, w, channels, height, width);
+}
+
+/** How many pixels a side become one as Pillow decodes a JPEG: at least twice the size stays. */
+function fractionOf(height, width, side) {
+  const most = Math.trunc(Math.min(height, width) / (2 * side));
+  return [8, 4, 2, 1].find(fraction => fraction <= most) ?? 1;
+}
+
+/** The means of squares: [image, height, width]. */
+function averaged(image, fromHeight, fromWidth, channels, side) {
+  const height = Math.ceil(fromHeight / side), width = Math.ceil(fromWidth / side);
+  const sums = new Float64Array(height * width * channels);
+  const counts = new Float64Array(height * width);
+  for (let y = 0, at = 0; y < fromHeight; y++) {
+    for (let x = 0; x < fromWidth; x++) {
+      const place = Math.trunc(y / side) * width + Math.trunc(x / side);
+      counts[place]++;
+      for (let c = 0; c < channels; c++, at++) {
+        sums[place * channels + c] += image[at];
+      }
+    }
+  }
+  return [Uint8Array.from(sums, (sum, i) => Math.round(sum / counts[Math.trunc(i / channels)])),
+          height, width];
 }
 
 /** RGBA to RGB, or to gray in Pillow's fixed point. */
