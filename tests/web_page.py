@@ -16,8 +16,18 @@ import tempfile
 import threading
 
 import litert_js
+from tfprune.export.web import litert_js as runtime
 
 DRIVER = pathlib.Path(__file__).parent / 'clients' / 'drop_pictures.html'
+
+
+def made_up_runtime(folder):
+    """Files of the names of LiteRT.js in a folder, which is given back as text."""
+    for name in runtime.FILES:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return str(folder)
 
 
 def drop(browser, page, pictures, work, *, width=1280, seconds=180):

@@ -48,14 +48,10 @@ def exported(tmp_path, model, pixel_range=(0, 255), **options):
 
 
 def page_of(report, dense=None, **options):
-    for name in runtime.FILES:
-        path = report.out_dir.parent / 'npm' / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(name)
+    npm = web_page.made_up_runtime(report.out_dir.parent / 'npm')
     folder = report.out_dir / page.FOLDER
     assert page.write_page(folder, page.files_of(report, dense), title='A <title>',
-                           pixels=report.pixels, runtime=str(report.out_dir.parent / 'npm'),
-                           **options) == ''
+                           pixels=report.pixels, runtime=npm, **options) == ''
     return folder, json.loads((folder / 'page.json').read_text())
 
 
