@@ -20,12 +20,13 @@ import tempfile
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
+from PIL import Image
 
 import litert_js
 import serving_server
 import web_page
 from tfprune.data.decoding import decode
-from tfprune.machine import cpu_name
+from tfprune.machine import processor
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = ROOT / 'tfprune/export/deploy'
@@ -117,7 +118,7 @@ def main():
         row = {'page': page, 'file': file, 'same_top1': same, 'images': len(paths), **version}
         print(json.dumps(row), flush=True)
         rows.append({**row, 'model': model.name, 'size': model.input_shape[1:],
-                     'classes': len(labels), 'cpu': cpu_name(), **versions})
+                     'classes': len(labels), 'cpu': processor(), **versions})
 
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
@@ -129,6 +130,14 @@ def main():
             file = re.search(r'saved_model|model\w*\.(tflite|onnx)', blocks(
                 page, 'python') or 'saved_model')[0]
             add(page, file, answers(page, work, options.python), version)
+    with tempfile.TemporaryDirectory() as work:
+        work = pathlib.Path(work)
+        resized = [work / f'{i}.png' for i in range(len(paths))]
+        for path, image in zip(resized, pixels):
+            Image.fromarray(image).save(path)
+        prepare(work, export_dir, resized)
+        add('android', 'model_int8.tflite', answers('android', work, options.python),
+            {'pictures': "brought to the model's size by Pillow"})
     if (export_dir / 'web').is_dir():
         with tempfile.TemporaryDirectory() as work:
             links = [pathlib.Path(work) / f'{i}{path.suffix}' for i, path in enumerate(paths)]

@@ -16,27 +16,33 @@ from tfprune.export import exporter as export
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]  # it may install packages
 COUNT = 60
+# Of the pictures: twice the model's size, but the model's own where the client resizes in its way.
+SIZES = {page: 8 if page == 'android' else 16 for page in deploy_pages.PACKAGES}
 
 
 @pytest.fixture(scope='module')
-def served(digits, tmp_path_factory):
-    """(export directory, picture files of 16 x 16, the names that Keras gives them)."""
-    model, representative, images, _ = digits
-    folder = tmp_path_factory.mktemp('deployed')
-    export.export_model(
-        model, folder / 'export', formats=('saved_model', 'tflite_int8'),
-        representative_data=representative, class_names=digit_classifier.NAMES)
+def export_dir(digits, tmp_path_factory):
+    return export.export_model(
+        digits[0], tmp_path_factory.mktemp('deployed') / 'export',
+        formats=('saved_model', 'tflite_int8'), representative_data=digits[1],
+        class_names=digit_classifier.NAMES).out_dir
+
+
+def pictures_of(digits, size, folder):
+    """(picture files of that size, the names that Keras gives them)."""
+    model, _, images, _ = digits
     paths = [folder / f'{i}.{["png", "jpg"][i % 2]}' for i in range(COUNT)]
     for path, image in zip(paths, images):
-        Image.fromarray(image).resize((16, 16), Image.Resampling.NEAREST).save(path, quality=95)
+        Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST).save(
+            path, quality=95)
     pixels = np.array([decode(str(path), 8, 8, 3) for path in paths])
     top = model(pixels.astype(np.float32)).numpy().argmax(-1)
-    return folder / 'export', paths, [digit_classifier.NAMES[index] for index in top]
+    return paths, [digit_classifier.NAMES[index] for index in top]
 
 
 @pytest.mark.parametrize('page', deploy_pages.PACKAGES)
-def test_the_code_of_a_page_names_the_classes_that_keras_names(page, served, client_python,
-                                                               tmp_path):
+def test_the_code_of_a_page_names_the_classes_that_keras_names(page, digits, export_dir,
+                                                               client_python, tmp_path):
     package = deploy_pages.PACKAGES[page]
     if page == 'server' and not shutil.which('curl'):
         pytest.skip('no curl')
@@ -44,7 +50,7 @@ def test_the_code_of_a_page_names_the_classes_that_keras_names(page, served, cli
         pytest.skip(f'{client_python} has no {package}, or no Pillow')
     if page == 'onnx' and not deploy_pages.has(sys.executable, 'tf2onnx'):
         pytest.skip('no tf2onnx')
-    export_dir, paths, expected = served
+    paths, expected = pictures_of(digits, SIZES[page], tmp_path)
     deploy_pages.prepare(tmp_path, export_dir, paths)
     found = deploy_pages.answers(page, tmp_path, client_python)
     assert len(set(expected)) == 10
