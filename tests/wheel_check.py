@@ -27,7 +27,7 @@ FAR = '''
 import pathlib, platform, tfprune
 assert 'site-packages' in tfprune.__file__, tfprune.__file__
 page = pathlib.Path(tfprune.__file__).parent / 'export/web'
-missing = {'index.html', 'page.css', 'page.js', 'pixels.js'} - {path.name for path in page.iterdir()}
+missing = {'index.html', 'page.css', 'page.js', 'pixels.js'} - {p.name for p in page.iterdir()}
 assert not missing, missing
 print(platform.python_version())
 '''
