@@ -49,8 +49,31 @@ def has(python, package):
     return not subprocess.run([python, '-c', f'import {package}'], capture_output=True).returncode
 
 
-def prepare(work, export_dir, pictures):
-    """A working folder as the pages have it: runs/mine/export, picture.jpg; all pictures beside."""
+def compare_resizing(export_dir, paths, size, python, add):
+    """The Android page on pictures that are resized otherwise before."""
+    height, width = size
+    ways = {'by halves': lambda image: image.resize((width, height), Image.Resampling.BOX),
+            'every second pixel, as MediaPipe itself': lambda image: Image.fromarray(
+                np.asarray(image)[::2, ::2])}
+    for name, resize in ways.items():
+        with tempfile.TemporaryDirectory() as work:
+            work = pathlib.Path(work)
+            resized = [work / f'{i}.png' for i in range(len(paths))]
+            for path, source in zip(resized, paths):
+                image = Image.open(source).convert('RGB')
+                assert image.size == (2 * width, 2 * height)
+                resize(image).save(path)
+            prepare(work, export_dir, resized, size)
+            add('android', 'model_int8.tflite', answers('android', work, python),
+                {'resized': name})
+
+
+def prepare(work, export_dir, pictures, size):
+    """A working folder as the pages have it: runs/mine/export, picture.jpg; all pictures beside.
+
+    size: (height, width) of the model, which the Android page states.
+    """
+    (work / 'size.json').write_text(json.dumps(size))
     (work / 'runs/mine').mkdir(parents=True)
     (work / 'runs/mine/export').symlink_to(pathlib.Path(export_dir).resolve())
     (work / 'picture.jpg').symlink_to(pathlib.Path(pictures[0]).resolve())
@@ -82,7 +105,9 @@ def answers(page, work, python):
     if page == 'onnx':
         path = f'{pathlib.Path(sys.executable).parent}:{os.environ["PATH"]}'
         run(['bash', '-ec', blocks(page, 'sh')], work, PATH=path)
-    lines = run([python, '-c', blocks(page, 'python') + '\n' + ALL], work, PYTHONPATH='')
+    height, width = json.loads((work / 'size.json').read_text())
+    code = blocks(page, 'python').replace('SIZE = 64, 64', f'SIZE = {width}, {height}')
+    lines = run([python, '-c', f'{code}\n{ALL}'], work, PYTHONPATH='')
     first, found = lines.splitlines()[-2:]
     found = json.loads(found)
     assert first.startswith(f"('{found[0]}', "), first
@@ -102,7 +127,9 @@ def main():
     parser.add_argument('--python', default=sys.executable)
     parser.add_argument('--images', type=int, default=200)
     parser.add_argument('--json')
+    parser.add_argument('--pages', help='comma-separated; by default all')
     options = parser.parse_args()
+    pages = options.pages.split(',') if options.pages else [*PACKAGES]
     export_dir = options.run_dir / 'export'
     labels = (export_dir / 'labels.txt').read_text().splitlines()
     paths = picture_files(options.pictures, options.images)
@@ -122,23 +149,18 @@ def main():
 
     with tempfile.TemporaryDirectory() as work:
         work = pathlib.Path(work)
-        prepare(work, export_dir, paths)
-        for page, package in PACKAGES.items():
+        prepare(work, export_dir, paths, model.input_shape[1:3])
+        for page in pages:
+            package = PACKAGES[page]
             version = {} if not package else {'package': package, 'version': run(
                 [options.python, '-c', 'import importlib.metadata as m; '
                  f'print(m.version("{package.replace("_", "-")}"))'], '.').strip()}
             file = re.search(r'saved_model|model\w*\.(tflite|onnx)', blocks(
                 page, 'python') or 'saved_model')[0]
             add(page, file, answers(page, work, options.python), version)
-    with tempfile.TemporaryDirectory() as work:
-        work = pathlib.Path(work)
-        resized = [work / f'{i}.png' for i in range(len(paths))]
-        for path, image in zip(resized, pixels):
-            Image.fromarray(image).save(path)
-        prepare(work, export_dir, resized)
-        add('android', 'model_int8.tflite', answers('android', work, options.python),
-            {'pictures': "brought to the model's size by Pillow"})
-    if (export_dir / 'web').is_dir():
+    if 'android' in pages:
+        compare_resizing(export_dir, paths, model.input_shape[1:3], options.python, add)
+    if options.pages is None and (export_dir / 'web').is_dir():
         with tempfile.TemporaryDirectory() as work:
             links = [pathlib.Path(work) / f'{i}{path.suffix}' for i, path in enumerate(paths)]
             for link, path in zip(links, paths):
@@ -149,6 +171,8 @@ def main():
                          for answer in found['answers']])
         difference = np.abs(seen - pixels.astype(int))
         for place, row in enumerate(found['models']):
+            if row['title'].startswith('dense'):
+                continue  # another model
             add('browser', row['title'],
                 [labels[answer['classes'][place]] for answer in found['answers']],
                 {'package': litert_js.PACKAGE, 'most_difference_of_pixels': int(difference.max()),

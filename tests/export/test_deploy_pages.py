@@ -16,8 +16,6 @@ from tfprune.export import exporter as export
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]  # it may install packages
 COUNT = 60
-# Of the pictures: twice the model's size, but the model's own where the client resizes in its way.
-SIZES = {page: 8 if page == 'android' else 16 for page in deploy_pages.PACKAGES}
 
 
 @pytest.fixture(scope='module')
@@ -28,13 +26,12 @@ def export_dir(digits, tmp_path_factory):
         class_names=digit_classifier.NAMES).out_dir
 
 
-def pictures_of(digits, size, folder):
-    """(picture files of that size, the names that Keras gives them)."""
+def pictures_of(digits, folder):
+    """(picture files of twice the model's size, the names that Keras gives them)."""
     model, _, images, _ = digits
     paths = [folder / f'{i}.{["png", "jpg"][i % 2]}' for i in range(COUNT)]
     for path, image in zip(paths, images):
-        Image.fromarray(image).resize((size, size), Image.Resampling.NEAREST).save(
-            path, quality=95)
+        Image.fromarray(image).resize((16, 16), Image.Resampling.NEAREST).save(path, quality=95)
     pixels = np.array([decode(str(path), 8, 8, 3) for path in paths])
     top = model(pixels.astype(np.float32)).numpy().argmax(-1)
     return paths, [digit_classifier.NAMES[index] for index in top]
@@ -50,8 +47,8 @@ def test_the_code_of_a_page_names_the_classes_that_keras_names(page, digits, exp
         pytest.skip(f'{client_python} has no {package}, or no Pillow')
     if page == 'onnx' and not deploy_pages.has(sys.executable, 'tf2onnx'):
         pytest.skip('no tf2onnx')
-    paths, expected = pictures_of(digits, SIZES[page], tmp_path)
-    deploy_pages.prepare(tmp_path, export_dir, paths)
+    paths, expected = pictures_of(digits, tmp_path)
+    deploy_pages.prepare(tmp_path, export_dir, paths, (8, 8))
     found = deploy_pages.answers(page, tmp_path, client_python)
     assert len(set(expected)) == 10
     assert np.mean(np.array(found) == expected) >= 0.95
