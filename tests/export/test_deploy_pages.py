@@ -60,6 +60,6 @@ def test_every_page_is_known_and_every_block_run_or_said_not_to_be():
     for page in pages:
         text = (deploy_pages.PAGES / f'{page}.md').read_text()
         assert {kind for kind, _ in deploy_pages.BLOCK.findall(text)} <= {
-            'python', 'sh', 'json', 'kotlin'}
+            'python', 'sh', 'json', 'kotlin', 'text'}
         assert text.count('```') == 2 * len(deploy_pages.BLOCK.findall(text))
         assert ('```kotlin' in text) == bool(re.search('Kotlin above was not run', text))
