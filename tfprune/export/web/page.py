@@ -91,7 +91,7 @@ def write_page(out_dir: str | os.PathLike[str], files: Mapping[str, bytes], *, t
             described.append({'title': name, 'file': file, 'bytes': len(content), **row})
             sizes.add((shape, classes))
         if len(sizes) != 1:
-            raise ValueError(f'files: expected one size of image and one number of classes, '
+            raise ValueError(f'web: expected files of one size of image and number of classes, '
                              f'received {sorted(sizes)}')
         (shape, classes), = sizes
         names = labels(class_names) if class_names else [f'class {i}' for i in range(classes)]
