@@ -13,7 +13,8 @@ import threading
 
 import numpy as np
 
-PACKAGE = '@litertjs/core@2.5.3'
+from tfprune.export.web.litert_js import PACKAGE
+
 PAGE = pathlib.Path(__file__).parent / 'clients' / 'classify.html'
 TYPES = {'.js': 'text/javascript', '.wasm': 'application/wasm', '.html': 'text/html'}
 FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
@@ -27,7 +28,7 @@ class Missing(Exception):
 
 
 def find_browser():
-    """The path of a Chromium. Missing says that there is none."""
+    """The path of a Chromium; Missing says that there is none."""
     browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser',
                                                    'google-chrome'))), None)
     if browser is None:

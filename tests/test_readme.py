@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / 'README.md', ROOT / 'flags/README.md', *sorted(ROOT.glob('tfprune/*/README.md'))]
+PAGES = [ROOT / 'README.md', ROOT / 'flags/README.md', *sorted(ROOT.glob('tfprune/**/README.md'))]
+DEPLOY = sorted(ROOT.glob('tfprune/export/deploy/[a-z]*.md'))
 LINK = re.compile(r'\]\(([^)#\s]+)(#[^)]*)?\)|src="([^"]+)"')
 # Paths of the repository in code and prose; a pattern stands for several.
 PATH = re.compile(r'\b((?:tfprune|flags|tests|scripts)/[\w./*]*\w)')
@@ -16,7 +17,7 @@ def test_the_readme_is_short():
     assert len((ROOT / 'README.md').read_text().splitlines()) <= 200
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize('page', [*PAGES, *DEPLOY], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
     text = page.read_text()
     targets = [match[1] or match[3] for match in LINK.finditer(text)]

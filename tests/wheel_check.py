@@ -24,8 +24,11 @@ keras.Sequential([keras.Input((32, 32, 3)), layers.Conv2D(16, 3, activation='rel
                   layers.Dense(10)]).save('model.keras')
 '''
 FAR = '''
-import platform, tfprune
+import pathlib, platform, tfprune
 assert 'site-packages' in tfprune.__file__, tfprune.__file__
+page = pathlib.Path(tfprune.__file__).parent / 'export/web'
+missing = {'index.html', 'page.css', 'page.js', 'pixels.js'} - {p.name for p in page.iterdir()}
+assert not missing, missing
 print(platform.python_version())
 '''
 # The quickstart without agents, and with fewer epochs.

@@ -5,10 +5,8 @@ They are installed into an environment of their own, for MediaPipe wants absl-py
 names a folder to keep it in, else it goes with the test. LiteRT.js needs npm and a Chromium.
 """
 import json
-import os
 import pathlib
 import subprocess
-import sys
 
 import digit_classifier
 import litert_js
@@ -21,31 +19,7 @@ from tfprune.export import exporter as export
 L = keras.layers
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1800)]  # it may install packages
 SCRIPT = pathlib.Path(__file__).parents[1] / 'clients' / 'classify.py'
-PACKAGES = ('mediapipe', 'ai-edge-litert')
 FORMS = ('tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8')
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    """Where the clients are installed."""
-    return pathlib.Path(os.environ.get('TFPRUNE_CLIENTS') or tmp_path_factory.mktemp('clients'))
-
-
-@pytest.fixture(scope='module')
-def client_python(folder):
-    """The interpreter of an environment with the clients."""
-    python = folder / 'bin' / 'python'
-    if not python.exists():
-        subprocess.run([sys.executable, '-m', 'venv', folder], check=True, timeout=300)
-    subprocess.run([python, '-m', 'pip', 'install', '-q', '--disable-pip-version-check',
-                    *PACKAGES], check=True, timeout=1500)
-    return python
-
-
-@pytest.fixture(scope='module')
-def digits():
-    train, train_labels, test, labels = digit_classifier.digits_in_color()
-    return digit_classifier.trained_classifier(train, train_labels), train[:300], test, labels
 
 
 @pytest.fixture(scope='module')

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 
+import web_page
 from made_up_runs import Page, html_of, make_run
 from tfprune.data.loading import load_data
 from tfprune.export.base import TFLiteOptions
@@ -57,12 +58,35 @@ def config(tmp_path_factory):
     x = L.ReLU()(L.BatchNormalization()(L.Conv2D(64, 3, padding='same', use_bias=False)(x)))
     path = tmp_path_factory.mktemp('model') / 'small.keras'
     keras.Model(image, L.Dense(10)(L.GlobalAveragePooling2D()(x))).save(path)
-    return CONFIG.replace(model=str(path))
+    return CONFIG.replace(model=str(path), web=True,
+                          litert_js=web_page.made_up_runtime(path.with_name('npm')))
 
 
 @pytest.fixture(scope='module')
 def result(config, tmp_path_factory):
     return runner.train_and_prune(config, tmp_path_factory.mktemp('run') / 'run', progress=False)
+
+
+def test_the_page_has_the_dense_file_beside_the_pruned_ones(config, result):
+    folder = result.run_dir / 'export/web'
+    found = json.loads((folder / 'page.json').read_text())
+    assert [(row['title'], row['dtype']) for row in found['models']] == [
+        ('dense, float32', 'float32'), ('pruned, float32', 'float32'),
+        ('pruned, int8, QAT', 'uint8')]
+    assert found['labels'] == [str(digit) for digit in range(10)]
+    sizes = [row['bytes'] for row in found['models']]
+    assert sizes[1:] == [(result.run_dir / 'export' / name).stat().st_size
+                         for name in ('model.tflite', 'model_int8_qat.tflite')]
+    assert {path.name for path in folder.iterdir()} > {'index.html', 'page.js', 'node_modules'}
+
+
+def test_a_page_that_cannot_be_is_refused_before_training(config, tmp_path):
+    with pytest.raises(ValueError, match='^web: .*expected tflite_batch 1, received 0'):
+        runner.train_and_prune(config.replace(tflite_batch=0, quantize=''), tmp_path / 'run',
+                               progress=False)
+    with pytest.raises(FileNotFoundError, match='^litert_js .*npm install --prefix'):
+        runner.train_and_prune(config.replace(litert_js=str(tmp_path)), tmp_path / 'run',
+                               progress=False)
 
 
 def test_every_file_is_measured(result):

@@ -71,6 +71,7 @@ def main(_: Sequence[str]) -> int:
             print(f'{why}.')
     try:
         found = deploy(model, task, data, FLAGS.out, settings, dense_tflite=convert(dense),
+                       is_pruned=dense is not model,
                        should_stop=lambda: bool(stop), progress=Progress(), overwrite=True)
     except StopTraining:
         print('stopped before the end; the same command begins anew.', file=sys.stderr)

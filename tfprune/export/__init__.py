@@ -12,6 +12,7 @@
                    what is in a file
     serving, warmup, image_bytes
                    SavedModels that are served
+    web            a page that classifies in the browser
 
 To add a format: a file with a `Format`, and a line in FORMATS; from outside
 `FORMATS[name] = format`. Imports `costs`, `training` and what these import.

@@ -31,6 +31,12 @@ class ExportOptions(Part):
     tflite_batch: int = field_of(
         1, 'A TFLite file takes this many images at a time: 1, as runtimes with static shapes '
         'need; 0 allows any number.', Range(0, 1))
+    web: bool = field_of(
+        False, 'Of a classifier of pictures, export/web/ is a page that classifies them in the '
+        'browser, without network, with LiteRT.js (18 MB).')
+    litert_js: str = field_of(
+        '', 'The page takes LiteRT.js from this folder, in which npm installed it; by default npm '
+        'fetches it.')
 
     def check(self) -> None:
         super().check()

@@ -16,13 +16,15 @@ from tfprune.data.pixels import BYTES
 from tfprune.errors import first_line
 from tfprune.export.base import Signature, TFLiteOptions
 from tfprune.export.exporter import (FORMATS, ExportReport, base_forms, check_calibration,
-                                     check_class_names, check_out_dir, export_model, is_tflite)
+                                     check_class_names, check_out_dir, export_model, is_tflite,
+                                     pixels_of)
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.operator_latency import operators_in_turns
 from tfprune.export.options import QUANTIZATIONS, ExportOptions
 from tfprune.export.quantizable import quantizable
 from tfprune.export.quantization_aware import QuantizationAware, quantize_aware
 from tfprune.export.tflite import convert
+from tfprune.export.web import litert_js, page
 from tfprune.progress import Progress
 from tfprune.pruning.surgery import float32_copy
 from tfprune.report.artifact_table import losses
@@ -44,12 +46,16 @@ class Deployment:
         representative_images: training images that full-integer files are calibrated on.
         batch_size: of quantization-aware fine-tuning.
         quantization_aware: how it trains.
+        web: whether there is a page that classifies in the browser.
+        litert_js: see `web.page.write_page`, runtime.
     """
     quantizations: tuple[str, ...] = ()
     tflite: TFLiteOptions = TFLiteOptions()
     representative_images: int = 300
     batch_size: int = 128
     quantization_aware: QuantizationAware = QuantizationAware()
+    web: bool = False
+    litert_js: str = ''
 
     @classmethod
     def of(cls, options: ExportOptions, training: TrainingOptions, seed: int = 0) -> Deployment:
@@ -61,7 +67,8 @@ class Deployment:
             QuantizationAware(
                 epochs=options.quantize_epochs, learning_rate=options.quantize_learning_rate,
                 momentum=training.momentum, weight_decay=training.weight_decay or 0.0,
-                label_smoothing=training.label_smoothing, seed=seed))
+                label_smoothing=training.label_smoothing, seed=seed),
+            options.web, options.litert_js)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,12 +92,13 @@ class Deployed:
 
 def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.PathLike[str],
            settings: Deployment, *, dense_tflite: bytes | None = None,
-           should_stop: Callable[[], bool] = lambda: False,
+           is_pruned: bool = True, should_stop: Callable[[], bool] = lambda: False,
            progress: Progress | None = None, overwrite: bool = False) -> Deployed:
     """Writes and measures all forms of a float32 model, by the metric of its task.
 
     Args:
         dense_tflite: the float32 file that latencies are compared with, in turns.
+        is_pruned: whether that is of another model, of which `model` was made.
         should_stop: asked in quantization-aware fine-tuning and before each file that is written or
             tested; True raises StopTraining. An export that is written as a whole stays.
 
@@ -117,6 +125,14 @@ def deploy(model: keras.Model, task: Task, data: Examples, out_dir: str | os.Pat
         progress.warn(line)
     operators = [] if dense_tflite is None else _operators(
         dense_tflite, exported.paths['tflite'].read_bytes(), should_stop, progress)
+    if settings.web:
+        missing = page.write_page(
+            exported.out_dir / page.FOLDER,
+            page.files_of(exported, dense_tflite if is_pruned else None), title=model.name,
+            pixels=exported.pixels, class_names=data.class_names or None,
+            runtime=settings.litert_js)
+        if missing:
+            progress.warn(missing)
     return Deployed(exported, rows, dense_latency, operators)
 
 
@@ -129,6 +145,11 @@ def check_deployable(model: keras.Model, task: Task, data: Examples, settings: D
             raise ValueError("quantize: 'int8_qat' trains classifiers of pictures alone, by their "
                              "cross-entropy; expected others of float16, dynamic, int8")
         quantizable(model)  # names a layer that has no int8 form
+    if settings.web:
+        litert_js.check_folder(settings.litert_js)
+        pixels = data.pixels or pixels_of(representative_images(
+            data, settings.representative_images), None, signature)
+        page.check_page(signature, pixels, settings.tflite.batch)
     for name in ('int8', 'int8_qat'):
         if name in settings.quantizations:
             check_calibration(QUANTIZATIONS[name], representative_images(data, 32),
