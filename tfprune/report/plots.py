@@ -188,7 +188,11 @@ def _epoch_axes(fig: Figure, run: Run, ylabel: str, *, place: Any = None, named:
 
 def _name_phase(axes: Axes, name: str, center: float, last: int, ends: list[float]) -> None:
     """Writes a phase's name above the axes, in the lowest row where it meets no other."""
-    half = 0.5 * len(name) * 0.075 / (0.72 * WIDTH) * last  # about, in epochs
+    place = axes.get_subplotspec()
+    assert place is not None
+    ratios = np.asarray(place.get_gridspec().get_width_ratios(), float)
+    share = ratios[place.colspan.start] / ratios.sum()
+    half = 0.5 * len(name) * 0.08 / (0.8 * share * WIDTH) * last  # about, in epochs
     left = center - half
     level = next((i for i, taken in enumerate(ends) if taken < left), len(ends))
     ends[level:level + 1] = [center + half]
