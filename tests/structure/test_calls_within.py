@@ -8,8 +8,10 @@ import numpy as np
 from keras import layers, ops
 
 from tfprune.costs.analysis import analyze
+from tfprune.structure.composite import opened
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import trace_groups
+from tfprune.structure.keras_internals import SymbolicArguments
 from tfprune.testing import check_promises, random_masks, randomize
 
 
@@ -236,3 +238,23 @@ def test_a_trace_leaves_layers_the_calls_that_they_were_given():
     given = own.norm.call = types.MethodType(lambda layer, x, **kwargs: x, own.norm)
     trace_groups(model)
     assert vars(own.norm)['call'] is given and 'symbolic_call' not in vars(own.norm)
+
+
+class Features(layers.Layer):
+    """Gives what it was given beside what it makes of it, as backbones of detectors do."""
+
+    def build(self, shape):
+        self.conv = layers.Conv2D(8, 3, padding='same', activation='relu', name='conv')
+        self.conv.build(shape)
+
+    def call(self, x):
+        return x, self.conv(x)
+
+
+def test_no_output_of_an_opened_layer_is_its_input():  # Keras takes that for a cycle
+    image = keras.Input((4, 4, 3))
+    layer = Features()
+    layer(image)
+    graph, _ = opened(layer, SymbolicArguments(image))
+    assert len(graph.outputs) == 2
+    assert not {*map(id, graph.outputs)} & {*map(id, graph.inputs)}

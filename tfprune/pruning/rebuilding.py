@@ -236,7 +236,13 @@ def copy_layer(layer: Any, dtype_policy: str | None = None) -> Any:
 
 
 def copy_weights(layer: Any, clone: Any) -> None:
-    """Gives a built copy the weights of `layer`."""
+    """Gives a built copy the weights of `layer`; ValueError where its configuration makes others.
+    """
+    own, made = ([tuple(weight.shape) for weight in each.weights] for each in (layer, clone))
+    if own != made:
+        raise ValueError(f"layer '{layer.name}' ({type(layer).__name__}) has {len(own)} weights, "
+                         f'what its configuration makes has {len(made)}, or others: it cannot be '
+                         'copied, neither by Keras.')
     clone.set_weights(layer.get_weights())
     if isinstance(layer, keras.layers.Normalization):
         clone.finalize_state()

@@ -258,7 +258,9 @@ def _trace(layer: Any, entries: Sequence[Any], fed: Any, training: bool) -> _Tra
     while True:
         try:
             with VariableReads() as reads, within.traced():
-                output = keras.tree.map_structure(as_symbolic, layer.call(*args, **kwargs))
+                output = keras.tree.map_structure(
+                    lambda value: _apart_from(entries, as_symbolic(value)),
+                    layer.call(*args, **kwargs))
             break
         except Exception as error:  # of a user's code: anything
             if not within.has_learnt:
@@ -274,6 +276,14 @@ def _trace(layer: Any, entries: Sequence[Any], fed: Any, training: bool) -> _Tra
     if not flat or not all(isinstance(tensor, keras.KerasTensor) for tensor in flat):
         raise Closed('it gives something else than tensors')
     return _Trace(nodes_before(flat, set(map(id, entries))), output)
+
+
+def _apart_from(entries: Sequence[Any], output: Any) -> Any:
+    """An output that is no input: a model that gives one back as it is cannot be called on tensors,
+    for Keras would find it to be made of itself."""
+    if not any(output is entry for entry in entries):
+        return output
+    return keras.layers.Identity(dtype=output.dtype, name='identity')(output)
 
 
 def _input_node(tensor: Any) -> Node:
