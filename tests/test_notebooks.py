@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, each in a kernel and a folder of its own."""
+"""The notebooks run from top to bottom, each in a kernel of its own."""
 import pathlib
 
 import pytest
@@ -23,11 +23,11 @@ def kinds(notebook):
 @pytest.mark.timeout(600)
 @pytest.mark.extra('rl')
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_shows_what_its_file_does(path, tmp_path):
+def test_a_notebook_runs_and_shows_what_its_file_does(path):
     notebook = nbformat.read(path, 4)
     committed = kinds(notebook)
     nbclient.NotebookClient(notebook, timeout=540, kernel_name='python3',
-                            resources={'metadata': {'path': str(tmp_path)}}).execute()
+                            resources={'metadata': {'path': str(path.parent)}}).execute()
     assert kinds(notebook) == committed
     assert any('image/png' in cell for cell in committed)
     assert not any('error' in cell for cell in committed)

@@ -96,6 +96,7 @@ def test_an_episode_step_by_step(dense):
     assert asked == ([[], [10], [10, 0], [10, 0, 25]] if dense else [[], [10, 0, 25]])
 
 
+@pytest.mark.slow
 def test_dqn_beats_random_actions_and_itself(found):
     purl, results, _ = found
     returns = []

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers as L
 from cases import slow_but
+from light_export import light_export
 
 from tfprune.costs.model import count_cost
 
@@ -46,9 +47,10 @@ def trained(series):
 @pytest.mark.parametrize('method', slow_but(sorted(OPTIONS), ['uniform']))
 def test_a_recurrent_classifier_is_pruned_and_goes_on_to_be_right(method, series, trained,
                                                                   tmp_path):
-    pruned = tfprune.train_and_prune(
-        trained, *series, macs=.5, method=method, batch_size=32, seed=1, progress=False,
-        **OPTIONS[method])
+    with light_export():
+        pruned = tfprune.train_and_prune(
+            trained, *series, macs=.5, method=method, batch_size=32, seed=1, progress=False,
+            **OPTIONS[method])
     cost = count_cost(trained).macs, count_cost(pruned).macs
     assert .3 * cost[0] < cost[1] <= .5 * cost[0]
     lower, upper = pruned.get_layer('lower'), pruned.get_layer('upper')
