@@ -109,6 +109,7 @@ def test_costs_must_be_of_the_episodes(envs):
     assert math.isnan(agent.update())
 
 
+@pytest.mark.slow
 def test_mean_cost_approaches_the_limit_and_the_reward_grows(searched_by):
     metrics, _ = searched_by
     costs = [row['cost_mean'] for row in metrics]

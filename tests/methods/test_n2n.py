@@ -170,6 +170,7 @@ def whole(tmp_path_factory):
                                progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_that_removes_a_block_ends_in_a_plain_smaller_model(whole):
     report = whole.report
     assert report['removed_blocks'] == [BLOCK]

@@ -141,6 +141,7 @@ def check_same(one, two):
     assert 0 < one['accuracy'] <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(tf.config.list_physical_devices('GPU')), reason='compares CPU with CPU')
 def test_two_replicas_give_the_losses_of_one():
     check_same(train_on(make_strategy(1)), in_another_process(2))
