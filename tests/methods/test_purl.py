@@ -228,6 +228,7 @@ def test_weights_are_decided_exactly_at_the_sparsity(alpha):
         assert not np.any(~mask & ~gone) if alpha == 4 else not np.any(mask & gone)
 
 
+@pytest.mark.slow
 def test_zeros_stay_zero_through_fine_tuning_and_a_stop(sparse_run):
     with np.load(sparse_run.run_dir / 'zeros.npz') as file:
         zeros = {name: file[name] for name in file.files}

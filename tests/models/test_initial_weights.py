@@ -148,7 +148,7 @@ def cifar10():
 # Published accuracies of these weights, of 10,000 images, and what the first 2,000 of them have:
 # model, import, normalization and data all have to be right.
 @pytest.mark.parametrize('name, images, correct', [
-    ('resnet20', 2000, 1835),
+    pytest.param('resnet20', 2000, 1835, marks=pytest.mark.slow),
     pytest.param('resnet20', 10_000, 9173, marks=pytest.mark.slow),
     pytest.param('resnet56', 10_000, 9339, marks=pytest.mark.slow),
 ])

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
-from cases import slow_but
 from light_export import light_export
 
 from tfprune.costs.model import count_cost
@@ -44,7 +43,8 @@ def trained(series):
     return model
 
 
-@pytest.mark.parametrize('method', slow_but(sorted(OPTIONS), ['uniform']))
+@pytest.mark.slow
+@pytest.mark.parametrize('method', sorted(OPTIONS))
 def test_a_recurrent_classifier_is_pruned_and_goes_on_to_be_right(method, series, trained,
                                                                   tmp_path):
     with light_export():

@@ -177,6 +177,7 @@ def test_the_history_learns_of_what_was_ranked_and_the_agent_does_not(small):
     assert method._reward(budget.as_dict(method.best_widths.numpy())) > best - 1e-6
 
 
+@pytest.mark.slow
 def test_without_candidates_nothing_is_ranked(small):
     method = rlal(small, surrogate_candidates=0)
     assert method.history.rewards.shape == (18,)
