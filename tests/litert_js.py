@@ -13,7 +13,7 @@ import threading
 
 import numpy as np
 
-from tfprune.export.web.litert_js import PACKAGE
+from tfprune.export.web.litert_js import fetch
 
 PAGE = pathlib.Path(__file__).parent / 'clients' / 'classify.html'
 TYPES = {'.js': 'text/javascript', '.wasm': 'application/wasm', '.html': 'text/html'}
@@ -41,14 +41,26 @@ def find(folder):
     browser = find_browser()
     modules = pathlib.Path(folder) / 'node_modules'
     if not (modules / '@litertjs/core').is_dir():
-        if shutil.which('npm') is None:
-            raise Missing('no npm')
-        done = subprocess.run(['npm', 'install', '--prefix', folder, '--no-audit', '--no-fund',
-                               '--ignore-scripts', PACKAGE], capture_output=True, text=True,
-                              timeout=600)
-        if done.returncode:
-            raise Missing(f'npm install {PACKAGE}: {done.stderr[-300:]}')
+        missing = fetch(folder)
+        if missing:
+            raise Missing(missing)
     return browser, modules
+
+
+def visit(browser, url, folder, answered, seconds, *flags):
+    """Opens a page until it has `answered`, an event; `folder` is the browser's own. RuntimeError
+    with what the browser says where it does not in so many seconds."""
+    process = subprocess.Popen(
+        [browser, *FLAGS, f'--user-data-dir={folder}/profile', *flags, url],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, 'HOME': str(folder)}, start_new_session=True)
+    try:
+        if not answered.wait(seconds):
+            process.kill()
+            raise RuntimeError(f'no answer: {process.communicate()[1][-2000:]}')
+    finally:
+        process.terminate()
+        process.communicate()
 
 
 def classify(browser, modules, files, folder, seconds=120):
@@ -74,18 +86,9 @@ def classify(browser, modules, files, folder, seconds=120):
     handler = functools.partial(_Handler, {**served, '/task.json': task}, modules, on_answer)
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        process = subprocess.Popen(
-            [browser, *FLAGS, f'--user-data-dir={folder}/profile',
-             f'http://127.0.0.1:{server.server_port}/'], stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, env={**os.environ, 'HOME': str(folder)},
-            start_new_session=True)
         try:
-            if not answered.wait(seconds):
-                process.kill()
-                raise RuntimeError(f'no answer: {process.communicate()[1][-2000:]}')
+            visit(browser, f'http://127.0.0.1:{server.server_port}/', folder, answered, seconds)
         finally:
-            process.terminate()
-            process.communicate()
             server.shutdown()
     return answers[0]
 

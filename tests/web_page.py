@@ -39,18 +39,8 @@ def drop(browser, page, pictures, work, *, width=1280, seconds=180):
     ms, answer}], requests: URLs, overflow: pixels}, or {error: what it says}.
     """
     with serving(page, pictures) as (url, found):
-        process = subprocess.Popen(
-            [browser, *litert_js.FLAGS, f'--user-data-dir={work}/profile',
-             f'--window-size={width},900', f'{url}/driver.html'], stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, env={**os.environ, 'HOME': str(work)},
-            start_new_session=True)
-        try:
-            if not found.event.wait(seconds):
-                process.kill()
-                raise RuntimeError(f'no answer: {process.communicate()[1][-2000:]}')
-        finally:
-            process.terminate()
-            process.communicate()
+        litert_js.visit(browser, f'{url}/driver.html', work, found.event, seconds,
+                        f'--window-size={width},900')
     return json.loads(found.content)
 
 

@@ -14,12 +14,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from tfprune.export.exporter import is_tflite
-from tfprune.export.latency import latencies_in_turns, prepare, timed
-from tfprune.export.operator_latency import COPIES, PASSES, call_ms
-from tfprune.export.operators import Step, read_steps
+from tfprune.export.latency import latencies_in_turns, prepare
+from tfprune.export.operator_latency import call_ms, times_alone
+from tfprune.export.operators import read_steps
 from tfprune.export.tflite import convert
 from tfprune.models.model_files import read_keras_file
 from tfprune.runs.artifacts import find_artifacts
@@ -117,19 +115,11 @@ def _peak_memory(path: pathlib.Path, threads: int) -> dict[str, Any]:
 def _profile(path: pathlib.Path, threads: int) -> list[dict[str, Any]]:
     """Each operator of a file, timed alone; the quietest of some passes over all of them."""
     steps = read_steps(path.read_bytes(), str(path))
-    alike: dict[tuple[str, int, int], Step] = {
-        (step.signature, step.in_width, step.out_width): step for step in steps}
-    invokes = [prepare(step.alone(copies=COPIES), threads) for step in alike.values()]
-    base = call_ms(threads)
-    best = np.full(len(invokes), np.inf)
-    for _ in range(PASSES):
-        for place, invoke in enumerate(invokes):
-            timed(invoke, 2)
-            best[place] = min(best[place], np.median(timed(invoke, 10)))
-    times = dict(zip(alike, np.maximum(best - base, 0) / COPIES))
+    alike = {step.likeness: step for step in steps}
+    times = dict(zip(alike, times_alone([*alike.values()], call_ms(threads), threads)))
     return [{'operator': step.kind, 'name': step.name, 'signature': step.signature,
              'in_width': step.in_width, 'out_width': step.out_width,
-             'ms': float(times[step.signature, step.in_width, step.out_width])} for step in steps]
+             'ms': times[step.likeness]} for step in steps]
 
 
 def format_table(found: Sequence[dict[str, Any]]) -> str:

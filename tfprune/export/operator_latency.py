@@ -8,6 +8,7 @@ down slows both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from tfprune.export.flatbuffer import smallest_file
 from tfprune.export.latency import prepare, timed
 from tfprune.export.operators import Step, read_steps
 
-COPIES, PASSES = 4, 5  # of an operator in its file; over the operators, the quietest counts
+_COPIES, _PASSES = 4, 5  # of an operator in its file; over the operators, the quietest counts
 _MOST_MS, _REPETITIONS = 5.0, 10  # of a pass
 
 
@@ -35,11 +36,12 @@ def operators_in_turns(before: bytes, after: bytes, *, threads: int = 1,
     for pair in paired(read_steps(before), read_steps(after)):
         if should_stop():
             return None
-        like = tuple(step and (step.signature, step.in_width, step.out_width) for step in pair)
+        like = tuple(step and step.likeness for step in pair)
+        there = [step for step in pair if step is not None]
         if like not in seen:
-            seen[like] = _times(pair, base, threads)
-        step = pair[0] or pair[1]
-        assert step is not None
+            times = iter(times_alone(there, base, threads, _MOST_MS))
+            seen[like] = [None if step is None else next(times) for step in pair]
+        step = there[0]
         rows.append({'name': step.name, 'kind': step.kind,
                      'before_ms': seen[like][0], 'after_ms': seen[like][1]})
     return rows
@@ -49,7 +51,7 @@ def call_ms(threads: int) -> float:
     """What a call of the interpreter costs beside its operators, milliseconds."""
     call = prepare(smallest_file(), threads)
     timed(call, 100)
-    return min(float(np.median(timed(call, 100))) for _ in range(PASSES))
+    return min(float(np.median(timed(call, 100))) for _ in range(_PASSES))
 
 
 def paired(before: Sequence[Step], after: Sequence[Step]
@@ -69,16 +71,17 @@ def paired(before: Sequence[Step], after: Sequence[Step]
     yield from ((None, step) for steps in left.values() for step in steps)
 
 
-def _times(steps: Sequence[Step | None], base: float, threads: int) -> list[float | None]:
-    """Milliseconds of each, the median of a quiet pass."""
-    invokes = [None if step is None else prepare(step.alone(copies=COPIES), threads)
-               for step in steps]
-    best = [float('inf')] * len(invokes)
-    for _ in range(PASSES):
+def times_alone(steps: Sequence[Step], base: float, threads: int, most_ms: float = math.inf
+                ) -> list[float]:
+    """Milliseconds of each step alone in a file, all in turns: the median of its quietest pass.
+
+    base: what a call costs beside it, see `call_ms`.   most_ms: after which a pass ends early.
+    """
+    invokes = [prepare(step.alone(copies=_COPIES), threads) for step in steps]
+    best = [math.inf] * len(invokes)
+    for _ in range(_PASSES):
         for place, invoke in enumerate(invokes):
-            if invoke is not None:
-                once = float(timed(invoke, 1)[0])
-                repetitions = int(np.clip(_MOST_MS / max(once, 1e-6), 1, _REPETITIONS))
-                best[place] = min(best[place], float(np.median(timed(invoke, repetitions))))
-    return [None if step is None else max(time - base, 0.0) / COPIES
-            for step, time in zip(steps, best)]
+            warm = float(timed(invoke, 2)[-1])
+            repetitions = int(np.clip(most_ms / max(warm, 1e-6), 1, _REPETITIONS))
+            best[place] = min(best[place], float(np.median(timed(invoke, repetitions))))
+    return [max(time - base, 0.0) / _COPIES for time in best]

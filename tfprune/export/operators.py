@@ -54,6 +54,11 @@ class Step:
     _operators: tuple[int, ...]
     _sizes: Mapping[int, tuple[Dim, ...]]
 
+    @property
+    def likeness(self) -> tuple[str, int, int]:
+        """Equal for steps that take the same time."""
+        return self.signature, self.in_width, self.out_width
+
     def alone(self, in_width: int | None = None, out_width: int | None = None, *,
               copies: int = 1) -> bytes:
         """A TFLite file of this step, `copies` times side by side on the same input.

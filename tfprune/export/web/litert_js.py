@@ -40,19 +40,26 @@ def bring(out_dir: pathlib.Path, folder: str = '') -> str:
         check_folder(folder)
         _copy(pathlib.Path(folder), out_dir)
         return ''
+    with tempfile.TemporaryDirectory() as fetched:
+        missing = fetch(fetched)
+        if not missing:
+            _copy(pathlib.Path(fetched), out_dir)
+    return missing
+
+
+def fetch(folder: str | os.PathLike[str]) -> str:
+    """Has npm install PACKAGE into a folder: '', or why that could not be done."""
     if shutil.which('npm') is None:
         return 'there is no npm'
-    with tempfile.TemporaryDirectory() as fetched:
-        try:
-            done = subprocess.run(
-                ['npm', 'install', '--prefix', fetched, '--no-audit', '--no-fund',
-                 '--ignore-scripts', PACKAGE], capture_output=True, text=True, timeout=_SECONDS)
-        except subprocess.TimeoutExpired:
-            return f'npm took more than {_SECONDS} s'
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if 'npm error code' not in line]
-            return f'npm: {lines[0].removeprefix("npm error ") if lines else done.returncode}'
-        _copy(pathlib.Path(fetched), out_dir)
+    try:
+        done = subprocess.run(
+            ['npm', 'install', '--prefix', os.fspath(folder), '--no-audit', '--no-fund',
+             '--ignore-scripts', PACKAGE], capture_output=True, text=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f'npm took more than {_SECONDS} s'
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if 'npm error code' not in line]
+        return f'npm: {lines[0].removeprefix("npm error ") if lines else done.returncode}'
     return ''
 
 
