@@ -12,6 +12,7 @@ from flatbuffers import number_types, table
 from PIL import Image
 
 import prediction_logs
+from cases import slow_but
 from light_export import light_export
 from tfprune.data.pixels import BYTES, PixelRange, range_of
 from tfprune.data.user_datasets import UserDatasets
@@ -98,7 +99,7 @@ def test_what_is_stated_or_seen():
         assert '\n' not in str(caught.value)
 
 
-@pytest.mark.parametrize('name', RANGES)
+@pytest.mark.parametrize('name', slow_but(RANGES, ['-1…1', '0…255']))
 def test_from_a_pictures_bytes_to_the_probabilities_of_training(name, tmp_path):
     images = values_of(name)
     model = classifier(images)

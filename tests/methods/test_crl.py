@@ -52,7 +52,8 @@ def searched_by(method, tmp_path_factory):
     return metrics, prefix
 
 
-@pytest.mark.parametrize('cost, rises', [(1.5, True), (0.6, False)])
+@pytest.mark.parametrize('cost, rises', [
+    (1.5, True), pytest.param(0.6, False, marks=pytest.mark.slow)])
 def test_the_multiplier_follows_the_violation(cost, rises, envs):
     agent = agent_of(envs, updates=1, multiplier_learning_rate=2.0)
     assert float(agent.multiplier) == pytest.approx(1)

@@ -92,7 +92,7 @@ def test_the_weights_are_those_of_before_bit_for_bit(name, run_of):
 
 # One of each kind: controls, searches between epochs and on trained weights, agents, students. The
 # searches of the others have tests of their own.
-KINDS = ('amc', 'dense', 'magnitude', 'n2n', 'rlal', 'uniform')
+KINDS = ('amc', 'magnitude', 'n2n', 'rlal', 'uniform')
 
 
 @pytest.mark.parametrize('name', slow_but(sorted(METHODS), KINDS))

@@ -16,7 +16,8 @@ def rlal(score):
     return started('rlal', dataclasses.replace(problem, score=score), **SHORT)
 
 
-@pytest.mark.parametrize('full, factor', [(0.9, 1.5), (0.51, 1 / 1.5)])
+@pytest.mark.parametrize('full, factor', [
+    (0.9, 1.5), pytest.param(0.51, 1 / 1.5, marks=pytest.mark.slow)])
 def test_adaptive_lambda_follows_the_gap_of_two_scores(full, factor):
     """Not of an accuracy by moving statistics and one by those of the batch."""
     method = rlal(lambda masks: full if all(mask.all() for mask in masks.values()) else 0.5)

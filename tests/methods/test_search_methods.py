@@ -306,7 +306,8 @@ def test_rounds_whose_epochs_are_left_out_still_search(searched):
 
 @pytest.mark.parametrize('name, options', [
     ('amc', dict(episodes=9, warmup_episodes=4, lockstep=2)),
-    ('cacp', dict(ratios='0.3,0.7', episodes=15, warmup_episodes=6, lockstep=1)),
+    pytest.param('cacp', dict(ratios='0.3,0.7', episodes=15, warmup_episodes=6, lockstep=1),
+                 marks=pytest.mark.slow),
     ('autocompress', dict(proposals=3, stop_temperature=60)),
 ])
 def test_rounds_resume_bit_for_bit(name, options, searched, tmp_path):

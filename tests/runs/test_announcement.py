@@ -2,6 +2,7 @@
 import tfprune  # noqa: F401  (before keras)
 import pytest
 
+from light_export import light_export
 from small_model import small_model
 from tfprune.runs.announcement import seconds_left
 from tfprune.runs.config import Config
@@ -23,11 +24,12 @@ def test_time_left_is_that_of_the_phases_that_come():
 
 def test_a_log_file_has_lines_alone(tmp_path, capsys):
     """What is found is said first, and an epoch is a line."""
-    train_and_prune(Config(
-        model=small_model(), dataset='digits', method='uniform', macs=0.5, warmup_epochs=2,
-        random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1, batch_size=64,
-        learning_rate=0.1, reward_images=100, score_images=100, score_batch_size=100,
-        calibration_batches=1), tmp_path / 'run')
+    with light_export():
+        train_and_prune(Config(
+            model=small_model(), dataset='digits', method='uniform', macs=0.5, warmup_epochs=2,
+            random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1,
+            batch_size=64, learning_rate=0.1, reward_images=100, score_images=100,
+            score_batch_size=100, calibration_batches=1), tmp_path / 'run')
     said = capsys.readouterr()
     assert '\r' not in said.out + said.err
     model, budget, data, to_do, *lines = said.out.splitlines()

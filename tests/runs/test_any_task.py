@@ -22,8 +22,8 @@ from tfprune.training.step import NonFiniteLossError
      'accuracy'),
     ('labels', {'outputs': 3, 'activation': 'sigmoid'},
      {'loss': 'binary_crossentropy', 'metrics': [keras.metrics.AUC(name='auc')]}, 'auc'),
-    ('class', {'outputs': 3, 'activation': 'softmax'},
-     {'loss': 'sparse_categorical_crossentropy'}, 'loss')])
+    pytest.param('class', {'outputs': 3, 'activation': 'softmax'},
+                 {'loss': 'sparse_categorical_crossentropy'}, 'loss', marks=pytest.mark.slow)])
 def test_tables_of_every_kind(kind, options, compiled, metric, tmp_path):
     model, data = table(**options, optimizer='adam', **compiled), splits(kind)
     pruned, report = run(model, data, tmp_path / 'run', page=True)

@@ -259,7 +259,8 @@ def test_a_compiled_schedule_is_followed_in_place_of_ours(stated):
 
 # Runs.
 
-@pytest.mark.parametrize('optimizer', ['adam', pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('optimizer', ['adam', None])
 def test_surgery_that_removes_nothing_is_not_noticed(optimizer, tmp_path):
     """Two epochs without surgery, and the same with surgery between them."""
     one = run(tmp_path / 'one', optimizer, method='dense', warmup_epochs=2, fine_tune_epochs=0)

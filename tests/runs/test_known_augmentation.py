@@ -64,6 +64,7 @@ def test_weights_that_do_not_know_mirrored_images_see_none(trained, data):
     assert as_chosen(data, '') is data
 
 
+@pytest.mark.slow
 def test_images_that_the_weights_know_are_augmented_as_ever(data, tmp_path):
     path = fitted(data, tmp_path / 'augmented.keras')
     chosen, why = known_augmentation(keras.models.load_model(path), data, 500)

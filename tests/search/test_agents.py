@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from cases import slow_but
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
 from tfprune.runs.checkpoints import restore
@@ -75,7 +76,8 @@ def equal(ours, theirs):
         a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(ours, theirs))
 
 
-@pytest.fixture(scope='module', params=sorted(AGENTS.keys() - {'random'}))
+# Whole runs of AMC and of RLAL with SAC try the others, too.
+@pytest.fixture(scope='module', params=slow_but(sorted(AGENTS.keys() - {'random'}), ['ppo']))
 def trained(request, envs, tmp_path_factory):
     """(name, agent, its checkpoint after two epochs of random actions and one of its own, state
     then, rewards and state after another epoch)."""

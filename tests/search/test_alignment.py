@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from cases import slow_but
 from tfprune.costs.model import count_cost
 from tfprune.models.building import build_model
 from tfprune.pruning.masks import open_masks
@@ -214,7 +215,7 @@ def test_the_decay_shrinks_what_reads_removed_channels_by_hand():
     assert not model.get_layer('b').kernel.numpy()[0, 0, 1].any()
 
 
-@pytest.mark.parametrize('steps', [3, 12, 40])
+@pytest.mark.parametrize('steps', slow_but([3, 12, 40], [12]))
 def test_full_model_and_subnetwork_are_one_when_the_rates_end(steps):
     """Whatever the gradients and the schedule, also where masks change on the way."""
     model = residual()

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cases import slow_but
 from made_up_problem import made_up_problem, started
 
 from tfprune.costs.budget import Budget
@@ -115,7 +116,7 @@ def test_amc_learns_of_actions_as_asked_for_as_its_public_code():
     assert np.abs(actions - np.moveaxis(carried_out(method._envs), 0, 1)).max() > .1
 
 
-@pytest.mark.parametrize('name', ['sac', 'ddpg'])
+@pytest.mark.parametrize('name', slow_but(['sac', 'ddpg'], ['ddpg']))
 def test_z_is_that_of_the_context_network_when_a_batch_is_learnt_from(name, monkeypatch):
     table = tf.Variable(np.linspace(-.9, .9, 8 * Z).reshape(8, Z), dtype=tf.float32)
     rewards = {3: 0.25, 5: 0.75}
@@ -232,7 +233,7 @@ def test_a_reward_that_is_no_number_is_an_error(reward):
         play(envs, random_policy(envs[0], 0))
 
 
-@pytest.mark.parametrize('name', ['ppo', 'sac', 'ddpg'])
+@pytest.mark.parametrize('name', slow_but(['ppo', 'sac', 'ddpg'], ['ppo']))
 def test_a_loss_that_is_no_number_is_an_error(name):
     envs = envs_of()
     agent = agent_of(name, envs)

@@ -293,10 +293,10 @@ def test_alignment_takes_rows_and_columns_and_its_decay_ends_at_the_pruned_model
 
 
 @pytest.mark.parametrize('names', [
-    ['states', 'cells', 'spectral_conv', 'crnn'],
-    pytest.param(['gru_before', 'lstm', 'both', 'two_kinds', 'encoder_decoder', 'each_dense',
-                  'bidirectional_states', 'conv_lstm2d', 'frames_to_series'],
-                 marks=pytest.mark.slow)], ids=['some', 'all_others'])
+    ['states', 'cells', 'spectral_conv', 'crnn', 'gru_before', 'lstm', 'both', 'two_kinds',
+     'encoder_decoder', 'each_dense', 'bidirectional_states', 'conv_lstm2d', 'frames_to_series']],
+    ids=['all'])
+@pytest.mark.slow
 def test_pruned_models_load_without_tfprune(names, tmp_path):
     rng, shapes = np.random.default_rng(0), {}
     for name in names:

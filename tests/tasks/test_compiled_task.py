@@ -72,8 +72,9 @@ def test_all_metrics_are_those_of_evaluate():
 @pytest.mark.parametrize('optimizer', [
     lambda: keras.optimizers.SGD(0.05, momentum=0.9),
     lambda: keras.optimizers.Adam(0.01, clipnorm=0.5),
-    lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1),
-    lambda: keras.optimizers.SGD(0.05, loss_scale_factor=64.0),
+    pytest.param(lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1), marks=pytest.mark.slow),
+    pytest.param(lambda: keras.optimizers.SGD(0.05, loss_scale_factor=64.0),
+                 marks=pytest.mark.slow),
     lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)])
 def test_steps_are_those_of_fit(optimizer):
     fitted, ours = compiled_two_heads(), compiled_two_heads()

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from cases import slow_but
 from tfprune.runs.checkpoints import Checkpoints, Position, restore
 from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
@@ -286,7 +287,7 @@ def whole(strategy):
     return trainer, [trainer.train_epoch(dataset(seed=seed), falling) for seed in (0, 1)]
 
 
-@pytest.mark.parametrize('stop', [3, STEPS])
+@pytest.mark.parametrize('stop', slow_but([3, STEPS], [3]))
 def test_a_run_stopped_within_an_epoch_continues_bit_for_bit(strategy, tmp_path, whole, stop):
     expected, (first, second) = whole
     stopped, state = aligned(strategy, 0)

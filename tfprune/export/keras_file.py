@@ -26,7 +26,7 @@ def open_model(model: keras.Model, path: pathlib.Path, form: str = 'keras') -> A
     """An Artifact of a model in memory."""
     signature = Signature.of(model)
     forward = tf.function(
-        lambda *tensors: named_answers(model, signature, tensors),
+        lambda *tensors: named_answers(model, signature, tensors), autograph=False,
         input_signature=[tf.TensorSpec([None, *shape], dtype)
                          for shape, dtype in signature.inputs.values()])
 

@@ -51,7 +51,7 @@ def serving_module(model: keras.Model, batch: int = 0) -> tf.Module:
         return named_answers(model, signature, tensors)
 
     names = serving.input_names(signature)
-    module.serve = tf.function(serve, input_signature=[
+    module.serve = tf.function(serve, autograph=False, input_signature=[
         tf.TensorSpec([batch or None, *shape], dtype, name=name)
         for name, (shape, dtype) in zip(names, signature.inputs.values())])
     module.input_names = tf.function(lambda: tf.constant(names), input_signature=[])

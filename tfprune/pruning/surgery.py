@@ -12,6 +12,7 @@ from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, em
 from tfprune.structure.copies import config_of
 from tfprune.structure.graph import Graph, Shape, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
+from tfprune.structure.keras_internals import without_random_weights
 from tfprune.structure.layer_rules import RULES, LayerRule, rule_of
 from tfprune.structure.layout import LayerNode, WeightSlot, weight_of
 from tfprune.structure.parameter import Parameter
@@ -38,7 +39,7 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     check_traced(model, graph, groups)
     kept = layout.kept(check_masks(groups, masks))
     cloning = _Cloning(model, graph, groups, kept, dtype_policy)
-    with policy_of_layers(dtype_policy or keras.config.dtype_policy()):
+    with policy_of_layers(dtype_policy or keras.config.dtype_policy()), without_random_weights():
         pruned = cloning.rebuild(model)
     cloning.copy_weights(graph)
     return pruned

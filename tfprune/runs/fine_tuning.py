@@ -82,7 +82,7 @@ def _settle(state: State, count: int | None = None) -> None:
     """Batch-norm statistics of the sub-network, by so many batches; as when it was scored."""
     pruned, count = state.pruned, count or state.config.training.calibration_batches
 
-    @tf.function
+    @tf.function(autograph=False)
     def forward(inputs: Any) -> None:
         state.strategy.run(lambda x: state.task.forward(pruned, x, training=True), (inputs,))
 

@@ -40,7 +40,7 @@ def measure(plain: keras.Model, task: Task, data: Examples, held_out: tf.data.Da
     trained = answers.scored(sample(data, held.examples))
     known = task.knows(np.concatenate(answers.evidence))
     test = evaluate.metrics(data.test_batches(250))
-    forward = tf.function(lambda x: task.forward(plain, x, training=True))
+    forward = tf.function(lambda x: task.forward(plain, x, training=True), autograph=False)
     reestimate_batch_norm(unfold(plain), forward, (
         x for x, *_ in data.train_batches(0, batch_size).take(_STATISTICS_BATCHES)))
     return Given(test, held, trained, known, *(
@@ -54,7 +54,7 @@ class _Answers:
     def __init__(self, plain: keras.Model, task: Task):
         self.evidence: list[np.ndarray] = []
 
-        @tf.function(reduce_retracing=True)
+        @tf.function(reduce_retracing=True, autograph=False)
         def of_batch(x: Any, targets: Targets) -> tuple[tf.Tensor, tf.Tensor]:
             outputs = task.forward(plain, x, training=False)
             scores = task.scores(outputs, *targets)

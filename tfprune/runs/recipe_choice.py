@@ -109,7 +109,7 @@ def has_own_losses(model: keras.Model) -> bool:
         model(x, training=True)
         found.append(len(model.losses))
 
-    tf.function(forward).get_concrete_function(inputs)
+    tf.function(forward, autograph=False).get_concrete_function(inputs)
     return any(found)
 
 

@@ -207,7 +207,7 @@ class ContextTrainer(tf.Module):
                                      '--context_learning_rate may help.')
         return float(loss)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _step(self) -> tf.Tensor:
         history = self.history
         seen = tf.cast(tf.range(tf.shape(history.rewards)[0]) < history.count, tf.float32)

@@ -37,7 +37,7 @@ class StudentTrainer:
         self._macs, self._account, self._scored = teacher_macs, account, scored
         self._learning_rate, self._calibration_batches = learning_rate, calibration_batches
         self._logits = tf.function(lambda images: as_logits(
-            teacher, teacher(tf.cast(images, tf.float32), training=False)))
+            teacher, teacher(tf.cast(images, tf.float32), training=False)), autograph=False)
 
     def taught(self, batches: Iterable[Batch]) -> list[Batch]:
         """(images, the teacher's logits float32 [B, K]) of each of the batches."""
@@ -52,7 +52,7 @@ class StudentTrainer:
         optimizer.build(student.trainable_variables)
         step = _step(student, optimizer)
         if len(taught) >= _TRACED_FROM:
-            step = tf.function(step)
+            step = tf.function(step, autograph=False)
         for images, logits in taught:
             step(images, logits)
         self._account.train(_count(taught), macs)

@@ -201,7 +201,7 @@ def _sum_function(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.
         index = tf.distribute.get_replica_context().replica_id_in_sync_group
         return tf.where(tf.equal(index % local, 0), value, tf.zeros_like(value))
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def total(value: tf.Tensor) -> tf.Tensor:
         return strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(part, (value,)), axis=None)
 

@@ -51,9 +51,10 @@ class RateTest:
         self._calibration, self._should_stop = calibration, should_stop
         self._trainer = Trainer(model, tf.distribute.get_strategy(), optimization, task=task)
         self._start = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
-        self._forward = tf.function(lambda x: task.forward(model, x, training=True))
+        self._forward = tf.function(
+            lambda x: task.forward(model, x, training=True), autograph=False)
         self._scores = tf.function(lambda x, *targets: task.scores(
-            task.forward(model, x, training=False), *targets))
+            task.forward(model, x, training=False), *targets), autograph=False)
 
     def scores(self, rate: float) -> np.ndarray:
         """How well each held-out example is answered after the steps, [n], see Task.scores; as

@@ -272,11 +272,11 @@ class Trainer(tf.Module):
         self._companion.value.count()
         return sums
 
-    @tf.function
+    @tf.function(autograph=False)
     def _train_step(self, batch: Batch) -> tf.Tensor:
         return self._step(batch, joined=False)
 
-    @tf.function
+    @tf.function(autograph=False)
     def _train_both(self, batch: Batch) -> tf.Tensor:
         return self._step(batch, joined=True)
 
@@ -354,7 +354,8 @@ class Evaluator:
                  task: Task | None = None, jit_compile: bool = False):
         self.model, self.strategy, self._task = model, strategy, task or Classification.of(model)
         self._sums = {name: tf.function(functools.partial(self._reduced, _compiled(
-            functools.partial(self._of_replica, name), jit_compile)), reduce_retracing=True)
+            functools.partial(self._of_replica, name), jit_compile)), reduce_retracing=True,
+            autograph=False)
             for name in ('tally', 'spread')}
 
     def __call__(self, batches: tf.data.Dataset) -> float:
@@ -396,4 +397,4 @@ class Evaluator:
 
 
 def _compiled(function: Callable, jit_compile: bool) -> Callable:
-    return tf.function(function, jit_compile=True) if jit_compile else function
+    return tf.function(function, jit_compile=True, autograph=False) if jit_compile else function
