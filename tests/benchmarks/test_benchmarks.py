@@ -62,6 +62,7 @@ def test_the_table_names_files_and_operators(measured):
     assert '| CONV_2D 3x3 22x22>20x20 |' in text and '| the whole file |' in text
 
 
+@pytest.mark.slow
 def test_memory_of_a_process_of_its_own(files):
     row, = artifacts.rows(['dense.tflite'], artifacts=files, artifact_threads=[1], rounds=1,
                           repetitions=1, profile=False)

@@ -214,6 +214,7 @@ def test_rows_of_rewards(tmp_path):
         next(rewards.rows())
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_says_why_it_failed():
     with pytest.raises(ValueError, match='resident: OSError: .* no VmNothing'):
         call_apart(memory.resident, name='VmNothing')

@@ -127,6 +127,7 @@ def test_two_stages_end_within_the_budget_and_continue_bit_for_bit(tmp_path):
     assert fresh.decide().to_json() == decision.to_json()
 
 
+@pytest.mark.slow
 def test_removing_more_than_the_budget_asks_for_is_invalid():
     keras.utils.set_random_seed(0)
     method = started('n2n', problem_of({'macs': 0.9}), removal_rounds=2, shrinkage_rounds=0)

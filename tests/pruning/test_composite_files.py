@@ -51,7 +51,8 @@ def images(count=4):
     return np.random.default_rng(0).normal(size=(count, 8, 8, 3)).astype('float32')
 
 
-@pytest.mark.parametrize('name', slow_but(sorted(MODELS), ['patches']))
+@pytest.mark.slow
+@pytest.mark.parametrize('name', sorted(MODELS))
 def test_the_file_loads_without_the_class(name, tmp_path):
     pruned, x = pruned_to_half(randomize(MODELS[name][0]())), images()
     pruned.save(tmp_path / 'pruned.keras')

@@ -22,7 +22,7 @@ def cell_rows(folder, accuracy=ACCURACY, budget=0.5, flags=(), **changes):
     """Rows of a comparison: a run folder each, read; `flags`, {method: {flag: value}}."""
     rows = []
     for (method, seed), value in accuracy.items():
-        pruned = {**PRUNED, 'macs': 4000 if method == 'dense' else 1990 + seed,
+        pruned = {**PRUNED, 'macs': 4000 if method == 'dense' else int(4000 * budget) - 10 + seed,
                   'test_accuracy': value}
         budgets = [{'target': 'macs', 'asked': budget, 'limit': 4000 * budget, 'dense': 4000,
                     'cost': pruned['macs']}]
@@ -119,6 +119,19 @@ def test_a_control_differs_by_its_method_alone(tmp_path):
     rows[2] = completed(rows[2])
     lines = report.aggregate(rows + rlal)
     assert against(lines[3], 'uniform', lines).pairs == 1
+
+
+def test_lines_stand_by_model_and_budget(tmp_path):
+    scores = {('uniform', 0): 0.9, ('rlal', 0): 0.9}
+    rows = [row for model in ('resnet20', 'resnet8') for budget in (0.7, 0.3)
+            for row in cell_rows(tmp_path / model / str(budget), scores, budget, {
+                method: {'model': model} for method in ('uniform', 'rlal')})]
+    rows += cell_rows(tmp_path, {('dense', 0): 0.95}, flags={'dense': {'model': 'resnet20'}})
+    _, _, *lines = first_table(report.format_comparison(rows)).splitlines()
+    assert [tuple(re.split(r'\s{2,}', line)[:3]) for line in lines] == [
+        ('dense', '–', 'resnet20'), *(
+            (method, f'macs {budget}%', model) for model in ('resnet20', 'resnet8')
+            for budget in (30, 70) for method in ('uniform', 'rlal'))]
 
 
 def test_table(rows):

@@ -63,7 +63,8 @@ def test_the_lines_of_the_readme_run_as_written(tmp_path, monkeypatch):
     code = code.replace('macs=0.5,', 'macs=0.5, progress=False, warmup_epochs=2, random_epochs=1, '
                         'joint_epochs=1, alignment_epochs=1, fine_tune_epochs=2,')
     monkeypatch.chdir(tmp_path)
-    exec(code, found := {})
+    with light_export():
+        exec(code, found := {})
     dense, pruned = found['model'], keras.models.load_model('pruned.keras')
     assert recount(pruned)[0] <= 0.5 * recount(dense)[0]
 

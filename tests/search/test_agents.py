@@ -163,7 +163,8 @@ def test_all_but_ppo_learn_from_random_actions(trained, envs):
 
 
 @pytest.mark.parametrize('name, epochs', [
-    ('ppo', 14), pytest.param('sac', 10, marks=pytest.mark.slow), ('ddpg', 8)])
+    ('ppo', 14), *(pytest.param(*other, marks=pytest.mark.slow) for other in (
+        ('sac', 10), ('ddpg', 8)))])
 def test_learns_a_trivial_reward(name, epochs, envs):
     random = [r for seed in range(8) for r in play(envs, random_policy(envs[0], seed))[1]]
     agent = make(name, envs, seed=1)

@@ -158,6 +158,7 @@ def rlal(small, **options):
         comparison_episodes=0, context_size=4, **options)
 
 
+@pytest.mark.slow
 def test_the_history_learns_of_what_was_ranked_and_the_agent_does_not(small):
     method = rlal(small, surrogate_candidates=40, surrogate_scored=3)
     seen = []

@@ -150,6 +150,12 @@ def by_budget(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(lines, key=lambda line: order.index(budget_text(line)))
 
 
+def by_model_and_budget(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same within each model, of which a table may have several."""
+    models = list(dict.fromkeys(line['model'] for line in lines))
+    return sorted(by_budget(lines), key=lambda line: models.index(line['model']))
+
+
 def budget_text(line: Mapping[str, Any]) -> str:
     """The budgets of a line of `aggregate`; MISSING without."""
     return listed(f'{name} {_limit(name, limit)}'

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from tfprune.errors import unknown
 from tfprune.plain_text import markdown_text
 from tfprune.report import scores
-from tfprune.report.aggregate import (aggregate, budget_text, budgets_of, by_budget, line_names,
-                                      mean_and_sd, plus_minus, settings_of)
+from tfprune.report.aggregate import (aggregate, budget_text, budgets_of, by_budget,
+                                      by_model_and_budget, line_names, mean_and_sd, plus_minus,
+                                      settings_of)
 from tfprune.report.comparison_plots import plot_account, plot_curves, plot_method_widths
 from tfprune.report.judgment import difference_columns, further_tables, pair_notes, verdicts
 from tfprune.report.number_text import MISSING, count, duration, listed, percent
@@ -32,7 +33,7 @@ def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
         raise unknown('format', style, FORMATS)
     if not rows:
         raise ValueError('there are no runs to report.')
-    lines = aggregate(rows)
+    lines = by_model_and_budget(aggregate(rows))
     title = f'{_title(rows)} ({_lead(rows, lines)})'
     text = [markdown_text(title) if style == 'markdown' else title, '']
     for _, cells in comparison_tables(lines):
@@ -42,7 +43,7 @@ def format_comparison(rows: Sequence[Row], style: str = 'text') -> str:
 
 def comparison_of_page(rows: Sequence[Row]) -> str:
     """The tables in markdown and what they show, without what a page says once of all tables."""
-    lines = aggregate(rows)
+    lines = by_model_and_budget(aggregate(rows))
     tables = [line for _, cells in comparison_tables(lines) for line in [*markdown(cells), '']]
     notes = [*verdicts(lines), *_sparse_notes(lines), *_charge_notes(rows)]
     return '\n'.join([*tables, *(written(note, 'markdown') for note in notes)]).rstrip()
