@@ -12,6 +12,7 @@ from tfprune.data.class_names import check_class_names
 from tfprune.data.image_data import Augmentation, ImageData
 from tfprune.data.split import reward_split
 from tfprune.data.storage import as_tensor
+from tfprune.data.tuning import untuned
 
 PREFETCH_BATCHES = 4
 
@@ -156,7 +157,7 @@ def _finish(batches: tf.data.Dataset) -> tf.data.Dataset:
     options.deterministic = True
     # Optimizing writes the graph out, and with it a copy of all images, at each epoch's start.
     options.experimental_optimization.apply_default_optimizations = False
-    return batches.prefetch(PREFETCH_BATCHES).with_options(options)
+    return untuned(batches.prefetch(PREFETCH_BATCHES)).with_options(options)
 
 
 def _check_arrays(where: str, images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:

@@ -21,6 +21,7 @@ from tfprune.data.options import DataOptions
 from tfprune.data.photographs import Split, photographs
 from tfprune.data.split import test_sizes, test_split
 from tfprune.data.storage import cache_path, check_memory, stored
+from tfprune.data.tuning import untuned
 from tfprune.errors import first_line
 
 TEST = ('test', 'validation', 'val')
@@ -166,9 +167,9 @@ def _read(builder, keys: tuple[str, str], image_shape: tuple[int, int, int], opt
     def fill(images: np.ndarray, labels: np.ndarray) -> int:
         with _reading(builder):
             place = np.arange(size) if places is None else places()
-            batches = _in_order(builder, split).map(
+            batches = untuned(_in_order(builder, split).map(
                 lambda example: (_fit(example[keys[0]], image_shape), example[keys[1]]),
-                num_parallel_calls=tf.data.AUTOTUNE).batch(_READ_BATCH).prefetch(2)
+                num_parallel_calls=tf.data.AUTOTUNE).batch(_READ_BATCH).prefetch(2))
             start = 0
             for image, label in batches.as_numpy_iterator():
                 rows = place[start:start + len(label)]

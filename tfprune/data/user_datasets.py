@@ -12,6 +12,7 @@ from tfprune.data.class_names import check_class_names
 from tfprune.data.image_data import ImageData
 from tfprune.data.pixels import BYTES, PixelRange
 from tfprune.data.split import name_small_classes
+from tfprune.data.tuning import untuned
 from tfprune.data.user_checks import Form, Found, look
 
 NAME = 'tf.data'
@@ -115,21 +116,23 @@ class UserDatasets(ImageData):
         images = self.train
         if self.is_shuffled:
             images = images.shuffle(self.num_train, seed=epoch, reshuffle_each_iteration=False)
-        return images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        return untuned(
+            images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
 
     def reward_batches(self, batch_size: int) -> tf.data.Dataset:
         self._check_batch_size(batch_size)
-        return self.reward.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return untuned(self.reward.batch(batch_size).prefetch(tf.data.AUTOTUNE))
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         self._check_batch_size(batch_size)
-        return self.test.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return untuned(self.test.batch(batch_size).prefetch(tf.data.AUTOTUNE))
 
     def calibration_batches(self, batch_size: int, count: int) -> tf.data.Dataset:
         """`count` whole batches of training images, as the user's dataset gives them first."""
         self._check_batch_size(batch_size)
         self._check_count(count)
-        return self.train.repeat().batch(batch_size, drop_remainder=True).take(count)
+        return untuned(
+            self.train.repeat().batch(batch_size, drop_remainder=True).take(count))
 
 
 def batch_size_of(data: tf.data.Dataset) -> int | None:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from tfprune.data.examples import Examples
 from tfprune.data.pixels import PixelRange
+from tfprune.data.tuning import untuned
 from tfprune.errors import first_line
 
 _BATCH = 256  # examples that are looked at together
@@ -48,9 +49,9 @@ class _Arrays(Split):
 
     def batches(self, batch_size: int, order: np.ndarray | None = None) -> tf.data.Dataset:
         order = np.arange(self.count) if order is None else order
-        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(
+        return untuned(tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(
             lambda index: tf.nest.map_structure(lambda x: tf.gather(x, index), self.tensors)
-        ).prefetch(_PREFETCH)
+        ).prefetch(_PREFETCH))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +59,7 @@ class _Stream(Split):
     data: tf.data.Dataset  # not batched
 
     def batches(self, batch_size: int, order: np.ndarray | None = None) -> tf.data.Dataset:
-        return self.data.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+        return untuned(self.data.batch(batch_size).prefetch(tf.data.AUTOTUNE))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
