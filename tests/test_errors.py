@@ -191,7 +191,7 @@ def test_a_hang_up_saves_as_any_stop(server, tmp_path):
 def test_an_interrupt_while_tensorflow_is_imported_shows_no_traceback(tmp_path):
     process = subprocess.Popen(
         [sys.executable, '-X', 'importtime', str(ROOT / 'scripts/train.py'), '--run_dir=x',
-         '--method=uniform'],
+         '--method=uniform', '--dataset=digits'],
         cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     said = ''
     while 'tfprune.command_line' not in said:  # it is imported before TensorFlow
