@@ -65,7 +65,7 @@ def test_families_give_the_same(name):
     assert difference(model, to_keras2(model)) <= 1e-5
 
 
-@pytest.mark.parametrize('name', LACKING)
+@pytest.mark.parametrize('name', sorted(LACKING.keys() & FAMILIES))  # Keras 3.12 has fewer
 def test_what_has_no_counterpart_is_named(name):
     with pytest.raises(ValueError, match=rf"^layer '\w+' \({LACKING[name]}\) has no counterpart"):
         to_keras2(family(name))

@@ -173,3 +173,21 @@ def test_bad_masks_are_named():
     model = plain()
     with pytest.raises(ValueError, match="group 'logits' is not prunable: it feeds the model's"):
         prune_model(model, trace_groups(model), {'logits': np.ones(2, bool)})
+
+
+def test_copies_are_not_given_random_weights_first(monkeypatch):
+    """Which would be overwritten; new layers have theirs."""
+    model = plain()
+    groups, drawn = trace_groups(model), []
+    original = keras.initializers.VarianceScaling.__call__
+
+    def draw(self, *args, **options):
+        drawn.append(args)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(keras.initializers.VarianceScaling, '__call__', draw)
+    prune_model(model, groups, open_masks(groups))
+    assert not drawn
+    layer = layers.Dense(3)
+    layer.build((None, 4))
+    assert len(drawn) == 1 and layer.kernel.numpy().all()
