@@ -173,6 +173,9 @@ class Rebuilding:
                 made = self._called(node, values)
             values.update(zip(map(id, node.output_tensors), keras.tree.flatten(made)))
         outputs = keras.tree.map_structure(lambda tensor: values[id(tensor)], graph.output)
+        if all(any(output is made for made in inputs) for output in keras.tree.flatten(outputs)):
+            # What is left of it gives its inputs back; Keras 3.12 wants a layer between them.
+            outputs = keras.tree.map_structure(keras.layers.Identity(), outputs)
         return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=graph.name)
 
     def _input_like(self, tensor: Any, *, opened: bool = False) -> Any:
