@@ -13,6 +13,7 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # A worker a core: more threads wait fo
         os.environ.setdefault(_name, '1')
 
 import tfprune  # noqa: E402, F401
+import keras  # noqa: E402
 from tfprune import extras  # noqa: E402
 
 # Files of few and long tests: first, or one worker ends alone with them.
@@ -27,6 +28,9 @@ def pytest_collection_modifyitems(config, items):
     """Long files first; skips what is only run when asked for."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
+        for mark in item.iter_markers('keras'):
+            if _numbers(keras.version()) < _numbers(mark.args[0]):
+                item.add_marker(pytest.mark.skip(reason=f'needs Keras {mark.args[0]}'))
         for mark in item.iter_markers('extra'):
             if not extras.is_installed(mark.args[0]):
                 item.add_marker(pytest.mark.skip(reason=_needs(mark.args[0])))
@@ -36,6 +40,10 @@ def pytest_collection_modifyitems(config, items):
             for item in items:
                 if name in item.keywords:
                     item.add_marker(skip)
+
+
+def _numbers(version):
+    return [int(number) for number in version.split('.')[:2]]
 
 
 def _needs(extra):

@@ -196,8 +196,10 @@ def test_a_model_of_any_size_becomes_one_of_the_data(tmp_path):
         assert dict(groups) == {'mine/conv': 5}
         masks = {'mine/conv': np.array([1, 0, 1, 1, 0], bool)}
         assert check_promises(loaded, masks, groups=groups, inputs=images()).hold()
-    if keras.version() < '3.13':
-        pytest.skip('Keras 3.12 pools over more than there is')
+
+
+@pytest.mark.keras('3.13')
+def test_images_that_are_too_small_are_named(tmp_path):
     too_small = classifier((None, None, 3), middle=[layers.MaxPooling2D(9)])
     assert 'does not take images [8, 8, 3]: ' in refusal(saved(too_small, tmp_path))
 

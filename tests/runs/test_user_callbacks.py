@@ -49,6 +49,7 @@ def test_callbacks_see_each_phase_as_a_fit(tmp_path):
         assert {'loss', 'mae', 'val_loss', 'val_mae'} <= set(logs)
 
 
+@pytest.mark.keras('3.13')  # whose patience of 0 is an epoch more
 def test_early_stopping_ends_a_phase_and_the_run_goes_on(tmp_path):
     stop = keras.callbacks.EarlyStopping('val_mae', patience=0, min_delta=1e9, mode='min')
     _, report = run(table(optimizer='adam', loss='mse', metrics=['mae']), splits(),
@@ -61,6 +62,7 @@ def test_early_stopping_ends_a_phase_and_the_run_goes_on(tmp_path):
     assert (report['epochs']['search'], report['epochs']['fine_tune']) == (2, 2)
 
 
+@pytest.mark.keras('3.13')
 @pytest.mark.parametrize('ema', [False, True])
 def test_what_is_decided_on_and_saved_are_the_weights_that_a_callback_restores(
         ema, tmp_path, monkeypatch):

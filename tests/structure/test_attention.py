@@ -160,6 +160,9 @@ if 'use_gate' not in inspect.signature(layers.MultiHeadAttention).parameters:  #
 WITHOUT_B = ('einsum_sum',)
 
 
+if keras.version() < '3.13':  # whose groups of queries have other operations, or none
+    del CASES['grouped_scores'], CASES['operation_grouped']
+
 # These differ from another in an argument alone that no rule looks at.
 ALIKE = ('window', 'causal', 'dropout', 'scores_unused', 'cross', 'images', 'grouped_causal',
          'attention_causal', 'additive_bare', 'operation_heads')

@@ -212,6 +212,7 @@ def test_statistics_of_zeros_are_found_again():
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.keras('3.13')
 @pytest.mark.parametrize('starts_initial', [True, False])
 def test_renorm_averages_the_deviation(starts_initial):
     model, images = network(lambda x: norm(renorm=True, name='odd')(x)), batches(3)

@@ -26,6 +26,7 @@ def draws():
             keras.random.uniform(()).numpy())
 
 
+@pytest.mark.keras('3.13')
 def test_the_same_streams_as_keras():
     found = []
     for seed in (7, 8):
