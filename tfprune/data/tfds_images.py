@@ -167,9 +167,9 @@ def _read(builder, keys: tuple[str, str], image_shape: tuple[int, int, int], opt
     def fill(images: np.ndarray, labels: np.ndarray) -> int:
         with _reading(builder):
             place = np.arange(size) if places is None else places()
-            batches = untuned(_in_order(builder, split).map(
+            batches = _in_order(builder, split).map(
                 lambda example: (_fit(example[keys[0]], image_shape), example[keys[1]]),
-                num_parallel_calls=tf.data.AUTOTUNE).batch(_READ_BATCH).prefetch(2))
+                num_parallel_calls=tf.data.AUTOTUNE).batch(_READ_BATCH).prefetch(2)
             start = 0
             for image, label in batches.as_numpy_iterator():
                 rows = place[start:start + len(label)]
@@ -214,7 +214,8 @@ def _in_order(builder, split: str, **options) -> tf.data.Dataset:
     import tensorflow_datasets as tfds
 
     config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    return builder.as_dataset(split=split, shuffle_files=False, read_config=config, **options)
+    return untuned(
+        builder.as_dataset(split=split, shuffle_files=False, read_config=config, **options))
 
 
 def _fit(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:

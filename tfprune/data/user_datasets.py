@@ -71,6 +71,7 @@ class UserDatasets(ImageData):
         names = _class_names(class_names, num_classes)
         given = {'train_data': train_data, 'reward_data': reward_data, 'test_data': test_data}
         forms = {name: Form.of(name, data, num_classes) for name, data in given.items()}
+        given = {name: untuned(data) for name, data in given.items()}
         image_shape = forms['train_data'].image_shape
         stated = None if pixel_range is None else PixelRange.stated(pixel_range, image_shape[-1])
         for name, form in forms.items():
@@ -116,23 +117,21 @@ class UserDatasets(ImageData):
         images = self.train
         if self.is_shuffled:
             images = images.shuffle(self.num_train, seed=epoch, reshuffle_each_iteration=False)
-        return untuned(
-            images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
+        return images.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
     def reward_batches(self, batch_size: int) -> tf.data.Dataset:
         self._check_batch_size(batch_size)
-        return untuned(self.reward.batch(batch_size).prefetch(tf.data.AUTOTUNE))
+        return self.reward.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         self._check_batch_size(batch_size)
-        return untuned(self.test.batch(batch_size).prefetch(tf.data.AUTOTUNE))
+        return self.test.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
     def calibration_batches(self, batch_size: int, count: int) -> tf.data.Dataset:
         """`count` whole batches of training images, as the user's dataset gives them first."""
         self._check_batch_size(batch_size)
         self._check_count(count)
-        return untuned(
-            self.train.repeat().batch(batch_size, drop_remainder=True).take(count))
+        return self.train.repeat().batch(batch_size, drop_remainder=True).take(count)
 
 
 def batch_size_of(data: tf.data.Dataset) -> int | None:

@@ -59,7 +59,7 @@ class _Stream(Split):
     data: tf.data.Dataset  # not batched
 
     def batches(self, batch_size: int, order: np.ndarray | None = None) -> tf.data.Dataset:
-        return untuned(self.data.batch(batch_size).prefetch(tf.data.AUTOTUNE))
+        return self.data.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -176,7 +176,8 @@ def _split(name: str, data: Any, model: keras.Model) -> Split:
     if isinstance(data, (tuple, list)):
         _check_parts(name, data)
         return _of_arrays(name, [_taken_alone(data[0], model), *data[1:]], model)
-    dataset = _as_dataset(name, data).map(lambda x, *targets: (_taken_alone(x, model), *targets))
+    dataset = untuned(_as_dataset(name, data)).map(
+        lambda x, *targets: (_taken_alone(x, model), *targets))
     first = _first(name, dataset)
     _check_parts(name, first)
     is_batched = _is_batched(name, first[0], model)
