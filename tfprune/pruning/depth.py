@@ -14,7 +14,7 @@ import keras
 from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, embedding_like,
                                         give_embeddings)
 from tfprune.structure.graph import Graph, Step, unfold
-from tfprune.structure.keras_internals import maker, numpy as knp, without_random_weights
+from tfprune.structure.keras_internals import maker, numpy as knp
 from tfprune.structure.parameter import Constant, Parameter
 
 _SUMS = (keras.layers.Add, knp.Add)
@@ -74,11 +74,7 @@ def remove_blocks(model: keras.Model, names: Iterable[str]) -> keras.Model:
     if removal.broken() is not None:
         raise JointRemovalError(f"blocks {', '.join(names)} cannot be removed together: nested "
                                 f"model '{removal.broken()}' would lose an output")
-    rebuilding = _Rebuilding(model, graph, removal)
-    with without_random_weights():
-        reduced = rebuilding.rebuild(model)
-    rebuilding.copy_weights(graph)
-    return reduced
+    return _Rebuilding(model, graph, removal).copied(model, graph)
 
 
 class JointRemovalError(ValueError):

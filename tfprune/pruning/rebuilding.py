@@ -13,7 +13,8 @@ from tfprune.structure.composite import Opened
 from tfprune.structure.composite_nodes import Node
 from tfprune.structure.copies import config_of, give_activations, made_of
 from tfprune.structure.graph import Graph, Shape, functional_graph
-from tfprune.structure.keras_internals import clone_model, core, layers_within, maker
+from tfprune.structure.keras_internals import (clone_model, core, layers_within, maker,
+                                               without_random_weights)
 from tfprune.structure.parameter import Constant, Parameter
 
 
@@ -65,6 +66,14 @@ class Rebuilding:
         """Returns the shape of the copy of an input of this shape."""
         del layer
         return shape
+
+    def copied(self, model: keras.Model, graph: Graph) -> keras.Model:
+        """Returns a copy of the root model, with the weights that its layers' copies are given."""
+        policy = self.dtype_policy or keras.config.dtype_policy()
+        with policy_of_layers(policy), without_random_weights():
+            copy = self.rebuild(model)
+        self.copy_weights(graph)
+        return copy
 
     def rebuild(self, model: keras.Model) -> keras.Model:
         """Returns a copy of a model, root or nested, of cloned layers."""

@@ -8,11 +8,10 @@ import numpy as np
 
 from tfprune.pruning.masks import check_masks
 from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, embedding_like,
-                                        from_config, give_embeddings, policy_of_layers)
+                                        from_config, give_embeddings)
 from tfprune.structure.copies import config_of
 from tfprune.structure.graph import Graph, Shape, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced, trace_groups
-from tfprune.structure.keras_internals import without_random_weights
 from tfprune.structure.layer_rules import RULES, LayerRule, rule_of
 from tfprune.structure.layout import LayerNode, WeightSlot, weight_of
 from tfprune.structure.parameter import Parameter
@@ -38,11 +37,7 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     graph, layout = unfold(model), groups.layout
     check_traced(model, graph, groups)
     kept = layout.kept(check_masks(groups, masks))
-    cloning = _Cloning(model, graph, groups, kept, dtype_policy)
-    with policy_of_layers(dtype_policy or keras.config.dtype_policy()), without_random_weights():
-        pruned = cloning.rebuild(model)
-    cloning.copy_weights(graph)
-    return pruned
+    return _Cloning(model, graph, groups, kept, dtype_policy).copied(model, graph)
 
 
 def float32_copy(model: keras.Model) -> keras.Model:

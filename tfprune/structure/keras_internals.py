@@ -26,7 +26,7 @@ __all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'La
            'math', 'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
            'projections_of', 'remember_call', 'renormalizes', 'schedule_of', 'sequential_graph',
            'standardized', 'takes_training', 'uncompiled', 'untouched', 'value_without_autocast',
-           'with_mask_of', 'with_own']
+           'with_mask_of', 'with_own', 'without_random_weights']
 
 
 # Layer -> arguments of its calls in composite layers that were opened.
