@@ -7,6 +7,7 @@ another process for it is marked @pytest.mark.extra(name).
 import os
 
 import pytest
+from packaging.version import Version
 
 if 'PYTEST_XDIST_WORKER' in os.environ:  # A worker a core: more threads wait for each other.
     for _name in ('TF_NUM_INTRAOP_THREADS', 'TF_NUM_INTEROP_THREADS', 'OMP_NUM_THREADS'):
@@ -29,7 +30,7 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     for item in items:
         for mark in item.iter_markers('keras'):
-            if _numbers(keras.version()) < _numbers(mark.args[0]):
+            if Version(keras.version()) < Version(mark.args[0]):
                 item.add_marker(pytest.mark.skip(reason=f'needs Keras {mark.args[0]}'))
         for mark in item.iter_markers('extra'):
             if not extras.is_installed(mark.args[0]):
@@ -40,10 +41,6 @@ def pytest_collection_modifyitems(config, items):
             for item in items:
                 if name in item.keywords:
                     item.add_marker(skip)
-
-
-def _numbers(version):
-    return [int(number) for number in version.split('.')[:2]]
 
 
 def _needs(extra):

@@ -157,11 +157,9 @@ CASES = {
 if 'use_gate' not in inspect.signature(layers.MultiHeadAttention).parameters:  # Keras 3.12
     for name in ('gate', 'window', 'causal_window', 'grouped_gate'):
         del CASES[name]
-WITHOUT_B = ('einsum_sum',)
-
-
-if keras.version() < '3.13':  # whose groups of queries have other operations, or none
+    # Its groups of queries have other operations, or none.
     del CASES['grouped_scores'], CASES['operation_grouped']
+WITHOUT_B = ('einsum_sum',)
 
 # These differ from another in an argument alone that no rule looks at.
 ALIKE = ('window', 'causal', 'dropout', 'scores_unused', 'cross', 'images', 'grouped_causal',
