@@ -6,7 +6,7 @@ images, those that a search scores on and others:
 
     reward             accuracy of the sub-network, normalized by each batch, as a search scores it
     step 0, 10, 50     accuracy and cross-entropy of the pruned model after so many training steps,
-                       its statistics re-estimated at surgery
+                       its statistics re-estimated: moving averages lag behind weights that move
 
 and the test accuracy after the last epoch. The table has Spearman's rank correlation of each with
 that, and its 95% interval by bootstrap over decisions. Fine-tuning as a run does it: SGD, labels
@@ -40,6 +40,7 @@ from tfprune.search.scoring import SubnetworkScorer
 from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import trace_groups
+from tfprune.structure.layer_state import KeptState
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.schedule import Schedule
 from tfprune.training.seeding import set_seed
@@ -112,9 +113,14 @@ class Study:
         row: dict[str, Any] = {'reward': self.score(masks)}
         model = prune_model(self.dense, self.groups, masks)
         set_seed(0, model)
+        graph = unfold(model)
         forward = tf.function(lambda x: model(tf.cast(x, tf.float32), training=True))
-        reestimate_batch_norm(unfold(model), forward, (
-            x for x, _ in self.data.calibration_batches(self.data.num_reward // 10, 2)))
+
+        def settle() -> None:
+            reestimate_batch_norm(graph, forward, (
+                x for x, _ in self.data.calibration_batches(self.data.num_reward // 10, 2)))
+
+        settle()
         evaluate = Evaluator(model, self.strategy)
         trainer = Trainer(model, self.strategy, Optimization(global_batch_size=BATCH),
                           teacher=Teacher(self.dense, 0.9, 4.0))
@@ -123,8 +129,11 @@ class Study:
 
         def measure(step: int, _: Any = None) -> None:
             if step in STEPS:
+                moving = KeptState(graph.layers.values())
+                settle()
                 for part, batches in self.held_out.items():
                     row[f'step {step}, {part}'] = evaluate.metrics(batches)
+                moving.restore()
 
         def rate(first: int, step: int) -> float:
             return schedule(first + step)
