@@ -196,7 +196,7 @@ def test_rows_of_rewards(tmp_path):
     build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0.5,),
                 std=(0.5,)).save(path)
     options = dict(initial_weights=str(path), search_model='resnet8', search_dataset='digits',
-                   reward_decisions=5, reward_epochs=1, reward_images=200)
+                   reward_decisions=5, reward_epochs=1, reward_images=100)
     found = list(rewards.rows(**options))
     assert [row['kind'] for row in found] == [
         'near uniform', 'near uniform', 'policy', 'random', 'near uniform']
