@@ -18,8 +18,8 @@ import keras  # noqa: E402
 from tfprune import extras  # noqa: E402
 
 # Files of few and long tests: first, or one worker ends alone with them.
-LONG = ('test_train_script', 'test_methods', 'test_deployment', 'test_initial_weights',
-        'test_faults', 'test_properties', 'test_workers', 'test_compare')
+LONG = ('test_notebooks', 'test_train_script', 'test_methods', 'test_deployment',
+        'test_initial_weights', 'test_faults', 'test_properties', 'test_workers', 'test_compare')
 
 ON_DEMAND = {'clients': 'installs MediaPipe into an environment of its own',
              'slow': 'ten seconds and more'}

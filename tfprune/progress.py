@@ -14,13 +14,23 @@ import tqdm
 _INTERVAL = 600.0  # seconds between two lines within an epoch
 
 
-@contextlib.contextmanager
-def hush_retracing() -> Iterator[None]:
+def hush_retracing() -> contextlib.AbstractContextManager[None]:
     """Without TensorFlow's warning that a function was traced often: each run has models of its
     own, so that the second in a process traces anew. Its other warnings come through.
     """
+    return _without('triggered tf.function retracing')
+
+
+def hush_saving() -> contextlib.AbstractContextManager[None]:
+    """Without the line 'Assets written to: ...' of each SavedModel, those that TFLite's converter
+    writes for itself among them."""
+    return _without('Assets written to')
+
+
+@contextlib.contextmanager
+def _without(text: str) -> Iterator[None]:
     def is_another(record: logging.LogRecord) -> bool:
-        return 'triggered tf.function retracing' not in record.getMessage()
+        return text not in record.getMessage()
 
     logger = logging.getLogger('tensorflow')
     logger.addFilter(is_another)

@@ -1,6 +1,7 @@
 """export_model: forms agree, load elsewhere, cost what the sums say, and are whole or absent."""
 import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -47,9 +48,24 @@ def model():
 
 
 @pytest.fixture(scope='module')
-def report(model, tmp_path_factory):
-    return export.export_model(
-        model, tmp_path_factory.mktemp('run') / 'export', representative_data=IMAGES)
+def said():
+    """What TensorFlow's logger says at the level it has in a notebook."""
+    return []
+
+
+@pytest.fixture(scope='module')
+def report(model, said, tmp_path_factory):
+    logger, listener = tf.get_logger(), logging.Handler()
+    listener.emit = lambda record: said.append(record.getMessage())
+    level = logger.level
+    logger.setLevel('INFO')
+    logger.addHandler(listener)
+    try:
+        return export.export_model(
+            model, tmp_path_factory.mktemp('run') / 'export', representative_data=IMAGES)
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
 
 
 @pytest.fixture
@@ -59,6 +75,10 @@ def fast_formats(monkeypatch):
                'second': dataclasses.replace(keras_file.FORMAT, location='second.keras')}
     monkeypatch.setattr(exporter, 'FORMATS', formats)
     return formats
+
+
+def test_nothing_is_said_of_files_that_a_converter_writes_for_itself(report, said):
+    assert not [line for line in said if 'Assets' in line]
 
 
 def test_report_and_files(report):

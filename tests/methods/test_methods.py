@@ -90,9 +90,9 @@ def test_the_weights_are_those_of_before_bit_for_bit(name, run_of):
     assert digest.hexdigest()[:16] == DIGESTS[key][name]
 
 
-# One of each kind: controls, searches between epochs and on trained weights, agents. The
-# searches of the others have tests of their own.
-KINDS = ('amc', 'magnitude', 'rlal', 'uniform')
+# One of each kind: controls, searches between epochs and on trained weights. The searches of the
+# others have tests of their own.
+KINDS = ('amc', 'rlal', 'uniform')
 
 
 @pytest.mark.parametrize('name', slow_but(sorted(METHODS), KINDS))

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from light_export import light_export, only_the_model
 from made_up_problem import made_up_problem, searched, started
+from small_model import small_model
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.benchmarks import dense_reward
@@ -27,7 +28,7 @@ from tfprune.search.agents import play, random_policy
 from tfprune.training.seeding import set_seed
 
 ROUNDS = 8
-SMALL = dict(model='resnet8', dataset='digits', method='purl', warmup_epochs=1, random_epochs=0,
+SMALL = dict(model=small_model(), dataset='digits', method='purl', warmup_epochs=1, random_epochs=0,
              joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2, batch_size=256,
              reward_images=100, score_images=100, score_batch_size=100, calibration_batches=1,
              lr_warmup_epochs=0.0,

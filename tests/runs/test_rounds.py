@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from light_export import light_export, only_the_model
+from small_model import small_model
 from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.names import METHODS
 from tfprune.runs import run as runner
@@ -20,7 +21,7 @@ from tfprune.training.account import EpochAccount
 
 ROUNDS, EPISODES, SCORED = 3, 2, 100
 STEPS = (1437 - SCORED) // 256  # of an epoch of the digits
-SMALL = dict(model='resnet8', dataset='digits', method='draw', macs=0.5, warmup_epochs=1,
+SMALL = dict(model=small_model(), dataset='digits', method='draw', macs=0.5, warmup_epochs=1,
              random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=2,
              batch_size=256, reward_images=SCORED, score_images=SCORED, score_batch_size=SCORED,
              calibration_batches=1, lr_warmup_epochs=0.0)
@@ -167,7 +168,8 @@ def test_other_budgets_of_a_search_on_given_weights_search_no_more(whole, tmp_pa
 
 def test_a_search_needs_trained_weights(tmp_path):
     with pytest.raises(ValueError, match="'draw' searches on trained weights"):
-        train_and_prune(Config(**SMALL | {'warmup_epochs': 0}), tmp_path / 'run', progress=False)
+        train_and_prune(Config(**SMALL | {'model': 'resnet8', 'warmup_epochs': 0}),
+                        tmp_path / 'run', progress=False)
     assert not (tmp_path / 'run').exists()  # the corrected command would be of other flags
 
 

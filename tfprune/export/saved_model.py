@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import pathlib
 import re
@@ -18,6 +17,7 @@ from tfprune.errors import first_line
 from tfprune.export import operator_cost, serving, warmup
 from tfprune.export.base import Artifact, Format, Signature, WriteContext, dims
 from tfprune.export.keras_file import named_answers
+from tfprune.progress import hush_saving
 
 SIGNATURE = serving.DEFAULT
 
@@ -65,13 +65,8 @@ def write(model: keras.Model, path: pathlib.Path, context: WriteContext) -> None
     """
     module = serving_module(model)
     signatures = serving.signatures(model, module.serve, context.class_names, context.pixels)
-    logger = tf.get_logger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # 'Assets written to: …', once per save.
-    try:
+    with hush_saving():
         tf.saved_model.save(module, str(path), signatures=signatures)
-    finally:
-        logger.setLevel(level)
     warmup.write_warmup(path, serving.warmup_requests(model, context.pixels))
 
 

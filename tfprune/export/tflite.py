@@ -23,6 +23,7 @@ from tfprune.export.base import Artifact, Format, Signature, TFLiteOptions, Writ
 from tfprune.export.interpreter import Runner, stands_for_float
 from tfprune.export.metadata import add_metadata
 from tfprune.models.outputs import outputs_probabilities
+from tfprune.progress import hush_saving
 from tfprune.structure.keras_internals import layers_within
 
 FLOAT32, FLOAT16, DYNAMIC, INT8 = 'tflite', 'tflite_float16', 'tflite_dynamic', 'tflite_int8'
@@ -105,7 +106,8 @@ def in_order(content: bytes, signature: Signature) -> bytes:
 def run_converter(converter: Any, name: str) -> bytes:
     """What a tf.lite.TFLiteConverter makes; ValueError naming the model and what TFLite lacks."""
     try:
-        with warnings.catch_warnings():  # of examples by name: its move to another package
+        with hush_saving(), warnings.catch_warnings():
+            # Of examples by name: its move to another package.
             warnings.filterwarnings('ignore', r'\s*Warning: tf.lite.Interpreter', UserWarning)
             return converter.convert()
     except Exception as error:  # ConverterError is private; its text is pages of locations.
