@@ -4,6 +4,7 @@ What needs a library that an extra brings (tfprune.extras) is skipped where ther
 extra as the reason: of a test, or of a module that imports it, the error says it. A test that asks
 another process for it is marked @pytest.mark.extra(name).
 """
+import gc
 import os
 
 import pytest
@@ -16,6 +17,9 @@ if 'PYTEST_XDIST_WORKER' in os.environ:  # A worker a core: more threads wait fo
 import tfprune  # noqa: E402, F401
 import keras  # noqa: E402
 from tfprune import extras  # noqa: E402
+
+# Graphs are many small objects: collected at each 700 of them, tracing takes a tenth longer.
+gc.set_threshold(50_000, 20, 50)
 
 # Files of few and long tests: first, or one worker ends alone with them.
 LONG = ('test_notebooks', 'test_train_script', 'test_methods', 'test_deployment',

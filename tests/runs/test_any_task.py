@@ -18,8 +18,9 @@ from tfprune.training.step import NonFiniteLossError
 
 @pytest.mark.parametrize('kind, options, compiled, metric', [
     ('number', {}, {'loss': 'mse', 'metrics': ['mae']}, 'mae'),
-    ('binary', {'activation': 'sigmoid'}, {'loss': 'binary_crossentropy', 'metrics': ['accuracy']},
-     'accuracy'),
+    pytest.param('binary', {'activation': 'sigmoid'},
+                 {'loss': 'binary_crossentropy', 'metrics': ['accuracy']}, 'accuracy',
+                 marks=pytest.mark.slow),
     ('labels', {'outputs': 3, 'activation': 'sigmoid'},
      {'loss': 'binary_crossentropy', 'metrics': [keras.metrics.AUC(name='auc')]}, 'auc'),
     pytest.param('class', {'outputs': 3, 'activation': 'softmax'},

@@ -21,7 +21,7 @@ from tfprune.runs.run import train_and_prune
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = ['--dataset=digits', '--warmup_epochs=1', '--random_epochs=1',
-         '--joint_epochs=2', '--alignment_epochs=1', '--fine_tune_epochs=2', '--batch_size=32',
+         '--joint_epochs=2', '--alignment_epochs=1', '--fine_tune_epochs=1', '--batch_size=64',
          '--reward_images=100', '--score_images=100', '--score_batch_size=100',
          '--calibration_batches=1', '--rlal.episodes_per_epoch=2',
          '--rlal.random_reference_episodes=1',
