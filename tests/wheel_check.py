@@ -38,10 +38,7 @@ TRAIN = ('train', '--flagfile=quickstart.flags', '--method=uniform', '--warmup_e
 
 
 def main() -> None:
-    """`wheel_check.py`, or in two steps: `wheel_check.py install FOLDER`, `… use FOLDER`."""
-    if len(sys.argv) > 1:
-        {'install': install, 'use': use}[sys.argv[1]](pathlib.Path(sys.argv[2]).resolve())
-        return
+    """Builds, installs and uses."""
     with tempfile.TemporaryDirectory() as folder:
         install(pathlib.Path(folder))
         use(pathlib.Path(folder))
