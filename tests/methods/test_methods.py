@@ -45,6 +45,7 @@ SMALL_OPTIONS = {
     'cacp': dict(episodes=6, warmup_episodes=2, lockstep=2, ratios='0.5'),
     'crl': dict(rounds=2, episodes=2, updates=1),
     'n2n': dict(removal_rounds=1, shrinkage_rounds=1, rollouts=3, student_steps=1, units=4),
+    'ppo_search': dict(rounds=2, episodes=2, updates=1),
     'purl': dict(rounds=2, episodes=2, updates=1),
     'random_search': dict(decisions=3),
 }

@@ -16,6 +16,7 @@ METHODS: Registry[type['Method']] = Registry({
     'n2n': 'tfprune.methods.n2n:N2N',
     'purl': 'tfprune.methods.purl:PuRL',
     'crl': 'tfprune.methods.crl:CRL',
+    'ppo_search': 'tfprune.methods.ppo_search:PPOSearch',
     'dense': 'tfprune.methods.controls:Dense',
     'uniform': 'tfprune.methods.controls:Uniform',
     'random': 'tfprune.methods.controls:Random',
@@ -23,12 +24,13 @@ METHODS: Registry[type['Method']] = Registry({
     'scratch': 'tfprune.methods.controls:Scratch',
     'random_search': 'tfprune.methods.random_search:RandomSearch',
     'knapsack': 'tfprune.methods.knapsack:Knapsack',
-}, needs=dict.fromkeys(('rlal', 'amc', 'cacp', 'n2n', 'purl', 'crl'), 'rl'), kind='method')
+}, needs=dict.fromkeys(('rlal', 'amc', 'cacp', 'n2n', 'purl', 'crl', 'ppo_search'), 'rl'),
+    kind='method')
 # Of the methods above, until they are imported; each has them in its class, too.
 _OPTIONS: dict[str, type[of.Options]] = {
     'rlal': of.RlalOptions, 'amc': of.AmcOptions, 'cacp': of.CacpOptions,
     'autocompress': of.AutoCompressOptions, 'n2n': of.N2nOptions, 'purl': of.PurlOptions,
-    'crl': of.CrlOptions, 'magnitude': of.MagnitudeOptions,
+    'crl': of.CrlOptions, 'ppo_search': of.PpoSearchOptions, 'magnitude': of.MagnitudeOptions,
     'random_search': of.RandomSearchOptions,
     **{name: of.NoOptions for name in ('dense', 'uniform', 'random', 'scratch', 'knapsack')}}
 

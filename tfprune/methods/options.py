@@ -264,6 +264,16 @@ class CrlOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True)
+class PpoSearchOptions(Options):
+    """RLAL's agent on trained weights."""
+    prefix: ClassVar[str] = 'ppo_search.'
+    rounds: int = _count(6, 'The search has this many rounds.')
+    episodes: int = _count(20, 'A round has this many episodes.', high=1000)
+    updates: int = _count(20, "PPO passes this often over a round's episodes.")
+    learning_rate: float = _rate(5e-3, 'Actor and critic learn at this rate.')
+
+
+@dataclasses.dataclass(frozen=True)
 class MagnitudeOptions(Options):
     """One threshold for all groups."""
     prefix: ClassVar[str] = 'magnitude.'
