@@ -88,6 +88,7 @@ def test_statistics_are_those_of_the_calibration_data(trained, digits):
     *(pytest.param(name, options, marks=pytest.mark.slow) for name, options in (
         ('rlal', {'episodes_per_epoch': 2, 'comparison_episodes': 0, 'context_updates': 2}),
         ('crl', {'rounds': 2, 'episodes': 2}),
+        ('ppo_search', {'rounds': 2, 'episodes': 2}),
         ('purl', {'rounds': 2, 'episodes': 2, 'updates': 1})))])
 def test_methods_search_by_a_score_of_ones_own(method, options):
     """The score wants the first layer narrow, and is all that they know."""
