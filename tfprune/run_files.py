@@ -29,7 +29,7 @@ CONTENT: dict[str, files.Shape] = {
         'learning_rate': float, 'fine_tune_learning_rate': float, 'weight_decay': float,
         'reasons': [str], 'stated': [str], 'augmentation?': str, 'follows?': bool,
         'continues?': bool},
-        'lowered?': {str: str}},
+        'lowered?': {str: str}, 'teacher?': {'is_dense': bool, 'said': str}},
     'answers.json': {'classes': [{'images': int, 'before': (int, None), 'after': int}],
                      'confusion': (list, None),
                      'changed': [{'index': int, 'label': int, 'before': int, 'after': int}],

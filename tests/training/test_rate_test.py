@@ -46,10 +46,16 @@ def test_which_rate_is_taken():
     (dict(_0=20, _0_01=20, _0_03=12, _0_1=40, _0_3=90, _1_0=80), 40, 0.3),
 ])
 def test_a_rate_that_has_decayed_is_raised(right, steps, expected):
-    rate, why = at_least(FakeTest(**right), 0.01, steps)
+    rate, why = at_least(FakeTest(**right), 0.01, steps, highest=10.0)
     assert rate == pytest.approx(expected) and bool(why) == (expected != 0.01)
     if why and right['_0'] == 10:
         assert f'{expected:g} brings a copy' in why and ' from 10.00% to 8' in why
+
+
+def test_a_rate_is_not_raised_above_the_highest():
+    test = FakeTest(_0=10, _0_01=12, _0_03=20, _0_1=40, _0_3=80)
+    assert at_least(test, 0.01, 40, highest=0.1)[0] == pytest.approx(0.1)
+    assert at_least(test, 0.01, 40, highest=0.01)[0] == 0.01
 
 
 def test_a_rate_is_not_raised_for_what_may_be_chance():
@@ -60,9 +66,10 @@ def test_a_rate_is_not_raised_for_what_may_be_chance():
             return np.isin(np.arange(100), list(right.get(rate, set(range(20, 84)))))
 
     assert paired(Test().scores(0.01), Test().scores(0.03))[0] == pytest.approx(0.14)
-    assert at_least(Test(), 0.01, 40) == (0.01, '')
+    assert at_least(Test(), 0.01, 40, highest=10.0) == (0.01, '')
 
 
 def test_a_rate_that_nothing_recovers_with_is_kept_and_said():
-    rate, why = at_least(FakeTest(_0=30, _0_01=30, _0_03=29, _0_1=9, _0_3=8), 0.01, 200)
+    test = FakeTest(_0=30, _0_01=30, _0_03=29, _0_1=9, _0_3=8)
+    rate, why = at_least(test, 0.01, 200, highest=10.0)
     assert rate == 0.01 and 'neither it nor a larger one' in why and '30.00%' in why

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import inspect
 import json
 import pathlib
 import zipfile
@@ -35,6 +36,14 @@ class CompiledOptimizer:
     def name(self) -> str:
         """Its class: Adam, SGD, …"""
         return inner_config(self.config)['class_name']
+
+    @property
+    def usual_rate(self) -> float:
+        """The rate that its class has by default; its own where the class has none."""
+        kind = type(keras.optimizers.deserialize(copy.deepcopy(inner_config(self.config))))
+        parameter = inspect.signature(kind).parameters.get('learning_rate')
+        default = parameter.default if parameter else None
+        return float(default) if isinstance(default, (int, float)) else self.learning_rate
 
     def scheduled_rate(self, step: int) -> float:
         """The schedule's rate so many steps from now."""

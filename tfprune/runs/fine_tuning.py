@@ -5,7 +5,6 @@ from typing import Any
 import tensorflow as tf
 
 from tfprune.methods.base import Decision
-from tfprune.models.model_files import read_keras_file
 from tfprune.pruning.sparsity import zeroing
 from tfprune.runs.carrying import take_over
 from tfprune.runs.checkpoints import restore
@@ -14,11 +13,11 @@ from tfprune.runs.first_epoch import fine_tune_factor
 from tfprune.runs.lost_parts import left_out
 from tfprune.runs.stages import stage_after_surgery, stage_before_surgery
 from tfprune.runs.state import FineTuning, State, plain_float32
+from tfprune.runs.teacher import teacher_of
 from tfprune.search.problem import Problem
 from tfprune.structure.graph import unfold
 from tfprune.training.batch_norm import batch_norm_layers, reestimate_batch_norm
 from tfprune.training.distribution import from_chief
-from tfprune.training.step import Teacher
 
 # Share of a moving average that may be older than the training after surgery.
 YOUNG = 0.05
@@ -47,7 +46,7 @@ def _train(state: State, problem: Problem, plan: FineTuning) -> int:
             f'the search cost {decision.search_equivalents:.1f} epochs; charged, it leaves '
             f'none of {config.epochs.fine_tune_epochs} to fine-tuning.')
     keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
-    trainer = state.trainer(pruned, teacher=_teacher(state), constrain=keep_zeros,
+    trainer = state.trainer(pruned, teacher=teacher_of(state), constrain=keep_zeros,
                             average=config.training.fine_tune_average)
     trainer.rate_factor.assign(fine_tune_factor(state.folder.path, state.recipe))
     stages = [stage_before_surgery(state, plan.data)] if first else []
@@ -109,23 +108,3 @@ def _settle_if_young(state: State, steps: int) -> None:
     if steps and any(layer.trainable and layer.momentum ** steps > YOUNG
                      for layer in batch_norm_layers(state.pruned)):
         _settle(state)
-
-
-def _teacher(state: State) -> Teacher | None:
-    """The model as given, where it was trained; else the dense model as it was before surgery.
-
-    That from its file, as a run that is resumed after surgery has it nowhere else.
-    """
-    share, options = state.recipe.distillation, state.config.training
-    if not share:
-        return None
-    model = state.given_model
-    if model is None:
-        from_chief(state.strategy, 'the file is written')
-        path = state.folder.path / 'dense.keras'
-        if not path.exists():
-            raise ValueError(f'{path}: lost, and with it the teacher of --distillation={share:g}; '
-                             'begin anew in another run_dir.')
-        with state.strategy.scope():
-            model = read_keras_file(path)
-    return Teacher(model, share, options.distillation_temperature)

@@ -31,6 +31,7 @@ from tfprune.runs.layers import LAYERS_FILE, layers_of
 from tfprune.runs.lost_parts import left_out
 from tfprune.runs.recipe import Given
 from tfprune.runs.state import FineTuning, Interrupted, State
+from tfprune.runs.teacher import said_of_teacher
 from tfprune.search.problem import Problem
 from tfprune.tasks.base import Task
 from tfprune.training.account import FORWARDS
@@ -199,7 +200,8 @@ def _training(state: State) -> dict[str, Any]:
                    'total': before + after},
         'given': None if state.given is None else _given(state.task, state.given),
         'training': recipe.to_json() | {
-            'reasons': [*recipe.reasons, *lowered(state.folder.path).values()]}}
+            'reasons': [*recipe.reasons, *lowered(state.folder.path).values(),
+                        *said_of_teacher(state.folder.path)]}}
 
 
 def _given(task: Task, given: Given) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How weights are trained where flags do not say it: the recipe, and why.
 
     compiled         the optimizer and the learning rate that the model was compiled with; after
-                     surgery a higher one where that cannot bring a copy of uniform widths back, as
-                     a rate that training has let decay
+                     surgery a higher one, up to the default of its class, where that cannot bring
+                     a copy of uniform widths back, as a rate that training has let decay
     not compiled     SGD with momentum; of GIVEN_RATES that before surgery by `largest_harmless`
                      or, where there are no epochs before, that after surgery by `best_recovering`
                      on a copy of uniform widths (training.rate_test)
@@ -16,7 +16,7 @@ teacher, and so is to have come to the end of a schedule. With --fine_tune_sched
 after surgery is that of `best_recovering` in any case, 0.05 of random weights.
 
 There is no weight decay beside the regularizers of the user's own model. After surgery classifiers
-learn from the answers of the model as given, too, or of the dense model just before surgery.
+learn from the answers of a teacher, too (tfprune.runs.teacher).
 """
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -93,9 +93,11 @@ def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]
     if options.distillation is not None:
         return options.distillation, []
     teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
+    if starts_trained and epochs.search:
+        teacher += ' or, where it is better then, just before surgery'
     return DISTILLATION, [
-        f'after surgery {DISTILLATION:.0%} of the loss is the divergence from the answers of '
-        f'{teacher} at a temperature of {options.distillation_temperature:g} (--distillation)']
+        f'after surgery {DISTILLATION:.0%} of the loss is the divergence, at a temperature of '
+        f'{options.distillation_temperature:g}, from the answers of {teacher} (--distillation)']
 
 
 def has_own_losses(model: keras.Model) -> bool:
@@ -188,11 +190,16 @@ class _Rates:
         return after
 
     def not_decayed(self, rate: float) -> float:
-        """The rate after surgery of an optimizer that is compiled with `rate`."""
-        if not self._epochs.fine_tune_epochs or not self._narrows:
+        """The rate after surgery of an optimizer that is compiled with `rate`: never raised above
+        what its class has by default, from where it may have decayed."""
+        compiled = self._state.compiled
+        assert compiled is not None
+        if (not self._epochs.fine_tune_epochs or not self._narrows
+                or rate >= compiled.usual_rate):
             return rate
         steps = self._epochs.fine_tune_epochs * self._state.steps_per_epoch
-        after, why = at_least(self._test(self._uniform_masks()), rate, steps)
+        after, why = at_least(self._test(self._uniform_masks()), rate, steps,
+                              compiled.usual_rate)
         if why and after != rate:
             why += ('; as it is compiled it would be too low to make up for lost channels (before '
                     'surgery it is kept: --learning_rate says another)')

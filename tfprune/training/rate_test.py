@@ -122,17 +122,18 @@ def best_recovering(test: RateTest, rates: Sequence[float]) -> tuple[float, str]
     raise AssertionError('the best rate is as good as the best')
 
 
-def at_least(test: RateTest, rate: float, steps: int) -> tuple[float, str]:
-    """`rate`, unless a larger one recovers more than twice of what it does in so many steps; with
-    the reason, a sentence, '' where `rate` recovers enough.
+def at_least(test: RateTest, rate: float, steps: int, highest: float) -> tuple[float, str]:
+    """`rate`, unless a larger one up to `highest` recovers more than twice of what it does in so
+    many steps; with the reason, a sentence, '' where `rate` recovers enough.
 
-    A small rate goes about as far in many steps as a larger one in few: taken for what `rate`
-    recovers is the most that any does up to rate * steps / STEPS.
+    Few steps of a network that is cut say little of many: large rates move it fastest, and ruin it
+    later. A small rate goes about as far in many steps as a larger one in few: taken for what
+    `rate` recovers is the most that any does up to rate * steps / STEPS.
     """
     reach = rate * max(1.0, steps / STEPS)
     before, seen, best = test.scores(0.0), {rate: test.scores(rate)}, rate
     falls = 0
-    for higher in (rate * factor for factor in _ABOVE):
+    for higher in (rate * factor for factor in _ABOVE if rate * factor <= 1.001 * highest):
         recovered, error = paired(before, seen[best])
         seen[higher] = test.scores(higher)
         gain, gain_error = paired(seen[best], seen[higher])

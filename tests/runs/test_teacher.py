@@ -1,0 +1,72 @@
+"""The teacher is the better of the model as given and the model just before surgery."""
+import functools
+import json
+
+import tfprune  # before keras
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from light_export import light_export
+from sklearn.datasets import load_digits
+
+from tfprune.runs import teacher
+
+OPTIONS = dict(macs=0.5, method='uniform', warmup_epochs=4, random_epochs=0, joint_epochs=0,
+               alignment_epochs=0, fine_tune_epochs=2, check_first_epoch=False, batch_size=32,
+               seed=1, progress=False)
+
+
+@functools.cache
+def digits():
+    """Training, held-out and test digits."""
+    x, y = load_digits(return_X_y=True)
+    x = x.reshape(-1, 8, 8, 1).astype('float32')
+    return [(x[part], y[part]) for part in (slice(0, 1200), slice(1200, 1500), slice(1500, None))]
+
+
+@functools.cache
+def given():
+    """A model that two epochs have begun to train."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((8, 8, 1)), L.Rescaling(1 / 16), L.Conv2D(16, 3, activation='relu'),
+        L.Conv2D(24, 3, activation='relu'), L.GlobalAveragePooling2D(), L.Dense(10)])
+    model.compile(keras.optimizers.Adam(3e-3), metrics=['accuracy'],
+                  loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*digits()[0], epochs=2, batch_size=32, verbose=0)
+    return model
+
+
+def taught(folder, **options):
+    """(pruned model, training.json's teacher) of a run."""
+    with light_export():
+        pruned = tfprune.train_and_prune(given(), *digits(), run_dir=folder, **OPTIONS | options)
+    return pruned, json.loads((folder / 'training.json').read_text())['teacher']
+
+
+@pytest.mark.parametrize('options, is_dense', [
+    ({}, True), ({'learning_rate': 1e-9}, False)])  # which changes nothing
+def test_the_better_one_teaches(options, is_dense, tmp_path):
+    _, chosen = taught(tmp_path / 'run', **options)
+    name = 'just before surgery' if is_dense else 'as given'
+    assert chosen['is_dense'] == is_dense
+    assert f'its teacher is the model {name}: ' in chosen['said']
+    report = json.loads((tmp_path / 'run/report.json').read_text())
+    assert report['training']['reasons'][-1] == chosen['said']
+
+
+def test_it_is_chosen_once(tmp_path, monkeypatch):
+    whole, chosen = taught(tmp_path / 'whole')
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr('tfprune.runs.fine_tuning._settle_if_young', fail)  # after the last epoch
+        taught(tmp_path / 'run')
+    monkeypatch.setattr(teacher, '_compared', fail)
+    resumed, again = taught(tmp_path / 'run')
+    assert again == chosen
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
