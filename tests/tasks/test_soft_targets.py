@@ -112,6 +112,15 @@ def test_one_output_without_a_divergence_is_a_task_without():
     assert not CompiledTask.of(two_heads(is_red='mse'), (X, Y)).can_distil
 
 
+def test_maps_of_classes_are_distilled_where_asked_for_alone():
+    for size, is_map in (((4,), False), ((4, 5, 4), True), ((7, 4), True)):
+        inputs = keras.Input(size)
+        model = keras.Model(inputs, layers.Dense(3, 'softmax')(inputs))
+        model.compile(loss='sparse_categorical_crossentropy')
+        task = CompiledTask.of(model, (np.zeros((2, *size)), np.zeros((2, *size[:-1]))))
+        assert task.can_distil and task.is_distilled != is_map
+
+
 def linear(kernel):
     """Logits [B, 3] of images of four pixels, by a kernel that broadcasts to [4, 3]."""
     model = keras.Sequential([keras.Input((2, 2, 1)), layers.Flatten(),

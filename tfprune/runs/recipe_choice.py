@@ -90,8 +90,8 @@ def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]
     has_teacher = starts_trained or bool(epochs.search and not state.method.decides_first)
     if not (has_teacher and state.task.can_distil and epochs.fine_tune_epochs):
         return 0.0, []
-    if options.distillation is not None:
-        return options.distillation, []
+    if options.distillation is not None or not state.task.is_distilled:
+        return options.distillation or 0.0, []
     teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
     if starts_trained and epochs.search:
         teacher += ' or, where it is better then, just before surgery'

@@ -60,6 +60,11 @@ class Task(abc.ABC):
         """Whether a teacher's outputs can be targets."""
         return False
 
+    @property
+    def is_distilled(self) -> bool:
+        """Whether a teacher's outputs are targets where nobody has said whether."""
+        return self.can_distil
+
     def divergence(self, outputs: Any, teacher: Any, temperature: float) -> tf.Tensor:
         """How far the outputs of a batch are from those of a teacher, softened by a temperature,
         times the examples, a float32 scalar: see tfprune.tasks.soft_targets."""

@@ -124,11 +124,17 @@ class CompiledTask(Task):
     def can_distil(self) -> bool:
         return bool(self._divergences)
 
+    @property
+    def is_distilled(self) -> bool:
+        """Of one answer an example: in a map of classes most places are sure, what is left of
+        the others at a temperature of 4 says little, and a U-Net lost by it (runs/README.md)."""
+        return self.can_distil and all(
+            len(_part(self._judge.output, path).shape) <= 2 for path, *_ in self._divergences)
+
     def divergence(self, outputs: Any, teacher: Any, temperature: float) -> tf.Tensor:
         total = tf.constant(0.0)
         for path, own, weight in self._divergences:
-            answer, wanted = (functools.reduce(lambda part, key: part[key], path, each)
-                              for each in (outputs, teacher))
+            answer, wanted = (_part(each, path) for each in (outputs, teacher))
             total += weight * tf.reduce_sum(own(answer, wanted, temperature))
         return total
 
@@ -253,6 +259,10 @@ def _divergences(judge: keras.Model) -> list[tuple[Any, Divergence, float]]:
     found = [(path, divergence_of(loss), weight) for path, loss, weight in losses_of(judge)]
     known = [(path, own, weight) for path, own, weight in found if own is not None]
     return known if len(known) == len(found) else []
+
+
+def _part(outputs: Any, path: Any) -> Any:
+    return functools.reduce(lambda part, key: part[key], path, outputs)
 
 
 def _judge(model: keras.Model, compiled: CompiledWith) -> keras.Model:

@@ -97,8 +97,8 @@ class TrainingOptions(Part):
         None,
         'After surgery this share of the loss is the divergence from the answers of a teacher: '
         'the model as given or just before surgery, whichever is better on held-out examples; of '
-        'random weights the latter. If left out, it is 0.9 for classifiers that have a teacher; 0 '
-        'is without.', SHARE, before=0.0)
+        'random weights the latter. If left out, it is 0.9 for classifiers that have a teacher and '
+        '0 of maps of classes; 0 is without.', SHARE, before=0.0)
     distillation_temperature: float = field_of(
         4.0, 'The answers of teacher and student are softened by this temperature.',
         Range(0, 1_000, open_low=True))
