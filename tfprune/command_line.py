@@ -177,7 +177,11 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
 
     def parse(argv: list[str]) -> list[str]:
         if {'--help', '-help', '-h', '-?'} & set(argv[1:]):
-            _print_help(script, sys.modules[body.__module__])
+            try:
+                _print_help(script, sys.modules[body.__module__])
+                sys.stdout.flush()
+            except BrokenPipeError:  # into `head`; what is flushed at exit goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         try:
             return _parse(argv, flags.FLAGS)

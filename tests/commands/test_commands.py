@@ -52,6 +52,15 @@ def test_help_lists_the_commands():
     assert command('--version').stdout == f'tfprune {tfprune.__version__}\n'
 
 
+def test_help_into_head_is_no_error():
+    start = [sys.executable, '-c', RUN % (SLOW,), 'train', '--help']
+    process = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               cwd=ROOT, env={'PYTHONPATH': str(ROOT), 'PATH': ''})
+    process.stdout.close()  # before anything is written
+    assert (process.stderr.read(), process.wait(60)) == ('', 0)
+    process.stderr.close()
+
+
 @pytest.mark.parametrize('name', COMMANDS)
 def test_help_of_each_needs_no_tensorflow(name):
     done = command(name, '--help')

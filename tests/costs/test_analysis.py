@@ -97,6 +97,15 @@ def test_the_picture_shows_every_call(tmp_path, suffix):
 
 
 @pytest.mark.slow
+def test_script_says_what_residual_groups_would_add():
+    done = subprocess.run([sys.executable, ROOT / 'scripts' / 'analyze.py', '--model=resnet8'],
+                          capture_output=True, text=True, check=True, timeout=300)
+    assert '\nUp to 84.8% of the MACs' in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(
+        'With --prune_residual_groups: Up to 98.1% of the MACs')
+
+
+@pytest.mark.slow
 def test_script_on_a_file_of_images_of_any_size(tmp_path):
     image = keras.Input((None, None, 3))
     x = layers.GlobalAveragePooling2D()(layers.Conv2D(6, 3, name='conv')(image))

@@ -70,6 +70,18 @@ def test_a_figure_is_saved_and_shown_in_the_common_style(folder, tmp_path):
     assert 'id="a-b-' in to_svg(fig, 'a-b') and 'xmlns' not in to_svg(fig, 'a-b')
 
 
+def test_the_loss_that_is_trained_by_is_told_apart(tmp_path):
+    run = make_run(tmp_path / 'run')
+    end = json.loads((run / 'report.json').read_text())['epochs']['search']
+    rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+    for row in rows:
+        row |= {'penalty': 0.1} if row['epoch'] < end else {'distillation': 0.2}
+    (run / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    lines = {line.get_label(): line.get_xdata() for line in plots.loss(run).axes[0].lines}
+    assert max(lines['cross-entropy + alignment penalty']) <= end
+    assert min(lines["cross-entropy and the teacher's answers"]) > end
+
+
 def test_multiply_adds_are_bars(folder):
     before, after = plots.layer_macs(folder).axes[0].containers
     assert [bar.get_width() for bar in before] == [1000, 2000, 900, 100]

@@ -74,6 +74,7 @@ def test_script_measures_every_form_of_a_run_folder(run_dir, tmp_path):
     rows = json.loads((tmp_path / 'rows.json').read_text())['artifacts']
     assert [row['form'] for row in rows] == ['keras', 'saved_model', 'tflite']
     assert len({row['correct'] for row in rows}) == 1
+    assert 'folded' not in result.stdout  # it has no batch normalization
     for row in rows:
         assert re.search(f'{row["form"]} +{row["accuracy"]:.2%} ', result.stdout)
         assert row['macs'] == 1026 and '1,026 ' in result.stdout

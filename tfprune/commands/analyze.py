@@ -4,6 +4,7 @@ tfprune analyze --model=resnet20
 tfprune analyze --model=my_model.keras --json=groups.json --picture=groups.png
 tfprune analyze --task=my_task.py
 """
+import dataclasses
 import json
 import pathlib
 from collections.abc import Sequence
@@ -53,11 +54,17 @@ def main(_: Sequence[str]) -> None:
     else:
         model = untrained_model(FLAGS.model, image_size=FLAGS.image_size,
                                 num_classes=FLAGS.num_classes)
-    groups = trace_problem_groups(model, StructureOptions(**{
-        field.name: FLAGS[field.name].value for field in flag_fields(StructureOptions)}))
-    analysis = analyze(model, groups, width_multiple=FLAGS.width_multiple,
-                       min_keep_ratio=FLAGS.min_keep_ratio)
+    options = StructureOptions(**{
+        field.name: FLAGS[field.name].value for field in flag_fields(StructureOptions)})
+    sizes = {'width_multiple': FLAGS.width_multiple, 'min_keep_ratio': FLAGS.min_keep_ratio}
+    groups = trace_problem_groups(model, options)
+    analysis = analyze(model, groups, **sizes)
     print(format_analysis(analysis))
+    with_residual = trace_problem_groups(
+        model, dataclasses.replace(options, prune_residual_groups=True))
+    if len(with_residual) > len(groups):
+        print(f'With --prune_residual_groups: '
+              f'{headline(analyze(model, with_residual, **sizes))}')
     if FLAGS.json:
         write_text(pathlib.Path(FLAGS.json), json.dumps(analysis.to_json(), indent=2) + '\n')
     if FLAGS.picture:

@@ -143,10 +143,14 @@ def plot_loss(run: Run) -> Figure | None:
         axes = _epoch_axes(fig, run, 'loss', place=grid[0], surgery_at='top')
         task = task_of(run.report)
         name = scores.loss_name(task)
-        _, penalties = _series(run.metrics, 'penalty')
-        if np.any(penalties > 0):
-            _line(axes, run.metrics, 'loss', GREY, f'{name} + alignment penalty',
-                  linestyle='--', linewidth=1.4, cut=cut)
+        early, late = ([row for row in run.metrics if (row['epoch'] < cut) == is_early]
+                       for is_early in (True, False))
+        if any(row.get('penalty', 0) > 0 for row in early):
+            _line(axes, early, 'loss', GREY, f'{name} + alignment penalty', linestyle='--',
+                  linewidth=1.4)
+        if any('distillation' in row for row in late):
+            _line(axes, late, 'loss', GREY, f"{name} and the teacher's answers", linestyle=':',
+                  linewidth=1.4)
         _line(axes, run.metrics, task['loss'], BLUE, name, cut=cut)
         _from_zero_or_log(axes)
         axes.set_xlabel('')

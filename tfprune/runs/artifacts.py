@@ -249,6 +249,7 @@ def _table(rows: Sequence[Measurement | TaskMeasurement], names: Sequence[str],
     lines = align(table)
     lines += [f'+ {row.form}: not counted: {", ".join(row.cost.uncounted)}'
               for row in rows if row.cost.uncounted]
-    if any(is_tflite(row.form) for row in rows):
+    most = max(row.cost.params for row in rows)
+    if any(is_tflite(row.form) and row.cost.params < most for row in rows):
         lines.append('tflite: batch normalization is folded into the convolutions: fewer params')
     return '\n'.join(lines)
