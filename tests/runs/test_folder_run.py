@@ -69,7 +69,7 @@ def test_a_file_is_evaluated_on_a_folder(run):
          '--dataset=folder', f'--data_dir={folder}', '--image_size=8x12'],
         cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    form, _, images, *_ = done.stdout.splitlines()[-2].split()
+    form, _, images, *_ = done.stdout.splitlines()[-1].split()
     assert (form, images) == ('tflite', '12')
 
 
