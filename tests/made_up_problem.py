@@ -8,6 +8,7 @@ from tfprune.methods.names import make_method, options_of
 from tfprune.pruning.masks import widths_of
 from tfprune.search.problem import Problem
 from tfprune.training.options import Epochs
+from tfprune.training.seeding import set_seed
 
 
 @functools.cache
@@ -27,6 +28,15 @@ def made_up_problem(**epochs):
         return accuracy(list(widths_of(masks).values()))
 
     return Problem(model, groups, costs, budget, epochs=Epochs(**epochs), score=score)
+
+
+def play_rounds(method, first, last):
+    """Results of these rounds, the random streams of each set as a run sets them."""
+    results = []
+    for round_ in range(first, last):
+        set_seed(100 + round_, method.problem.model)
+        results.append(method.search(round_))
+    return results
 
 
 def started(name, problem, **options):

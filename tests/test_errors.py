@@ -1,5 +1,4 @@
 """Whose fault an error is, its reason in one line; files of another shape than expected."""
-import logging
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from script_server import ROOT, ScriptServer
+from tensorflow_log import heard
 from tfprune import files
 from tfprune.command_line import read_config
 from tfprune.errors import PACKAGE, is_users, near, one_line
@@ -203,22 +203,14 @@ def test_an_interrupt_while_tensorflow_is_imported_shows_no_traceback(tmp_path):
 
 
 def test_retracing_is_not_spoken_of_and_other_warnings_are():
-    said, logger = [], tf.get_logger()
-    listener = logging.Handler()
-    listener.emit = lambda record: said.append(record.getMessage())
-
     def retrace(function):
         for _ in range(12):
             tf.function(function)(tf.constant(1))
 
-    logger.setLevel('WARNING')
-    logger.addHandler(listener)
-    try:
+    with heard('WARNING') as said:
         with hush_retracing():
             retrace(lambda x: x + 1)
-            logger.warning('another warning')
+            tf.get_logger().warning('another warning')
         assert said == ['another warning']
         retrace(lambda x: x + 2)  # TensorFlow says it twice of a function
         assert 'triggered tf.function retracing' in said[-1]
-    finally:
-        logger.removeHandler(listener)

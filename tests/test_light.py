@@ -41,9 +41,9 @@ assert tfprune.prune_to_budget(model, macs=0.5).count_params() < model.count_par
 tf.keras.layers.Dense(1)           # still that of Keras 3
 '''
 # What cannot be imported without TF-Agents.
-AGENTS = {'tfprune.search.environment', 'tfprune.search.agents', *(
-    f'tfprune.methods.{name}' for name in (
-        'rlal', 'amc', 'cacp', 'n2n', 'purl', 'crl', 'ppo_search'))}
+OF_AGENTS = ('rlal', 'amc', 'cacp', 'n2n', 'purl', 'crl', 'ppo_search')  # methods
+AGENTS = {'tfprune.search.environment', 'tfprune.search.agents',
+          *(f'tfprune.methods.{name}' for name in OF_AGENTS)}
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_little_is_imported_beside_tensorflow_and_keras(code, also):
     assert not slow & set(done.stdout.split())
 
 
-@pytest.mark.parametrize('method', ['rlal', 'amc', 'cacp', 'n2n', 'purl', 'crl', 'ppo_search'])
+@pytest.mark.parametrize('method', OF_AGENTS)
 def test_a_method_names_the_extra_before_anything_is_done(without, method, tmp_path):
     without('rl')
     config = Config(method=method, macs=0.5, dataset='digits', model='resnet8')

@@ -32,7 +32,7 @@ from tfprune.errors import is_users, near, one_line, users_place
 from tfprune.flagfiles import expanded
 from tfprune.methods.names import METHODS
 from tfprune.models.names import MODELS
-from tfprune.progress import leave_terminal
+from tfprune.progress import leave_terminal, to_nowhere
 from tfprune.runs.config import PARTS, Config, option_parts
 
 
@@ -181,7 +181,7 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
                 _print_help(script, sys.modules[body.__module__])
                 sys.stdout.flush()
             except BrokenPipeError:  # into `head`; what is flushed at exit goes nowhere
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                to_nowhere(sys.stdout.fileno())
             sys.exit(0)
         try:
             return _parse(argv, flags.FLAGS)

@@ -48,9 +48,14 @@ def leave_terminal() -> None:
         except OSError:
             is_file = False
         if not is_file:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+            to_nowhere(descriptor)
+
+
+def to_nowhere(descriptor: int) -> None:
+    """What is written to it from now on is lost, without an error."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 class Progress:

@@ -1,7 +1,6 @@
 """export_model: forms agree, load elsewhere, cost what the sums say, and are whole or absent."""
 import dataclasses
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tensorflow_log import heard
 from tfprune.export import exporter, exporter as export, interpreter, keras_file, tflite
 from tfprune.export.parity import ParityError, measure_parity
 from tfprune.training.step import StopTraining
@@ -48,24 +48,16 @@ def model():
 
 
 @pytest.fixture(scope='module')
-def said():
-    """What TensorFlow's logger says at the level it has in a notebook."""
-    return []
+def exported(model, tmp_path_factory):
+    """(report, what TensorFlow's logger says at the level it has in a notebook)."""
+    with heard('INFO') as said:
+        return export.export_model(model, tmp_path_factory.mktemp('run') / 'export',
+                                   representative_data=IMAGES), said
 
 
 @pytest.fixture(scope='module')
-def report(model, said, tmp_path_factory):
-    logger, listener = tf.get_logger(), logging.Handler()
-    listener.emit = lambda record: said.append(record.getMessage())
-    level = logger.level
-    logger.setLevel('INFO')
-    logger.addHandler(listener)
-    try:
-        return export.export_model(
-            model, tmp_path_factory.mktemp('run') / 'export', representative_data=IMAGES)
-    finally:
-        logger.removeHandler(listener)
-        logger.setLevel(level)
+def report(exported):
+    return exported[0]
 
 
 @pytest.fixture
@@ -77,8 +69,8 @@ def fast_formats(monkeypatch):
     return formats
 
 
-def test_nothing_is_said_of_files_that_a_converter_writes_for_itself(report, said):
-    assert not [line for line in said if 'Assets' in line]
+def test_nothing_is_said_of_files_that_a_converter_writes_for_itself(exported):
+    assert not [line for line in exported[1] if 'Assets' in line]
 
 
 def test_report_and_files(report):

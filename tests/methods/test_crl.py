@@ -6,13 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_up_problem import made_up_problem, searched, started
+from made_up_problem import made_up_problem, play_rounds, searched, started
 
 from tfprune.methods.crl import CRL
 from tfprune.runs.checkpoints import restore
 from tfprune.search.agents import ConstrainedPPO, play
 from tfprune.search.environment import PruningEnv
-from tfprune.training.seeding import set_seed
 
 ROUNDS, E = 20, 8
 
@@ -43,13 +42,11 @@ def method():
 @pytest.fixture(scope='module')
 def searched_by(method, tmp_path_factory):
     """(metrics of ROUNDS rounds of `method`, its checkpoint before the last two)."""
-    metrics, prefix = [], str(tmp_path_factory.mktemp('crl') / 'state')
-    for round_ in range(ROUNDS):
-        if round_ == ROUNDS - 2:
-            tf.train.Checkpoint(method=method).write(prefix)
-        set_seed(100 + round_, method.problem.model)
-        metrics.append(method.search(round_).metrics)
-    return metrics, prefix
+    results, prefix = play_rounds(method, 0, ROUNDS - 2), str(
+        tmp_path_factory.mktemp('crl') / 'state')
+    tf.train.Checkpoint(method=method).write(prefix)
+    results += play_rounds(method, ROUNDS - 2, ROUNDS)
+    return [result.metrics for result in results], prefix
 
 
 @pytest.mark.parametrize('cost, rises', [
@@ -130,11 +127,10 @@ def test_a_fresh_method_goes_on_bit_for_bit(method, searched_by):
     fresh = CRL(method.options)
     fresh.start(method.problem)
     restore(tf.train.Checkpoint(method=fresh), prefix)
-    for round_ in range(ROUNDS - 2, ROUNDS):
-        set_seed(100 + round_, method.problem.model)
-        again = fresh.search(round_).metrics
-        assert {name: value for name, value in again.items() if 'seconds' not in name} == {
-            name: value for name, value in metrics[round_].items() if 'seconds' not in name}
+    for again, before in zip(play_rounds(fresh, ROUNDS - 2, ROUNDS), metrics[ROUNDS - 2:],
+                             strict=True):
+        assert {name: value for name, value in again.metrics.items() if 'seconds' not in name} == {
+            name: value for name, value in before.items() if 'seconds' not in name}
     ours, theirs = method.decide().masks, fresh.decide().masks
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 

@@ -6,23 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_up_problem import made_up_problem, searched, started
+from made_up_problem import made_up_problem, play_rounds, searched, started
 
 from tfprune.costs.proportional import uniform_widths
 from tfprune.pruning.masks import widths_of
 from tfprune.runs.checkpoints import restore
-from tfprune.training.seeding import set_seed
 
 ROUNDS, E = 6, 12
-
-
-def found_by(method, first, last):
-    """Results of these rounds."""
-    results = []
-    for round_ in range(first, last):
-        set_seed(100 + round_, method.problem.model)
-        results.append(method.search(round_))
-    return results
 
 
 @pytest.fixture(scope='module')
@@ -30,10 +20,10 @@ def method(tmp_path_factory):
     """(method after ROUNDS rounds, their results, its checkpoint before the last)."""
     keras.utils.set_random_seed(0)
     method = started('ppo_search', made_up_problem(), rounds=ROUNDS, episodes=E)
-    results = found_by(method, 0, ROUNDS - 1)
+    results = play_rounds(method, 0, ROUNDS - 1)
     prefix = str(tmp_path_factory.mktemp('ppo_search') / 'state')
     tf.train.Checkpoint(method=method).write(prefix)
-    return method, results + found_by(method, ROUNDS - 1, ROUNDS), prefix
+    return method, results + play_rounds(method, ROUNDS - 1, ROUNDS), prefix
 
 
 def test_it_learns_and_decides_for_its_best_episode(method):
@@ -55,7 +45,7 @@ def test_a_fresh_method_goes_on_bit_for_bit(method):
     keras.utils.set_random_seed(7)
     fresh = started('ppo_search', made_up_problem(), rounds=ROUNDS, episodes=E)
     restore(tf.train.Checkpoint(method=fresh), prefix)
-    again, = found_by(fresh, ROUNDS - 1, ROUNDS)
+    again, = play_rounds(fresh, ROUNDS - 1, ROUNDS)
     assert again.episodes == results[-1].episodes
     np.testing.assert_array_equal(fresh.best.choices, method[0].best.choices)
 
@@ -68,6 +58,6 @@ def test_where_no_episode_is_better_the_decision_is_the_uniform_one():
         return float(widths_of(masks) == uniform)
 
     method = started('ppo_search', dataclasses.replace(problem, score=score), rounds=1, episodes=3)
-    found_by(method, 0, 1)
+    play_rounds(method, 0, 1)
     filled = problem.budget.fill(list(uniform.values()))
     np.testing.assert_array_equal(list(widths_of(method.decide().masks).values()), filled)

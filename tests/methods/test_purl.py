@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from light_export import light_export, only_the_model
-from made_up_problem import made_up_problem, searched, started
+from made_up_problem import made_up_problem, play_rounds, searched, started
 from small_model import small_model
 from tf_agents.trajectories import time_step as ts
 
@@ -25,7 +25,6 @@ from tfprune.runs.config import Config
 from tfprune.runs.run import train_and_prune
 from tfprune.runs.state import Interrupted
 from tfprune.search.agents import play, random_policy
-from tfprune.training.seeding import set_seed
 
 ROUNDS = 8
 SMALL = dict(model=small_model(), dataset='digits', method='purl', warmup_epochs=1, random_epochs=0,
@@ -40,13 +39,10 @@ def found(tmp_path_factory):
     """(PuRL after ROUNDS rounds, results of the rounds, a checkpoint before the last two)."""
     keras.utils.set_random_seed(0)
     purl = started('purl', made_up_problem(), rounds=ROUNDS, episodes=8)
-    results, prefix = [], str(tmp_path_factory.mktemp('purl') / 'state')
-    for round_ in range(ROUNDS):
-        if round_ == ROUNDS - 2:
-            tf.train.Checkpoint(method=purl).write(prefix)
-        set_seed(100 + round_, purl.problem.model)
-        results.append(purl.search(round_))
-    return purl, results, prefix
+    results, prefix = play_rounds(purl, 0, ROUNDS - 2), str(
+        tmp_path_factory.mktemp('purl') / 'state')
+    tf.train.Checkpoint(method=purl).write(prefix)
+    return purl, results + play_rounds(purl, ROUNDS - 2, ROUNDS), prefix
 
 
 @pytest.fixture(scope='module')
@@ -153,9 +149,9 @@ def test_a_fresh_method_goes_on_bit_for_bit(found):
     fresh = PuRL(purl.options)
     fresh.start(purl.problem)
     restore(tf.train.Checkpoint(method=fresh), prefix)
-    for round_ in range(ROUNDS - 2, ROUNDS):
-        set_seed(100 + round_, purl.problem.model)
-        assert fresh.search(round_).episodes == results[round_].episodes
+    again = play_rounds(fresh, ROUNDS - 2, ROUNDS)
+    assert [result.episodes for result in again] == [
+        result.episodes for result in results[ROUNDS - 2:]]
     ours, theirs = purl.decide().masks, fresh.decide().masks
     assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 

@@ -57,11 +57,12 @@ def main(_: Sequence[str]) -> None:
     options = StructureOptions(**{
         field.name: FLAGS[field.name].value for field in flag_fields(StructureOptions)})
     sizes = {'width_multiple': FLAGS.width_multiple, 'min_keep_ratio': FLAGS.min_keep_ratio}
-    groups = trace_problem_groups(model, options)
-    analysis = analyze(model, groups, **sizes)
-    print(format_analysis(analysis))
     with_residual = trace_problem_groups(
         model, dataclasses.replace(options, prune_residual_groups=True))
+    groups = (with_residual if options.prune_residual_groups
+              else with_residual.without_residual())
+    analysis = analyze(model, groups, **sizes)
+    print(format_analysis(analysis))
     if len(with_residual) > len(groups):
         print(f'With --prune_residual_groups: '
               f'{headline(analyze(model, with_residual, **sizes))}')

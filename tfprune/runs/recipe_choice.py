@@ -149,7 +149,7 @@ class _Rates:
             rate = self._stated.get('learning_rate', compiled.learning_rate)
             say(f'the model is compiled with {compiled.name}, which trains it on at {rate:g}')
             is_tested = starts_trained and not after_is_stated
-            return rate, self.not_decayed(rate) if is_tested else rate
+            return rate, self.not_decayed(rate, compiled.usual_rate) if is_tested else rate
         if starts_trained:
             return self.tested()
         if compiled:
@@ -189,17 +189,13 @@ class _Rates:
             self._reasons.append(f'learning rate: {why}')
         return after
 
-    def not_decayed(self, rate: float) -> float:
+    def not_decayed(self, rate: float, usual: float) -> float:
         """The rate after surgery of an optimizer that is compiled with `rate`: never raised above
         what its class has by default, from where it may have decayed."""
-        compiled = self._state.compiled
-        assert compiled is not None
-        if (not self._epochs.fine_tune_epochs or not self._narrows
-                or rate >= compiled.usual_rate):
+        if not self._epochs.fine_tune_epochs or not self._narrows or rate >= usual:
             return rate
         steps = self._epochs.fine_tune_epochs * self._state.steps_per_epoch
-        after, why = at_least(self._test(self._uniform_masks()), rate, steps,
-                              compiled.usual_rate)
+        after, why = at_least(self._test(self._uniform_masks()), rate, steps, usual)
         if why and after != rate:
             why += ('; as it is compiled it would be too low to make up for lost channels (before '
                     'surgery it is kept: --learning_rate says another)')

@@ -7,6 +7,7 @@
 
 The last is decided once, after surgery, and kept in the run's folder.
 """
+import pathlib
 from typing import Any
 
 import keras
@@ -30,40 +31,42 @@ def teacher_of(state: State) -> Teacher | None:
     if not share:
         return None
     model = state.given_model
-    if model is None or state.surgery_epoch:
-        dense = _before_surgery(state, share)
-        if model is None or _learnt_before_surgery(state, dense):
-            model = dense
+    if model is None or state.surgery_epoch and _learnt_before_surgery(state):
+        path = _dense_file(state)
+        with state.strategy.scope():
+            model = read_keras_file(path)
     return Teacher(model, share, options.distillation_temperature)
 
 
-def said_of_teacher(run_dir: Any) -> list[str]:
+def said_of_teacher(run_dir: pathlib.Path) -> list[str]:
     """What was said where there were two to choose from."""
     found = (read_json(run_dir / FILE) or {}).get('teacher')
     return [found['said']] if found else []
 
 
-def _before_surgery(state: State, share: float) -> keras.Model:
-    """The dense model from its file, as a run that is resumed after surgery has it nowhere else."""
+def _dense_file(state: State) -> pathlib.Path:
+    """The dense model just before surgery, which a run that is resumed after it has nowhere else.
+    """
     from_chief(state.strategy, 'the file is written')
     path = state.folder.path / 'dense.keras'
     if not path.exists():
-        raise ValueError(f'{path}: lost, and with it the teacher of --distillation={share:g}; '
-                         'begin anew in another run_dir.')
-    with state.strategy.scope():
-        return read_keras_file(path)
+        raise ValueError(f'{path}: lost, and with it the teacher of --distillation='
+                         f'{state.recipe.distillation:g}; begin anew in another run_dir.')
+    return path
 
 
-def _learnt_before_surgery(state: State, dense: keras.Model) -> bool:
-    """Whether the dense model is better than as given, on held-out examples."""
-    known: dict[str, Any] | None = None
-    if state.is_chief:
-        known = (state.folder.read_json(FILE) or {}).get('teacher')
-        if known is None:
-            known = _compared(state, dense)
+def _learnt_before_surgery(state: State) -> bool:
+    """Whether the model was better just before surgery than as given, on held-out examples."""
+    known = from_chief(state.strategy, state.is_chief and (
+        state.folder.read_json(FILE) or {}).get('teacher') or None)
+    if known is None:
+        path = _dense_file(state)
+        if state.is_chief:
+            known = _compared(state, read_keras_file(path))
             state.folder.write_json(FILE, state.folder.read_json(FILE) | {'teacher': known})
             state.progress.say(f'{known["said"]}.')
-    return bool(from_chief(state.strategy, known)['is_dense'])
+        known = from_chief(state.strategy, known)
+    return bool(known['is_dense'])
 
 
 def _compared(state: State, dense: keras.Model) -> dict[str, Any]:
