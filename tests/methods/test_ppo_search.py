@@ -36,8 +36,9 @@ def test_it_learns_and_decides_for_its_best_episode(method):
     widths = np.array(list(widths_of(search.decide().masks).values()))
     assert budget.fits(widths)
     # Filled to the budget, which adds channels.
-    assert optimum >= accuracy(widths) >= max(map(max, rewards)) > uniform
-    assert results[-1].metrics['best_reward'] == pytest.approx(max(map(max, rewards)))
+    best = max(map(max, rewards))
+    assert optimum >= accuracy(widths) >= best - 1e-6 and best > uniform
+    assert results[-1].metrics['best_reward'] == pytest.approx(best)
 
 
 def test_a_fresh_method_goes_on_bit_for_bit(method):

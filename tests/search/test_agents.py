@@ -9,14 +9,16 @@ import pytest
 import tensorflow as tf
 
 from cases import slow_but
+from made_up_problem import searched
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
+from tfprune.costs.proportional import uniform_widths
 from tfprune.runs.checkpoints import restore
 from tfprune.search.agents import (AGENTS, SAC, carried_out, make_agent, mean_and_error, play,
                                    random_policy)
-from tfprune.search.agents.encoder import Encoder, WithStep
+from tfprune.search.agents.encoder import Encoder, StepTable, WithStep
 from tfprune.search.agents.memory import Memory
-from tfprune.search.environment import FEATURES, PruningEnv
+from tfprune.search.environment import FEATURES, PruningEnv, RelativeEnv
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, residual
 
@@ -42,10 +44,18 @@ def envs():
     return made
 
 
-def make(name, envs, *, seed, updates=10, learning_rate=3e-3):
+def relative(name, episodes):
+    """(environments of relative actions where the optimum is known, such an agent as it comes)."""
+    _, groups, costs, budget, accuracy, _ = searched()
+    made = [RelativeEnv(groups, costs, lambda widths: accuracy(list(widths.values())),
+                        budget=budget) for _ in range(episodes)]
+    return made, make(name, made, seed=0, updates=20, learning_rate=0, episodes=episodes, epochs=1)
+
+
+def make(name, envs, *, seed, updates=10, learning_rate=3e-3, episodes=E, epochs=2):
     keras.utils.set_random_seed(seed)
-    return make_agent(name, envs[0], learning_rate=learning_rate, updates=updates, episodes=E,
-                      epochs=2)
+    return make_agent(name, envs[0], learning_rate=learning_rate, updates=updates,
+                      episodes=episodes, epochs=epochs)
 
 
 def epoch(agent, envs, seed):
@@ -237,6 +247,47 @@ def test_ppo_is_told_the_group_and_begins_with_its_spread(envs):
         assert spread == pytest.approx(np.full((E, 1), .25))
 
 
+def test_relative_actions_begin_at_the_uniform_decision_and_spread_less_from_update_to_update():
+    envs, agent = relative('ppo', E)
+    spreads = []
+    for seed in range(3):
+        steps, _ = play(envs, agent.collect_policy)
+        told = steps[0].policy_info['dist_params']
+        if not seed:
+            assert np.ravel(told['loc']) == pytest.approx([.5] * E, abs=1e-3)
+        spreads.append(float(np.ravel(told['scale'])[0]))
+        assert float(agent._optimizer.learning_rate) == pytest.approx(.02 * .85 ** max(0, seed - 1))
+        agent.observe(steps, on_policy=True, actions=carried_out(envs), epoch=seed)
+        agent.update()
+    assert spreads[0] == pytest.approx(.2)
+    # What is learnt, too, moves it.
+    assert spreads[0] > spreads[1] > spreads[2] > .03
+    assert float(agent._scale) == pytest.approx(.85 ** 3)
+    agent._scale.assign(1e-3)
+    told = play(envs, agent.collect_policy)[0][0].policy_info['dist_params']
+    assert np.ravel(told['scale']) == pytest.approx([.03] * E)
+
+
+@pytest.mark.parametrize('name', ['ppo', 'sac'])
+def test_relative_actions_are_near_the_optimum_within_a_hundred_episodes(name):
+    _, _, _, budget, accuracy, optimum = searched()
+    envs, agent = relative(name, 20)
+    uniform = accuracy(uniform_widths(budget))
+    for number in range(5):
+        rewards = show(agent, envs, agent.collect_policy, on_policy=True, epoch=number)
+        agent.update()
+    assert (np.mean(rewards) - uniform) / (optimum - uniform) > .5
+
+
+def test_a_table_has_a_number_a_step_and_what_z_adds_to_it():
+    table = StepTable(3, 2)
+    observations = np.array([[1 / 3, .7, .2, -.4], [1, .1, .5, .6]], np.float32)
+    told = np.array([[1, 0, 0, .2, 0, 0, -.4, 0, 0], [0, 0, 1, 0, 0, .5, 0, 0, .6]], np.float32)
+    np.testing.assert_allclose(table(observations), told)
+    np.testing.assert_allclose(StepTable.from_config(table.get_config())(observations), told)
+    np.testing.assert_allclose(StepTable(3, 0)(observations[:, :2]), told[:, :3])
+
+
 def test_z_modulates_and_changes_nothing_at_first():
     encoder, plain_one = Encoder(4, Z, (6, 5)), Encoder(4, 0, (6, 5))
     rng = np.random.default_rng(0)
@@ -288,12 +339,18 @@ def test_ppo_learns_from_the_latest_epochs_each_above_its_own_mean(envs):
         np.testing.assert_array_equal(told, steps[0].policy_info['dist_params']['loc'])
 
 
-def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):
+def test_sac_cools_and_pairs_within_episodes(trained, envs):
     name, agent, *_ = trained
     if name != 'sac':
         pytest.skip('SAC only')
     assert isinstance(agent, SAC)
-    assert math.exp(float(agent.agent._log_alpha)) == pytest.approx(.1)
+    assert .001 <= float(tf.exp(agent.agent._log_alpha)) < .1
+    agent.agent.cool(.5, 1e-9)
+    warm = float(agent.agent._log_alpha)
+    agent.agent.cool(.5, 1e-9)
+    assert float(agent.agent._log_alpha) == pytest.approx(warm - math.log(2))
+    agent.agent.cool(.5, .2)
+    assert math.exp(float(agent.agent._log_alpha)) == pytest.approx(.2)
     pairs, _ = agent._memory.sample(agent._generator, 256)
     index = pairs.observation.numpy()[..., 0] * 6
     assert (index[:, 0] >= 1 - 1e-6).all()
@@ -303,17 +360,16 @@ def test_sac_keeps_its_temperature_and_pairs_within_episodes(trained, envs):
     assert (pairs.discount.numpy()[:, 0] == ~last).all()
 
 
-def test_sac_learns_from_standardized_rewards(envs):
+def test_sac_learns_of_every_step_from_the_standardized_reward_of_its_episode(envs):
     agent = make('sac', envs, seed=3, updates=1)
     rewards = []
     for seed in (0, 1):
         rewards += show(agent, envs, random_policy(envs[0], seed), on_policy=False)
     drawn, _ = agent._memory.sample(agent._generator, 200)
     seen = agent._prepared(drawn).reward.numpy()
-    last = drawn.next_step_type.numpy() == 2
-    assert (seen[~last] == 0).all() and last.any()
-    expected = (drawn.reward.numpy() - np.mean(rewards)) / np.std(rewards)
-    assert seen[last] == pytest.approx(expected[last], abs=1e-4)
+    expected = (np.array(rewards) - np.mean(rewards)) / np.std(rewards)
+    assert np.unique(seen) == pytest.approx(np.unique(expected), abs=1e-4)
+    assert (drawn.next_step_type.numpy() == 2).any()
 
 
 def test_ddpg_credits_every_step_with_the_reward_less_its_moving_average(envs):

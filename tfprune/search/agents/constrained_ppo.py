@@ -39,8 +39,8 @@ class ConstrainedPPO(OnPolicyAgent):
     def __init__(self, env: PruningEnv, *, learning_rate: float, updates: int, limit: float,
                  multiplier: float = 1.0, multiplier_learning_rate: float = 3.0):
         rate = learning_rate or self._LEARNING_RATE
-        agent, value = clipped_ppo(env, rate, self._STD,
-                                   compute_value_and_advantage_in_train=False)
+        agent, value, _ = clipped_ppo(env, rate, self._STD,
+                                      compute_value_and_advantage_in_train=False)
         super().__init__(agent, make_generator())
         self._value, self._cost_value = value, value_network_for(env)
         self._cost_value.create_variables()

@@ -11,7 +11,7 @@ from tf_agents.trajectories import policy_step, trajectory
 from tf_agents.trajectories import time_step as ts
 
 from tfprune.search.agents.base import SampledPolicy, draw_seed, make_generator, specs
-from tfprune.search.agents.memory import Context, OffPolicyAgent
+from tfprune.search.agents.memory import Context, OffPolicyAgent, with_returns
 from tfprune.search.environment import PruningEnv
 
 
@@ -75,11 +75,9 @@ class DDPG(OffPolicyAgent):
 
     def observe(self, steps: Sequence[trajectory.Trajectory], *, on_policy: bool,
                 actions: np.ndarray, epoch: int = 0) -> None:
-        reward = steps[-2].reward
-        super().observe([step.replace(reward=reward) for step in steps], on_policy=on_policy,
-                        actions=actions, epoch=epoch)
+        super().observe(with_returns(steps), on_policy=on_policy, actions=actions, epoch=epoch)
         if on_policy:
-            self.noise.assign(self.noise * self._noise_decay ** len(reward))
+            self.noise.assign(self.noise * self._noise_decay ** len(steps[0].reward))
 
     def _prepared(self, experience: trajectory.Trajectory) -> trajectory.Trajectory:
         mean = tf.reduce_mean(experience.reward[:, 0])

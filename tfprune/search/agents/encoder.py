@@ -15,11 +15,29 @@ class WithStep(tf_keras.layers.Layer):
         self._steps = steps
 
     def call(self, observations: tf.Tensor) -> tf.Tensor:
-        step = tf.cast(tf.round(observations[..., 0] * self._steps), tf.int32)
-        return tf.concat([observations, tf.one_hot(step - 1, self._steps)], -1)
+        return tf.concat([observations, _indicator(observations, self._steps)], -1)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {'steps': self._steps}  # networks copy the layer
+
+
+class StepTable(tf_keras.layers.Layer):
+    """Observations [..., F + Z] of an EpisodicEnv -> [..., steps (1 + Z)]: an indicator of the
+    step, then its products with each number of z. A linear layer of them is a table: of each step a
+    number, and what z adds to it."""
+
+    def __init__(self, steps: int, context_size: int, **options: Any):
+        super().__init__(**options)
+        self._config = {'steps': steps, 'context_size': context_size}
+
+    def call(self, observations: tf.Tensor) -> tf.Tensor:
+        indicator = _indicator(observations, self._config['steps'])
+        size = self._config['context_size']
+        z = observations[..., observations.shape[-1] - size:]
+        return tf.concat([indicator, *(indicator * z[..., i:i + 1] for i in range(size))], -1)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | self._config
 
 
 class Encoder(tf_keras.layers.Layer):
@@ -59,3 +77,8 @@ class Encoder(tf_keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | self._config
+
+
+def _indicator(observations: tf.Tensor, steps: int) -> tf.Tensor:
+    """Of the step that observations [..., F] are of, [..., steps]."""
+    return tf.one_hot(tf.cast(tf.round(observations[..., 0] * steps), tf.int32) - 1, steps)

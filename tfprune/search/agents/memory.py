@@ -135,3 +135,8 @@ class OffPolicyAgent(Agent):
     def _prepared(self, experience: trajectory.Trajectory) -> trajectory.Trajectory:
         """What is learnt from, of what was drawn [_BATCH, 2]."""
         raise NotImplementedError
+
+
+def with_returns(steps: Sequence[trajectory.Trajectory]) -> list[trajectory.Trajectory]:
+    """The trajectories of `play`, each with the reward that its episode ended with."""
+    return [step.replace(reward=steps[-2].reward) for step in steps]

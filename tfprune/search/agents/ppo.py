@@ -1,6 +1,8 @@
 """Proximal policy optimization."""
+import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -12,7 +14,7 @@ from tf_agents.trajectories import trajectory
 from tf_agents.utils import common
 
 from tfprune.search.agents.base import OnPolicyAgent, make_generator, specs
-from tfprune.search.agents.encoder import Encoder
+from tfprune.search.agents.encoder import Encoder, StepTable
 from tfprune.search.agents.memory import Memory
 from tfprune.search.environment import EpisodicEnv, RelativeEnv
 
@@ -22,14 +24,18 @@ def value_network_for(env: EpisodicEnv) -> value_network.ValueNetwork:
     return value_network.ValueNetwork(specs(env)[0].observation, **_hidden(env))
 
 
-def clipped_ppo(env: EpisodicEnv, learning_rate: float, std: float, clip: float = 0.2,
-                **options: Any) -> tuple[ppo_clip_agent.PPOClipAgent, value_network.ValueNetwork]:
-    """TF-Agents' agent and its critic; `std` is the spread that exploration begins with, `clip` how
-    far a pass may move the ratio of probabilities from 1."""
+def clipped_ppo(env: EpisodicEnv, learning_rate: float, std: float, clip: float = 0.2, *,
+                spread: Callable[[tf.Tensor], tf.Tensor] = tf.nn.softplus, **options: Any
+                ) -> tuple[ppo_clip_agent.PPOClipAgent, value_network.ValueNetwork,
+                           tf_keras.optimizers.Optimizer]:
+    """TF-Agents' agent, its critic and what trains both; `std` is the standard deviation that
+    exploration begins with, which `spread` makes of a bias, a softplus by default; `clip` how far a
+    pass may move the ratio of probabilities from 1."""
     time_step_spec, action_spec = specs(env)
-    # The spread is the softplus of a bias.
+    # A table begins at the middle of the bounds, the uniform decision.
     project = functools.partial(
-        normal_projection_network.NormalProjectionNetwork, init_means_output_factor=0.1,
+        normal_projection_network.NormalProjectionNetwork,
+        init_means_output_factor=1e-6 if _is_table(env) else 0.1, std_transform=spread,
         std_bias_initializer_value=math.log(math.expm1(std)))
     actor = actor_distribution_network.ActorDistributionNetwork(
         time_step_spec.observation, action_spec, continuous_projection_net=project, **_hidden(env))
@@ -42,11 +48,38 @@ def clipped_ppo(env: EpisodicEnv, learning_rate: float, std: float, clip: float 
         train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False), **options)
     # Slots must exist before a checkpoint is read, in an order that no variable name decides.
     optimizer.build(actor.trainable_weights + value.trainable_weights)
-    return agent, value
+    return agent, value, optimizer
+
+
+def _is_table(env: EpisodicEnv) -> bool:
+    """Whether nothing but the step tells states apart, beside chance."""
+    return isinstance(env, RelativeEnv)
 
 
 def _hidden(env: EpisodicEnv) -> dict[str, Any]:
-    return {'preprocessing_layers': Encoder(env.steps, env.context_size), 'fc_layer_params': ()}
+    layer = StepTable if _is_table(env) else Encoder
+    return {'preprocessing_layers': layer(env.steps, env.context_size), 'fc_layer_params': ()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Steps:
+    """How PPO explores and how far it goes.
+
+    Attributes:
+        learning_rate, std: at first.
+        clip: see clipped_ppo.
+        decay: what both are multiplied by after each update.
+        least_std: where that ends.
+    """
+    learning_rate: float
+    std: float
+    clip: float
+    decay: float = 1.0
+    least_std: float = 0.0
+
+
+_RATES = _Steps(1e-2, 0.25, 0.2)
+_RELATIVE = _Steps(2e-2, 0.2, 0.7, decay=0.85, least_std=0.03)
 
 
 class PPO(OnPolicyAgent):
@@ -56,17 +89,21 @@ class PPO(OnPolicyAgent):
     was played. Of rewards only what an episode has above the mean of its epoch counts, as the
     weights that train raise them all.
 
-    An epoch affords few episodes. Measured on a search of known optimum (--suite=learning), so that
-    the policy learns from few: the learning rate; exploration that begins with a standard deviation
-    of 0.25, where TF-Agents has 0.35, and of relative actions with 0.1, since far from the uniform
-    decision most are worse; their wider clipping, at half of the rate; an indicator of the group,
-    so that what is learnt of one group is not taken from the others.
+    An epoch affords few episodes. Chosen on a search of known optimum (--suite=learning), so that
+    the policy learns from few: rate, standard deviation and clipping; an indicator of the group, so
+    that what is learnt of one group is not taken from the others. Relative actions are worth what
+    they are whatever came before them in the episode: their policy is a table of a mean a group,
+    linear in z, which begins at the uniform decision; its standard deviation falls, and the
+    learning rate with it, as the mean is to move in shares of the deviation.
     """
 
     def __init__(self, env: EpisodicEnv, *, learning_rate: float, updates: int, episodes: int,
                  epochs: int = 1):
-        rate, std, clip = (5e-3, 0.1, 0.5) if isinstance(env, RelativeEnv) else (1e-2, 0.25, 0.2)
-        agent, _ = clipped_ppo(env, learning_rate or rate, std, clip)
+        chosen = self._chosen = _RELATIVE if isinstance(env, RelativeEnv) else _RATES
+        self._learning_rate = learning_rate or chosen.learning_rate
+        self._scale = tf.Variable(1.0, trainable=False)
+        agent, _, self._optimizer = clipped_ppo(
+            env, self._learning_rate, chosen.std, chosen.clip, spread=self._spread)
         super().__init__(agent, make_generator())
         # Not tf.function: autograph makes ten seconds of tracing out of one.
         self._train = common.function(self.agent.train)
@@ -76,9 +113,18 @@ class PPO(OnPolicyAgent):
     def _learn(self, steps: list[trajectory.Trajectory]) -> tf.Tensor | float:
         self._memory.add(steps, self._epoch)
         experience, loss = _centered(*self._memory.episodes()), float('nan')
+        self._optimizer.learning_rate.assign(self._learning_rate * self._scale)
         for _ in range(self._updates):  # advantages anew each pass (arXiv 2006.05990, section 3.5)
             loss = self._train(experience).loss
+        chosen = self._chosen
+        self._scale.assign(tf.maximum(self._scale * chosen.decay,
+                                      chosen.least_std / chosen.std))
         return loss
+
+    def _spread(self, bias: tf.Tensor) -> tf.Tensor:
+        """The standard deviation: what is learnt, times what is left of it after so many updates.
+        """
+        return tf.maximum(self._scale * tf.nn.softplus(bias), self._chosen.least_std)
 
 
 def _centered(experience: trajectory.Trajectory, epochs: tf.Tensor) -> trajectory.Trajectory:
