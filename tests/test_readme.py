@@ -41,3 +41,4 @@ def test_flagfiles_have_headers_and_rows_their_place():
             assert path.read_text().startswith('#'), path
         if path.suffix == '.jsonl':
             assert path.parent.name == 'results', path
+            assert '"initial_weights": "/' not in path.read_text(), path  # of one machine

@@ -12,6 +12,7 @@ import time
 import tfprune  # noqa: F401  (before keras)
 import keras
 import pytest
+from absl import flags as absl_flags
 
 from made_up_runs import make_run
 from tfprune import command_line, report
@@ -369,16 +370,6 @@ def test_last_line(tmp_path):
     assert last_line(log) == 'epoch 2: 100%'
 
 
-def flags_in(path):
-    """{flag: value} of a flagfile and of those that it includes, the later of two."""
-    found = {}
-    for line in path.read_text().splitlines():
-        if line.startswith('--'):
-            name, value = line.removeprefix('--').split('=', 1)
-            found |= flags_in(ROOT / value) if name == 'flagfile' else {name: value}
-    return found
-
-
 @pytest.mark.parametrize('path', sorted((ROOT / 'flags').glob('compare_*.flags')),
                          ids=lambda path: path.stem)
 def test_flagfiles_of_comparisons(tmp_path, monkeypatch, path):
@@ -386,7 +377,9 @@ def test_flagfiles_of_comparisons(tmp_path, monkeypatch, path):
     that keep a budget have their control, but for pipelines that are compared by their time.
     """
     monkeypatch.chdir(ROOT)
-    flags = flags_in(path)
+    # Those that it includes stand in its place.
+    lines = absl_flags.FlagValues().read_flags_from_files([f'--flagfile={path}'])
+    flags = dict(line.removeprefix('--').split('=', 1) for line in lines)
     own = {'methods', 'method_flagfiles', 'seeds', 'budgets', 'out', 'jobs', 'threads'}
     cells = planned(flags['method_flagfiles'], tmp_path / 'out', flags['methods'],
                     [0, 1, 2], flags['budgets'].split(','),

@@ -9,16 +9,14 @@ import pytest
 import tensorflow as tf
 
 from cases import slow_but
-from made_up_problem import searched
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.costs.proportional import uniform_widths
 from tfprune.runs.checkpoints import restore
 from tfprune.search.agents import (AGENTS, SAC, carried_out, make_agent, mean_and_error, play,
                                    random_policy)
-from tfprune.search.agents.encoder import Encoder, StepTable, WithStep
+from tfprune.search.agents.encoder import WithStep
 from tfprune.search.agents.memory import Memory
-from tfprune.search.environment import FEATURES, PruningEnv, RelativeEnv
+from tfprune.search.environment import FEATURES, PruningEnv
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, residual
 
@@ -44,18 +42,10 @@ def envs():
     return made
 
 
-def relative(name, episodes):
-    """(environments of relative actions where the optimum is known, such an agent as it comes)."""
-    _, groups, costs, budget, accuracy, _ = searched()
-    made = [RelativeEnv(groups, costs, lambda widths: accuracy(list(widths.values())),
-                        budget=budget) for _ in range(episodes)]
-    return made, make(name, made, seed=0, updates=20, learning_rate=0, episodes=episodes, epochs=1)
-
-
-def make(name, envs, *, seed, updates=10, learning_rate=3e-3, episodes=E, epochs=2):
+def make(name, envs, *, seed, updates=10, learning_rate=3e-3):
     keras.utils.set_random_seed(seed)
-    return make_agent(name, envs[0], learning_rate=learning_rate, updates=updates,
-                      episodes=episodes, epochs=epochs)
+    return make_agent(name, envs[0], learning_rate=learning_rate, updates=updates, episodes=E,
+                      epochs=2)
 
 
 def epoch(agent, envs, seed):
@@ -245,76 +235,6 @@ def test_ppo_is_told_the_group_and_begins_with_its_spread(envs):
         assert np.array_equal(told[:, :-groups], step.observation)
         spread = np.asarray(step.policy_info['dist_params']['scale'])
         assert spread == pytest.approx(np.full((E, 1), .25))
-
-
-def test_relative_actions_begin_at_the_uniform_decision_and_spread_less_from_update_to_update():
-    envs, agent = relative('ppo', E)
-    spreads = []
-    for seed in range(3):
-        steps, _ = play(envs, agent.collect_policy)
-        told = steps[0].policy_info['dist_params']
-        if not seed:
-            assert np.ravel(told['loc']) == pytest.approx([.5] * E, abs=1e-3)
-        spreads.append(float(np.ravel(told['scale'])[0]))
-        assert float(agent._optimizer.learning_rate) == pytest.approx(.02 * .85 ** max(0, seed - 1))
-        agent.observe(steps, on_policy=True, actions=carried_out(envs), epoch=seed)
-        agent.update()
-    assert spreads[0] == pytest.approx(.2)
-    # What is learnt, too, moves it.
-    assert spreads[0] > spreads[1] > spreads[2] > .03
-    assert float(agent._scale) == pytest.approx(.85 ** 3)
-    agent._scale.assign(1e-3)
-    told = play(envs, agent.collect_policy)[0][0].policy_info['dist_params']
-    assert np.ravel(told['scale']) == pytest.approx([.03] * E)
-
-
-@pytest.mark.parametrize('name', ['ppo', 'sac'])
-def test_relative_actions_are_near_the_optimum_within_a_hundred_episodes(name):
-    _, _, _, budget, accuracy, optimum = searched()
-    envs, agent = relative(name, 20)
-    uniform = accuracy(uniform_widths(budget))
-    for number in range(5):
-        rewards = show(agent, envs, agent.collect_policy, on_policy=True, epoch=number)
-        agent.update()
-    assert (np.mean(rewards) - uniform) / (optimum - uniform) > .5
-
-
-def test_a_table_has_a_number_a_step_and_what_z_adds_to_it():
-    table = StepTable(3, 2)
-    observations = np.array([[1 / 3, .7, .2, -.4], [1, .1, .5, .6]], np.float32)
-    told = np.array([[1, 0, 0, .2, 0, 0, -.4, 0, 0], [0, 0, 1, 0, 0, .5, 0, 0, .6]], np.float32)
-    np.testing.assert_allclose(table(observations), told)
-    np.testing.assert_allclose(StepTable.from_config(table.get_config())(observations), told)
-    np.testing.assert_allclose(StepTable(3, 0)(observations[:, :2]), told[:, :3])
-
-
-def test_z_modulates_and_changes_nothing_at_first():
-    encoder, plain_one = Encoder(4, Z, (6, 5)), Encoder(4, 0, (6, 5))
-    rng = np.random.default_rng(0)
-    features = rng.uniform(size=(2, 7)).astype(np.float32)
-    features[:, 0] = .25, .5  # the first and the second step
-    z = rng.uniform(-1, 1, (2, Z)).astype(np.float32)
-    hidden = encoder(np.concatenate([features, z], 1))
-    assert hidden.shape == (2, 5)
-    plain_one(features)
-    plain_one.set_weights(encoder.get_weights()[:4])
-    np.testing.assert_allclose(hidden, plain_one(features), atol=1e-6)
-    copy = Encoder.from_config(encoder.get_config())
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(encoder(np.concatenate([features, z], 1)) ** 2)
-    gradients = tape.gradient(loss, encoder.trainable_weights)
-    assert len(gradients) == 8 and all(np.abs(g).max() > 0 for g in gradients)
-    for weight, gradient in zip(encoder.trainable_weights, gradients):
-        weight.assign_sub(gradient)
-    # (1 + gamma(z)) (W h + b) + beta(z), by hand.
-    w, b, w2, b2, m, c, m2, c2 = encoder.get_weights()
-    h = np.concatenate([features, np.eye(4)[:2]], 1)
-    for kernel, bias, film, shift in ((w, b, m, c), (w2, b2, m2, c2)):
-        gamma, beta = np.split(z @ film + shift, 2, axis=1)
-        h = np.tanh((1 + gamma) * (h @ kernel + bias) + beta)
-    np.testing.assert_allclose(encoder(np.concatenate([features, z], 1)), h, atol=1e-5)
-    copy(np.concatenate([features, z], 1))
-    assert [x.shape for x in copy.get_weights()] == [x.shape for x in encoder.get_weights()]
 
 
 def test_ppo_learns_from_the_latest_epochs_each_above_its_own_mean(envs):

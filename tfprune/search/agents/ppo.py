@@ -99,7 +99,7 @@ class PPO(OnPolicyAgent):
 
     def __init__(self, env: EpisodicEnv, *, learning_rate: float, updates: int, episodes: int,
                  epochs: int = 1):
-        chosen = self._chosen = _RELATIVE if isinstance(env, RelativeEnv) else _RATES
+        chosen = self._chosen = _RELATIVE if _is_table(env) else _RATES
         self._learning_rate = learning_rate or chosen.learning_rate
         self._scale = tf.Variable(1.0, trainable=False)
         agent, _, self._optimizer = clipped_ppo(
