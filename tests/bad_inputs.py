@@ -139,6 +139,8 @@ def _tables(folder):
     write('t_empty.json', lambda c: c['surfaces'][name].update(ins=[]))
     write('t_falling.json', lambda c: c['surfaces'][name]['ins'].reverse())
     write('t_about.json', lambda c: c.update(about=['phone']))
+    write('t_threads.json', lambda c: c['about'].update(threads='two'))
+    write('t_files.json', lambda c: c['about'].update(form='int4'))
     write('t_call.json', lambda c: c.update(call_ms=[-5.0]))
     write('t_version.json', lambda c: c.update(latency_table=7))
     write('t_group.json', lambda c: c['models'][digest]['steps'][0]['in'].update(

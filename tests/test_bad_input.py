@@ -127,7 +127,8 @@ TRAIN = [(flags, *culprits) for flags, *culprits in (
     *((f'{TABLE}t_{name}.json', f't_{name}.json', *more) for name, *more in (
         ('negative', '-0.2'), ('nan', 'nan'), ('infinite', 'inf'), ('huge', '1e+300'),
         ('string', "'0.2'"), ('null', 'None'), ('ragged', 'ms'), ('empty', 'ins'),
-        ('falling', 'ins'), ('about', 'about'), ('call', 'call_ms', '-5.0'), ('version', '7'),
+        ('falling', 'ins'), ('about', 'about'), ('threads', "'two'"),
+        ('files', "'int4'"), ('call', 'call_ms', '-5.0'), ('version', '7'),
         ('group', 'groups'), ('form', 'in must be an object'), ('key', 'surfaces'),
         ('zero', 'latency', '0'), ('list', 'object'), ('bytes', 'JSON'))),
     ('--latency_ratio=0.6 --latency_table={w}/table.json', 'table.json', 'another model'),

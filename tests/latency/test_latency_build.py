@@ -9,9 +9,9 @@ import pytest
 from tfprune.costs.model import CostModel
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.operators import read_steps
-from tfprune.export.tflite import convert
 from tfprune.latency import build as latency_build, phone as latency_phone
-from tfprune.latency.build import add_model, build, grid
+from tfprune.export.tflite import FLOAT32, INT8
+from tfprune.latency.build import add_model, build, file_of, grid
 from tfprune.latency.table import LatencyTable
 from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
@@ -21,10 +21,10 @@ from tfprune.testing import TOYS
 CONVERTED: dict[tuple, bytes] = {}
 
 
-def converted(model):
-    key = (model.name, *(tuple(weight.shape) for weight in model.weights))
+def converted(model, form=FLOAT32):
+    key = (form, model.name, *(tuple(weight.shape) for weight in model.weights))
     if key not in CONVERTED:
-        CONVERTED[key] = convert(model)
+        CONVERTED[key] = file_of(model, form)
     return CONVERTED[key]
 
 
@@ -49,13 +49,14 @@ def pruned_at_random(name, seed):
     return groups, widths, prune_model(toy(name), groups, masks)
 
 
-@pytest.mark.parametrize('name', ['plain', 'residual', 'branches'])
-def test_widths_of_steps_are_those_of_the_converted_model(name):
-    table = LatencyTable({})
-    add_model(table, toy(name), to_tflite=converted)
+@pytest.mark.parametrize('name, form', [
+    ('plain', FLOAT32), ('residual', FLOAT32), ('branches', FLOAT32), ('residual', INT8)])
+def test_widths_of_steps_are_those_of_the_converted_model(name, form):
+    table = LatencyTable({'form': form})
+    add_model(table, toy(name), to_tflite=functools.partial(converted, form=form))
     (_, rows), = table.models.values()
     groups, widths, pruned = pruned_at_random(name, 1)
-    steps = read_steps(converted(pruned))
+    steps = read_steps(converted(pruned, form))
     assert [row.signature for row in rows] == [step.signature for step in steps]
     now = {place: widths.get(group, width) for place, (group, width) in enumerate(
         zip(groups.layout.names, groups.layout.widths))}
@@ -123,6 +124,8 @@ def test_a_table_of_another_device_is_not_added_to(built):
     path, _, _ = built
     with pytest.raises(ValueError, match='a table of another device: threads 1, here 2; choose'):
         build(toy('residual'), path, threads=2, to_tflite=converted)
+    with pytest.raises(ValueError, match="another device: form 'tflite', here 'tflite_int8'"):
+        build(toy('residual'), path, form=INT8)
     with pytest.raises(ValueError, match='threads: expected at least 1, received 0'):
         build(toy('residual'), path, threads=0, to_tflite=converted)
 
@@ -189,7 +192,8 @@ def test_a_table_from_another_device(tmp_path, built):
             '0.25, 50%, 50%, 0, 1, [a', f'{ms!r}, 50%, 50%, 0, 1, [a').replace(
                 '0.125, 25%', '0, 25%').replace('1.25e-01', '0'))
     table = latency_phone.import_profiles(tmp_path / 'probes', machine='phone', threads=2)
-    assert table.about == {'machine': 'phone', 'runtime': 'benchmark_model', 'threads': 2}
+    assert table.about == {'machine': 'phone', 'runtime': 'benchmark_model', 'threads': 2,
+                           'form': 'tflite'}
     table.call_ms = here.call_ms
     groups = trace_groups(model)
     widths = np.array([[2, 3, 4, 5, 6, 3], list(groups.values())])

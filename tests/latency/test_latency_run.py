@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tfprune.latency.build import build
+from tfprune.export.operators import read_steps
+from tfprune.export.tflite import INT8
+from tfprune.latency.build import build, file_of
 from tfprune.report.table import format_table
 from tfprune.testing import recount
 
@@ -16,10 +18,10 @@ EPOCHS = {'warmup_epochs': 1, 'random_epochs': 0, 'joint_epochs': 0, 'alignment_
           'fine_tune_epochs': 1}
 
 
-def small(name='mine', image_size=12):
+def small(name='mine', image_size=12, width=24):
     image = keras.Input((image_size, image_size, 2))
-    x = layers.Conv2D(24, 3, activation='relu', name='a')(image)
-    x = layers.Conv2D(32, 3, activation='relu', name='b')(x)
+    x = layers.Conv2D(width, 3, activation='relu', name='a')(image)
+    x = layers.Conv2D(width + 8, 3, activation='relu', name='b')(x)
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(image, layers.Dense(3, name='logits')(x), name=name)
 
@@ -61,6 +63,33 @@ def test_a_run_under_a_latency_budget(table, tmp_path):
     assert 'Budget: latency_ms at most 0.' in text and '(0.6 of dense 0.' in text
     assert 'error against the files measured here: pruned ' in text
     assert 'Latency table (' in (tmp_path / 'run' / 'report.html').read_text()
+
+
+def test_a_run_under_a_budget_of_the_latency_of_int8_files(tmp_path, capsys):
+    """Prediction and measurement are of the int8 files, dense and pruned; a run that writes none is
+    told."""
+    # Wide enough that time is not that of the first operator, which stays.
+    model = small(width=120)
+    table = build(model, tmp_path / 'table.json', passes=1, form=INT8)
+    assert {step.signature.split()[0] for _, rows in table.models.values() for step in rows} > {
+        'QUANTIZE'}
+    found = read_steps(file_of(model, INT8))
+    assert {step.signature for step in found} == set(table.surfaces)
+    run(model, latency_ratio=.8, latency_table=str(tmp_path / 'table.json'), quantize='int8',
+        tflite_io='float32', run_dir=tmp_path / 'run')
+    report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+    row = report['latency_prediction']
+    assert row['form'] == INT8 and np.isfinite([row['pruned_error'], row['ratio_error']]).all()
+    measured, = (kind['latency'][0]['median_ms'] for kind in report['artifacts']
+                 if kind['form'] == INT8)
+    assert 'has the times of int8 files' not in capsys.readouterr().err
+    with pytest.raises(ValueError, match='the smallest reachable is'):
+        run(model, latency_ratio=.001, latency_table=str(tmp_path / 'table.json'),
+            run_dir=tmp_path / 'other')
+    assert 'this run writes none: --quantize=int8 does' in capsys.readouterr().err
+    # Measured twice, apart, of the same file.
+    assert .2 < row['pruned_ms'] / (1 + row['pruned_error']) / measured < 5
+    assert 'Latency table (int8 files, ' in format_table(report)
 
 
 def test_a_table_of_another_model_ends_the_run_before_training(table, tmp_path):

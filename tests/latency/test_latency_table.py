@@ -10,13 +10,14 @@ import pytest
 from tfprune.costs.budget import Budget, InfeasibleBudgetError
 from tfprune.costs.model import CostModel, count_cost
 from tfprune.costs.proportional import uniform_widths
-from tfprune.latency import table as latency_table
-from tfprune.latency.table import Form, LatencyTable, StepRow, Surface, model_digest, prediction_row
+from tfprune.latency import prediction
+from tfprune.latency.prediction import prediction_row
+from tfprune.latency.table import Form, LatencyTable, StepRow, Surface, model_digest
 from tfprune.runs.config import Config
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import plain, residual
 
-ABOUT = {'machine': 'by hand', 'runtime': 'none', 'threads': 1}
+ABOUT = {'machine': 'by hand', 'runtime': 'none', 'threads': 1, 'form': 'tflite'}
 
 
 def surface(ins, outs, times):
@@ -212,7 +213,7 @@ def test_prediction_beside_measurement(monkeypatch):
         # The table's threads are to be found among others.
         return [{'threads': 7, 'median_ms': 1e3}, {'threads': threads, 'median_ms': ms}]
 
-    monkeypatch.setattr(latency_table, 'machine_name', lambda: 'by hand')
+    monkeypatch.setattr(prediction, 'machine_name', lambda: 'by hand')
     model, groups, table = table_of_plain()
     table.about['threads'] = 1
     costs = CostModel(model, groups, latency_table=table)
@@ -226,7 +227,7 @@ def test_prediction_beside_measurement(monkeypatch):
     row = prediction_row(costs, widths, latency(5.0, 2), latency(5.0, 2))
     assert row['ratio_error'] is None and row['pruned_error'] is None
     assert prediction_row(CostModel(model, groups), widths, latency(1.), latency(1.)) is None
-    monkeypatch.setattr(latency_table, 'machine_name', lambda: 'another')
+    monkeypatch.setattr(prediction, 'machine_name', lambda: 'another')
     row = prediction_row(costs, widths, latency(6.225 / 1.1), latency(costs.dense.latency_ms))
     assert row['pruned_error'] is None and row['ratio_error'] == pytest.approx(.1)
     assert count_cost(model) == CostModel(model, groups).dense

@@ -6,6 +6,7 @@ tfprune benchmark --suite=cost_model --threads=1
 tfprune benchmark --suite=artifacts --artifacts=dense.tflite,pruned.tflite
 tfprune benchmark --suite=artifacts --artifacts=runs/quickstart
 tfprune benchmark --suite=latency_table --model=resnet20 --table=resnet20.json
+tfprune benchmark --suite=latency_table --model=resnet20 --quantize=int8 --table=resnet20_int8.json
 tfprune benchmark --suite=training_step --models=resnet20 --dtypes=float32
 tfprune benchmark --suite=scoring --models=resnet20
 tfprune benchmark --suite=input_pipeline --cifar10_dir=DIR --image_folder=DIR
@@ -59,6 +60,8 @@ flags.DEFINE_string('probe_files', '', 'Suite latency_table: only writes the .tf
 flags.DEFINE_string('profiles', '', 'Suite latency_table: makes the table of the .csv files in '
                     'this folder, which benchmark_model made of such files.')
 flags.DEFINE_string('device', '', 'Suite latency_table: name of the device of --profiles.')
+flags.DEFINE_enum('quantize', '', ['', 'int8'], 'Suite latency_table: the operators of files of '
+                  'this form; of float32 files if not given.')
 # Suites of the speed of tfprune itself.
 flags.DEFINE_list('models', ['resnet20', 'resnet56'], 'Suites training_step, scoring and '
                   'input_pipeline (whose training step it is compared with): CIFAR ResNets.')

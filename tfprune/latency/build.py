@@ -7,6 +7,7 @@ so that no two of its tensors agree, and converted; the channels of a step then 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import time
@@ -18,10 +19,14 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.costs.model import linear_forms
+from tfprune.data.pixels import BYTES
+from tfprune.export.base import Signature
+from tfprune.export.examples import compared_examples
 from tfprune.export.flatbuffer import smallest_file
 from tfprune.export.latency import check_counts, prepare, timed
+from tfprune.export.keras_file import open_model
 from tfprune.export.operators import Step, read_steps
-from tfprune.export.tflite import convert
+from tfprune.export.tflite import FLOAT32, INT8, convert
 from tfprune.latency.table import Form, LatencyTable, StepRow, Surface, model_digest
 from tfprune.machine import machine_name
 from tfprune.pruning.surgery import prune_model
@@ -33,6 +38,7 @@ FINE = 64                   # up to here both ends of blocks of 8 channels are m
 SECONDS = 0.02              # of one measurement, at least REPETITIONS calls
 REPETITIONS = 10
 SAVE_EVERY = 10.0           # seconds
+CALIBRATION = 4             # examples of noise that the ranges of integers are of
 Said = Callable[[str], None]
 
 
@@ -52,12 +58,29 @@ class Point:
         return self.step.alone(self.in_width, self.out_width, copies=self.copies)
 
 
+def file_of(model: keras.Model, form: str = FLOAT32) -> bytes:
+    """The TFLite file whose operators are measured: FLOAT32 or INT8 of export.tflite.
+
+    Ranges of integers are observed on noise: time does not depend on them.
+    """
+    if form != INT8:
+        return convert(model, form)
+    signature = Signature.of(model)
+    answers = open_model(model, pathlib.Path(model.name)).run
+    noise = compared_examples(None, signature, BYTES, CALIBRATION, answers)
+    return convert(model, form, images=list(noise.values()) if isinstance(noise, dict) else noise)
+
+
 def add_model(table: LatencyTable, model: keras.Model, *,
-              to_tflite: Callable[[keras.Model], bytes] = convert) -> dict[str, Step]:
+              to_tflite: Callable[[keras.Model], bytes] | None = None) -> dict[str, Step]:
     """Adds the operators of `model` to a table, unmeasured; returns an example by signature.
+
+    Args:
+        to_tflite: makes the files in which they are looked for; of the table's form if not given.
 
     ValueError if the widths of an operator are those of no tensor of the model.
     """
+    to_tflite = to_tflite or functools.partial(file_of, form=table.form)
     groups = trace_groups(model)
     forms = _forms(groups)
     probes = _probe_widths(forms, groups)
@@ -77,7 +100,7 @@ def add_model(table: LatencyTable, model: keras.Model, *,
             side.add((int(form @ dense), not form[1:].any()))
     examples = {step.signature: step for step in seen.steps}
     for signature, step in examples.items():
-        _grow(table.surfaces, signature, step, *most[signature])
+        _grow(table, signature, step, *most[signature])
     table.models[model_digest(model, groups)] = model.name, tuple(rows)
     return examples
 
@@ -140,16 +163,17 @@ def points(table: LatencyTable, examples: Mapping[str, Step]) -> list[Point]:
 
 
 def build(model: keras.Model, path: str | os.PathLike[str], *, threads: int = 1, passes: int = 3,
-          say: Said = lambda text: None,
-          to_tflite: Callable[[keras.Model], bytes] = convert) -> LatencyTable:
+          form: str = FLOAT32, say: Said = lambda text: None,
+          to_tflite: Callable[[keras.Model], bytes] | None = None) -> LatencyTable:
     """Measures the operators of `model` on this machine into the table at `path`.
 
     A table that is there is added to: what it has is not measured again. Each time is the median of
     short calls, in `passes` passes over all of them in an order drawn anew, of which the quietest
-    counts. ValueError for a table of another machine, runtime or number of threads.
+    counts. `form`: see `file_of`. ValueError for a table of another machine, runtime, number of
+    threads or form.
     """
     check_counts(threads=threads, passes=passes)
-    path, about = pathlib.Path(path), describe_machine(threads)
+    path, about = pathlib.Path(path), describe_machine(threads) | {'form': form}
     table = LatencyTable(about, source=str(path))
     if path.exists():
         table = LatencyTable.load(path)
@@ -204,8 +228,8 @@ def describe_machine(threads: int) -> dict[str, Any]:
 def grid(most: int, *, blocks: bool) -> list[int]:
     """Widths up to `most` to measure; with `blocks` also the first channel of each block of 8.
 
-    Time is close to linear in in-channels, which a kernel sums over, and rises in steps with
-    out-channels, which it computes in blocks; far out a step is small.
+    Time is close to linear in in-channels, which a kernel sums over (of integers in blocks, too),
+    and rises in steps with out-channels, which it computes in blocks; far out a step is small.
     """
     dense = blocks or most <= FINE // 2
     widths = [1, 2, 4, 8, *range(16, FINE + 1, 8 if dense else 16)]
@@ -216,9 +240,11 @@ def grid(most: int, *, blocks: bool) -> list[int]:
     return sorted({width for width in widths if width < most} | {most})
 
 
-def _grow(surfaces: dict[str, Surface], signature: str, step: Step,
+def _grow(table: LatencyTable, signature: str, step: Step,
           ins: set[tuple[int, bool]], outs: set[tuple[int, bool]]) -> None:
     """Makes room in the surface of a step for widths, each its largest and whether it is fixed."""
+    surfaces = table.surfaces
+
     def axis(widths: set[tuple[int, bool]], blocks: bool) -> set[int]:
         free = [width for width, fixed in widths if not fixed]
         return {width for width, _ in widths}.union(grid(max(free), blocks=blocks) if free else ())
@@ -226,7 +252,7 @@ def _grow(surfaces: dict[str, Surface], signature: str, step: Step,
     if step.scaling == 'linear':
         rows, columns = {0, max(width for width, _ in ins)}, {0}
     else:
-        rows = axis(ins, step.scaling == 'in')
+        rows = axis(ins, step.scaling == 'in' or table.form == INT8)
         columns = axis(outs, True) if step.scaling == 'both' else {0}
     old = surfaces.get(signature)
     known = {} if old is None else {(i, o): passes for i, row in zip(old.ins, old.ms)

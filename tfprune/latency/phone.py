@@ -16,7 +16,7 @@ from collections.abc import Callable
 import keras
 
 from tfprune.config import MILLISECONDS
-from tfprune.export.tflite import convert
+from tfprune.export.tflite import FLOAT32
 from tfprune.files import read_json, write_text
 from tfprune.latency.build import add_model, points
 from tfprune.latency.table import LatencyTable
@@ -28,16 +28,16 @@ _RULE = re.compile(r'^=+ (.*?) =+$')
 _NUMBER = r'-?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf)'
 
 
-def write_probes(model: keras.Model, folder: str | os.PathLike[str], *,
-                 to_tflite: Callable[[keras.Model], bytes] = convert) -> int:
+def write_probes(model: keras.Model, folder: str | os.PathLike[str], *, form: str = FLOAT32,
+                 to_tflite: Callable[[keras.Model], bytes] | None = None) -> int:
     """Writes NNNNN.tflite for each time to measure, and an index; returns how many.
 
-    FileExistsError unless `folder` is new or empty.
+    form, to_tflite: see `build.build`. FileExistsError unless `folder` is new or empty.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f'{folder}: expected a new or empty folder for the files to measure')
-    table = LatencyTable({'machine': None})
+    table = LatencyTable({'machine': None, 'form': form})
     wanted = points(table, add_model(table, model, to_tflite=to_tflite))
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -71,7 +71,8 @@ def import_profiles(folder: str | os.PathLike[str], *, machine: str, threads: in
         raise FileNotFoundError(f'{folder}: {len(missing)} of {len(rows)} profiles are missing, '
                                 f'the first is {missing[0]:05d}.csv')
     table = LatencyTable.load(folder / TABLE)
-    table.about = {'machine': machine, 'runtime': 'benchmark_model', 'threads': threads}
+    table.about = {'machine': machine, 'runtime': 'benchmark_model', 'threads': threads,
+                   'form': table.form}
     for number, row in enumerate(rows):
         path = folder / f'{number:05d}.csv'
         total = profiled_ms(path.read_text(encoding='utf-8', errors='replace'), str(path))

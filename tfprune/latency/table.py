@@ -24,10 +24,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfprune.config import MILLISECONDS
-from tfprune.costs.model import NANOSECONDS, CostModel
+from tfprune.config import MILLISECONDS, THREADS, Range
+from tfprune.costs.model import NANOSECONDS
+from tfprune.export.tflite import FLOAT32, INT8
 from tfprune.files import read_json, write_text
-from tfprune.machine import machine_name
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import ChannelGroups
 
@@ -38,6 +38,7 @@ _SHAPE = {  # see files.check_content
     'models': {str: {'name': str, 'steps': [{'signature': str, 'in': _FORM, 'out': _FORM}]}},
     'surfaces': {str: {'ins': [int], 'outs': [int], 'ms': [[[float]]]}}}
 _WIDEST = 10 ** 6
+_THREADS = Range(1, THREADS.high)
 BUILD = 'tfprune benchmark --suite=latency_table --model=… --image_size=… --table=table.json'
 # What of a layer's call decides how it is computed, beside shapes.
 _SETTINGS = ('strides', 'padding', 'dilation_rate', 'pool_size', 'groups', 'axis')
@@ -104,7 +105,7 @@ class LatencyTable:
 
     Attributes:
         about: the device: 'machine', 'runtime', 'threads', and what else is known of the
-            measurement.
+            measurement; 'form', the key of export.exporter.FORMATS of the files it is of.
         call_ms: what a call costs beside its operators, a value a pass.
         surfaces: by signature.
         models: by `model_digest`: 'name' of the model, and its steps.
@@ -129,6 +130,7 @@ class LatencyTable:
             content = read_json(path, _SHAPE)
             if content['latency_table'] != VERSION:
                 raise ValueError(f'{path}: version {content["latency_table"]}, expected {VERSION}')
+            about = _checked(content['about'], str(path))
             _check_times(f'{path}: call_ms', content['call_ms'])
             models = {digest: (model['name'], tuple(
                 StepRow(step['signature'], _form(step['in']), _form(step['out']))
@@ -140,7 +142,7 @@ class LatencyTable:
         except ValueError as error:
             raise ValueError(f'{str(error).rstrip(".")}: not a latency table, or a damaged one; '
                              f'{BUILD} measures one') from None
-        return cls(content['about'], content['call_ms'], surfaces, models, str(path))
+        return cls(about, content['call_ms'], surfaces, models, str(path))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table as JSON, whole or not at all."""
@@ -152,6 +154,11 @@ class LatencyTable:
                 for digest, (name, rows) in self.models.items()},
             'surfaces': {signature: dataclasses.asdict(surface)
                          for signature, surface in self.surfaces.items()}}) + '\n')
+
+    @property
+    def form(self) -> str:
+        """Key of export.exporter.FORMATS: FLOAT32 or INT8 of export.tflite."""
+        return str(self.about.get('form', FLOAT32))
 
     def bind(self, model: keras.Model, groups: ChannelGroups
              ) -> Callable[[np.ndarray], np.ndarray]:
@@ -267,32 +274,16 @@ def model_digest(model: keras.Model, groups: ChannelGroups) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def prediction_row(cost_model: CostModel, widths: Mapping[str, int],
-                   pruned: Sequence[Mapping[str, Any]], dense: Sequence[Mapping[str, Any]] = ()
-                   ) -> dict[str, Any] | None:
-    """The prediction beside the measurement, for report.json; None without a table.
-
-    pruned and dense are latencies of the TFLite files by threads, {'threads', 'median_ms'}; those
-    of the table's threads are taken. Errors are relative: predicted / measured - 1, None for what
-    was not measured. On another machine than the table's only that of the ratio is given.
-    """
-    def error(predicted: float | None, measured: float | None) -> float | None:
-        return predicted / measured - 1 if predicted and measured else None
-
-    table, ours, whole = (cost_model.latency_table, cost_model(widths).latency_ms,
-                          cost_model.dense.latency_ms)
-    if table is None or ours is None or whole is None:
-        return None
-    pruned_ms, dense_ms = (next((
-        seen['median_ms'] for seen in side if seen['threads'] == table.about.get('threads')), None)
-        for side in (pruned, dense))
-    measured = pruned_ms / dense_ms if pruned_ms and dense_ms else None
-    if table.about.get('machine') != machine_name():
-        pruned_ms = dense_ms = None
-    return {**{name: table.about.get(name) for name in ('machine', 'runtime', 'threads')},
-            'dense_ms': whole, 'pruned_ms': ours, 'ratio': ours / whole,
-            'dense_error': error(whole, dense_ms), 'pruned_error': error(ours, pruned_ms),
-            'ratio_error': error(ours / whole, measured)}
+def _checked(about: dict[str, Any], source: str) -> dict[str, Any]:
+    """What a table says of its device; older ones do not say that they are of float32 files."""
+    known = {**about, 'form': about.get('form', FLOAT32)}
+    if known['form'] not in (FLOAT32, INT8):
+        raise ValueError(f'{source}: form must be {FLOAT32} or {INT8}; received {known["form"]!r}')
+    threads = known.get('threads', 1)
+    if type(threads) is not int or threads not in _THREADS:
+        raise ValueError(f'{source}: threads must be an integer in {_THREADS}; received '
+                         f'{threads!r}')
+    return known
 
 
 def _form(content: Mapping[str, Any]) -> Form:

@@ -174,7 +174,9 @@ def latency_sentences(report: Mapping[str, Any]) -> list[str]:
     row = report.get('latency_prediction')
     if not row:
         return []
-    said = (f'Latency table ({row["machine"]}, threads: {row["threads"]}): predicted '
+    # Older reports are of float32 files and do not say so.
+    form = '' if row.get('form', 'tflite') == 'tflite' else 'int8 files, '
+    said = (f'Latency table ({form}{row["machine"]}, threads: {row["threads"]}): predicted '
             f'{milliseconds(row["pruned_ms"])} ms, {percent(row["ratio"], 1)} of dense '
             f'{milliseconds(row["dense_ms"])} ms')
     errors = [f'{name} {100 * row[key]:+.1f}%' for name, key in (

@@ -23,7 +23,7 @@ from tfprune.export.operator_latency import operators_in_turns
 from tfprune.export.options import QUANTIZATIONS, ExportOptions
 from tfprune.export.quantizable import quantizable
 from tfprune.export.quantization_aware import QuantizationAware, quantize_aware
-from tfprune.export.tflite import convert
+from tfprune.export.tflite import FLOAT32, INT8, convert
 from tfprune.export.web import litert_js, page
 from tfprune.progress import Progress
 from tfprune.pruning.surgery import float32_copy
@@ -222,6 +222,30 @@ def _operators(before: bytes, after: bytes, should_stop: Callable[[], bool], pro
     if found is None:
         raise StopTraining()
     return found
+
+
+def latencies_of_form(form: str, threads: int, deployed: Deployed, dense: keras.Model | None,
+                      data: Examples, settings: Deployment
+                      ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Latencies of the pruned and the dense file of a form, by threads, in turns; [] of those that
+    there are not. Beside float32, the dense one is made for this and not kept.
+
+    Args:
+        form: FLOAT32, or INT8, which stands for what was trained under rounding, too.
+        threads: those of which INT8 files are timed.
+    """
+    by_form = {row['form']: row for row in deployed.rows}
+    if form == FLOAT32:
+        return by_form[FLOAT32]['latency'], deployed.dense_latency
+    found = next((name for name in (INT8, QUANTIZATIONS['int8_qat']) if name in by_form), None)
+    if found is None or dense is None:
+        return by_form[found]['latency'] if found else [], []
+    file = convert(dense, INT8, images=representative_images(data, settings.representative_images),
+                   options=settings.tflite, pixels=deployed.exported.pixels)
+    seen, _ = latencies_in_turns([deployed.exported.paths[found], file], threads=threads)
+    pruned_latency, dense_latency = (
+        [{'threads': threads, 'median_ms': stats.median}] for stats in seen)
+    return pruned_latency, dense_latency
 
 
 def add_latencies(rows: Sequence[dict[str, Any]], exported: ExportReport, dense: bytes | None,

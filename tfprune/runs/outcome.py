@@ -7,13 +7,14 @@ from typing import Any, Mapping, Sequence
 import keras
 
 from tfprune.costs.model import Cost, count_cost
+from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData
 from tfprune.errors import Fault
 from tfprune.export.exporter import base_forms
 from tfprune.export.keras_file import open_model
-from tfprune.export.tflite import convert
+from tfprune.export.tflite import FLOAT32, convert
 from tfprune.files import write_text
-from tfprune.latency.table import prediction_row
+from tfprune.latency.prediction import prediction_row
 from tfprune.machine import peak_process_bytes
 from tfprune.methods.base import Decision
 from tfprune.models.model_files import read_keras_file
@@ -24,7 +25,7 @@ from tfprune.report.reading import read_run, task_of
 from tfprune.report.table import shortfall_sentences
 from tfprune.runs.answers import write_answers
 from tfprune.runs.artifacts import score_key, test_metrics
-from tfprune.runs.deployment import Deployed, Deployment, deploy
+from tfprune.runs.deployment import Deployed, Deployment, deploy, latencies_of_form
 from tfprune.runs.first_epoch import lowered
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.layers import LAYERS_FILE, layers_of
@@ -158,8 +159,7 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
         'uncounted': problem.cost_model.uncounted,
         'latency_ratio': tflite['latency'][0]['ratio'],
         'artifacts': deployed.rows, 'dense_latency': deployed.dense_latency,
-        'latency_prediction': prediction_row(
-            left.cost_model, decision.widths, tflite['latency'], deployed.dense_latency),
+        'latency_prediction': _prediction(left, decision, deployed, dense, data, settings),
         'groups': _groups(problem, left, decision), 'removed_blocks': list(decision.removed),
         'agent': _agent(metrics),
         'input': _input(state, deployed),
@@ -173,6 +173,18 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
         'files': {form: str(path.relative_to(folder.path.resolve()))
                   for form, path in deployed.exported.paths.items()},
     }
+
+
+def _prediction(left: Problem, decision: Decision, deployed: Deployed, dense: keras.Model | None,
+                data: Examples, settings: Deployment) -> dict[str, Any] | None:
+    """What the latency table says beside what its files took; None without a table."""
+    table = left.cost_model.latency_table
+    if table is None:
+        return None
+    pruned_latency, dense_latency = latencies_of_form(
+        table.about.get('form', FLOAT32), int(table.about.get('threads', 1)), deployed, dense, data,
+        settings)
+    return prediction_row(left.cost_model, decision.widths, pruned_latency, dense_latency)
 
 
 def _what_was_run(state: State) -> dict[str, Any]:

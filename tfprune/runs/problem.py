@@ -14,6 +14,7 @@ from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData, as_pictures
 from tfprune.data.loading import load
 from tfprune.data.user_examples import UserExamples
+from tfprune.export.tflite import INT8
 from tfprune.latency.table import LatencyTable
 from tfprune.models.building import build_model
 from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
@@ -89,6 +90,7 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     groups = trace_problem_groups(model, config.structure)
     costs = config.costs
     cost_model = cost_model_of(model, groups, costs)
+    _say_of_table(state, cost_model)
     compiled = own.model if own and own.monitor else None
     state.callbacks = own.callbacks if own else ()
     state.compiled_with = compiled_with(compiled) if compiled else None
@@ -138,6 +140,15 @@ def cost_model_of(model: keras.Model, groups: ChannelGroups, costs: BudgetOption
     """What the model costs; its latency by the table that options name."""
     table = LatencyTable.load(costs.latency_table) if costs.latency_table else None
     return CostModel(model, groups, latency_table=table)
+
+
+def _say_of_table(state: State, cost_model: CostModel) -> None:
+    """A budget of the latency of int8 files holds for no other: says how to have one."""
+    table, wanted = cost_model.latency_table, state.config.export.quantizations
+    if table is not None and table.about.get('form') == INT8 and not {'int8', 'int8_qat'} & {
+            *wanted}:
+        state.progress.warn(f'{state.config.costs.latency_table} has the times of int8 files, and '
+                            'this run writes none: --quantize=int8 does.')
 
 
 def budget_of(groups: ChannelGroups, cost_model: CostModel, costs: BudgetOptions,
