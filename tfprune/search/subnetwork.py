@@ -26,8 +26,9 @@ from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_withi
 from tfprune.structure.layer_rules import rule_of
 from tfprune.structure.layout import LayerNode, SlotAxis, inner_axes, weight_of
 from tfprune.structure.other_weights import masked
-from tfprune.training.batch_norm import (affine, batch_norm_layers, normalize, normalize_by_batch,
-                                         normalizing_by_batch, statistics, updated_layers)
+from tfprune.training.batch_norm import (affine, batch_norm_layers, normalizing_by_batch,
+                                         statistics, updated_layers)
+from tfprune.training.fused_norm import normalize, normalize_by_batch
 
 
 class _Kept(tf.Module):

@@ -3,6 +3,7 @@
     options        what is asked of training: `TrainingOptions`, `Epochs`
     step           a training step and an epoch under tf.distribute: `Trainer`, `Evaluator`
     batch_norm     batch normalization: found, fused, synchronized, its statistics re-estimated
+    fused_norm     the fused kernels, of any number of channels
     distribution   replicas of one process, or several worker processes
     distillation   small models trained on the logits of the dense one
     rate_test      a learning rate for weights that were given

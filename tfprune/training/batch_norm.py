@@ -1,10 +1,4 @@
-"""Batch normalization: found, fused, synchronized, its statistics re-estimated.
-
-Keras 3 computes it on TensorFlow as a dozen operations. TensorFlow's fused kernel makes a training
-step of a CIFAR ResNet 1.3 times faster on a CPU, where the number of channels is a multiple of 4;
-of other widths, which pruning leaves, oneDNN's kernel is three times slower than necessary. There
-eight positions are read as one of eight times the channels.
-"""
+"""Layers of batch normalization: found, fused, synchronized, their statistics re-estimated."""
 import contextlib
 import itertools
 import math
@@ -21,9 +15,8 @@ from tfprune.structure.graph import Graph
 from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, moments,
                                                renormalizes, with_own)
 from tfprune.structure.layer_state import KeptState
+from tfprune.training.fused_norm import DTYPES, normalize, normalize_by_batch
 
-_WIDE = 8  # positions that are read as one
-_FUSED_DTYPES = ('float32', 'bfloat16', 'float16')
 # Of a moving average: deviation of a pass from one, relative to the largest statistic, and of the
 # number of updates from a whole one.
 _LIKE, _SURE = 0.02, 0.05
@@ -54,7 +47,7 @@ def _fused_call(layer: Any, inputs: tf.Tensor, training: bool | None = None, mas
                 ) -> tf.Tensor:
     """BatchNormalization.call, with the same arguments and effects."""
     by_batch = bool(training) and layer.trainable
-    if (mask is not None or inputs.dtype.name not in _FUSED_DTYPES
+    if (mask is not None or inputs.dtype.name not in DTYPES
             or layer.axis not in (-1, len(inputs.shape) - 1)):
         return keras.layers.BatchNormalization.call(layer, inputs, training=training, mask=mask)
     gamma, beta = affine(layer)
@@ -89,59 +82,6 @@ def statistics(layer: keras.layers.BatchNormalization) -> tuple[tf.Tensor, tf.Te
     return (tf.cast(layer.moving_mean, tf.float32), tf.cast(layer.moving_variance, tf.float32))
 
 
-def normalize(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, mean: tf.Tensor,
-              variance: tf.Tensor, epsilon: float) -> tf.Tensor:
-    """inputs [B, …, C] by the given statistics [C]: gamma (x - mean) / sqrt(variance + eps) + beta.
-    """
-    flat = _as_images(inputs)
-    outputs, _, _ = tf.compat.v1.nn.fused_batch_norm(
-        flat, gamma, beta, mean=mean, variance=variance, epsilon=epsilon, is_training=False)
-    return outputs if flat is inputs else tf.reshape(outputs, tf.shape(inputs))
-
-
-def normalize_by_batch(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
-                       ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """inputs [B, …, C] by their own statistics; with these, mean and (biased) variance [C].
-
-    C may be unknown until the graph runs.
-    """
-    channels = inputs.shape[-1]
-    positions = 1
-    for size in inputs.shape[1:-1]:
-        positions = positions * size if size is not None else 1
-    if positions % _WIDE or (channels is not None and channels % 4 == 0):
-        return _fused(inputs, gamma, beta, epsilon)
-    if channels is not None:
-        return _wide(inputs, gamma, beta, epsilon)
-    return tf.cond(tf.shape(inputs)[-1] % 4 == 0,
-                   lambda: _fused(inputs, gamma, beta, epsilon),
-                   lambda: _wide(inputs, gamma, beta, epsilon))
-
-
-def _fused(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
-           ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    flat = _as_images(inputs)
-    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-        flat, gamma, beta, epsilon=epsilon, is_training=True)
-    # The kernel gives the unbiased variance, Keras keeps the biased one.
-    count = tf.cast(tf.size(flat) // tf.shape(flat)[-1], variance.dtype)
-    outputs = outputs if flat is inputs else tf.reshape(outputs, tf.shape(inputs))
-    return outputs, mean, variance * ((count - 1) / count)
-
-
-def _wide(inputs: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, epsilon: float
-          ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    channels = tf.shape(inputs)[-1]
-    rows = tf.reshape(tf.cast(inputs, tf.float32), [-1, _WIDE * channels])
-    means, variances = (tf.reshape(m, [_WIDE, channels]) for m in tf.nn.moments(rows, [0]))
-    mean = tf.reduce_mean(means, 0)
-    variance = tf.reduce_mean(variances + tf.square(means - mean), 0)
-    scale = gamma * tf.math.rsqrt(variance + epsilon)
-    outputs = rows * tf.tile(scale, [_WIDE]) + tf.tile(beta - mean * scale, [_WIDE])
-    outputs = tf.reshape(tf.cast(outputs, inputs.dtype), tf.shape(inputs))
-    return tf.ensure_shape(outputs, inputs.shape), mean, variance
-
-
 def _across_replicas(replica: tf.distribute.ReplicaContext, inputs: tf.Tensor, gamma: tf.Tensor,
                      beta: tf.Tensor, epsilon: float) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """By the statistics of all replicas. Keras does with three reductions what takes one: between
@@ -156,13 +96,6 @@ def _across_replicas(replica: tf.distribute.ReplicaContext, inputs: tf.Tensor, g
     scale = gamma * tf.math.rsqrt(variance + epsilon)
     outputs = tf.cast(x * scale + (beta - mean * scale), inputs.dtype)
     return tf.ensure_shape(outputs, inputs.shape), mean, variance
-
-
-def _as_images(inputs: tf.Tensor) -> tf.Tensor:
-    """[B, …, C] as the kernel wants it, of rank 4; `inputs` itself if it is."""
-    if len(inputs.shape) == 4:
-        return inputs
-    return tf.reshape(inputs, tf.stack([-1, 1, 1, tf.shape(inputs)[-1]]))
 
 
 def updated_layers(graph: Graph, run: Callable[[], object]
