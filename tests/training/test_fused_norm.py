@@ -1,4 +1,5 @@
-"""Normalization by fused kernels, whatever the number of channels: values, statistics, gradients."""
+"""Normalization by fused kernels, whatever the number of channels: values, statistics, gradients.
+"""
 import tfprune  # noqa: F401  (before keras)
 import numpy as np
 import pytest
