@@ -70,3 +70,31 @@ def test_it_is_chosen_once(tmp_path, monkeypatch):
     assert again == chosen
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize('learning_rate', [3e-3, 1e-9])
+def test_it_computes_as_the_model_trains(learning_rate, tmp_path, monkeypatch):
+    """In half of the bytes where the model does; just before surgery with the weights of then."""
+    policy, seen = keras.config.dtype_policy(), []
+    try:
+        keras.config.set_dtype_policy('mixed_bfloat16')
+        half = keras.models.clone_model(given(), clone_function=lambda layer: type(
+            layer).from_config(layer.get_config() | {'dtype': 'mixed_bfloat16'}))
+    finally:
+        keras.config.set_dtype_policy(policy)
+    half.set_weights(given().get_weights())
+    half.compile(keras.optimizers.Adam(learning_rate), metrics=['accuracy'],
+                 loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    made = teacher.Teacher
+    monkeypatch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
+        model, *rest))
+    with light_export():
+        tfprune.train_and_prune(half, *digits(), run_dir=tmp_path / 'run',
+                                **OPTIONS | {'learning_rate': learning_rate})
+    model, = seen
+    assert {layer.compute_dtype for layer in model.layers if layer.weights} == {'bfloat16'}
+    dense = keras.models.load_model(tmp_path / 'run/dense.keras')
+    is_dense = json.loads((tmp_path / 'run/training.json').read_text())['teacher']['is_dense']
+    assert is_dense == (learning_rate > 1e-6)
+    for ours, theirs in zip(model.get_weights(), (dense if is_dense else half).get_weights()):
+        np.testing.assert_array_equal(ours, theirs)

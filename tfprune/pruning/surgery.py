@@ -40,9 +40,14 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     return _Cloning(model, graph, groups, kept, dtype_policy).copied(model, graph)
 
 
+def plain_copy(model: keras.Model, dtype_policy: str | None = None) -> keras.Model:
+    """Returns a copy of a model with its weights; see `prune_model` for the policy."""
+    return prune_model(model, trace_groups(model), {}, dtype_policy=dtype_policy)
+
+
 def float32_copy(model: keras.Model) -> keras.Model:
     """Returns a plain copy of a model in which every layer computes in float32."""
-    return prune_model(model, trace_groups(model), {}, dtype_policy='float32')
+    return plain_copy(model, 'float32')
 
 
 class _Cloning(Rebuilding):

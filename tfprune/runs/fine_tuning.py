@@ -46,7 +46,7 @@ def _train(state: State, problem: Problem, plan: FineTuning) -> int:
             f'the search cost {decision.search_equivalents:.1f} epochs; charged, it leaves '
             f'none of {config.epochs.fine_tune_epochs} to fine-tuning.')
     keep_zeros = zeroing(pruned, decision.zeros) if decision.zeros else None
-    trainer = state.trainer(pruned, teacher=teacher_of(state), constrain=keep_zeros,
+    trainer = state.trainer(pruned, teacher=teacher_of(state, problem.model), constrain=keep_zeros,
                             average=config.training.fine_tune_average)
     trainer.rate_factor.assign(fine_tune_factor(state.folder.path, state.recipe))
     stages = [stage_before_surgery(state, plan.data)] if first else []

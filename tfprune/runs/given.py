@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData
-from tfprune.pruning.surgery import float32_copy
+from tfprune.pruning.surgery import float32_copy, plain_copy
 from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.known_augmentation import as_chosen, known_augmentation, sample
 from tfprune.runs.recipe import FILE, Given, Recipe
@@ -108,7 +108,7 @@ def judge_given(state: State, problem: Problem) -> None:
     state.data = as_chosen(state.data, state.recipe.augmentation)
     if state.recipe.distillation and state.given and state.given.is_trained:
         with state.strategy.scope():
-            state.given_model = float32_copy(problem.model)  # training has not begun
+            state.given_model = plain_copy(problem.model)  # training has not begun
 
 
 def _measured_and_chosen(state: State, problem: Problem) -> dict[str, Any]:

@@ -23,14 +23,14 @@ from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import as_classifier, at_shapes
 from tfprune.models.names import is_model_file
 from tfprune.pruning.importance import score_groups
-from tfprune.pruning.surgery import prune_model
+from tfprune.pruning.surgery import plain_copy
 from tfprune.runs.config import Config
 from tfprune.runs.deployment import Deployment, check_convertible, check_deployable
 from tfprune.runs.learning import Monitor, mean_loss, task_of
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem, trace_problem_groups
 from tfprune.structure.keras_internals import compiled_with, uncompiled
-from tfprune.structure.groups import ChannelGroups, trace_groups
+from tfprune.structure.groups import ChannelGroups
 from tfprune.tasks.fingerprint import fingerprint
 
 
@@ -180,7 +180,7 @@ def _own_model(own: OwnModel) -> keras.Model:
         data = as_pictures(own.data)
         model = as_classifier(own.model, source=source, image_shape=data.image_shape,
                               num_classes=data.num_classes)
-    return prune_model(model, trace_groups(model), {})  # a copy
+    return plain_copy(model)
 
 
 def _named_model(config: Config, data: ImageData) -> keras.Model:

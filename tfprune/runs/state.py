@@ -43,7 +43,7 @@ class State:
         callbacks, compiled_with: the user's own, and what the user's model is compiled with.
         has_weights, compiled: whether the dense model came with weights, with which optimizer.
         given, recipe: what it scored as given, and how it is trained.
-        given_model: with weights as given, in float32, where it is a teacher.
+        given_model: with weights as given, where it is a teacher.
         scorer: the method's reward, shared by all workers.
         position, prefix: where the newest checkpoint stands, and its path; None for none.
         missing: what of the run's files was lost while it was interrupted.

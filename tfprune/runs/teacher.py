@@ -14,6 +14,7 @@ import keras
 import tensorflow as tf
 
 from tfprune.models.model_files import read_keras_file
+from tfprune.pruning.surgery import plain_copy
 from tfprune.run_files import read_json
 from tfprune.runs.recipe import FILE
 from tfprune.runs.state import State
@@ -21,8 +22,12 @@ from tfprune.training.distribution import from_chief
 from tfprune.training.step import Evaluator, Teacher
 
 
-def teacher_of(state: State) -> Teacher | None:
+def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
     """Of the epochs after surgery; None without distillation.
+
+    Args:
+        dense: the model before surgery, of whatever weights: its layers compute as it trains, in
+            bfloat16 where that is asked for.
 
     Raises:
         ValueError: the file of the dense model is lost.
@@ -34,7 +39,8 @@ def teacher_of(state: State) -> Teacher | None:
     if model is None or state.surgery_epoch and _learnt_before_surgery(state):
         path = _dense_file(state)
         with state.strategy.scope():
-            model = read_keras_file(path)
+            model = plain_copy(dense)
+            model.set_weights(read_keras_file(path).get_weights())
     return Teacher(model, share, options.distillation_temperature)
 
 
