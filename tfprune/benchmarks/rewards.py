@@ -47,8 +47,7 @@ from tfprune.training.seeding import set_seed
 from tfprune.training.step import Evaluator, Optimization, Teacher, Trainer
 
 OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset', 'reward_decisions',
-           'reward_first', 'reward_epochs', 'reward_images')
-RATIO = 0.5  # of the MACs
+           'reward_first', 'reward_epochs', 'reward_images', 'reward_macs', 'reward_dtype')
 KINDS = ('random', 'near uniform', 'policy')
 STEPS = (0, 10, 50)
 BATCH, RATE = 128, 0.02
@@ -58,9 +57,10 @@ _OF_POLICY = 5, 20  # rounds, episodes each
 def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: str = '',
          search_model: str = 'resnet20', search_dataset: str = 'cifar10',
          reward_decisions: int = 24, reward_first: int = 0, reward_epochs: int = 3,
-         reward_images: int = 5000) -> Iterator[dict[str, Any]]:
+         reward_images: int = 5000, reward_macs: float = 0.5, reward_dtype: str = 'float32'
+         ) -> Iterator[dict[str, Any]]:
     """Yields a row a decision from the number `reward_first` on; `only` names kinds. A fifth of
-    `reward_images` scores.
+    `reward_images` scores; `reward_macs` is the share of the MACs that stays.
 
     Raises:
         ValueError: for another name, or no weights.
@@ -71,25 +71,28 @@ def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: st
     if not initial_weights:
         raise ValueError('rewards are of trained weights: give --initial_weights')
     data = load_data(search_dataset, data_dir=cifar10_dir, reward_images=reward_images)
-    study = Study(data, search_model, initial_weights, reward_epochs)
+    study = Study(data, search_model, initial_weights, reward_epochs, reward_macs, reward_dtype)
     for number, (kind, widths) in enumerate(study.decisions(reward_decisions)):
         if number >= reward_first and kind in (only or KINDS):
-            yield {'number': number, 'kind': kind, 'widths': widths.tolist(), **study.run(widths)}
+            yield {'number': number, 'kind': kind, 'macs': reward_macs, 'dtype': reward_dtype,
+                   'widths': widths.tolist(), **study.run(widths)}
 
 
 class Study:
     """Decisions on one model with weights."""
 
-    def __init__(self, data: ImageData, model: str, weights: str, epochs: int):
+    def __init__(self, data: ImageData, model: str, weights: str, epochs: int, macs: float,
+                 dtype: str):
         self.data, self.epochs = data, epochs
         self.strategy = tf.distribute.get_strategy()
         keras.utils.set_random_seed(0)
         self.dense = build_model(model, image_shape=data.image_shape, num_classes=data.num_classes,
-                                 mean=data.mean, std=data.std)
+                                 mean=data.mean, std=data.std, dtype_policy=(
+                                     'mixed_bfloat16' if dtype == 'bfloat16' else dtype))
         load_initial_weights(self.dense, weights)
         self.groups = trace_groups(self.dense).without_residual()
         self.costs = CostModel(self.dense, self.groups)
-        self.budget = Budget(self.groups, self.costs, {'macs': RATIO})
+        self.budget = Budget(self.groups, self.costs, {'macs': macs})
         self._scores = score_groups(self.dense, self.groups, criterion='l1')
         batches = data.reward_batches(data.num_reward // 10)
         self.held_out = {'scored': batches.take(2), 'others': batches.skip(2)}

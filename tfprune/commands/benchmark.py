@@ -108,6 +108,10 @@ flags.DEFINE_integer('reward_images', 5000, 'Suite rewards: held-out training im
                      'which scores.', lower_bound=10, upper_bound=_MOST)
 flags.DEFINE_integer('reward_epochs', 3, 'Suite rewards: epochs of fine-tuning.', lower_bound=1,
                      upper_bound=_MOST)
+flags.DEFINE_float('reward_macs', 0.5, 'Suite rewards: share of the MACs that decisions leave.',
+                   lower_bound=0.01, upper_bound=1.0)
+flags.DEFINE_enum('reward_dtype', 'float32', ['float32', 'bfloat16'], 'Suite rewards: what the '
+                  'networks compute in.')
 flags.DEFINE_integer('search_epochs', 30, 'Suites learning and drifting_bandit: epochs of a '
                      'search. Suite dense_reward: rounds.', lower_bound=2, upper_bound=_MOST)
 flags.DEFINE_integer('search_episodes', 20, 'Suites search, learning and drifting_bandit: '
