@@ -2,7 +2,8 @@
 
 Where pruning leaves little accuracy, as at a third of the multiply-adds, what is left before any
 training hardly tells good decisions apart; after ten steps it does (tfprune.benchmarks, rewards).
-The sub-network trains by its sliced weights, as a companion does, on the same batches each time.
+The sub-network trains by its sliced weights, as a companion does, on the same batches each time, by
+the task's own loss: answers of a teacher cost more than they tell.
 """
 from collections.abc import Mapping
 
