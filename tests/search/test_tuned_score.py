@@ -17,7 +17,7 @@ from tfprune.search.subnetwork import Subnetwork
 from tfprune.search.tuned_score import TunedScorer
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import random_masks
-from tfprune.training.step import Evaluator, Optimization, Trainer
+from tfprune.training.step import Evaluator, Optimization, Teacher, Trainer
 
 RATE, STEPS = 0.05, 6
 
@@ -37,22 +37,27 @@ def digits(first, last):
         x.reshape(-1, 8, 8, 1).astype(np.float32)[first:last], y[first:last].astype(np.int32)))
 
 
-def trained(model, batches, rate):
-    trainer = Trainer(model, tf.distribute.get_strategy(), Optimization(global_batch_size=32))
+def trained(model, batches, rate, teacher=None):
+    trainer = Trainer(model, tf.distribute.get_strategy(), Optimization(global_batch_size=32),
+                      teacher=teacher)
     trainer.train_epoch(batches, lambda _: rate)
 
 
-def test_it_is_the_score_of_the_pruned_model_after_these_steps():
+@pytest.mark.parametrize('share', [0, .9])
+def test_it_is_the_score_of_the_pruned_model_after_these_steps(share):
     model, strategy = network(), tf.distribute.get_strategy()
+    teacher = Teacher(network(), share, 4.0) if share else None
     groups = trace_groups(model)
     batches, held_out = digits(0, 960).batch(32), digits(1000, 1500).batch(250)
     for _ in range(3):  # so that there is something to lose
         trained(model, batches, RATE)
     before = model.get_weights()
+    if teacher:
+        teacher.model.set_weights(before)
     sliced = Subnetwork(model, groups)
     plain = SubnetworkScorer(sliced, strategy, held_out)
     score = TunedScorer(plain, sliced, Trainer(
-        model, strategy, Optimization(global_batch_size=32), network=sliced),
+        model, strategy, Optimization(global_batch_size=32), teacher=teacher, network=sliced),
         batches.take(STEPS), RATE)
     found = []
     for seed in (1, 2, 1):  # of each the optimizer is new
@@ -60,7 +65,7 @@ def test_it_is_the_score_of_the_pruned_model_after_these_steps():
         pruned = prune_model(model, groups, masks)
         untrained = plain(masks)
         assert untrained == pytest.approx(Evaluator(pruned, strategy)(held_out))
-        trained(pruned, batches.take(STEPS), RATE)
+        trained(pruned, batches.take(STEPS), RATE, teacher)
         found.append(score(masks))
         assert found[-1] == pytest.approx(Evaluator(pruned, strategy)(held_out), abs=.005)
         assert found[-1] > untrained + .02
@@ -84,6 +89,7 @@ def test_what_diverges_is_scored_untrained():
 
 
 def test_a_run_searches_by_it_and_pays(tmp_path):
+    """Charged for the steps, and for the answers of the given model in them."""
     spent = {}
     for steps in (0, 3):
         model = network()
@@ -101,10 +107,11 @@ def test_a_run_searches_by_it_and_pays(tmp_path):
         report = json.loads((tmp_path / str(steps) / 'report.json').read_text())
         spent[steps] = report['epochs']['search_equivalents']
         macs, dense = (report[side]['macs'] for side in ('pruned', 'dense'))
-    # Decisions near the budget, the same one once: 400 images forward, then 150 of training.
+    # Decisions near the budget, the same one once: 400 images forward, then 150 of training and of
+    # the teacher.
     epoch = 3 * 1000 * dense
     decisions = round(spent[0] / (400 * macs / epoch))
     assert decisions in (1, 2, 3)
     assert spent[0] == pytest.approx(decisions * 400 * macs / epoch, rel=.05)
     assert spent[3] - spent[0] == pytest.approx(
-        decisions * 3 * 150 * macs / epoch, rel=.05)
+        decisions * (3 * 150 * macs + 150 * dense) / epoch, rel=.05)

@@ -16,6 +16,7 @@ from tfprune.runs.checkpoints import Position, restore
 from tfprune.runs.decision_files import with_saved_zeros, with_zeros
 from tfprune.runs.reuse import RATIOS_FILE, take_search
 from tfprune.runs.state import State, plain_float32
+from tfprune.runs.teacher import teacher_before_surgery
 from tfprune.search.problem import Problem, Score
 from tfprune.search.scoring import SubnetworkScorer
 from tfprune.search.subnetwork import Subnetwork
@@ -90,8 +91,9 @@ def _scorer(state: State, problem: Problem) -> Score:
         return scorer
     # Of an epoch that neither schedule nor round has.
     batches = state.data.train_batches(_TUNING_EPOCH, problem.training.batch_size).take(steps)
-    return TunedScorer(scorer, network, state.trainer(problem.model, network=network), batches,
-                       state.recipe.fine_tune_learning_rate)
+    return TunedScorer(scorer, network, state.trainer(
+        problem.model, network=network, teacher=teacher_before_surgery(state)), batches,
+        state.recipe.fine_tune_learning_rate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +117,10 @@ class _Charged:
     def __call__(self, masks: Mapping[str, np.ndarray]) -> float:
         scoring, macs = self.state.config.scoring, self.problem.cost_model(widths_of(masks)).macs
         self.account.forward(scoring.score_images, macs)
-        self.account.train(scoring.score_steps * self.problem.training.batch_size, macs)
+        tuned = scoring.score_steps * self.problem.training.batch_size
+        self.account.train(tuned, macs)
+        if teacher_before_surgery(self.state):
+            self.account.forward(tuned, self.problem.cost_model.dense.macs)
         return self.state.scorer(masks)
 
 

@@ -2,8 +2,7 @@
 
 Where pruning leaves little accuracy, as at a third of the multiply-adds, what is left before any
 training hardly tells good decisions apart; after ten steps it does (tfprune.benchmarks, rewards).
-The sub-network trains by its sliced weights, as a companion does, on the same batches each time, by
-the task's own loss: answers of a teacher cost more than they tell.
+The sub-network trains by its sliced weights, as a companion does, on the same batches each time.
 """
 from collections.abc import Mapping
 
