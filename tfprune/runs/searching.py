@@ -16,17 +16,13 @@ from tfprune.runs.checkpoints import Position, restore
 from tfprune.runs.decision_files import with_saved_zeros, with_zeros
 from tfprune.runs.reuse import RATIOS_FILE, take_search
 from tfprune.runs.state import State, plain_float32
-from tfprune.runs.teacher import teacher_before_surgery
-from tfprune.search.problem import Problem, Score
+from tfprune.search.problem import Problem
 from tfprune.search.scoring import SubnetworkScorer
 from tfprune.search.subnetwork import Subnetwork
-from tfprune.search.tuned_score import TunedScorer
 from tfprune.training.account import EpochAccount
 from tfprune.training.distribution import SharedScorer, from_chief
 from tfprune.training.seeding import derived_seed, set_seed
 from tfprune.training.step import StopTraining
-
-_TUNING_EPOCH = 2 ** 30
 
 
 def start_method(state: State, problem: Problem) -> Problem:
@@ -34,7 +30,10 @@ def start_method(state: State, problem: Problem) -> Problem:
 
     ValueError where the method has nothing to search on, or a budget that it serves is impossible.
     """
-    state.scorer = SharedScorer(state.strategy, _Stoppable(state, _scorer(state, problem)))
+    with state.strategy.scope():
+        network = Subnetwork(problem.model, problem.groups)
+    state.scorer = SharedScorer(state.strategy, _Stoppable(state, SubnetworkScorer(
+        network, state.strategy, state.held_out_batches(), state.task)))
     account = EpochAccount(state.data.num_train, problem.cost_model.dense.macs)
     total, batch_size = problem.epochs.total, problem.training.batch_size
     problem = dataclasses.replace(
@@ -81,26 +80,11 @@ def search(state: State, problem: Problem) -> None:
     state.folder.write_json('decision.json', decision.to_json())
 
 
-def _scorer(state: State, problem: Problem) -> Score:
-    """The reward of masks; after some steps of training where these are asked for."""
-    with state.strategy.scope():
-        network = Subnetwork(problem.model, problem.groups)
-    scorer = SubnetworkScorer(network, state.strategy, state.held_out_batches(), state.task)
-    steps = state.config.scoring.score_steps
-    if not steps:
-        return scorer
-    # Of an epoch that neither schedule nor round has.
-    batches = state.data.train_batches(_TUNING_EPOCH, problem.training.batch_size).take(steps)
-    return TunedScorer(scorer, network, state.trainer(
-        problem.model, network=network, teacher=teacher_before_surgery(state)), batches,
-        state.recipe.fine_tune_learning_rate)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Stoppable:
     """A reward that first asks whether the run is to stop."""
     state: State
-    scorer: Score
+    scorer: SubnetworkScorer
 
     def __call__(self, masks: Mapping[str, np.ndarray]) -> float:
         self.state.poll()
@@ -115,12 +99,8 @@ class _Charged:
     account: EpochAccount
 
     def __call__(self, masks: Mapping[str, np.ndarray]) -> float:
-        scoring, macs = self.state.config.scoring, self.problem.cost_model(widths_of(masks)).macs
-        self.account.forward(scoring.score_images, macs)
-        tuned = scoring.score_steps * self.problem.training.batch_size
-        self.account.train(tuned, macs)
-        if teacher_before_surgery(self.state):
-            self.account.forward(tuned, self.problem.cost_model.dense.macs)
+        self.account.forward(self.state.config.scoring.score_images,
+                             self.problem.cost_model(widths_of(masks)).macs)
         return self.state.scorer(masks)
 
 

@@ -44,13 +44,6 @@ def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
     return Teacher(model, share, options.distillation_temperature)
 
 
-def teacher_before_surgery(state: State) -> Teacher | None:
-    """The model as given, where it teaches the epochs after surgery."""
-    model = state.given_model
-    return None if model is None else Teacher(
-        model, state.recipe.distillation, state.config.training.distillation_temperature)
-
-
 def said_of_teacher(run_dir: pathlib.Path) -> list[str]:
     """What was said where there were two to choose from."""
     found = (read_json(run_dir / FILE) or {}).get('teacher')

@@ -6,7 +6,6 @@
     agents         PPO, SAC, DDPG, DQN, REINFORCE behind one contract
     subnetwork     the model under masks, at the cost of the sub-network
     scoring        the reward: the task's metric on held-out training examples
-    tuned_score    the reward after some steps of training, which are forgotten
     context        what represents a changing environment: embeddings, recurrent network, decoder
     surrogate      the decoder as a surrogate of the reward
     alignment      the penalty that pulls weights to a sub-network: `alignment_penalty`

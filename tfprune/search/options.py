@@ -16,10 +16,6 @@ class ScoringOptions(Part):
         IMAGES_OR_AUTO)
     score_batch_size: int = field_of(
         0, 'Scoring takes this many examples a step; 0 takes up to 500.', COUNT_OR_NONE)
-    score_steps: int = field_of(
-        0, 'A sub-network takes this many training steps, which are forgotten, before it is '
-        'scored: below half of the MACs some ten tell good decisions apart, at four times the '
-        'cost.', COUNT_OR_NONE)
 
     def check(self) -> None:
         super().check()

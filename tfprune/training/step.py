@@ -120,7 +120,6 @@ class Trainer(tf.Module):
         constrain: called across replicas after each step, to assign weights, with the step's
             share of the rates that are left.
         companion: trains beside the model.
-        network: computes the outputs by the model's weights, in place of the model; a sub-network.
         task: loss and metrics; None for those of a classifier of pictures.
 
     Attributes:
@@ -136,16 +135,13 @@ class Trainer(tf.Module):
                  penalty: Callable[[], tf.Tensor | None] | None = None,
                  teacher: Teacher | None = None,
                  constrain: Callable[[tf.Tensor], None] | None = None,
-                 companion: Companion | None = None,
-                 network: Callable[[Any], Any] | None = None, task: Task | None = None):
+                 companion: Companion | None = None, task: Task | None = None):
         super().__init__()
         self.model, self.strategy = model, strategy
         self._task = Untracked(task or Classification.of(model, optimization.label_smoothing))
         self._teacher = None if teacher is None else Untracked(teacher)  # in no checkpoint
         self._settings, self._penalty, self._constrain = optimization, penalty, constrain
         self._companion = None if companion is None else Untracked(companion)
-        self._forward = Untracked(model if network is None else (
-            lambda inputs, training: network(inputs)))
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
         self._gradients = _compiled(self._uncompiled_gradients, optimization.jit_compile)
         self._kernels = kernels_of(model)
@@ -302,7 +298,7 @@ class Trainer(tf.Module):
         settings, replicas = self._settings, self.strategy.num_replicas_in_sync
         task, (x, *targets) = self._task.value, batch
         with tf.GradientTape() as tape:
-            outputs = task.forward(self._forward.value, x, training=True)
+            outputs = task.forward(self.model, x, training=True)
             summed, divergence, learnt = self._losses(x, outputs, *targets)
             if joined and self._companion is not None:
                 learnt += self._of_companion(self._companion.value, x, outputs, *targets)
