@@ -27,11 +27,12 @@ def digits():
 
 @functools.cache
 def given():
-    """A model that two epochs have begun to train."""
+    """A model that two epochs have begun to train, in bfloat16 but for its ends."""
     keras.utils.set_random_seed(0)
+    half = {'activation': 'relu', 'dtype': 'mixed_bfloat16'}
     model = keras.Sequential([
-        keras.Input((8, 8, 1)), L.Rescaling(1 / 16), L.Conv2D(16, 3, activation='relu'),
-        L.Conv2D(24, 3, activation='relu'), L.GlobalAveragePooling2D(), L.Dense(10)])
+        keras.Input((8, 8, 1)), L.Rescaling(1 / 16), L.Conv2D(16, 3, name='a', **half),
+        L.Conv2D(24, 3, name='b', **half), L.GlobalAveragePooling2D(), L.Dense(10)])
     model.compile(keras.optimizers.Adam(3e-3), metrics=['accuracy'],
                   loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(*digits()[0], epochs=2, batch_size=32, verbose=0)
@@ -47,13 +48,23 @@ def taught(folder, **options):
 
 @pytest.mark.parametrize('options, is_dense', [
     ({}, True), ({'learning_rate': 1e-9}, False)])  # which changes nothing
-def test_the_better_one_teaches(options, is_dense, tmp_path):
+def test_the_better_one_teaches(options, is_dense, tmp_path, monkeypatch):
+    """By the weights of then, computing as the model trains."""
+    made, seen = teacher.Teacher, []
+    monkeypatch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
+        model, *rest))
     _, chosen = taught(tmp_path / 'run', **options)
     name = 'just before surgery' if is_dense else 'as given'
     assert chosen['is_dense'] == is_dense
     assert f'its teacher is the model {name}: ' in chosen['said']
     report = json.loads((tmp_path / 'run/report.json').read_text())
     assert report['training']['reasons'][-1] == chosen['said']
+    model, = seen
+    assert [layer.compute_dtype for layer in model.layers if layer.weights] == [
+        'bfloat16', 'bfloat16', 'float32']
+    source = keras.models.load_model(tmp_path / 'run/dense.keras') if is_dense else given()
+    for ours, theirs in zip(model.get_weights(), source.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_it_is_chosen_once(tmp_path, monkeypatch):
@@ -70,31 +81,3 @@ def test_it_is_chosen_once(tmp_path, monkeypatch):
     assert again == chosen
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-@pytest.mark.parametrize('learning_rate', [3e-3, 1e-9])
-def test_it_computes_as_the_model_trains(learning_rate, tmp_path, monkeypatch):
-    """In half of the bytes where the model does; just before surgery with the weights of then."""
-    policy, seen = keras.config.dtype_policy(), []
-    try:
-        keras.config.set_dtype_policy('mixed_bfloat16')
-        half = keras.models.clone_model(given(), clone_function=lambda layer: type(
-            layer).from_config(layer.get_config() | {'dtype': 'mixed_bfloat16'}))
-    finally:
-        keras.config.set_dtype_policy(policy)
-    half.set_weights(given().get_weights())
-    half.compile(keras.optimizers.Adam(learning_rate), metrics=['accuracy'],
-                 loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    made = teacher.Teacher
-    monkeypatch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
-        model, *rest))
-    with light_export():
-        tfprune.train_and_prune(half, *digits(), run_dir=tmp_path / 'run',
-                                **OPTIONS | {'learning_rate': learning_rate})
-    model, = seen
-    assert {layer.compute_dtype for layer in model.layers if layer.weights} == {'bfloat16'}
-    dense = keras.models.load_model(tmp_path / 'run/dense.keras')
-    is_dense = json.loads((tmp_path / 'run/training.json').read_text())['teacher']['is_dense']
-    assert is_dense == (learning_rate > 1e-6)
-    for ours, theirs in zip(model.get_weights(), (dense if is_dense else half).get_weights()):
-        np.testing.assert_array_equal(ours, theirs)
