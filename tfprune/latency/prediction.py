@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfprune.costs.model import CostModel
-from tfprune.export.tflite import FLOAT32
 from tfprune.machine import machine_name
 
 
@@ -34,7 +33,7 @@ def prediction_row(cost_model: CostModel, widths: Mapping[str, int],
     if table.about.get('machine') != machine_name():
         pruned_ms = dense_ms = None
     return {**{name: table.about.get(name) for name in ('machine', 'runtime', 'threads')},
-            'form': table.about.get('form', FLOAT32),
+            'form': table.about['form'],
             'dense_ms': whole, 'pruned_ms': ours, 'ratio': ours / whole,
             'dense_error': error(whole, dense_ms), 'pruned_error': error(ours, pruned_ms),
             'ratio_error': error(ours / whole, measured)}

@@ -12,7 +12,7 @@ from tfprune.data.image_data import ImageData
 from tfprune.errors import Fault
 from tfprune.export.exporter import base_forms
 from tfprune.export.keras_file import open_model
-from tfprune.export.tflite import FLOAT32, convert
+from tfprune.export.tflite import convert
 from tfprune.files import write_text
 from tfprune.latency.prediction import prediction_row
 from tfprune.machine import peak_process_bytes
@@ -182,8 +182,7 @@ def _prediction(left: Problem, decision: Decision, deployed: Deployed, dense: ke
     if table is None:
         return None
     pruned_latency, dense_latency = latencies_of_form(
-        table.about.get('form', FLOAT32), int(table.about.get('threads', 1)), deployed, dense, data,
-        settings)
+        table.about['form'], table.about.get('threads', 1), deployed, dense, data, settings)
     return prediction_row(left.cost_model, decision.widths, pruned_latency, dense_latency)
 
 

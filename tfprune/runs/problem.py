@@ -145,8 +145,7 @@ def cost_model_of(model: keras.Model, groups: ChannelGroups, costs: BudgetOption
 def _say_of_table(state: State, cost_model: CostModel) -> None:
     """A budget of the latency of int8 files holds for no other: says how to have one."""
     table, wanted = cost_model.latency_table, state.config.export.quantizations
-    if table is not None and table.about.get('form') == INT8 and not {'int8', 'int8_qat'} & {
-            *wanted}:
+    if table is not None and table.about['form'] == INT8 and not {'int8', 'int8_qat'} & {*wanted}:
         state.progress.warn(f'{state.config.costs.latency_table} has the times of int8 files, and '
                             'this run writes none: --quantize=int8 does.')
 
