@@ -9,8 +9,8 @@ import pytest
 from tfprune.costs.model import CostModel
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.operators import read_steps
-from tfprune.latency import build as latency_build, phone as latency_phone
 from tfprune.export.tflite import FLOAT32, INT8
+from tfprune.latency import build as latency_build, phone as latency_phone
 from tfprune.latency.build import add_model, build, file_of, grid
 from tfprune.latency.table import LatencyTable
 from tfprune.pruning.surgery import prune_model

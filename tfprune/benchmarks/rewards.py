@@ -29,7 +29,7 @@ from tfprune.data.loading import load_data
 from tfprune.report.intervals import spearman
 from tfprune.methods.controls import random_widths
 from tfprune.methods.random_search import near_uniform
-from tfprune.models.building import build_model
+from tfprune.models.building import DTYPE_POLICIES, build_model
 from tfprune.models.initial_weights import load_initial_weights
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import Masks, best_channels
@@ -87,8 +87,7 @@ class Study:
         self.strategy = tf.distribute.get_strategy()
         keras.utils.set_random_seed(0)
         self.dense = build_model(model, image_shape=data.image_shape, num_classes=data.num_classes,
-                                 mean=data.mean, std=data.std, dtype_policy=(
-                                     'mixed_bfloat16' if dtype == 'bfloat16' else dtype))
+                                 mean=data.mean, std=data.std, dtype_policy=DTYPE_POLICIES[dtype])
         load_initial_weights(self.dense, weights)
         self.groups = trace_groups(self.dense).without_residual()
         self.costs = CostModel(self.dense, self.groups)

@@ -28,7 +28,7 @@ import tensorflow as tf
 from tfprune.benchmarks.apart import LineWorker
 from tfprune.benchmarks.turns import cores, in_turns, machine, quartiles, ratios, spread
 from tfprune.export.keras2 import to_keras2
-from tfprune.models.building import build_model
+from tfprune.models.building import DTYPE_POLICIES, build_model
 from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
 from tfprune.training.batch_norm import use_fused_batch_norm
@@ -38,7 +38,6 @@ from tfprune.training.step import Optimization, Trainer
 OPTIONS = ('models', 'dtypes', 'batch_size', 'step_rounds', 'torch_python', 'determinism',
            'threads')
 CONTESTANTS = ('joint', 'tfprune', 'plain', 'keras', 'tf_keras', 'torch')
-DTYPES = {'float32': 'float32', 'bfloat16': 'mixed_bfloat16'}
 BASE = 'plain'
 WARM_UP = 2
 INSTALL_TORCH = ("the contestant torch needs PyTorch: pip install -e '.[benchmark]', or "
@@ -59,7 +58,7 @@ def rows(only: Sequence[str] = (), *, models: Sequence[str] = ('resnet20', 'resn
     Args:
         only: some of CONTESTANTS.
         models: CIFAR ResNets of MODELS, 'resnet20', ….
-        dtypes: of DTYPES.
+        dtypes: of DTYPE_POLICIES.
         step_rounds: turns, of one step each.
         torch_python: a Python that has PyTorch; '' takes this one, and leaves the contestant out if
             it has none.
@@ -68,7 +67,8 @@ def rows(only: Sequence[str] = (), *, models: Sequence[str] = ('resnet20', 'resn
 
     Raises ValueError for unknown names, OSError where the worker of PyTorch fails.
     """
-    for kind, given, known in (('contestant', only, CONTESTANTS), ('dtype', dtypes, DTYPES)):
+    for kind, given, known in (('contestant', only, CONTESTANTS),
+                               ('dtype', dtypes, DTYPE_POLICIES)):
         for name in given:
             if name not in known:
                 raise ValueError(f"Unknown {kind} '{name}'. Available: {', '.join(known)}")
@@ -125,7 +125,7 @@ def build(model: str, dtype: str, strategy: tf.distribute.Strategy | None = None
     """The model with random weights, under a strategy or under none."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         return build_model(model, image_shape=image_shape, num_classes=10, mean=(.5,) * 3,
-                           std=(.25,) * 3, dtype_policy=DTYPES[dtype])
+                           std=(.25,) * 3, dtype_policy=DTYPE_POLICIES[dtype])
 
 
 def joint_step(model: str, dtype: str, batch: Images) -> Turn:

@@ -5,6 +5,8 @@ from tfprune.config import IMAGES, RATE, Part, Range, field_of, split_names
 
 # What --quantize may list -> key of exporter.FORMATS.
 QUANTIZATIONS = {name: f'tflite_{name}' for name in ('float16', 'dynamic', 'int8', 'int8_qat')}
+# Of these, integers throughout.
+INT8_QUANTIZATIONS = ('int8', 'int8_qat')
 IO_TYPES = ('uint8', 'int8', 'float32')
 
 

@@ -130,7 +130,6 @@ class LatencyTable:
             content = read_json(path, _SHAPE)
             if content['latency_table'] != VERSION:
                 raise ValueError(f'{path}: version {content["latency_table"]}, expected {VERSION}')
-            about = _checked(content['about'], str(path))
             _check_times(f'{path}: call_ms', content['call_ms'])
             models = {digest: (model['name'], tuple(
                 StepRow(step['signature'], _form(step['in']), _form(step['out']))
@@ -139,10 +138,12 @@ class LatencyTable:
                         for signature, surface in content['surfaces'].items()}
             for signature, surface in surfaces.items():
                 surface.check(f'{path}: {signature}')
+            table = cls(content['about'], content['call_ms'], surfaces, models, str(path))
+            _check_about(str(path), table.about)
         except ValueError as error:
             raise ValueError(f'{str(error).rstrip(".")}: not a latency table, or a damaged one; '
                              f'{BUILD} measures one') from None
-        return cls(about, content['call_ms'], surfaces, models, str(path))
+        return table
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table as JSON, whole or not at all."""
@@ -155,10 +156,14 @@ class LatencyTable:
             'surfaces': {signature: dataclasses.asdict(surface)
                          for signature, surface in self.surfaces.items()}}) + '\n')
 
+    def __post_init__(self) -> None:
+        # Older tables do not say that they are of float32 files.
+        self.about = {**self.about, 'form': self.about.get('form', FLOAT32)}
+
     @property
     def form(self) -> str:
         """Key of export.exporter.FORMATS: FLOAT32 or INT8 of export.tflite."""
-        return str(self.about.get('form', FLOAT32))
+        return str(self.about['form'])
 
     def bind(self, model: keras.Model, groups: ChannelGroups
              ) -> Callable[[np.ndarray], np.ndarray]:
@@ -274,16 +279,13 @@ def model_digest(model: keras.Model, groups: ChannelGroups) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def _checked(about: dict[str, Any], source: str) -> dict[str, Any]:
-    """What a table says of its device; older ones do not say that they are of float32 files."""
-    known = {**about, 'form': about.get('form', FLOAT32)}
-    if known['form'] not in (FLOAT32, INT8):
-        raise ValueError(f'{source}: form must be {FLOAT32} or {INT8}; received {known["form"]!r}')
-    threads = known.get('threads', 1)
+def _check_about(source: str, about: Mapping[str, Any]) -> None:
+    if about['form'] not in (FLOAT32, INT8):
+        raise ValueError(f'{source}: form must be {FLOAT32} or {INT8}; received {about["form"]!r}')
+    threads = about.get('threads', 1)
     if type(threads) is not int or threads not in _THREADS:
         raise ValueError(f'{source}: threads must be an integer in {_THREADS}; received '
                          f'{threads!r}')
-    return known
 
 
 def _form(content: Mapping[str, Any]) -> Form:

@@ -11,7 +11,8 @@ from tfprune.models.model_files import (at_image_shape, load_model_file, plain_g
                                         read_keras_file)
 from tfprune.models.names import MODELS, is_model_file
 
-DTYPE_POLICIES = ('float32', 'mixed_bfloat16')
+# By what --mixed_precision calls them.
+DTYPE_POLICIES = {'float32': 'float32', 'bfloat16': 'mixed_bfloat16'}
 
 
 def build_model(
@@ -57,9 +58,10 @@ def build_model(
         raise ValueError(f'std: expected positive values, received {tuple(std)}')
     if seed < 0:
         raise ValueError(f'seed: expected at least 0, received {seed}')
-    if dtype_policy not in DTYPE_POLICIES:
+    policies = DTYPE_POLICIES.values()
+    if dtype_policy not in policies:
         raise ValueError(
-            f"Unknown dtype_policy '{dtype_policy}'. Available: {', '.join(DTYPE_POLICIES)}")
+            f"Unknown dtype_policy '{dtype_policy}'. Available: {', '.join(policies)}")
     if is_model_file(name):
         return load_model_file(
             name, image_shape=shape, num_classes=num_classes, dtype_policy=dtype_policy)

@@ -20,7 +20,7 @@ from tfprune.export.exporter import (FORMATS, ExportReport, base_forms, check_ca
                                      pixels_of)
 from tfprune.export.latency import latencies_in_turns
 from tfprune.export.operator_latency import operators_in_turns
-from tfprune.export.options import QUANTIZATIONS, ExportOptions
+from tfprune.export.options import INT8_QUANTIZATIONS, QUANTIZATIONS, ExportOptions
 from tfprune.export.quantizable import quantizable
 from tfprune.export.quantization_aware import QuantizationAware, quantize_aware
 from tfprune.export.tflite import FLOAT32, INT8, convert
@@ -150,7 +150,7 @@ def check_deployable(model: keras.Model, task: Task, data: Examples, settings: D
         pixels = data.pixels or pixels_of(representative_images(
             data, settings.representative_images), None, signature)
         page.check_page(signature, pixels, settings.tflite.batch)
-    for name in ('int8', 'int8_qat'):
+    for name in INT8_QUANTIZATIONS:
         if name in settings.quantizations:
             check_calibration(QUANTIZATIONS[name], representative_images(data, 32),
                               data.pixels or BYTES, settings.tflite.fitting(signature))
@@ -237,9 +237,12 @@ def latencies_of_form(form: str, threads: int, deployed: Deployed, dense: keras.
     by_form = {row['form']: row for row in deployed.rows}
     if form == FLOAT32:
         return by_form[FLOAT32]['latency'], deployed.dense_latency
-    found = next((name for name in (INT8, QUANTIZATIONS['int8_qat']) if name in by_form), None)
-    if found is None or dense is None:
-        return by_form[found]['latency'] if found else [], []
+    written = [QUANTIZATIONS[name] for name in INT8_QUANTIZATIONS]
+    found = next((name for name in written if name in by_form), None)
+    if found is None:
+        return [], []
+    if dense is None:
+        return by_form[found]['latency'], []
     file = convert(dense, INT8, images=representative_images(data, settings.representative_images),
                    options=settings.tflite, pixels=deployed.exported.pixels)
     seen, _ = latencies_in_turns([deployed.exported.paths[found], file], threads=threads)

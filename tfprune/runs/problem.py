@@ -14,9 +14,10 @@ from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData, as_pictures
 from tfprune.data.loading import load
 from tfprune.data.user_examples import UserExamples
+from tfprune.export.options import INT8_QUANTIZATIONS
 from tfprune.export.tflite import INT8
 from tfprune.latency.table import LatencyTable
-from tfprune.models.building import build_model
+from tfprune.models.building import DTYPE_POLICIES, build_model
 from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
                                      compiled_optimizer_of_files)
 from tfprune.models.initial_weights import load_initial_weights
@@ -145,7 +146,8 @@ def cost_model_of(model: keras.Model, groups: ChannelGroups, costs: BudgetOption
 def _say_of_table(state: State, cost_model: CostModel) -> None:
     """A budget of the latency of int8 files holds for no other: says how to have one."""
     table, wanted = cost_model.latency_table, state.config.export.quantizations
-    if table is not None and table.about['form'] == INT8 and not {'int8', 'int8_qat'} & {*wanted}:
+    if table is not None and table.about['form'] == INT8 and not any(
+            name in wanted for name in INT8_QUANTIZATIONS):
         state.progress.warn(f'{state.config.costs.latency_table} has the times of int8 files, and '
                             'this run writes none: --quantize=int8 does.')
 
@@ -183,10 +185,10 @@ def _own_model(own: OwnModel) -> keras.Model:
 
 
 def _named_model(config: Config, data: ImageData) -> keras.Model:
-    policy = ('mixed_bfloat16' if config.training.mixed_precision == 'bfloat16' else 'float32')
     model = build_model(config.models.model, image_shape=data.image_shape,
                         num_classes=data.num_classes, mean=data.mean, std=data.std,
-                        seed=config.seed, dtype_policy=policy)
+                        seed=config.seed,
+                        dtype_policy=DTYPE_POLICIES[config.training.mixed_precision])
     if config.models.initial_weights:
         load_initial_weights(model, config.models.initial_weights)
     return model

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import read_keras_file
 from tfprune.pruning.surgery import plain_copy
 from tfprune.run_files import read_json
@@ -40,7 +41,7 @@ def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
         path = _dense_file(state)
         with state.strategy.scope():
             model = plain_copy(dense)
-            model.set_weights(read_keras_file(path).get_weights())
+            load_initial_weights(model, path)
     return Teacher(model, share, options.distillation_temperature)
 
 
