@@ -10,6 +10,7 @@ from cases import fast_but
 from layer_families import ALIKE, FAMILIES, model_of
 from tfprune.models.building import build_model
 from tfprune.pruning.gates import insert_gates
+from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.pruning.surgery import prune_model
 from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.graph import unfold
@@ -44,18 +45,25 @@ def outputs(values):
     return [np.array(value, np.float32) for value in keras.tree.flatten(values)]
 
 
+@pytest.mark.parametrize('reconstructs', (False, True))
 @pytest.mark.parametrize('name', fast_but(MODELS, ALIKE))
-def test_sliced_is_pruned(name):
+def test_sliced_is_pruned(name, reconstructs):
     model = quiet(MODELS[name]())
     groups = trace_groups(model)
-    network = Subnetwork(model, groups)
+    reconstruction = None
+    if reconstructs:
+        reconstruction = Reconstruction(model, groups, [(images(model, 8, seed=3),)])
+        if not reconstruction.readers:
+            pytest.skip('no kernel of it reads channels that can go')
+        assert reconstruction.observe() == 8
+    network = Subnetwork(model, groups, reconstruction)
     run = tf.function(lambda x: network(x))
     x, before = images(model), model.get_weights()
     rng = np.random.default_rng(1)
     for _ in range(2):
         masks = random_masks(groups, rng)
         network.set_masks(masks)
-        pruned = quiet(prune_model(model, groups, masks))
+        pruned = quiet(prune_model(model, groups, masks, reconstruction=reconstruction))
         for ours, theirs in zip(outputs(run(x)), outputs(pruned(x, training=True)), strict=True):
             assert max_relative_difference(ours, theirs) <= 2e-3
     assert run.experimental_get_tracing_count() == 1

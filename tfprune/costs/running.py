@@ -3,13 +3,12 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 
 from tfprune.costs.multiply_adds import macs_by_running
 from tfprune.structure.graph import Shape, Step
 from tfprune.structure.layer_state import KeptState
-from tfprune.structure.other_weights import call_with_weights
+from tfprune.structure.other_weights import called
 
 # Operation -> shapes of its inputs -> what was found: a model is costed more than once.
 _FOUND: weakref.WeakKeyDictionary[Any, dict[Any, int | None]] = weakref.WeakKeyDictionary()
@@ -36,22 +35,11 @@ def _count(step: Step, shapes: Sequence[Shape]) -> int | None:
     kept = KeptState([step.operation])
 
     def run() -> Any:
-        feed = {id(tensor): tf.zeros([size or 1 for size in shape], tensor.dtype)
-                for tensor, shape in zip(step.tensors, shapes)}
-        return called(step, feed)
+        return called(step, [tf.zeros([size or 1 for size in shape], tensor.dtype)
+                             for tensor, shape in zip(step.tensors, shapes)])
 
     try:
         macs = macs_by_running(run)
     finally:
         kept.restore()
     return None if macs is None else macs // batch
-
-
-def called(step: Step, feed: dict[int, Any], weights: Sequence[tuple[Any, Any]] = ()
-           ) -> list[Any]:
-    """The outputs of one call in inference; `feed` maps the ids of its symbolic tensors, and each
-    of `weights` (variable, value) has that value."""
-    args, kwargs = step.arguments.fill_in(feed)
-    if 'training' in getattr(step.operation, '_call_context_args', ()):
-        kwargs['training'] = False
-    return keras.tree.flatten(call_with_weights(step.operation, weights, args, kwargs))

@@ -5,6 +5,7 @@
     masks          widths and masks: `select_channels`
     gates          masks as variables in front of the layers that mix channels: `insert_gates`
     rebuilding     a model of copies of its layers, as surgery and depth make it
+    reconstruction  what kept channels tell of those that go, in the kernels that read both
     surgery        the physical removal: `prune_model`
     depth          residual blocks that can be removed: `removable_blocks`, `remove_blocks`
     sparsity       single weights that are zero

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from tfprune.pruning.masks import check_masks
-from tfprune.structure.graph import Graph, Untracked, flat_inputs, functional_graph, unfold
+from tfprune.structure.graph import Graph, Untracked, run_steps, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import with_mask_of
 from tfprune.structure.layer_rules import RULES, LayerRule, rule_of
@@ -69,38 +69,28 @@ class _GatedNetwork(keras.Model):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        graph: Graph = self._graph.value
-        values: dict[int, Any] = dict(zip(
-            graph.inputs, flat_inputs(self._dense.value, inputs)))
         gated: dict[int, Any] = {}
-        for place, step in enumerate(graph.steps):
-            if step.outputs[0] in values:
-                continue
-            if step.is_entry:
-                values[step.outputs[0]] = values[step.inputs[0]]
-                continue
+
+        def run(place: int, feed: list[Any]) -> list[Any]:
+            step = self._graph.value.steps[place]
             here = self._gated.value.get(place, _UNGATED)
             if here.statistics is not None:
-                source = values[step.inputs[0]]
-                values[step.outputs[0]] = with_mask_of(source, here.normalized(
-                    step.operation, source, here.statistics.mask), step.operation)
-                continue
-            feed = {id(tensor): values[value] for tensor, value in zip(step.tensors, step.inputs)}
-            for tensor, value in zip(step.tensors, step.inputs):
+                return [with_mask_of(feed[0], here.normalized(
+                    step.operation, feed[0], here.statistics.mask), step.operation)]
+            for position, value in enumerate(step.inputs):
                 gate = here.before.get(value)
                 if gate is not None:
                     if value not in gated:
-                        gated[value] = gate(values[value])
-                    feed[id(tensor)] = gated[value]
-            args, kwargs = step.arguments.fill_in(feed)
+                        gated[value] = gate(feed[position])
+                    feed[position] = gated[value]
+            args, kwargs = step.arguments.fill_in(dict(zip(map(id, step.tensors), feed)))
             if training is not None and not step.keeps_mode and 'training' in getattr(
                     step.operation, '_call_context_args', ()):
                 kwargs['training'] = training  # as in a functional model
-            outputs = call_with_weights(step.operation, here.masked_weights(step.operation),
-                                        args, kwargs)
-            values.update(zip(step.outputs, keras.tree.flatten(outputs)))
-        return keras.tree.pack_sequence_as(functional_graph(self._dense.value).output,
-                                           [values[value] for value in graph.outputs])
+            return keras.tree.flatten(call_with_weights(
+                step.operation, here.masked_weights(step.operation), args, kwargs))
+
+        return run_steps(self._dense.value, self._graph.value, inputs, run)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from tfprune.pruning.masks import check_masks
+from tfprune.pruning.reconstruction import Merge, Reconstruction
 from tfprune.pruning.rebuilding import (Rebuilding, copy_layer, copy_weights, embedding_like,
                                         from_config, give_embeddings)
 from tfprune.structure.copies import config_of
@@ -18,7 +19,8 @@ from tfprune.structure.parameter import Parameter
 
 
 def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, np.ndarray], *,
-                dtype_policy: str | None = None) -> keras.Model:
+                dtype_policy: str | None = None, reconstruction: Reconstruction | None = None
+                ) -> keras.Model:
     """Returns a new model without the channels that `masks` close; `model` stays as it is.
 
     Topology, layer names, inputs and outputs are those of `model`.
@@ -30,6 +32,8 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
         dtype_policy: the policy of every layer of the result, those in layers included, e.g.
             'float32' for the export of a model trained under 'mixed_bfloat16'; None keeps each
             layer's own.
+        reconstruction: of `model` and `groups`: kernels take over what the kept channels tell of
+            those that go. Batch-norm statistics are then to be re-estimated. None cuts alone.
 
     Raises:
         ValueError, TypeError: for unknown groups, wrong masks, or groups of another model.
@@ -37,7 +41,8 @@ def prune_model(model: keras.Model, groups: ChannelGroups, masks: Mapping[str, n
     graph, layout = unfold(model), groups.layout
     check_traced(model, graph, groups)
     kept = layout.kept(check_masks(groups, masks))
-    return _Cloning(model, graph, groups, kept, dtype_policy).copied(model, graph)
+    merges = reconstruction.merges(masks) if reconstruction else {}
+    return _Cloning(model, graph, groups, kept, dtype_policy, merges).copied(model, graph)
 
 
 def plain_copy(model: keras.Model, dtype_policy: str | None = None) -> keras.Model:
@@ -54,8 +59,10 @@ class _Cloning(Rebuilding):
     """Copies layers with the configs that their rules give them, and the weights that are kept."""
 
     def __init__(self, model: keras.Model, graph: Graph, groups: ChannelGroups,
-                 kept: list[np.ndarray], dtype_policy: str | None) -> None:
+                 kept: list[np.ndarray], dtype_policy: str | None, merges: Mapping[str, Merge]
+                 ) -> None:
         super().__init__(model, graph, dtype_policy)
+        self._merges = merges
         self._kept, self._layout = kept, groups.layout
         self._calls: dict[int, LayerNode] = {}  # id of the copy of an operation -> its only call
         self._nodes: dict[int, LayerNode] = {}  # id of an operation -> its first call
@@ -115,13 +122,17 @@ class _Cloning(Rebuilding):
 
     def _kept_weights(self, layer: Any, slots: Sequence[WeightSlot]) -> dict[str, np.ndarray]:
         """What is left of the weights of a layer, by name."""
-        found = {}
-        for slot in slots:
-            value = keras.ops.convert_to_numpy(weight_of(layer, slot.weight))
-            for each in slot.axes:
-                value = np.compress(each.along(self._kept[each.tensor]), value, each.axis)
-            found[slot.weight] = value
+        found = {slot.weight: keras.ops.convert_to_numpy(weight_of(layer, slot.weight))
+                 for slot in slots}
         if not found:
             return found
+        merge = self._merges.get(slots[0].layer)
+        if merge is not None:
+            found |= merge.weights(found['kernel'], found.get('bias'))
+        for slot in slots:
+            for each in slot.axes:
+                if merge is None or not each.reads:
+                    found[slot.weight] = np.compress(
+                        each.along(self._kept[each.tensor]), found[slot.weight], each.axis)
         kept = self._layout.kept_of(self._nodes[id(layer)], self._kept)
         return RULES[type(layer)].edit_weights(layer, found, kept)

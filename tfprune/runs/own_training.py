@@ -23,7 +23,7 @@ from tfprune.methods.names import METHODS, make_method
 from tfprune.progress import Progress
 from tfprune.pruning.importance import Batch
 from tfprune.pruning.options import PruningOptions
-from tfprune.pruning.surgery import prune_model
+from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.runs.config import method_options
 from tfprune.runs.problem import budget_of, cost_model_of
 from tfprune.search.problem import Problem, trace_problem_groups
@@ -48,8 +48,9 @@ def prune_to_budget(model: keras.Model, *, calibration_data: Iterable[Any] | Non
     Args:
         model: a functional or Sequential Keras 3 model, which stays as it is.
         calibration_data: batches of what the model takes, some hundred training examples in all:
-            the batch-norm statistics of the pruned model are re-estimated on them, without which
-            it is worth little until it has been trained. None leaves them as they are.
+            what kept channels tell of those that go is added to the kernels that read them, and
+            the batch-norm statistics of the pruned model are re-estimated, without which it is
+            worth little until it has been trained. None leaves both as they are.
         criterion_data: (images, integer labels) for criterion='taylor'.
         seed: of criterion='random'.
         options: the budget (macs, params, peak_memory_bytes, each a ratio up to 1 or a number, …),
@@ -63,10 +64,10 @@ def prune_to_budget(model: keras.Model, *, calibration_data: Iterable[Any] | Non
         TypeError, ValueError: name the option, what was expected and what was received.
         InfeasibleBudgetError: names the smallest that can be reached.
     """
-    problem = _problem(model, seed, criterion_data, options)
+    calibration = _batches(calibration_data)
+    problem = _problem(model, seed, criterion_data, calibration, options)
     widths = problem.budget.as_dict(uniform_widths(problem.budget))
-    pruned = _Pruned(problem, _batches(calibration_data))
-    return pruned(problem.select(widths))
+    return _Pruned(problem, calibration)(problem.select(widths))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +124,9 @@ def search_widths(model: keras.Model, reward_fn: RewardFn, *, method: str = 'amc
     """
     own = {name: options.pop(name) for name in [*options] if name.partition('.')[0] in METHODS}
     searching = make_method(method, method_options(method, own))
-    problem = _problem(model, seed, criterion_data, options)
-    pruned = _Pruned(problem, _batches(calibration_data))
+    calibration = _batches(calibration_data)
+    problem = _problem(model, seed, criterion_data, calibration, options)
+    pruned = _Pruned(problem, calibration)
     if not pruned.batches and batch_norm_layers(model):
         warnings.warn('search_widths scores sub-networks with the batch-norm statistics of the '
                       'whole model, which are not theirs: give calibration_data.', stacklevel=2)
@@ -144,7 +146,7 @@ def search_widths(model: keras.Model, reward_fn: RewardFn, *, method: str = 'amc
 
 
 def _problem(model: keras.Model, seed: int, data: Iterable[Batch] | None,
-             options: dict[str, Any]) -> Problem:
+             calibration: Sequence[Any], options: dict[str, Any]) -> Problem:
     if not isinstance(model, keras.Model):
         raise TypeError(f'model: expected a Keras 3 model, received {type(model).__name__}')
     known = {field.name: part for part in _PARTS for field in flag_fields(part)}
@@ -160,8 +162,13 @@ def _problem(model: keras.Model, seed: int, data: Iterable[Batch] | None,
     groups = trace_problem_groups(model, structure)
     cost_model = cost_model_of(model, groups, costs)
     budget = budget_of(groups, cost_model, costs, costs.limits)
-    return Problem(model, groups, cost_model, budget, seed, structure=structure, pruning=pruning,
-                   criterion_batches=() if data is None else data)
+    reconstruction = (Reconstruction(model, groups, [(x,) for x in calibration])
+                      if calibration and pruning.reconstruction else None)
+    problem = Problem(model, groups, cost_model, budget, seed, structure=structure, pruning=pruning,
+                      criterion_batches=() if data is None else data,
+                      reconstruction=reconstruction)
+    problem.observe()
+    return problem
 
 
 def _check_method(method: Method, name: str) -> None:
@@ -192,7 +199,7 @@ class _Pruned:
     batches: Sequence[Any]
 
     def __call__(self, masks: Mapping[str, np.ndarray]) -> keras.Model:
-        pruned = prune_model(self.problem.model, self.problem.groups, masks)
+        pruned = self.problem.pruned(masks)
         if self.batches:
             reestimate_batch_norm(unfold(pruned), lambda x: pruned(x, training=True), self.batches)
         return pruned

@@ -43,6 +43,8 @@ def _train(state: State, problem: Problem) -> None:
         trained = loop.train(epoch)
         if epoch == 0 and judged:
             trained = loop.not_ruined(trained, judged)
+        if not method.only_decides:
+            problem.account.forward(problem.observe(), problem.cost_model.dense.macs)
         with loop.acting(trained) as row:
             measure = state.task.measure
             seen = Trained(measure.reward(trained.held_out[measure.name]),

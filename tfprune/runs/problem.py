@@ -24,6 +24,7 @@ from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import as_classifier, at_shapes
 from tfprune.models.names import is_model_file
 from tfprune.pruning.importance import score_groups
+from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.pruning.surgery import plain_copy
 from tfprune.runs.config import Config
 from tfprune.runs.deployment import Deployment, check_convertible, check_deployable
@@ -33,6 +34,8 @@ from tfprune.search.problem import Problem, trace_problem_groups
 from tfprune.structure.keras_internals import compiled_with, uncompiled
 from tfprune.structure.groups import ChannelGroups
 from tfprune.tasks.fingerprint import fingerprint
+from tfprune.training.batch_norm import use_fused_batch_norm
+from tfprune.training.distribution import num_workers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,7 +125,8 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
         'budgets': budget.to_json(), 'uncounted': cost_model.uncounted})
     return Problem(model, groups, cost_model, budget, config.seed, config.epochs, config.structure,
                    config.pruning, config.training, scope=state.strategy.scope, loss=loss,
-                   measure=task.measure, criterion_batches=state.criterion_batches())
+                   measure=task.measure, criterion_batches=state.criterion_batches(),
+                   reconstruction=_reconstruction(state, model, groups))
 
 
 def _of_small_set(state: State, num_train: int) -> Config:
@@ -135,6 +139,18 @@ def _of_small_set(state: State, num_train: int) -> Config:
     state.progress.warn(f'there are {num_train} training examples: a batch has {size} of them, '
                         f'not {config.training.batch_size}.')
     return config.replace(batch_size=size)
+
+
+def _reconstruction(state: State, model: keras.Model, groups: ChannelGroups
+                    ) -> Reconstruction | None:
+    """None where it is not wanted, nothing trained is cut, or workers might differ in the last bit.
+    """
+    method = state.method
+    if (not state.config.pruning.reconstruction or method.decides_first or not method.prunes
+            or num_workers(state.strategy) > 1):
+        return None
+    use_fused_batch_norm(model)  # as when it trains: a resumed run may not do that again
+    return Reconstruction(model, groups, state.reconstruction_batches())
 
 
 def cost_model_of(model: keras.Model, groups: ChannelGroups, costs: BudgetOptions) -> CostModel:

@@ -26,7 +26,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.costs.proportional import uniform_widths
-from tfprune.pruning.surgery import prune_model
 from tfprune.runs.recipe import FROM_RANDOM, Recipe
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem
@@ -216,8 +215,9 @@ class _Rates:
         for epoch in range(1, count):
             batches = batches.concatenate(
                 state.data.train_batches(total + epoch, options.batch_size))
+        problem.observe()
         return RateTest(
-            prune_model(problem.model, problem.groups, masks),
+            problem.pruned(masks),
             Optimization(options.momentum, 0.0, options.label_smoothing, options.batch_size,
                          optimizer=state.compiled.config if state.compiled else None),
             batches.take(STEPS), [x for x, *_ in state.criterion_batches()],

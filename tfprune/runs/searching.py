@@ -31,7 +31,7 @@ def start_method(state: State, problem: Problem) -> Problem:
     ValueError where the method has nothing to search on, or a budget that it serves is impossible.
     """
     with state.strategy.scope():
-        network = Subnetwork(problem.model, problem.groups)
+        network = Subnetwork(problem.model, problem.groups, problem.reconstruction)
     state.scorer = SharedScorer(state.strategy, _Stoppable(state, SubnetworkScorer(
         network, state.strategy, state.held_out_batches(), state.task)))
     account = EpochAccount(state.data.num_train, problem.cost_model.dense.macs)
@@ -109,6 +109,10 @@ def _run_rounds(state: State, problem: Problem) -> None:
     saved = tf.train.Checkpoint(model=problem.model, method=method, account=problem.account)
     if state.prefix:
         restore(saved, state.prefix)
+    if method.rounds() and method.needs_budget and not method.needs_examples:  # scores channels
+        examples = problem.observe()
+        if not state.position.round:  # else it was charged before the stop
+            problem.account.forward(examples, problem.cost_model.dense.macs)
     for round_ in range(state.position.round, method.rounds()):
         set_seed(derived_seed(problem.seed, state.surgery_epoch, round_), problem.model)
         begun = time.perf_counter()

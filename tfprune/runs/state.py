@@ -10,6 +10,7 @@ from tfprune.data.examples import Examples
 from tfprune.methods.base import Decision, Method
 from tfprune.models.compiled import CompiledOptimizer
 from tfprune.progress import Progress
+from tfprune.pruning.reconstruction import EXAMPLES
 from tfprune.pruning.surgery import float32_copy
 from tfprune.runs.checkpoints import Checkpoints, Position
 from tfprune.runs.config import Config
@@ -130,6 +131,12 @@ class State:
         """Batches of training examples for criteria that need data."""
         return self.data.calibration_batches(self.config.training.batch_size,
                                              self.config.pruning.criterion_batches)
+
+    def reconstruction_batches(self) -> tf.data.Dataset:
+        """Batches of training examples that tell channels by one another."""
+        size = self.config.training.batch_size
+        return self.data.calibration_batches(
+            size, min(-(-EXAMPLES // size), self.data.num_train // size))
 
     def trainer(self, model: keras.Model, *, average: float = 0.0, **extras: Any) -> Trainer:
         """What trains a model by the run's recipe; `average` is that of Optimization, `extras` are

@@ -20,7 +20,9 @@ def prune(state: State, problem: Problem) -> None:
     # Copies of dropout layers draw their streams: from the same place, resumed or not.
     set_seed(derived_seed(problem.seed, state.surgery_epoch, _SURGERY), problem.model)
     with state.strategy.scope():
-        state.left, pruned = _cut(state, problem)
+        state.left = problem.without(state.decision.removed)
+        state.left.observe()
+        pruned = state.left.pruned(state.decision.masks)
         # From scratch: initialized anew for its own widths, not a slice of the dense one.
         state.pruned = (clone_model(pruned, clone_function=copied)
                         if state.method.decides_first else pruned)
@@ -38,16 +40,11 @@ def cut_values(state: State, problem: Problem, values: Mapping[int, np.ndarray]
     _assign(weights, values)
     try:
         with state.strategy.scope():
-            _, pruned = _cut(state, problem)
+            left = problem.without(state.decision.removed)
+            pruned = prune_model(left.model, left.groups, state.decision.masks)
     finally:
         _assign(weights, before)
     return dict(enumerate(map(keras.ops.convert_to_numpy, pruned.trainable_variables)))
-
-
-def _cut(state: State, problem: Problem) -> tuple[Problem, keras.Model]:
-    """The problem without the removed blocks, and its model without the removed channels."""
-    left = problem.without(state.decision.removed)
-    return left, prune_model(left.model, left.groups, state.decision.masks)
 
 
 def _assign(weights: list[keras.Variable], values: Mapping[int, np.ndarray]) -> None:

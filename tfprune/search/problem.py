@@ -15,6 +15,8 @@ from tfprune.pruning.depth import remove_blocks
 from tfprune.pruning.importance import Batch, BatchLoss, score_groups
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.pruning.options import PruningOptions
+from tfprune.pruning.reconstruction import Reconstruction
+from tfprune.pruning.surgery import prune_model
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import ChannelGroups, trace_groups
 from tfprune.structure.options import StructureOptions
@@ -45,6 +47,7 @@ class Problem:
             cross-entropy of a classifier.
         account: to be charged with whatever else a search computes.
         criterion_batches: batches that are trained on, for criteria that need data.
+        reconstruction: by which kernels make up for channels that go; None: they do not.
         held_out: the held-out batches behind `score`, for what is no mask.
         train_batches: round -> the augmented batches of an epoch, in an order of the round's own.
         scope: context manager factory under which variables are to be created.
@@ -64,6 +67,7 @@ class Problem:
     loss: BatchLoss | None = None
     account: EpochAccount = dataclasses.field(default_factory=lambda: EpochAccount(1, 1))
     criterion_batches: Iterable[Batch] = ()
+    reconstruction: Reconstruction | None = None
     held_out: Iterable[Batch] = ()
     train_batches: Callable[[int], Iterable[Batch]] = lambda _: ()
     scope: Callable[[], Any] = contextlib.nullcontext
@@ -91,6 +95,15 @@ class Problem:
         """Masks of these widths by the configured criterion on the current weights."""
         return best_channels(self.groups, widths, self.channel_scores())
 
+    def observe(self) -> int:
+        """What channels tell of one another is looked at anew, by the current weights. The examples
+        that it took, forward, which the account is not charged with."""
+        return self.reconstruction.observe() if self.reconstruction else 0
+
+    def pruned(self, masks: Mapping[str, np.ndarray]) -> keras.Model:
+        """The model without the channels that masks close; see `observe`."""
+        return prune_model(self.model, self.groups, masks, reconstruction=self.reconstruction)
+
     def without(self, blocks: Sequence[str]) -> Problem:
         """The problem that is left without these blocks: the model as `remove_blocks` gives it, its
         groups and costs, traced anew, and the same limits in numbers; itself for none.
@@ -109,8 +122,10 @@ class Problem:
         groups = trace_problem_groups(
             model, dataclasses.replace(self.structure, frozen=','.join(frozen)))
         cost_model = CostModel(model, groups)
-        return dataclasses.replace(self, model=model, groups=groups, cost_model=cost_model,
-                                   budget=self.budget.of(groups, cost_model))
+        return dataclasses.replace(
+            self, model=model, groups=groups, cost_model=cost_model,
+            budget=self.budget.of(groups, cost_model),
+            reconstruction=self.reconstruction and self.reconstruction.of(model, groups))
 
 
 def trace_problem_groups(model: keras.Model, options: StructureOptions) -> ChannelGroups:

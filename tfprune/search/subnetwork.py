@@ -17,15 +17,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfprune.costs.running import called
 from tfprune.pruning.masks import check_masks, open_masks
-from tfprune.structure.graph import Graph, Step, Untracked, flat_inputs, functional_graph, unfold
+from tfprune.pruning.reconstruction import Merge, Reconstruction
+from tfprune.structure.graph import (Graph, Step, Untracked, functional_graph, run_steps,
+                                     unfold)
 from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, mask_of,
                                                with_mask_of)
 from tfprune.structure.layer_rules import rule_of
 from tfprune.structure.layout import LayerNode, SlotAxis, inner_axes, weight_of
-from tfprune.structure.other_weights import masked
+from tfprune.structure.other_weights import called, masked
 from tfprune.training.batch_norm import (affine, batch_norm_layers, normalizing_by_batch,
                                          statistics, updated_layers)
 from tfprune.training.fused_norm import normalize, normalize_by_batch
@@ -64,6 +65,28 @@ class _Kept(tf.Module):
         return tf.cast(self.places < tf.size(self.indices), tf.float32)
 
 
+class _Merged(tf.Module):
+    """The merge of a kernel, in variables."""
+
+    def __init__(self, size: int) -> None:
+        """Of a kernel that reads `size` channels."""
+        super().__init__()
+        self.matrix = tf.Variable(tf.eye(size), shape=[None, size], trainable=False)
+        self.constant = tf.Variable(tf.zeros([size]), trainable=False)
+
+    def set(self, merge: Merge | None) -> None:
+        """Takes its values; None: of a kernel that loses nothing."""
+        size = self.constant.shape[0]
+        self.matrix.assign(tf.eye(size) if merge is None else merge.matrix)
+        self.constant.assign(tf.zeros([size]) if merge is None or merge.constant is None
+                             else merge.constant)
+
+    def __call__(self, weights: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Whole weights of a layer -> those of its kept inputs."""
+        return weights | Merge(self.matrix, self.constant).weights(
+            weights['kernel'], weights.get('bias'))
+
+
 class Subnetwork(tf.Module):
     """The sub-network of a model that masks select; it reads the model's current weights.
 
@@ -72,12 +95,14 @@ class Subnetwork(tf.Module):
     Args:
         model: the dense model.
         groups: its channel groups.
+        reconstruction: of both: kernels are those that surgery would leave with it.
 
     Raises:
         ValueError: if `groups` was traced on another model.
     """
 
-    def __init__(self, model: keras.Model, groups: ChannelGroups) -> None:
+    def __init__(self, model: keras.Model, groups: ChannelGroups,
+                 reconstruction: Reconstruction | None = None) -> None:
         super().__init__()
         graph, layout = unfold(model), groups.layout
         check_traced(model, graph, groups)
@@ -92,6 +117,10 @@ class Subnetwork(tf.Module):
         for tensor in range(len(layout.tensors)):
             self._kept_along(tensor)
         self.kept = list(self._kept.values())
+        self._reconstruction = Untracked(reconstruction)
+        self.merged = {} if reconstruction is None else {
+            path: _Merged(len(layout.tensors[reader.tensor].positions.group))
+            for path, reader in reconstruction.readers.items()}
         self.set_masks(open_masks(groups))
 
     def set_masks(self, masks: Mapping[str, np.ndarray]) -> None:
@@ -100,23 +129,19 @@ class Subnetwork(tf.Module):
         Raises:
             ValueError, TypeError: for unknown groups or masks of another shape or type.
         """
-        by_tensor = self._groups.layout.kept(check_masks(self._groups, masks))
+        masks = check_masks(self._groups, masks)
+        by_tensor = self._groups.layout.kept(masks)
         for kept in self.kept:
             kept.set(by_tensor)
+        merges = self._reconstruction.value.merges(masks) if self.merged else {}
+        for path, merged in self.merged.items():
+            merged.set(merges.get(path))
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Outputs of images [B, H, W, C]; for use in a tf.function."""
-        graph, model = self._graph.value, self._model.value
-        values: dict[int, Any] = dict(zip(graph.inputs, flat_inputs(model, images)))
-        for step, node in zip(graph.steps, self._groups.layout.nodes):
-            if step.outputs[0] in values:
-                continue
-            if step.is_entry:
-                values[step.outputs[0]] = values[step.inputs[0]]
-            else:
-                values.update(zip(step.outputs, self._run(step, node, values)))
-        return keras.tree.pack_sequence_as(functional_graph(model).output,
-                                           [values[value] for value in graph.outputs])
+        steps, nodes = self._graph.value.steps, self._groups.layout.nodes
+        return run_steps(self._model.value, self._graph.value, images,
+                         lambda place, feed: self._run(steps[place], nodes[place], feed))
 
     def _kept_of(self, along: SlotAxis) -> _Kept | None:
         """The kept positions of an axis; None where all always are."""
@@ -133,9 +158,8 @@ class Subnetwork(tf.Module):
         axis = self._groups.layout.tensors[tensor].axis
         return self._kept_of(SlotAxis(axis, tensor, reads=True))
 
-    def _run(self, step: Step, node: LayerNode, values: Mapping[int, Any]) -> list[Any]:
+    def _run(self, step: Step, node: LayerNode, feed: list[Any]) -> list[Any]:
         layer, rule = step.operation, rule_of(step.operation)
-        feed = [values[value] for value in step.inputs]
         narrowed = [self._kept_along(value) for value in (*step.inputs, *step.outputs)]
         if (isinstance(layer, keras.layers.BatchNormalization) and is_plain_batch_norm(layer)
                 and len(feed) == 1 and mask_of(feed[0]) is None):  # it takes no masked steps
@@ -159,7 +183,7 @@ class Subnetwork(tf.Module):
     def _call(self, step: Step, feed: Sequence[Any], weights: Sequence[tuple[Any, Any]] = ()
               ) -> list[Any]:
         with normalizing_by_batch(self._by_batch.value.get(id(step.operation), ())):
-            return called(step, dict(zip(map(id, step.tensors), feed)), weights)
+            return called(step, feed, weights)
 
     def _masked_weights(self, path: str, layer: Any, node: LayerNode) -> list[tuple[Any, Any]]:
         """(variable, value) of the weights with axes that only the layer sees, or its own output:
@@ -175,12 +199,15 @@ class Subnetwork(tf.Module):
 
     def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
         """The kept part of each weight of a layer, in its compute dtype."""
-        found = {}
-        for slot in self._slots.get(path, ()):
-            value = tf.cast(tf.convert_to_tensor(weight_of(layer, slot.weight)),
-                            layer.compute_dtype)
+        slots, merged = self._slots.get(path, ()), self.merged.get(path)
+        found = {slot.weight: tf.convert_to_tensor(weight_of(layer, slot.weight))
+                 for slot in slots}
+        if merged is not None:
+            found = merged(found)
+        for slot in slots:
+            value = tf.cast(found[slot.weight], layer.compute_dtype)
             for each in slot.axes:
-                kept = self._kept_of(each)
+                kept = None if merged is not None and each.reads else self._kept_of(each)
                 value = value if kept is None else kept.narrow(value, each.axis)
             found[slot.weight] = value
         return found

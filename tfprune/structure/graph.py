@@ -1,7 +1,7 @@
 """The graph of a Keras model, nested models and composite layers unfolded."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -210,6 +210,22 @@ def flat_inputs(model: keras.Model, inputs: Any) -> list[Any]:
         return [keras.ops.convert_to_tensor(value, tensor.dtype) for value, tensor in zip(
             keras.tree.flatten(inputs), graph.inputs, strict=True)]
     return standardized(graph, inputs)
+
+
+def run_steps(model: keras.Model, graph: Graph, inputs: Any,
+              run: Callable[[int, list[Any]], Sequence[Any]]) -> Any:
+    """Returns what a model gives for `inputs` where `run` makes every call: the place of a step and
+    the values of its tensors -> its outputs."""
+    values: dict[int, Any] = dict(zip(graph.inputs, flat_inputs(model, inputs)))
+    for place, step in enumerate(graph.steps):
+        if step.outputs[0] in values:
+            continue
+        if step.is_entry:
+            values[step.outputs[0]] = values[step.inputs[0]]
+        else:
+            values.update(zip(step.outputs, run(place, [values[value] for value in step.inputs])))
+    return keras.tree.pack_sequence_as(functional_graph(model).output,
+                                       [values[value] for value in graph.outputs])
 
 
 def layer_at(model: keras.Model, path: str) -> Any:

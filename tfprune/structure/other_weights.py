@@ -1,8 +1,10 @@
-"""Calling a layer with other values of its weights than it has."""
+"""Calling layers in inference, with other values of their weights than they have."""
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
+
+from tfprune.structure.graph import Step
 
 
 def masked(variable: Any, masks: Iterable[tuple[int, Any]]) -> tuple[Any, Any]:
@@ -32,3 +34,12 @@ def call_with_weights(layer: Any, weights: Sequence[tuple[Any, Any]], args: Sequ
     for loss in scope.losses:
         layer.add_loss(loss)
     return outputs
+
+
+def called(step: Step, feed: Sequence[Any], weights: Sequence[tuple[Any, Any]] = ()) -> list[Any]:
+    """The outputs of one call in inference; `feed` has the values of `step.tensors`, and each of
+    `weights` (variable, value) has that value."""
+    args, kwargs = step.arguments.fill_in(dict(zip(map(id, step.tensors), feed)))
+    if 'training' in getattr(step.operation, '_call_context_args', ()):
+        kwargs['training'] = False
+    return keras.tree.flatten(call_with_weights(step.operation, weights, args, kwargs))

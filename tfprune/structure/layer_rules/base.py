@@ -197,6 +197,12 @@ class LayerRule:
         del call
         return None
 
+    def sums_channels(self, layer: Any) -> bool:
+        """Whether its output is Σ_c kernel[…, c, :] · x_c, by a window or none, plus a `bias`: what
+        one channel tells of another, the slices of the `kernel` can take over."""
+        del layer
+        return False
+
     def internals(self, layer: Any) -> Mapping[str, int]:
         """Returns the widths of channels that stand in no tensor of the graph, by name: those of
         the heads of attention, say. All calls of the layer share them."""

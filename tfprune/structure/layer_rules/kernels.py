@@ -41,6 +41,9 @@ class _Kernel(LayerRule):
 class _Dense(_Kernel):
     units = 'units'
 
+    def sums_channels(self, layer: Any) -> bool:
+        return True
+
     def narrow(self, layer: Any, inputs: Any, weights: Mapping[str, Any]) -> Any:
         return _finish(layer, tf.tensordot(inputs, weights['kernel'], [[-1], [0]]), weights)
 
@@ -51,6 +54,9 @@ class _Convolution(_Kernel):
 
     def mixes_channels(self, layer: Any) -> bool:
         return layer.groups == 1
+
+    def sums_channels(self, layer: Any) -> bool:
+        return layer.groups == 1 and layer.padding in ('same', 'valid')
 
     def flow(self, call: Call, inputs: Sequence[Labels], tracer: Tracer) -> Labels:
         groups = call.layer.groups

@@ -1,0 +1,230 @@
+"""Least squares: what the kept channels tell of those that go, in the kernels that read both.
+
+    x_r ≈ Σ_k a_kr x_k + d_r       over all positions of calibration examples
+    W_k ← W_k + Σ_r a_kr W_r       bias ← bias + Σ_r d_r W_r, summed over the window
+
+x are the channels of the dense model that a dense layer or convolution reads, W its kernel's
+slices. Reconstruction of a layer's output by its kept inputs is that of He, Zhang, Sun 2017 (arXiv
+1707.06168), with which AMC scores sub-networks. Otherwise than there one map serves all taps of a
+window, layers are taken each by itself, and no channel is chosen by it. d is dropped where nothing
+but batch normalization follows, whose statistics are re-estimated; where neither that nor a bias is
+there to take it up, the regression has no constant.
+"""
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tfprune.structure.graph import Graph, run_steps, unfold
+from tfprune.structure.groups import ChannelGroups
+from tfprune.structure.keras_internals import is_plain_batch_norm
+from tfprune.structure.layer_rules import rule_of
+from tfprune.structure.layout import LayerNode, WeightSlot
+from tfprune.structure.other_weights import called
+
+EXAMPLES = 512  # that a run looks at: maps have many positions each
+_ENOUGH = 2  # positions a channel; from fewer, a regression learns the examples by heart
+_MOST = 4096  # channels of an input: those of a flattened map may be more, their moments too large
+_RIDGE = 1e-3  # of the mean second moment: channels that are dead, or twice there
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Merge:
+    """How the slices of a kernel [*window, C, out] become those of K kept channels.
+
+    Attributes:
+        matrix: [K, C]; the kept channels are rows of the identity.
+        constant: [C], what of each channel the kept ones do not tell; None where it is dropped.
+    """
+    matrix: Any
+    constant: Any | None
+
+    def weights(self, kernel: Any, bias: Any | None) -> dict[str, Any]:
+        """Kernel [*window, K, out] and, if there is one, bias [out]; arrays or tensors."""
+        matmul, total = ((np.matmul, np.sum) if isinstance(kernel, np.ndarray)
+                         else (tf.matmul, tf.reduce_sum))
+        found = {'kernel': matmul(self.matrix, kernel)}
+        if bias is not None:
+            added = 0 if self.constant is None else total(
+                matmul(self.constant[None], kernel), axis=tuple(range(len(kernel.shape) - 1)))
+            found['bias'] = bias + added
+        return found
+
+
+class Reconstruction:
+    """The merges of all layers that read channels of prunable groups.
+
+    Args:
+        model: the dense model; its current weights count.
+        groups: its channel groups.
+        batches: calibration examples, (x, …) each, as often as they are iterated over.
+
+    Attributes:
+        readers: what the layers read, by path.
+    """
+
+    def __init__(self, model: keras.Model, groups: ChannelGroups, batches: Iterable[Sequence[Any]]
+                 ) -> None:
+        self._model, self._graph, self._groups = model, unfold(model), groups
+        self._batches = batches
+        self.readers = _readers(self._graph, groups)
+        self._moments: dict[str, _Moments] = {}
+        self._traced_sums = tf.function(self._sums, reduce_retracing=True, autograph=False)
+
+    def observe(self) -> int:
+        """Runs the examples through the model as its weights are now; how many they are.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if not self.readers:
+            return 0
+        found, examples = {path: _Moments() for path in self.readers}, 0
+        for x, *_ in self._batches:
+            examples += len(keras.tree.flatten(x)[0])
+            for moments, parts in zip(found.values(), self._traced_sums(x), strict=True):
+                moments.add(*(part.numpy() for part in parts))
+        if not examples:
+            raise ValueError('reconstruction needs calibration examples; received none.')
+        self._moments = found
+        return examples
+
+    def of(self, model: keras.Model, groups: ChannelGroups) -> 'Reconstruction':
+        """That of another model, by the same examples."""
+        return Reconstruction(model, groups, self._batches)
+
+    def merges(self, masks: Mapping[str, np.ndarray]) -> dict[str, Merge]:
+        """{path of a layer: its merge}, arrays, of the layers that lose channels by these masks,
+        but for those whose inputs were seen at too few positions.
+
+        Raises:
+            ValueError: nothing was observed.
+        """
+        kept = self._groups.layout.kept(masks)
+        found = {}
+        for path, reader in self.readers.items():
+            stays = kept[reader.tensor]
+            if stays.all():
+                continue
+            if path not in self._moments:
+                raise ValueError('call observe() before merges().')
+            moments = self._moments[path]
+            if moments.count >= _ENOUGH * len(stays):
+                found[path] = moments.merge(stays, reader)
+        return found
+
+    def _sums(self, x: Any) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
+        """Number of positions, sums [C] and products [C, C] of what each reader reads."""
+        seen: dict[str, list[tf.Tensor]] = {path: [] for path in self.readers}
+
+        def run(place: int, feed: Sequence[Any]) -> list[Any]:
+            step = self._graph.steps[place]
+            if step.path in seen:
+                seen[step.path].append(tf.reshape(
+                    tf.cast(feed[0], tf.float32), [-1, feed[0].shape[-1]]))
+            return called(step, feed)
+
+        run_steps(self._model, self._graph, x, run)
+        rows = [tf.concat(parts, 0) for parts in seen.values()]
+        return [(tf.shape(x)[0], tf.reduce_sum(x, 0), tf.matmul(x, x, transpose_a=True))
+                for x in rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """A layer whose kernel reads a tensor of channels.
+
+    Attributes:
+        tensor: of `Layout.tensors`; those of further calls keep the same channels.
+        centered: whether something takes up a constant.
+        has_bias: whether that is its own bias.
+    """
+    tensor: int
+    centered: bool
+    has_bias: bool
+
+
+class _Moments:
+    """Sums over positions of what a layer reads."""
+
+    def __init__(self) -> None:
+        self.count = 0.0
+        self._sum: Any = 0.0
+        self._products: Any = 0.0
+
+    def add(self, count: Any, total: np.ndarray, products: np.ndarray) -> None:
+        """A batch more."""
+        self.count += float(count)
+        self._sum = self._sum + total.astype(np.float64)
+        self._products = self._products + products.astype(np.float64)
+
+    def merge(self, kept: np.ndarray, reader: _Reader) -> Merge:
+        """The regression of all channels on the kept ones, bool [C]."""
+        mean, second = self._sum / self.count, self._products / self.count
+        if reader.centered:
+            second = second - np.outer(mean, mean)
+        stay, go = np.flatnonzero(kept), np.flatnonzero(~kept)
+        matrix = np.eye(len(kept))[stay]
+        among = second[np.ix_(stay, stay)]
+        scale = np.trace(among) / len(stay)
+        if scale > 0:  # else the kept ones never vary, and tell nothing
+            among = among + _RIDGE * scale * np.eye(len(stay))
+            matrix[:, go] = np.linalg.solve(among, second[np.ix_(stay, go)])
+        constant = None
+        if reader.has_bias:
+            constant = mean - mean[stay] @ matrix
+            constant[stay] = 0
+            constant = constant.astype(np.float32)
+        return Merge(matrix.astype(np.float32), constant)
+
+
+def _readers(graph: Graph, groups: ChannelGroups) -> dict[str, _Reader]:
+    """By path, in the order of the graph."""
+    layout = groups.layout
+    prunable = [layout.names.index(name) for name in groups]
+    calls: dict[str, list[tuple[Any, LayerNode]]] = {}
+    for step, node in zip(graph.steps, layout.nodes):
+        calls.setdefault(node.layer, []).append((step, node))
+    found = {}
+    for path, slots in layout.slots.items():
+        layer, nodes = calls[path][0][0].operation, [node for _, node in calls[path]]
+        rule = rule_of(layer)
+        if rule is None or not rule.sums_channels(layer) or any(map(_is_other, nodes)):
+            continue
+        slot = next(slot for slot in slots if slot.weight == 'kernel')
+        tensor = _plainly_read(slot)
+        if tensor is None or not np.isin(layout.tensors[tensor].positions.group, prunable).any():
+            continue
+        if not slot.trainable or getattr(layer.kernel, 'constraint', None):
+            continue  # as it is, or not free
+        if any(layout.tensors[node.inputs[0]].axis != -1
+               or len(layout.tensors[node.inputs[0]].positions.group) > _MOST for node in nodes):
+            continue
+        has_bias = any(each.weight == 'bias' and each.trainable for each in slots)
+        found[path] = _Reader(tensor, has_bias or all(
+            _is_normalized(graph, step.outputs[0]) for step, _ in calls[path]), has_bias)
+    return found
+
+
+def _is_other(node: LayerNode) -> bool:
+    return node.refused is not None or len(node.inputs) != 1
+
+
+def _plainly_read(slot: WeightSlot) -> int | None:
+    """The tensor whose channels stand, once each, along the axis before the last."""
+    reads = [each for each in slot.axes if each.reads]
+    if len(reads) != 1 or reads[0].axis != len(slot.shape) - 2 or (
+            reads[0].repeat, reads[0].tile) != (1, 1):
+        return None
+    return reads[0].tensor
+
+
+def _is_normalized(graph: Graph, value: int) -> bool:
+    """Whether all that reads a value is batch normalization that is yet to be re-estimated."""
+    behind = [step.operation for step in graph.steps if value in step.inputs]
+    return value not in graph.outputs and bool(behind) and all(
+        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        and is_plain_batch_norm(layer) for layer in behind)
