@@ -36,6 +36,7 @@ _EXPORTS = {
     'Config': 'runs.config',
     'train_and_prune': 'runs.api',
     'prune_to_budget': 'runs.own_training',
+    'Reconstruction': 'pruning.reconstruction',
     'search_widths': 'runs.own_training',
     'SearchResult': 'runs.own_training',
     'export_model': 'export.exporter',

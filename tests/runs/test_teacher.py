@@ -39,11 +39,49 @@ def given():
     return model
 
 
-def taught(folder, **options):
+@functools.cache
+def lagging():
+    """One whose batch-norm statistics are of long ago."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((8, 8, 1)), L.Rescaling(1 / 16), L.Conv2D(16, 3, name='a'),
+        L.BatchNormalization(momentum=0.99), L.ReLU(), L.Conv2D(24, 3, name='b'),
+        L.BatchNormalization(momentum=0.99), L.ReLU(), L.GlobalAveragePooling2D(), L.Dense(10)])
+    model.compile(keras.optimizers.Adam(3e-3), metrics=['accuracy'],
+                  loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(*digits()[0], epochs=12, batch_size=32, verbose=0)
+    return model
+
+
+def taught(folder, made=given, **options):
     """(pruned model, training.json's teacher) of a run."""
     with light_export():
-        pruned = tfprune.train_and_prune(given(), *digits(), run_dir=folder, **OPTIONS | options)
+        pruned = tfprune.train_and_prune(made(), *digits(), run_dir=folder, **OPTIONS | options)
     return pruned, json.loads((folder / 'training.json').read_text())['teacher']
+
+
+AT_ONCE = dict(warmup_epochs=0, fine_tune_epochs=2)
+
+
+def test_lagging_statistics_do_not_teach(tmp_path, monkeypatch):
+    made, seen = teacher.Teacher, []
+    monkeypatch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
+        model, *rest))
+    before = lagging().get_weights()
+    held_out = digits()[1]
+    as_given = lagging().evaluate(*held_out, verbose=0)[1]
+    _, chosen = taught(tmp_path / 'run', lagging, **AT_ONCE)
+    assert (chosen['is_dense'], chosen['is_settled']) == (False, True)
+    assert chosen['said'].startswith('its teacher is the model as given with re-estimated batch-'
+                                     'norm statistics: on held-out images ')
+    answers = seen[0].predict(held_out[0], verbose=0).argmax(-1)
+    assert (answers == held_out[1]).mean() > as_given + 0.02
+    for layer in lagging().layers:  # its weights are those of the given one
+        for ours, theirs in zip(seen[0].get_layer(layer.name).trainable_variables,
+                                layer.trainable_variables, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(before, lagging().get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize('options, is_dense', [
@@ -67,17 +105,18 @@ def test_the_better_one_teaches(options, is_dense, tmp_path, monkeypatch):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_it_is_chosen_once(tmp_path, monkeypatch):
-    whole, chosen = taught(tmp_path / 'whole')
+@pytest.mark.parametrize('made, options', [(given, {}), (lagging, AT_ONCE)])
+def test_it_is_chosen_once(made, options, tmp_path, monkeypatch):
+    whole, chosen = taught(tmp_path / 'whole', made, **options)
 
     def fail(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr('tfprune.runs.fine_tuning._settle_if_young', fail)  # after the last epoch
-        taught(tmp_path / 'run')
+        taught(tmp_path / 'run', made, **options)
     monkeypatch.setattr(teacher, '_compared', fail)
-    resumed, again = taught(tmp_path / 'run')
+    resumed, again = taught(tmp_path / 'run', made, **options)
     assert again == chosen
     for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

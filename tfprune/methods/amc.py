@@ -20,8 +20,9 @@ episodes favors none for its time.
 Deviations: 1. Channels are those that a group writes, not those that a layer reads, and a group may
 span layers; its features are those of its first. 2. The bound is exact (costs.budget); AMC's adds
 up costs as if widths did not multiply. It may take a group below the keep ratio of 0.2, which AMC
-prefers to its budget. 3. The best episode is filled to the budget. 4. No least-squares
-reconstruction of the weights: a sub-network is scored with batch-norm statistics of its own.
+prefers to its budget. 3. The best episode is filled to the budget. 4. The least-squares
+reconstruction (`pruning.reconstruction`) has one map for all taps of a window, and a sub-network is
+scored with batch-norm statistics of its own.
 5. Widths are multiples of --width_multiple, AMC's of 8. 6. Episodes are played `lockstep` at a
 time, and learnt of after each round, by as many steps as one after another. 7. `reduced` is that of
 the budget's first limit; log is the natural one, of the exact MACs. 8. The agent remembers 512

@@ -1,6 +1,5 @@
 """The epochs after surgery."""
 from collections.abc import Callable
-from typing import Any
 
 import tensorflow as tf
 
@@ -13,10 +12,10 @@ from tfprune.runs.first_epoch import fine_tune_factor
 from tfprune.runs.lost_parts import left_out
 from tfprune.runs.stages import stage_after_surgery, stage_before_surgery
 from tfprune.runs.state import FineTuning, State, plain_float32
+from tfprune.runs.statistics import settle
 from tfprune.runs.teacher import teacher_of
 from tfprune.search.problem import Problem
-from tfprune.structure.graph import unfold
-from tfprune.training.batch_norm import batch_norm_layers, reestimate_batch_norm
+from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import from_chief
 
 # Share of a moving average that may be older than the training after surgery.
@@ -79,14 +78,9 @@ def _begin(state: State, keep_zeros: Callable[[], None] | None) -> None:
 
 def _settle(state: State, count: int | None = None) -> None:
     """Batch-norm statistics of the sub-network, by so many batches; as when it was scored."""
-    pruned, count = state.pruned, count or state.config.training.calibration_batches
-
-    @tf.function(autograph=False)
-    def forward(inputs: Any) -> None:
-        state.strategy.run(lambda x: state.task.forward(pruned, x, training=True), (inputs,))
-
-    batches = state.data.calibration_batches(state.config.scoring.score_batch_size, count)
-    reestimate_batch_norm(unfold(pruned), forward, (x for x, *_ in batches))
+    settle(state, state.pruned, state.data.calibration_batches(
+        state.config.scoring.score_batch_size,
+        count or state.config.training.calibration_batches))
 
 
 def _is_smaller(decision: Decision) -> bool:

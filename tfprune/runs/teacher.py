@@ -5,7 +5,9 @@
     given ones, epochs before         whichever answers held-out examples better then: epochs before
                                       surgery may have made it better or worse than it came
 
-The last is decided once, after surgery, and kept in the run's folder.
+Its batch-norm statistics are re-estimated where its answers are then clearly better: moving
+averages lag behind weights that have just moved, by points where an epoch has few steps. Both is
+decided once, after surgery, and kept in the run's folder.
 """
 import pathlib
 from typing import Any
@@ -15,12 +17,16 @@ import tensorflow as tf
 
 from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import read_keras_file
-from tfprune.pruning.surgery import plain_copy
+from tfprune.pruning.surgery import float32_copy, plain_copy
 from tfprune.run_files import read_json
 from tfprune.runs.recipe import FILE
 from tfprune.runs.state import State
+from tfprune.runs.statistics import settle
+from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import from_chief
 from tfprune.training.step import Evaluator, Teacher
+
+_BATCHES = 20  # that give a teacher's statistics
 
 
 def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
@@ -36,19 +42,21 @@ def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
     share, options = state.recipe.distillation, state.config.training
     if not share:
         return None
-    model = state.given_model
-    if model is None or state.surgery_epoch and _learnt_before_surgery(state):
+    chosen, model = _chosen(state), state.given_model
+    if model is None or chosen['is_dense']:
         path = _dense_file(state)
         with state.strategy.scope():
             model = plain_copy(dense)
             load_initial_weights(model, path)
+    if chosen['is_settled']:
+        settle(state, model, _examples(state))
     return Teacher(model, share, options.distillation_temperature)
 
 
 def said_of_teacher(run_dir: pathlib.Path) -> list[str]:
-    """What was said where there were two to choose from."""
+    """What was said where there was something to choose."""
     found = (read_json(run_dir / FILE) or {}).get('teacher')
-    return [found['said']] if found else []
+    return [found['said']] if found and found['said'] else []
 
 
 def _dense_file(state: State) -> pathlib.Path:
@@ -62,26 +70,65 @@ def _dense_file(state: State) -> pathlib.Path:
     return path
 
 
-def _learnt_before_surgery(state: State) -> bool:
-    """Whether the model was better just before surgery than as given, on held-out examples."""
+def _chosen(state: State) -> dict[str, Any]:
+    """{is_dense, is_settled, said}: whether the teacher is the model just before surgery, with
+    re-estimated statistics; why, if there was a choice."""
     known = from_chief(state.strategy, state.is_chief and (
         state.folder.read_json(FILE) or {}).get('teacher') or None)
     if known is None:
-        path = _dense_file(state)
+        is_both = state.given_model is None or state.surgery_epoch
+        path = _dense_file(state) if is_both else None
         if state.is_chief:
-            known = _compared(state, read_keras_file(path))
+            known = _compared(state, path)
             state.folder.write_json(FILE, state.folder.read_json(FILE) | {'teacher': known})
-            state.progress.say(f'{known["said"]}.')
+            if known['said']:
+                state.progress.say(f'{known["said"]}.')
         known = from_chief(state.strategy, known)
-    return bool(known['is_dense'])
+    return known
 
 
-def _compared(state: State, dense: keras.Model) -> dict[str, Any]:
-    assert state.given is not None  # or there would be no given model
-    evaluate = Evaluator(dense, tf.distribute.get_strategy(), task=state.task)
-    given, then = state.given.held_out.mean, evaluate.scored(state.held_out_batches()).mean
-    is_dense, shown = then > given, state.task.shown_score
-    name = 'the model just before surgery' if is_dense else 'the model as given'
-    return {'is_dense': is_dense,
-            'said': f'its teacher is {name}: on held-out {state.task.examples} {shown(then)} just '
-                    f'before surgery, {shown(given)} as given'}
+def _compared(state: State, path: pathlib.Path | None) -> dict[str, Any]:
+    shown, found = state.task.shown_score, []
+    if state.given_model is not None:
+        found.append(_Candidate(state, 'as given', float32_copy(state.given_model)))
+    if path:
+        found.append(_Candidate(state, 'just before surgery', read_keras_file(path)))
+    best = max(found, key=lambda each: each.best)
+    said = ''
+    if len(found) > 1 or best.is_settled:
+        scores = ', '.join(f'{shown(each.own.mean)} {each.name}' for each in reversed(found))
+        if best.is_settled:
+            scores = f'{shown(best.best)} so, {scores}'
+        said = (f'its teacher is the model {best.name}'
+                + ' with re-estimated batch-norm statistics' * best.is_settled
+                + f': on held-out {state.task.examples} {scores}')
+    return {'is_dense': best is not found[0] or state.given_model is None,
+            'is_settled': best.is_settled, 'said': said}
+
+
+class _Candidate:
+    """A float32 model that may teach, and its scores on held-out examples.
+
+    Attributes:
+        name: which of the run's models it is.
+        own: its score as it is.
+        is_settled: whether it is clearly better by re-estimated batch-norm statistics, which it
+            then has.
+        best: its mean score.
+    """
+
+    def __init__(self, state: State, name: str, model: keras.Model):
+        strategy = tf.distribute.get_strategy()
+        evaluate = Evaluator(model, strategy, task=state.task)
+        self.name, self.own = name, evaluate.scored(state.held_out_batches())
+        self.best, self.is_settled = self.own.mean, False
+        if batch_norm_layers(model):
+            settle(state, model, _examples(state), strategy)
+            then = evaluate.scored(state.held_out_batches())
+            if then.mean > self.own.mean + self.own.error:
+                self.best, self.is_settled = then.mean, True
+
+
+def _examples(state: State) -> tf.data.Dataset:
+    """Those of an epoch, as it shows them."""
+    return state.data.train_batches(0, state.config.training.batch_size).take(_BATCHES)
