@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 import tf_keras
 
-from tfprune.benchmarks import (input_pipeline, memory, rewards, scoring, search, torch_structure,
-                                training_step)
+from tfprune.benchmarks import (at_once, input_pipeline, memory, rewards, scoring, search,
+                                torch_structure, training_step)
 from tfprune.benchmarks.apart import call_apart
 from tfprune.benchmarks.turns import cores, in_turns, quartiles, ratios
 from tfprune.export.keras2 import to_keras2
@@ -225,3 +225,25 @@ def test_torch_structure_says_what_it_needs():
         next(torch_structure.rows(['x']))
     with pytest.raises(OSError, match='Torch-Pruning ended: it needs PyTorch, torchvision'):
         next(torch_structure.rows(['mobilenet_v2'], torch_python='/bin/false'))
+
+
+def test_rows_of_pruning_at_once(tmp_path, monkeypatch):
+    path = tmp_path / 'resnet8.keras'
+    build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0.5,),
+                std=(0.5,)).save(path)
+    options = dict(initial_weights=str(path), search_model='resnet8', search_dataset='digits')
+    monkeypatch.setattr(at_once, 'SHARES', (0.5,))
+    made, seen = at_once.prune_to_budget, []
+    monkeypatch.setattr(at_once, 'prune_to_budget', lambda *args, **kwargs: seen.append(
+        made(*args, **kwargs)) or seen[-1])
+    found = list(at_once.rows(**options))
+    assert [row['kind'] for row in found] == ['as given', 'cut', 'reconstructed']
+    cut, reconstructed = seen
+    assert [a.shape for a in cut.weights] == [b.shape for b in reconstructed.weights]
+    assert any((np.array(a) != np.array(b)).any() for a, b in zip(
+        cut.trainable_weights, reconstructed.trainable_weights))
+    assert at_once.format_table(found).splitlines()[-1].startswith('| 50% | ')
+    with pytest.raises(ValueError, match='Unknown kind'):
+        next(at_once.rows(['cuts'], **options))
+    with pytest.raises(ValueError, match='give --initial_weights'):
+        next(at_once.rows())

@@ -9,6 +9,6 @@ from types import ModuleType
 from tfprune.registry import Registry
 
 SUITES: Registry[ModuleType] = Registry({name: f'tfprune.benchmarks.{name}:' for name in (
-    'applications', 'artifacts', 'backbones', 'cost_model', 'dense_reward', 'drifting_bandit',
-    'input_pipeline', 'latency_table', 'learning', 'rewards', 'scoring', 'search', 'startup',
-    'torch_structure', 'training_step')})
+    'applications', 'artifacts', 'at_once', 'backbones', 'cost_model', 'dense_reward',
+    'drifting_bandit', 'input_pipeline', 'latency_table', 'learning', 'rewards', 'scoring',
+    'search', 'startup', 'torch_structure', 'training_step')})

@@ -88,7 +88,7 @@ flags.DEFINE_integer('memory_subnetworks', 1000, 'Suite scoring: different sub-n
                      'the growth of memory is measured; 0: none.', lower_bound=0, upper_bound=_MOST)
 flags.DEFINE_integer('memory_images', 32, 'Suite scoring: images that each of them is scored on.',
                      lower_bound=1, upper_bound=_MOST)
-flags.DEFINE_string('cifar10_dir', '', "Suites input_pipeline, search and rewards: "
+flags.DEFINE_string('cifar10_dir', '', "Suites input_pipeline, search, rewards and at_once: "
                     "tensorflow-datasets' folder; input_pipeline makes noise of the same shape "
                     'without it.')
 flags.DEFINE_string('image_folder', '', 'Suite input_pipeline: class folders of images; without '
@@ -97,9 +97,10 @@ flags.DEFINE_integer('pipeline_rounds', 7, 'Suite input_pipeline: repetitions.',
                      lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_list('search_runs', [], 'Suite search: run folders to read; without them a run of '
                   'four epochs is made.')
-flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run; suite rewards: '
-                    'of --initial_weights.')
-flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run; suite rewards.')
+flags.DEFINE_string('search_model', 'resnet20', 'Suite search: model of that run; suites rewards '
+                    'and at_once: of --initial_weights.')
+flags.DEFINE_string('search_dataset', 'cifar10', 'Suite search: images of that run; suites '
+                    'rewards and at_once.')
 flags.DEFINE_integer('reward_decisions', 24, 'Suite rewards: decisions.', lower_bound=1,
                      upper_bound=_MOST)
 flags.DEFINE_integer('reward_first', 0, 'Suite rewards: number of the first, to go on.',

@@ -1,0 +1,72 @@
+"""What pruning at once leaves of a trained model, without training: with and without the
+reconstruction of kernels (tfprune.pruning.reconstruction), uniform widths, by `prune_to_budget`.
+
+Batch-norm statistics are re-estimated either way, on the training images that tell channels by one
+another. Test accuracy decides nothing here.
+"""
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfprune.data.loading import load_data
+from tfprune.models.building import build_model
+from tfprune.models.initial_weights import load_initial_weights
+from tfprune.pruning.reconstruction import EXAMPLES
+from tfprune.runs.own_training import prune_to_budget
+from tfprune.training.step import Evaluator
+
+OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset')
+KINDS = ('cut', 'reconstructed')
+SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the MACs
+_BATCH = 128
+
+
+def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: str = '',
+         search_model: str = 'resnet20', search_dataset: str = 'cifar10'
+         ) -> Iterator[dict[str, Any]]:
+    """Yields a row a share of the MACs and kind, after one of the model as given; `only` names
+    kinds.
+
+    Raises:
+        ValueError: for another name, or no weights.
+    """
+    for name in only:
+        if name not in KINDS:
+            raise ValueError(f'Unknown kind {name!r}. Available: {", ".join(KINDS)}')
+    if not initial_weights:
+        raise ValueError('at_once is of trained weights: give --initial_weights')
+    data = load_data(search_dataset, data_dir=cifar10_dir)
+    keras.utils.set_random_seed(0)
+    dense = build_model(search_model, image_shape=data.image_shape, num_classes=data.num_classes,
+                        mean=data.mean, std=data.std)
+    load_initial_weights(dense, initial_weights)
+    calibration = [x for x, *_ in data.calibration_batches(_BATCH, EXAMPLES // _BATCH)]
+
+    def accuracy(model: keras.Model) -> float:
+        return float(Evaluator(model, tf.distribute.get_strategy()).metrics(
+            data.test_batches(250))['accuracy'])
+
+    yield {'model': search_model, 'kind': 'as given', 'macs': 1.0,
+           'test_accuracy': accuracy(dense)}
+    for share in SHARES:
+        for kind in KINDS:
+            if not only or kind in only:
+                pruned = prune_to_budget(dense, macs=share, calibration_data=calibration,
+                                         reconstruction=kind == 'reconstructed')
+                yield {'model': search_model, 'kind': kind, 'macs': share,
+                       'test_accuracy': accuracy(pruned)}
+
+
+def format_table(found: Sequence[dict[str, Any]]) -> str:
+    """Returns a Markdown table, a line a share of the MACs."""
+    by_share: dict[float, dict[str, float]] = {}
+    for row in found:
+        by_share.setdefault(row['macs'], {})[row['kind']] = row['test_accuracy']
+    lines = ['| MACs | cut alone, % | reconstructed, % |', '|---:' * 3 + '|']
+    for share, cells in by_share.items():
+        shown = [f'{100 * value:.2f}' if (value := cells.get(kind, cells.get('as given')))
+                 is not None else '–' for kind in KINDS]
+        lines.append(f'| {share:.0%} | {" | ".join(shown)} |')
+    return '\n'.join(lines)
