@@ -8,6 +8,7 @@ from keras import layers
 from tfprune.pruning.masks import open_masks
 from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.pruning.surgery import prune_model
+from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import trace_groups
 from tfprune.training.batch_norm import reestimate_batch_norm
@@ -111,6 +112,22 @@ def test_a_shared_layer_is_told_by_all_of_its_calls():
     x = [pictures(4, seed=1), pictures(4, seed=3)]
     for ours, theirs in zip(pruned(x), model(x)):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.02 * np.std(theirs))
+
+
+def test_few_positions_tell_nothing():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name='made'),
+                              layers.Flatten(), layers.Dense(5)])
+    groups, masks, x = trace_groups(model), {'made': np.arange(4) > 1}, pictures(9, seed=1)
+    reconstruction = Reconstruction(model, groups, [(pictures(71),)])  # of 144 channels
+    assert reconstruction.observe() == 71
+    cut = prune_model(model, groups, masks)
+    pruned = prune_model(model, groups, masks, reconstruction=reconstruction)
+    for ours, theirs in zip(pruned.get_weights(), cut.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    network = Subnetwork(model, groups, reconstruction)
+    network.set_masks(masks)
+    np.testing.assert_allclose(network(x), cut(x), rtol=1e-4, atol=1e-4)
 
 
 def test_dead_channels_tell_nothing():

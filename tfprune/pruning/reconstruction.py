@@ -28,7 +28,7 @@ from tfprune.structure.other_weights import called
 EXAMPLES = 512  # that a run looks at: maps have many positions each
 _ENOUGH = 2  # positions a channel; from fewer, a regression learns the examples by heart
 _MOST = 4096  # channels of an input: those of a flattened map may be more, their moments too large
-_RIDGE = 1e-3  # of the mean second moment: channels that are dead, or twice there
+_RIDGE = 1e-3  # at least, of the mean second moment: channels that are dead, or twice there
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Reconstruction:
         self._model, self._graph, self._groups = model, unfold(model), groups
         self._batches = batches
         self.readers = _readers(self._graph, groups)
-        self._moments: dict[str, _Moments] = {}
+        self._known: dict[str, _Moments] = {}
         self._traced_sums = tf.function(self._sums, reduce_retracing=True, autograph=False)
 
     def observe(self) -> int:
@@ -89,7 +89,7 @@ class Reconstruction:
                 moments.add(*(part.numpy() for part in parts))
         if not examples:
             raise ValueError('reconstruction needs calibration examples; received none.')
-        self._moments = found
+        self._known = found
         return examples
 
     def of(self, model: keras.Model, groups: ChannelGroups) -> 'Reconstruction':
@@ -97,8 +97,7 @@ class Reconstruction:
         return Reconstruction(model, groups, self._batches)
 
     def merges(self, masks: Mapping[str, np.ndarray]) -> dict[str, Merge]:
-        """{path of a layer: its merge}, arrays, of the layers that lose channels by these masks,
-        but for those whose inputs were seen at too few positions.
+        """{path of a layer: its merge}, arrays, of the layers that lose channels by these masks.
 
         Raises:
             ValueError: nothing was observed.
@@ -109,11 +108,9 @@ class Reconstruction:
             stays = kept[reader.tensor]
             if stays.all():
                 continue
-            if path not in self._moments:
+            if path not in self._known:
                 raise ValueError('call observe() before merges().')
-            moments = self._moments[path]
-            if moments.count >= _ENOUGH * len(stays):
-                found[path] = moments.merge(stays, reader)
+            found[path] = self._known[path].merge(stays, reader)
         return found
 
     def _sums(self, x: Any) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
@@ -162,7 +159,10 @@ class _Moments:
         self._products = self._products + products.astype(np.float64)
 
     def merge(self, kept: np.ndarray, reader: _Reader) -> Merge:
-        """The regression of all channels on the kept ones, bool [C]."""
+        """The regression of all channels on the kept ones, bool [C]; those alone where it was seen
+        at too few positions."""
+        if self.count < _ENOUGH * len(kept):
+            return Merge(np.eye(len(kept), dtype=np.float32)[kept], None)
         mean, second = self._sum / self.count, self._products / self.count
         if reader.centered:
             second = second - np.outer(mean, mean)
@@ -171,7 +171,8 @@ class _Moments:
         among = second[np.ix_(stay, stay)]
         scale = np.trace(among) / len(stay)
         if scale > 0:  # else the kept ones never vary, and tell nothing
-            among = among + _RIDGE * scale * np.eye(len(stay))
+            ridge = max(_RIDGE, len(stay) / self.count)  # what so few positions tell by chance
+            among = among + ridge * scale * np.eye(len(stay))
             matrix[:, go] = np.linalg.solve(among, second[np.ix_(stay, go)])
         constant = None
         if reader.has_bias:
