@@ -146,3 +146,33 @@ def test_a_step_towards_labels_and_teacher_by_hand():
     slope = (0.1 * np.array([1 / 3 - 1, 1 / 3, 1 / 3])
              + 0.9 * 4 * (1 / 3 - softmax(wanted / 4))[0])
     np.testing.assert_allclose(student.get_weights()[0], np.tile(-0.1 * slope, (4, 1)), rtol=1e-4)
+
+
+def test_a_teacher_that_anneals_ends_with_the_labels():
+    data = tf.data.Dataset.from_tensors((np.ones((4, 2, 2, 1), np.uint8), np.zeros(4, np.int64)))
+
+    def trained(share, anneals, left, steps=2):
+        student = linear(0.0)
+        trainer = Trainer(student, tf.distribute.get_strategy(), Optimization(
+            momentum=0.0, weight_decay=0.0, global_batch_size=4), task=Classification(),
+            teacher=Teacher(linear([[0.5, 0.0, -0.25]]), share, 4.0, anneals))
+        means = trainer.train_epoch(data.repeat(steps), lambda step: 0.1, share_left=left)
+        return student.get_weights()[0], means
+
+    def assert_same(one, other):
+        np.testing.assert_allclose(one[0], other[0], rtol=1e-6)
+        assert one[1] == pytest.approx(other[1])
+
+    none, whole = (trained(share, False, None) for share in (0.0, 0.8))
+    assert_same(trained(0.8, True, lambda step: 0.0), none)
+    assert_same(trained(0.8, True, lambda step: 1.0), whole)
+    assert_same(trained(0.8, False, lambda step: 0.0), whole)  # it stays
+    _, means = trained(0.8, True, lambda step: 1 - step / 2)  # 0.8, then 0.4
+    (_, first), (_, second) = (trained(0.8, True, lambda step: 1 - step / 2, steps=1),
+                               trained(0.8, True, lambda step: 1 - step / 2, steps=2))
+    assert means == second and first['loss'] == pytest.approx(
+        0.2 * first['cross_entropy'] + 0.8 * first['distillation'])
+    later = {name: 2 * second[name] - first[name]
+             for name in ('loss', 'cross_entropy', 'distillation')}
+    assert later['loss'] == pytest.approx(
+        0.6 * later['cross_entropy'] + 0.4 * later['distillation'], rel=1e-4)

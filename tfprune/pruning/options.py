@@ -16,4 +16,4 @@ class PruningOptions(Part):
     reconstruction: bool = field_of(
         True, 'What kept channels tell of those that go, by least squares over some 500 training '
         'examples, is added to the weights that read them: at surgery, and where sub-networks are '
-        'scored.')
+        'scored.', before=False)

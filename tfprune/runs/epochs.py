@@ -188,7 +188,8 @@ class EpochLoop:
             means = self._trainer.train_epoch(
                 stage.data.train_batches(start.epoch, self._batch_size).take(steps),
                 learning_rate, on_step=on_step,
-                rate_share=functools.partial(stage.rate_share, start.epoch))
+                rate_share=functools.partial(stage.rate_share, start.epoch),
+                share_left=functools.partial(stage.left, start.epoch))
         except StopTraining:
             step = int(self._trainer.steps_done)
             state.checkpoints.save(Position(start.epoch, step, seconds()), self.saved)

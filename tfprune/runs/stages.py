@@ -46,6 +46,10 @@ class Stage:
         left = self._rates_left[place]
         return float(self.schedule(place) / left) if left > 0 else 1.0
 
+    def left(self, epoch: int, step: int) -> float:
+        """The share of the stage's steps that a step of an epoch begins: 1 at the first."""
+        return 1 - ((epoch - self.begin) * self.per_epoch + step) / self.steps
+
     @functools.cached_property
     def _rates_left(self) -> np.ndarray:
         """The sum of the rates from each step on, float64 [steps]."""

@@ -50,7 +50,8 @@ def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
             load_initial_weights(model, path)
     if chosen['is_settled']:
         settle(state, model, _examples(state))
-    return Teacher(model, share, options.distillation_temperature)
+    return Teacher(model, share, options.distillation_temperature,
+                   options.distillation_schedule == 'linear')
 
 
 def said_of_teacher(run_dir: pathlib.Path) -> list[str]:

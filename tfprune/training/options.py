@@ -102,6 +102,9 @@ class TrainingOptions(Part):
     distillation_temperature: float = field_of(
         4.0, 'The answers of teacher and student are softened by this temperature.',
         Range(0, 1_000, open_low=True))
+    distillation_schedule: str = field_of(
+        'constant', 'That share stays over the steps after surgery (constant), or falls to zero by '
+        'the last one (linear).', choices=('constant', 'linear'))
     fine_tune_average: float = field_of(
         0.0, 'After the last epoch the weights become their moving average of this momentum over '
         'the steps after surgery, and batch-norm statistics are re-estimated; 0 is without.',

@@ -47,6 +47,9 @@ def make_deterministic(on: bool = True) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+_TERMS = 4  # of the sums of an epoch, before the tally
+
+
 @dataclasses.dataclass(frozen=True)
 class Optimization:
     """What a training step needs beside the model: see the flags of the same names.
@@ -82,10 +85,13 @@ class Teacher:
         model: with the same inputs and outputs, created under the strategy; its weights stay.
         share: a in [0, 1], of the loss.
         temperature: T > 0, of the answers.
+        anneals: whether a falls linearly to 0 by the last step (teacher annealing: Clark et al.
+            2019, arXiv 1907.04829), else it stays.
     """
     model: keras.Model
     share: float
     temperature: float
+    anneals: bool = False
 
 
 class Companion(Protocol):
@@ -156,8 +162,11 @@ class Trainer(tf.Module):
             except ValueError:
                 raise ValueError(f"model '{model.name}' must be created under the strategy's "
                                  'scope().') from None
-        # Sums over the epoch so far, in the checkpoint for a resumption within an epoch.
-        size = 3 + self._task.value.tally_size  # loss of the task, distillation, penalty, tally
+            # Of the step, in no checkpoint.
+            self._share = Untracked(tf.Variable(teacher.share if teacher else 0.0, trainable=False))
+        # Sums over the epoch so far, in the checkpoint for a resumption within an epoch: loss of
+        # the task, distillation, what is learnt of them, penalty, tally.
+        size = _TERMS + self._task.value.tally_size
         self.sums = tf.Variable(tf.zeros(size, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
         # The schedule's rate is multiplied by it: see tfprune.runs.first_epoch.
@@ -169,7 +178,8 @@ class Trainer(tf.Module):
 
     def train_epoch(self, batches: tf.data.Dataset, learning_rate: Callable[[int], float],
                     *, on_step: Callable[[int, dict[str, float]], None] | None = None,
-                    rate_share: Callable[[int], float] | None = None) -> dict[str, float]:
+                    rate_share: Callable[[int], float] | None = None,
+                    share_left: Callable[[int], float] | None = None) -> dict[str, float]:
         """Trains on what is left of the epoch's batches after `steps_done`.
 
         Args:
@@ -177,6 +187,8 @@ class Trainer(tf.Module):
             learning_rate: step within the epoch -> rate.
             on_step: called with (steps done, running means) after each; may raise StopTraining.
             rate_share: step within the epoch -> its rate over the sum of those that are left.
+            share_left: step within the epoch -> the share of all steps that it begins, 1 to 0, by
+                which a teacher anneals.
 
         Returns:
             Means over the epoch: loss, that of the task alone, distillation (the divergence from
@@ -198,6 +210,9 @@ class Trainer(tf.Module):
                 self.last_rate.assign(rate)
                 if rate_share:
                     self.rate_share.assign(rate_share(step))
+                teacher = self._teacher and self._teacher.value
+                if share_left and teacher and teacher.anneals:
+                    self._share.value.assign(teacher.share * share_left(step))
                 sums = self._train(step, batch)
                 self.steps_done.assign(step + 1)
                 means = self._means(sums.numpy(), step + 1)
@@ -252,18 +267,15 @@ class Trainer(tf.Module):
     def _means(self, sums: np.ndarray, steps: int) -> dict[str, float]:
         task, count = self._task.value, self._settings.global_batch_size * steps
         terms = {task.loss_name: float(sums[0] / count), 'distillation': float(sums[1] / count),
-                 'penalty': float(sums[2] / steps)}
+                 'penalty': float(sums[3] / steps)}
         for name, value in terms.items():
             if not math.isfinite(value):
                 name = name.replace('_', '-')
                 raise NonFiniteLossError(f'{name} is {value} at step {steps} of this epoch.')
-        loss, divergence, penalty = terms.values()
         if self._teacher is None:
             del terms['distillation']
-        else:
-            share = self._teacher.value.share
-            loss = (1 - share) * loss + share * divergence
-        return {**task.metrics(sums[3:]), 'loss': loss + penalty, **terms}
+        loss = float(sums[2] / count) + terms['penalty']
+        return {**task.metrics(sums[_TERMS:]), 'loss': loss, **terms}
 
     def _train(self, step: int, batch: Batch) -> tf.Tensor:
         if self._companion is None or not self._companion.value.joins(step):
@@ -299,9 +311,10 @@ class Trainer(tf.Module):
         task, (x, *targets) = self._task.value, batch
         with tf.GradientTape() as tape:
             outputs = task.forward(self.model, x, training=True)
-            summed, divergence, learnt = self._losses(x, outputs, *targets)
+            summed, divergence, taught = self._losses(x, outputs, *targets)
+            learnt = taught
             if joined and self._companion is not None:
-                learnt += self._of_companion(self._companion.value, x, outputs, *targets)
+                learnt = taught + self._of_companion(self._companion.value, x, outputs, *targets)
             penalty = self._penalty() if self._penalty else None
             penalty = tf.constant(0.0) if penalty is None else penalty
             if self.model.losses:
@@ -311,7 +324,8 @@ class Trainer(tf.Module):
                                              + (self._decay() + penalty) / replicas)
         gradients = tape.gradient(loss, self.model.trainable_variables)
         return gradients, tf.concat([
-            [tf.cast(value, tf.float64) for value in (summed, divergence, penalty / replicas)],
+            [tf.cast(value, tf.float64) for value in (
+                summed, divergence, taught, penalty / replicas)],
             task.tally(outputs, *targets)], 0)
 
     def _of_companion(self, companion: Companion, x: Any, outputs: Any, *targets: Any
@@ -340,7 +354,8 @@ class Trainer(tf.Module):
         answers = tf.nest.map_structure(tf.stop_gradient,
                                         task.forward(teacher.model, x, training=False))
         divergence = task.divergence(outputs, answers, teacher.temperature)
-        return loss, divergence, (1 - teacher.share) * loss + teacher.share * divergence
+        share = self._share.value.value()
+        return loss, divergence, (1 - share) * loss + share * divergence
 
 
 class Evaluator:
