@@ -72,6 +72,18 @@ def test_batch_normalization_takes_up_the_constant():
     np.testing.assert_allclose(pruned(x), model(x), rtol=0, atol=0.02 * np.std(model(x)))
 
 
+@pytest.mark.parametrize('trainable', (True, False))
+def test_normalization_that_no_training_updates_takes_up_nothing(trainable):
+    inner = keras.Sequential([
+        keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name='made'),
+        layers.Conv2D(5, 3, use_bias=False, name='reader'),
+        layers.BatchNormalization(trainable=trainable)])
+    inputs = keras.Input((8, 8, 3))
+    model = keras.Model(inputs, inner(inputs))
+    readers = Reconstruction(model, trace_groups(model), []).readers
+    assert [reader.centered for reader in readers.values()] == [trainable]
+
+
 def test_without_bias_or_normalization_the_regression_has_no_constant():
     model = convolution(use_bias=False)
     pruned, reconstruction = without_first(model)

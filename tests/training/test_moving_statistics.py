@@ -14,7 +14,8 @@ from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.graph import unfold
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import max_relative_difference, randomize
-from tfprune.training.batch_norm import (batch_norm_layers, reestimate_batch_norm, updated_layers,
+from tfprune.structure.moving_statistics import updated_layers
+from tfprune.training.batch_norm import (batch_norm_layers, reestimate_batch_norm,
                                          use_fused_batch_norm)
 
 register = keras.saving.register_keras_serializable('test_moving_statistics')

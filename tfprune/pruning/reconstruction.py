@@ -23,6 +23,7 @@ from tfprune.structure.groups import ChannelGroups
 from tfprune.structure.keras_internals import is_plain_batch_norm
 from tfprune.structure.layer_rules import rule_of
 from tfprune.structure.layout import LayerNode, WeightSlot
+from tfprune.structure.moving_statistics import updated_in_training
 from tfprune.structure.other_weights import called
 
 EXAMPLES = 512  # that a run looks at: maps have many positions each
@@ -70,7 +71,7 @@ class Reconstruction:
                  ) -> None:
         self._model, self._graph, self._groups = model, unfold(model), groups
         self._batches = batches
-        self.readers = _readers(self._graph, groups)
+        self.readers = _readers(model, self._graph, groups)
         self._known: dict[str, _Moments] = {}
         self._traced_sums = tf.function(self._sums, reduce_retracing=True, autograph=False)
 
@@ -170,7 +171,7 @@ class _Moments:
         matrix = np.eye(len(kept))[stay]
         among = second[np.ix_(stay, stay)]
         scale = np.trace(among) / len(stay)
-        if scale > 0:  # else the kept ones never vary, and tell nothing
+        if scale > 0 and np.isfinite(second).all():  # else the kept ones tell nothing
             ridge = max(_RIDGE, len(stay) / self.count)  # what so few positions tell by chance
             among = among + ridge * scale * np.eye(len(stay))
             matrix[:, go] = np.linalg.solve(among, second[np.ix_(stay, go)])
@@ -182,8 +183,12 @@ class _Moments:
         return Merge(matrix.astype(np.float32), constant)
 
 
-def _readers(graph: Graph, groups: ChannelGroups) -> dict[str, _Reader]:
+def _readers(model: keras.Model, graph: Graph, groups: ChannelGroups) -> dict[str, _Reader]:
     """By path, in the order of the graph."""
+    updated = set()
+    if any(isinstance(layer, keras.layers.BatchNormalization) for layer in graph.layers.values()):
+        updated = {id(layer) for layer in updated_in_training(model, graph)
+                   if is_plain_batch_norm(layer)}
     layout = groups.layout
     prunable = [layout.names.index(name) for name in groups]
     calls: dict[str, list[tuple[Any, LayerNode]]] = {}
@@ -206,7 +211,7 @@ def _readers(graph: Graph, groups: ChannelGroups) -> dict[str, _Reader]:
             continue
         has_bias = any(each.weight == 'bias' and each.trainable for each in slots)
         found[path] = _Reader(tensor, has_bias or all(
-            _is_normalized(graph, step.outputs[0]) for step, _ in calls[path]), has_bias)
+            _is_normalized(graph, step.outputs[0], updated) for step, _ in calls[path]), has_bias)
     return found
 
 
@@ -223,9 +228,8 @@ def _plainly_read(slot: WeightSlot) -> int | None:
     return reads[0].tensor
 
 
-def _is_normalized(graph: Graph, value: int) -> bool:
-    """Whether all that reads a value is batch normalization that is yet to be re-estimated."""
-    behind = [step.operation for step in graph.steps if value in step.inputs]
-    return value not in graph.outputs and bool(behind) and all(
-        isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
-        and is_plain_batch_norm(layer) for layer in behind)
+def _is_normalized(graph: Graph, value: int, updated: set[int]) -> bool:
+    """Whether all that reads a value is batch normalization whose statistics are yet to be
+    re-estimated: one of `updated`, by id."""
+    behind = [id(step.operation) for step in graph.steps if value in step.inputs]
+    return value not in graph.outputs and bool(behind) and updated.issuperset(behind)

@@ -215,7 +215,8 @@ class _Rates:
         for epoch in range(1, count):
             batches = batches.concatenate(
                 state.data.train_batches(total + epoch, options.batch_size))
-        problem.observe()
+        if masks:
+            problem.observe()
         return RateTest(
             problem.pruned(masks),
             Optimization(options.momentum, 0.0, options.label_smoothing, options.batch_size,

@@ -19,16 +19,16 @@ import tensorflow as tf
 
 from tfprune.pruning.masks import check_masks, open_masks
 from tfprune.pruning.reconstruction import Merge, Reconstruction
-from tfprune.structure.graph import (Graph, Step, Untracked, functional_graph, run_steps,
-                                     unfold)
+from tfprune.structure.graph import Graph, Step, Untracked, run_steps, unfold
 from tfprune.structure.groups import ChannelGroups, check_traced
 from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, mask_of,
                                                with_mask_of)
 from tfprune.structure.layer_rules import rule_of
 from tfprune.structure.layout import LayerNode, SlotAxis, inner_axes, weight_of
+from tfprune.structure.moving_statistics import updated_in_training
 from tfprune.structure.other_weights import called, masked
 from tfprune.training.batch_norm import (affine, batch_norm_layers, normalizing_by_batch,
-                                         statistics, updated_layers)
+                                         statistics)
 from tfprune.training.fused_norm import normalize, normalize_by_batch
 
 
@@ -241,11 +241,7 @@ def _normalized_by_batch(model: keras.Model, graph: Graph
     if all(id(layer) in alone for layer in found) and not any(
             'training' in step.arguments.kwargs for step in graph.steps):
         return {id(layer): [layer] for layer in found if layer.trainable}
-    # Who calls the others, and how, shows in a pass.
-    zeros = keras.tree.map_structure(
-        lambda x: tf.zeros([x.shape[0] or 2, *(size or 32 for size in x.shape[1:])], x.dtype),
-        functional_graph(model).input)
-    updated = set(map(id, updated_layers(graph, lambda: model(zeros, training=True))))
+    updated = set(map(id, updated_in_training(model, graph)))
     inner = {id(layer): [each for each in layers_within(layer) if id(each) in updated]
              for layer in layers}
     return {layer: normalizations for layer, normalizations in inner.items() if normalizations}

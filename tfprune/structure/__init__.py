@@ -12,6 +12,7 @@
     layout         the traced model in integers: what stands at each channel of each tensor
     copies         copies of layers by their configs, and what no config can hold
     layer_state    what layers keep beside the weights that train
+    moving_statistics  whose moving statistics a pass updates
     other_weights  calling a layer with other values of its weights
 
 Imports nothing of the package but its top modules. To add a layer: a `LayerRule` in the file of its

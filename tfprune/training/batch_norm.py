@@ -15,6 +15,7 @@ from tfprune.structure.graph import Graph
 from tfprune.structure.keras_internals import (is_plain_batch_norm, layers_within, moments,
                                                renormalizes, with_own)
 from tfprune.structure.layer_state import KeptState
+from tfprune.structure.moving_statistics import moved_layers
 from tfprune.training.fused_norm import DTYPES, normalize, normalize_by_batch
 
 # Of a moving average: deviation of a pass from one, relative to the largest statistic, and of the
@@ -98,27 +99,6 @@ def _across_replicas(replica: tf.distribute.ReplicaContext, inputs: tf.Tensor, g
     return tf.ensure_shape(outputs, inputs.shape), mean, variance
 
 
-def updated_layers(graph: Graph, run: Callable[[], object]
-                   ) -> list[keras.layers.BatchNormalization]:
-    """The layers whose moving statistics `run` updates; all that the graph's layers hold is then as
-    it was. One that is frozen, or that its subclass or the layer around it keeps in inference mode,
-    is none of them."""
-    kept = KeptState(graph.layers.values(), weights=True)
-    run()
-    moved = _moved_layers(graph, kept)
-    kept.restore()
-    return moved
-
-
-def _moved_layers(graph: Graph, kept: KeptState) -> list[keras.layers.BatchNormalization]:
-    found = {id(inner): inner for layer in graph.layers.values()
-             if isinstance(layer, keras.layers.Layer) for inner in layers_within(layer)
-             if isinstance(inner, keras.layers.BatchNormalization) and inner.built}
-    moved = set(map(id, kept.moved()))
-    return [layer for layer in found.values()
-            if id(layer.moving_mean) in moved or id(layer.moving_variance) in moved]
-
-
 def reestimate_batch_norm(graph: Graph, forward: Callable[[tf.Tensor], object],
                           batches: Iterable[tf.Tensor]) -> None:
     """Replaces the moving statistics of batch normalization by those of `batches` alone.
@@ -141,7 +121,7 @@ def reestimate_batch_norm(graph: Graph, forward: Callable[[tf.Tensor], object],
         raise ValueError('re-estimating batch-norm statistics needs at least one batch.')
     kept = KeptState(graph.layers.values())
     forward(images[0])
-    moved, once = _moved_layers(graph, kept), {}
+    moved, once = moved_layers(graph, kept), {}
     for layer in moved:
         once[layer] = _statistics_of(layer)
     averaged, odd = moved, list[keras.layers.BatchNormalization]()
