@@ -27,7 +27,7 @@ OTHER = Config(
                          'reward_images', 'score_batch_size', 'batch_size', 'replicas',
                          'tflite_batch', *TARGETS}},
     macs=0.57, params=300_000, peak_memory_bytes=1.0, schedule='step', unknown_layers='raise',
-    image_size='8', fine_tune_schedule='restart',
+    image_size='8', fine_tune_schedule='restart', distillation_schedule='linear',
     optimizer='sgd', quantize='float16,int8', tflite_io='int8', tflite_batch=0,
     mixed_precision='bfloat16', reward_images=900, score_images=600, score_batch_size=200,
     batch_size=96, replicas=3, method='amc', amc={'episodes': 200, 'strategy': 'accuracy'})
@@ -258,6 +258,7 @@ def test_differing_fields():
         '--seed: 0 -> 2', "--frozen: '' -> 'a'"]
     whole = completed({'configuration': {'method': 'rlal'}})['configuration']
     of_before = {'distillation': 0.0, 'fine_tune_schedule': 'restart', 'rlal.action': 'rate',
+                 'reconstruction': False,
                  'rlal.context_size': 128, 'rlal.agent_epochs': 1}
     assert whole.items() <= {**stored, **of_before}.items()
     assert len(whole) == len(stored) - 4
