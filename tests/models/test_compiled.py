@@ -15,7 +15,8 @@ from tfprune.data.loading import load_data
 from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
 from tfprune.training.distribution import check_compilable, make_strategy
-from tfprune.training.step import Evaluator, Optimization, Trainer, make_deterministic
+from tfprune.training.evaluation import Evaluator
+from tfprune.training.step import Optimization, Trainer, make_deterministic
 
 BATCH = 64
 

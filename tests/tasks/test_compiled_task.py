@@ -11,7 +11,8 @@ from keras import layers
 from tfprune.tasks.base import scored
 from tfprune.tasks.compiled import CompiledTask, weights_of_classes
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Evaluator, Optimization, Trainer
+from tfprune.training.evaluation import Evaluator
+from tfprune.training.step import Optimization, Trainer
 
 N = 32
 RNG = np.random.default_rng(0)

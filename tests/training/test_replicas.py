@@ -25,7 +25,8 @@ from tfprune.tasks.compiled import CompiledTask
 from tfprune.testing import random_masks
 from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Evaluator, Optimization, Teacher, Trainer
+from tfprune.training.evaluation import Evaluator
+from tfprune.training.step import Optimization, Teacher, Trainer
 
 BATCH, STEPS = 8, 5
 

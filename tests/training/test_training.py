@@ -16,8 +16,8 @@ from tfprune.tasks.classification import cross_entropy
 from tfprune.testing import residual
 from tfprune.training.distribution import make_strategy
 from tfprune.training.schedule import Rest, Schedule
-from tfprune.training.step import (Evaluator, NonFiniteLossError, Optimization, StopTraining,
-                                   Trainer)
+from tfprune.training.evaluation import Evaluator
+from tfprune.training.step import NonFiniteLossError, Optimization, StopTraining, Trainer
 
 BATCH, STEPS = 8, 5
 

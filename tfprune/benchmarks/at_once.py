@@ -10,12 +10,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfprune.benchmarks.trained import check_asked, trained_model
 from tfprune.data.loading import load_data
-from tfprune.models.building import build_model
-from tfprune.models.initial_weights import load_initial_weights
 from tfprune.pruning.reconstruction import EXAMPLES
 from tfprune.runs.own_training import prune_to_budget
-from tfprune.training.step import Evaluator
+from tfprune.training.evaluation import Evaluator
 
 OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset')
 KINDS = ('cut', 'reconstructed')
@@ -32,16 +31,9 @@ def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: st
     Raises:
         ValueError: for another name, or no weights.
     """
-    for name in only:
-        if name not in KINDS:
-            raise ValueError(f'Unknown kind {name!r}. Available: {", ".join(KINDS)}')
-    if not initial_weights:
-        raise ValueError('at_once is of trained weights: give --initial_weights')
+    check_asked('at_once is', only, KINDS, initial_weights)
     data = load_data(search_dataset, data_dir=cifar10_dir)
-    keras.utils.set_random_seed(0)
-    dense = build_model(search_model, image_shape=data.image_shape, num_classes=data.num_classes,
-                        mean=data.mean, std=data.std)
-    load_initial_weights(dense, initial_weights)
+    dense = trained_model(data, search_model, initial_weights)
     calibration = [x for x, *_ in data.calibration_batches(_BATCH, EXAMPLES // _BATCH)]
 
     def accuracy(model: keras.Model) -> float:

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.benchmarks.trained import check_asked, trained_model
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
 from tfprune.costs.proportional import uniform_widths
@@ -29,8 +29,6 @@ from tfprune.data.loading import load_data
 from tfprune.report.intervals import spearman
 from tfprune.methods.controls import random_widths
 from tfprune.methods.random_search import near_uniform
-from tfprune.models.building import DTYPE_POLICIES, build_model
-from tfprune.models.initial_weights import load_initial_weights
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.pruning.surgery import prune_model
@@ -44,7 +42,8 @@ from tfprune.structure.layer_state import KeptState
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.schedule import Schedule
 from tfprune.training.seeding import set_seed
-from tfprune.training.step import Evaluator, Optimization, Teacher, Trainer
+from tfprune.training.evaluation import Evaluator
+from tfprune.training.step import Optimization, Teacher, Trainer
 
 OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset', 'reward_decisions',
            'reward_first', 'reward_epochs', 'reward_images', 'reward_macs', 'reward_dtype')
@@ -65,11 +64,7 @@ def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: st
     Raises:
         ValueError: for another name, or no weights.
     """
-    for name in only:
-        if name not in KINDS:
-            raise ValueError(f'Unknown kind {name!r}. Available: {", ".join(KINDS)}')
-    if not initial_weights:
-        raise ValueError('rewards are of trained weights: give --initial_weights')
+    check_asked('rewards are', only, KINDS, initial_weights)
     data = load_data(search_dataset, data_dir=cifar10_dir, reward_images=reward_images)
     study = Study(data, search_model, initial_weights, reward_epochs, reward_macs, reward_dtype)
     for number, (kind, widths) in enumerate(study.decisions(reward_decisions)):
@@ -85,10 +80,7 @@ class Study:
                  dtype: str):
         self.data, self.epochs = data, epochs
         self.strategy = tf.distribute.get_strategy()
-        keras.utils.set_random_seed(0)
-        self.dense = build_model(model, image_shape=data.image_shape, num_classes=data.num_classes,
-                                 mean=data.mean, std=data.std, dtype_policy=DTYPE_POLICIES[dtype])
-        load_initial_weights(self.dense, weights)
+        self.dense = trained_model(data, model, weights, dtype)
         self.groups = trace_groups(self.dense).without_residual()
         self.costs = CostModel(self.dense, self.groups)
         self.budget = Budget(self.groups, self.costs, {'macs': macs})

@@ -30,7 +30,7 @@ from tfprune.search.subnetwork import Subnetwork
 from tfprune.structure.groups import ChannelGroups, trace_groups
 from tfprune.training.batch_norm import use_fused_batch_norm
 from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Evaluator
+from tfprune.training.evaluation import Evaluator
 
 OPTIONS = ('models', 'score_images', 'score_batch_size', 'subnetworks', 'score_rounds', 'sliced',
            'memory_subnetworks', 'memory_images', 'threads')

@@ -185,7 +185,8 @@ class _Moments:
 
 def _readers(model: keras.Model, graph: Graph, groups: ChannelGroups) -> dict[str, _Reader]:
     """By path, in the order of the graph."""
-    updated = {id(layer) for layer in _updated(model, graph) if is_plain_batch_norm(layer)}
+    updated = {id(layer) for layer in updated_in_training(model, graph)
+               if is_plain_batch_norm(layer)}
     layout = groups.layout
     prunable = [layout.names.index(name) for name in groups]
     calls: dict[str, list[tuple[Any, LayerNode]]] = {}
@@ -210,15 +211,6 @@ def _readers(model: keras.Model, graph: Graph, groups: ChannelGroups) -> dict[st
         found[path] = _Reader(tensor, has_bias or all(
             _is_normalized(graph, step.outputs[0], updated) for step, _ in calls[path]), has_bias)
     return found
-
-
-def _updated(model: keras.Model, graph: Graph) -> list[keras.layers.BatchNormalization]:
-    """The batch normalizations among the steps that a training pass updates."""
-    found = [step for step in graph.steps
-             if isinstance(step.operation, keras.layers.BatchNormalization)]
-    if not found or graph.nested or any('training' in step.arguments.kwargs for step in found):
-        return updated_in_training(model, graph) if found else []
-    return [step.operation for step in found if step.operation.trainable]
 
 
 def _is_other(node: LayerNode) -> bool:

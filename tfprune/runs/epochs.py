@@ -20,7 +20,8 @@ from tfprune.runs.state import Interrupted, State
 from tfprune.runs.user_callbacks import Phase, UserCallbacks
 from tfprune.tasks.base import Task
 from tfprune.training.seeding import derived_seed, set_seed
-from tfprune.training.step import Evaluator, NonFiniteLossError, StopTraining, Trainer
+from tfprune.training.evaluation import Evaluator
+from tfprune.training.step import NonFiniteLossError, StopTraining, Trainer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,30 +19,27 @@ from tfprune.runs.known_augmentation import as_chosen, known_augmentation, sampl
 from tfprune.runs.recipe import FILE, Given, Recipe
 from tfprune.runs.recipe_choice import choose_recipe
 from tfprune.runs.state import Interrupted, State
+from tfprune.runs.statistics import EPOCH_BATCHES, settle
 from tfprune.search.problem import Problem
 from tfprune.significance import Scored
-from tfprune.structure.graph import unfold
 from tfprune.tasks.base import Targets, Task, scored, spread_of
-from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.distribution import from_chief
-from tfprune.training.step import Batch, Evaluator, StopTraining
-
-_STATISTICS_BATCHES = 20
+from tfprune.training.evaluation import Evaluator
+from tfprune.training.step import Batch, StopTraining
 
 
 def measure(plain: keras.Model, task: Task, data: Examples, held_out: tf.data.Dataset,
             batch_size: int) -> Given:
     """Scores a float32 model, whose batch-norm statistics are other ones thereafter; `batch_size`
     is that of training."""
-    evaluate = Evaluator(plain, tf.distribute.get_strategy(), task=task)
+    strategy = tf.distribute.get_strategy()
+    evaluate = Evaluator(plain, strategy, task=task)
     answers = _Answers(plain, task)
     held = answers.scored(held_out)
     trained = answers.scored(sample(data, held.examples))
     known = task.knows(np.concatenate(answers.evidence))
     test = evaluate.metrics(data.test_batches(250))
-    forward = tf.function(lambda x: task.forward(plain, x, training=True), autograph=False)
-    reestimate_batch_norm(unfold(plain), forward, (
-        x for x, *_ in data.train_batches(0, batch_size).take(_STATISTICS_BATCHES)))
+    settle(plain, task, data.train_batches(0, batch_size).take(EPOCH_BATCHES), strategy)
     return Given(test, held, trained, known, *(
         min(before, evaluate.scored(batches), key=lambda each: each.mean)
         for before, batches in ((held, held_out), (trained, sample(data, held.examples)))))

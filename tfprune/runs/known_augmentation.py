@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfprune.data.examples import Examples
 from tfprune.data.image_data import ImageData
 from tfprune.significance import fell
-from tfprune.training.step import Evaluator
+from tfprune.training.evaluation import Evaluator
 
 KEPT = 0.6    # of what weights know, on images as they are augmented
 LITTLE = 0.25  # of the accuracy beyond the commonest class

@@ -11,7 +11,7 @@ from tfprune.tasks.base import Task, count_of
 from tfprune.tasks.classification import Classification
 from tfprune.tasks.compiled import CompiledTask
 from tfprune.training.distribution import from_chief
-from tfprune.training.step import Evaluator
+from tfprune.training.evaluation import Evaluator
 
 TASK_FILE = 'task.json'
 _LOOKED_AT = 8  # examples by which losses and metrics are built

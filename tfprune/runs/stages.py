@@ -34,21 +34,25 @@ class Stage:
 
     def steps_in(self, epoch: int) -> int:
         """Steps of an epoch."""
-        return min(self.per_epoch, self.steps - (epoch - self.begin) * self.per_epoch)
+        return min(self.per_epoch, self.steps - self._place(epoch, 0))
 
     def learning_rate(self, epoch: int, step: int) -> float:
         """The schedule's rate at a step of an epoch."""
-        return self.schedule((epoch - self.begin) * self.per_epoch + step)
+        return self.schedule(self._place(epoch, step))
 
     def rate_share(self, epoch: int, step: int) -> float:
         """That rate over the sum of those from it to the end of the stage: 1 at the last step."""
-        place = (epoch - self.begin) * self.per_epoch + step
+        place = self._place(epoch, step)
         left = self._rates_left[place]
         return float(self.schedule(place) / left) if left > 0 else 1.0
 
     def left(self, epoch: int, step: int) -> float:
         """The share of the stage's steps that a step of an epoch begins: 1 at the first."""
-        return 1 - ((epoch - self.begin) * self.per_epoch + step) / self.steps
+        return 1 - self._place(epoch, step) / self.steps
+
+    def _place(self, epoch: int, step: int) -> int:
+        """Of a step of an epoch, in the stage."""
+        return (epoch - self.begin) * self.per_epoch + step
 
     @functools.cached_property
     def _rates_left(self) -> np.ndarray:

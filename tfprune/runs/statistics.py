@@ -5,23 +5,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfprune.runs.state import State
 from tfprune.structure.graph import unfold
+from tfprune.tasks.base import Task
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.step import Batch
 
+EPOCH_BATCHES = 20  # of an epoch, as it shows them, that tell the statistics of a model
 
-def settle(state: State, model: keras.Model, batches: Iterable[Batch],
-           strategy: tf.distribute.Strategy | None = None) -> None:
-    """Replaces the moving statistics of a model by those of batches, in the passes of training.
 
-    Args:
-        strategy: under which the model was created; None for that of the run.
-    """
-    strategy = strategy or state.strategy
+def settle(model: keras.Model, task: Task, batches: Iterable[Batch],
+           strategy: tf.distribute.Strategy) -> None:
+    """Replaces the moving statistics of a model, created under `strategy`, by those of batches, in
+    the passes of training."""
 
     @tf.function(autograph=False)
     def forward(inputs: Any) -> None:
-        strategy.run(lambda x: state.task.forward(model, x, training=True), (inputs,))
+        strategy.run(lambda x: task.forward(model, x, training=True), (inputs,))
 
     reestimate_batch_norm(unfold(model), forward, (x for x, *_ in batches))

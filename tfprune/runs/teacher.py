@@ -21,12 +21,12 @@ from tfprune.pruning.surgery import float32_copy, plain_copy
 from tfprune.run_files import read_json
 from tfprune.runs.recipe import FILE
 from tfprune.runs.state import State
-from tfprune.runs.statistics import settle
+from tfprune.runs.statistics import EPOCH_BATCHES, settle
+from tfprune.significance import Scored
 from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import from_chief
-from tfprune.training.step import Evaluator, Teacher
-
-_BATCHES = 20  # that give a teacher's statistics
+from tfprune.training.evaluation import Evaluator
+from tfprune.training.step import Teacher
 
 
 def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
@@ -49,7 +49,7 @@ def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
             model = plain_copy(dense)
             load_initial_weights(model, path)
     if chosen['is_settled']:
-        settle(state, model, _examples(state))
+        settle(model, state.task, _examples(state), state.strategy)
     return Teacher(model, share, options.distillation_temperature,
                    options.distillation_schedule == 'linear')
 
@@ -90,8 +90,9 @@ def _chosen(state: State) -> dict[str, Any]:
 
 def _compared(state: State, path: pathlib.Path | None) -> dict[str, Any]:
     shown, found = state.task.shown_score, []
-    if state.given_model is not None:
-        found.append(_Candidate(state, 'as given', float32_copy(state.given_model)))
+    if state.given_model is not None and state.given is not None:
+        found.append(_Candidate(state, 'as given', float32_copy(state.given_model),
+                                state.given.held_out))
     if path:
         found.append(_Candidate(state, 'just before surgery', read_keras_file(path)))
     best = max(found, key=lambda each: each.best)
@@ -118,13 +119,14 @@ class _Candidate:
         best: its mean score.
     """
 
-    def __init__(self, state: State, name: str, model: keras.Model):
+    def __init__(self, state: State, name: str, model: keras.Model, own: Scored | None = None):
+        """`own` where it is known."""
         strategy = tf.distribute.get_strategy()
         evaluate = Evaluator(model, strategy, task=state.task)
-        self.name, self.own = name, evaluate.scored(state.held_out_batches())
+        self.name, self.own = name, own or evaluate.scored(state.held_out_batches())
         self.best, self.is_settled = self.own.mean, False
         if batch_norm_layers(model):
-            settle(state, model, _examples(state), strategy)
+            settle(model, state.task, _examples(state), strategy)
             then = evaluate.scored(state.held_out_batches())
             if then.mean > self.own.mean + self.own.error:
                 self.best, self.is_settled = then.mean, True
@@ -132,4 +134,5 @@ class _Candidate:
 
 def _examples(state: State) -> tf.data.Dataset:
     """Those of an epoch, as it shows them."""
-    return state.data.train_batches(0, state.config.training.batch_size).take(_BATCHES)
+    return state.data.train_batches(0, state.config.training.batch_size).take(
+        EPOCH_BATCHES)

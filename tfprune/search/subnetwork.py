@@ -27,8 +27,7 @@ from tfprune.structure.layer_rules import rule_of
 from tfprune.structure.layout import LayerNode, SlotAxis, inner_axes, weight_of
 from tfprune.structure.moving_statistics import updated_in_training
 from tfprune.structure.other_weights import called, masked
-from tfprune.training.batch_norm import (affine, batch_norm_layers, normalizing_by_batch,
-                                         statistics)
+from tfprune.training.batch_norm import affine, normalizing_by_batch, statistics
 from tfprune.training.fused_norm import normalize, normalize_by_batch
 
 
@@ -235,13 +234,7 @@ def _normalized_by_batch(model: keras.Model, graph: Graph
                          ) -> dict[int, list[keras.layers.BatchNormalization]]:
     """The batch normalizations that a training pass updates, in every layer of the graph that is
     or has one; by the id of that layer."""
-    layers = [layer for layer in graph.layers.values() if isinstance(layer, keras.layers.Layer)]
-    alone = {id(layer) for layer in layers if type(layer) is keras.layers.BatchNormalization}
-    found = batch_norm_layers(model)
-    if all(id(layer) in alone for layer in found) and not any(
-            'training' in step.arguments.kwargs for step in graph.steps):
-        return {id(layer): [layer] for layer in found if layer.trainable}
     updated = set(map(id, updated_in_training(model, graph)))
     inner = {id(layer): [each for each in layers_within(layer) if id(each) in updated]
-             for layer in layers}
+             for layer in graph.layers.values() if isinstance(layer, keras.layers.Layer)}
     return {layer: normalizations for layer, normalizations in inner.items() if normalizations}

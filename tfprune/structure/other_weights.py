@@ -1,4 +1,4 @@
-"""Calling layers in inference, with other values of their weights than they have."""
+"""Calling layers: in inference, with other values of their weights than they have."""
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 

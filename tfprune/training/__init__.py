@@ -1,7 +1,8 @@
 """How weights are trained: steps, batch normalization, replicas, the account of epochs.
 
     options        what is asked of training: `TrainingOptions`, `Epochs`
-    step           a training step and an epoch under tf.distribute: `Trainer`, `Evaluator`
+    step           a training step and an epoch under tf.distribute: `Trainer`
+    evaluation     metrics of a model: `Evaluator`
     batch_norm     batch normalization: found, fused, synchronized, its statistics re-estimated
     fused_norm     the fused kernels, of any number of channels
     distribution   replicas of one process, or several worker processes

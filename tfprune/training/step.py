@@ -1,4 +1,4 @@
-"""Training and evaluation of a Keras 3 model under tf.distribute.
+"""Training of a Keras 3 model under tf.distribute.
 
 One step is the same code for one replica and for several; losses of several equal those of one up
 to float error, because batch normalization is then synchronized and every sum is over the global
@@ -6,7 +6,6 @@ batch.
 """
 import contextlib
 import dataclasses
-import functools
 import math
 from typing import Any, Callable, Mapping, Protocol, Sequence
 
@@ -17,9 +16,8 @@ from tensorflow.python.framework import config as tf_config  # has no public nam
 
 from tfprune.models.compiled import make_optimizer
 from tfprune.pruning.sparsity import kernels_of
-from tfprune.significance import Scored
 from tfprune.structure.graph import Untracked
-from tfprune.tasks.base import Task, scored
+from tfprune.tasks.base import Task
 from tfprune.tasks.classification import Classification
 from tfprune.training.batch_norm import synchronize_batch_norm, use_fused_batch_norm
 from tfprune.training.distribution import DistributedBatches
@@ -149,7 +147,7 @@ class Trainer(tf.Module):
         self._settings, self._penalty, self._constrain = optimization, penalty, constrain
         self._companion = None if companion is None else Untracked(companion)
         # The update is left out: XLA knows no collectives on CPU, and has little to fuse there.
-        self._gradients = _compiled(self._uncompiled_gradients, optimization.jit_compile)
+        self._gradients = by_xla(self._uncompiled_gradients, optimization.jit_compile)
         self._kernels = kernels_of(model)
         synchronize_batch_norm(model, strategy.num_replicas_in_sync > 1)
         use_fused_batch_norm(model)
@@ -358,58 +356,6 @@ class Trainer(tf.Module):
         return loss, divergence, (1 - share) * loss + share * divergence
 
 
-class Evaluator:
-    """Metrics of a model, traced once.
-
-    Args:
-        task: what is measured; None for the accuracy of a classifier of pictures.
-    """
-
-    def __init__(self, model: keras.Model, strategy: tf.distribute.Strategy, *,
-                 task: Task | None = None, jit_compile: bool = False):
-        self.model, self.strategy, self._task = model, strategy, task or Classification.of(model)
-        self._sums = {name: tf.function(functools.partial(self._reduced, _compiled(
-            functools.partial(self._of_replica, name), jit_compile)), reduce_retracing=True,
-            autograph=False)
-            for name in ('tally', 'spread')}
-
-    def __call__(self, batches: tf.data.Dataset) -> float:
-        """The metric that the task is judged by, over all batches."""
-        return self._task.value(self._total('tally', batches))
-
-    def metrics(self, batches: tf.data.Dataset) -> dict[str, float]:
-        """All metrics of the task."""
-        return self._task.metrics(self._total('tally', batches))
-
-    def scored(self, batches: tf.data.Dataset) -> Scored:
-        """Mean of the task's scores of examples."""
-        return scored(self._total('spread', batches))
-
-    def _total(self, kind: str, batches: tf.data.Dataset) -> np.ndarray:
-        total = np.zeros(self._task.tally_size if kind == 'tally' else 3)
-        with contextlib.closing(DistributedBatches(batches, self.strategy)) as iterator:
-            for batch in iterator:
-                total = total + self._sums[kind](batch).numpy()
-        return total
-
-    def _reduced(self, of_replica: Callable[[Batch], tf.Tensor], batch: Batch) -> tf.Tensor:
-        return self.strategy.reduce(tf.distribute.ReduceOp.SUM, self.strategy.run(
-            of_replica, (batch,)), axis=None)
-
-    def _of_replica(self, kind: str, batch: Batch) -> tf.Tensor:
-        x, *targets = batch
-
-        def sums() -> tf.Tensor:
-            outputs = self._task.forward(self.model, x, training=False)
-            return getattr(self._task, kind)(outputs, *targets)
-
-        if self.strategy.num_replicas_in_sync == 1:
-            return sums()
-        # Of a batch of fewer examples than replicas some have none, which not all layers bear.
-        size = self._task.tally_size if kind == 'tally' else 3
-        return tf.cond(tf.shape(tf.nest.flatten(x)[0])[0] > 0, sums,
-                       lambda: tf.zeros([size], tf.float64))
-
-
-def _compiled(function: Callable, jit_compile: bool) -> Callable:
+def by_xla(function: Callable, jit_compile: bool) -> Callable:
+    """The function, compiled by XLA where that is asked for."""
     return tf.function(function, jit_compile=True, autograph=False) if jit_compile else function
