@@ -10,6 +10,7 @@ Only commands import this: it defines flags. How a command ends:
 import dataclasses
 import contextlib
 import functools
+import gc
 import inspect
 import os
 import pathlib
@@ -169,6 +170,7 @@ def start(script: str, body: Callable[[Sequence[str]], int | None], *,
         takes_arguments: whether there may be such arguments.
     """
     scripts = str(pathlib.Path(body.__code__.co_filename).parent)
+    gc.set_threshold(10_000)  # graphs are small objects: after each 700, a tenth of the time
     if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see tfprune.commands.run
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not _legacy.LOG_LEVEL_IS_USERS:

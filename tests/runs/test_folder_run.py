@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from small_model import small_model
 from tfprune.data.loading import load_data
 from tfprune.runs import artifacts
 from tfprune.runs.config import Config
@@ -31,9 +32,9 @@ def run(tmp_path_factory):
                 folder / name / f'{index}.webp')
     config = Config(
         dataset='folder', data_dir=str(folder), image_size='8x12', test_fraction=0.3,
-        model='resnet8', method='uniform', macs=0.5, warmup_epochs=2, random_epochs=0,
-        joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1, batch_size=8, reward_images=8,
-        score_images=8, score_batch_size=8, calibration_batches=1)
+        model=small_model(shape=(8, 12, 3), classes=2), method='uniform', macs=0.5, warmup_epochs=2,
+        random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1, batch_size=8,
+        reward_images=8, score_images=8, score_batch_size=8, calibration_batches=1)
     run_dir = tmp_path_factory.mktemp('runs') / 'run'
     train_and_prune(config, run_dir, progress=False)
     return config, folder, run_dir
