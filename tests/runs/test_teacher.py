@@ -105,7 +105,8 @@ def test_the_better_one_teaches(options, is_dense, tmp_path, monkeypatch):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize('made, options', [(given, {}), (lagging, AT_ONCE)])
+@pytest.mark.parametrize('made, options', [
+    pytest.param(given, {}, marks=pytest.mark.slow), (lagging, AT_ONCE)])
 def test_it_is_chosen_once(made, options, tmp_path, monkeypatch):
     whole, chosen = taught(tmp_path / 'whole', made, **options)
 
