@@ -258,7 +258,7 @@ def test_differing_fields():
         '--seed: 0 -> 2', "--frozen: '' -> 'a'"]
     whole = completed({'configuration': {'method': 'rlal'}})['configuration']
     of_before = {'distillation': 0.0, 'fine_tune_schedule': 'restart', 'rlal.action': 'rate',
-                 'reconstruction': False,
+                 'reconstruction': False, 'distillation_schedule': 'constant',
                  'rlal.context_size': 128, 'rlal.agent_epochs': 1}
     assert whole.items() <= {**stored, **of_before}.items()
     assert len(whole) == len(stored) - 4

@@ -73,7 +73,7 @@ def test_lagging_statistics_do_not_teach(tmp_path, monkeypatch):
     _, chosen = taught(tmp_path / 'run', lagging, **AT_ONCE)
     assert (chosen['is_dense'], chosen['is_settled']) == (False, True)
     assert chosen['said'].startswith('its teacher is the model as given with re-estimated batch-'
-                                     'norm statistics: on held-out images ')
+                                     'norm statistics: on training images as they are shown ')
     answers = seen[0].predict(held_out[0], verbose=0).argmax(-1)
     assert (answers == held_out[1]).mean() > as_given + 0.02
     for layer in lagging().layers:  # its weights are those of the given one

@@ -1,4 +1,6 @@
 """Divergences from a teacher, by hand, and of what a model is compiled with."""
+import dataclasses
+
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
@@ -9,7 +11,9 @@ from keras import layers
 from tfprune.tasks.classification import Classification
 from tfprune.tasks.compiled import CompiledTask
 from tfprune.tasks.soft_targets import divergence_of, of_classes, of_labels
-from tfprune.training.step import Optimization, Teacher, Trainer
+from tfprune.training.options import TrainingOptions
+from tfprune.training.step import Optimization, Trainer
+from tfprune.training.teacher import SCHEDULES, Teacher
 
 RNG = np.random.default_rng(0)
 
@@ -151,28 +155,56 @@ def test_a_step_towards_labels_and_teacher_by_hand():
 def test_a_teacher_that_anneals_ends_with_the_labels():
     data = tf.data.Dataset.from_tensors((np.ones((4, 2, 2, 1), np.uint8), np.zeros(4, np.int64)))
 
-    def trained(share, anneals, left, steps=2):
+    def trained(share, schedule, left, steps=2):
         student = linear(0.0)
         trainer = Trainer(student, tf.distribute.get_strategy(), Optimization(
             momentum=0.0, weight_decay=0.0, global_batch_size=4), task=Classification(),
-            teacher=Teacher(linear([[0.5, 0.0, -0.25]]), share, 4.0, anneals))
+            teacher=Teacher(linear([[0.5, 0.0, -0.25]]), share, 4.0, schedule))
         means = trainer.train_epoch(data.repeat(steps), lambda step: 0.1, share_left=left)
         return student.get_weights()[0], means
 
     def assert_same(one, other):
         np.testing.assert_allclose(one[0], other[0], rtol=1e-6)
-        assert one[1] == pytest.approx(other[1])
+        assert one[1] == pytest.approx(other[1] | {
+            'distillation_share': one[1]['distillation_share']})
 
-    none, whole = (trained(share, False, None) for share in (0.0, 0.8))
-    assert_same(trained(0.8, True, lambda step: 0.0), none)
-    assert_same(trained(0.8, True, lambda step: 1.0), whole)
-    assert_same(trained(0.8, False, lambda step: 0.0), whole)  # it stays
-    _, means = trained(0.8, True, lambda step: 1 - step / 2)  # 0.8, then 0.4
-    (_, first), (_, second) = (trained(0.8, True, lambda step: 1 - step / 2, steps=1),
-                               trained(0.8, True, lambda step: 1 - step / 2, steps=2))
+    none, whole = (trained(share, 'constant', None) for share in (0.0, 0.8))
+    assert_same(trained(0.8, 'linear', lambda step: 0.0), none)
+    assert_same(trained(0.8, 'linear', lambda step: 1.0), whole)
+    assert_same(trained(0.8, 'constant', lambda step: 0.0), whole)  # it stays
+    _, means = trained(0.8, 'linear', lambda step: 1 - step / 2)  # 0.8, then 0.4
+    (_, first), (_, second) = (trained(0.8, 'linear', lambda step: 1 - step / 2, steps=1),
+                               trained(0.8, 'linear', lambda step: 1 - step / 2, steps=2))
     assert means == second and first['loss'] == pytest.approx(
         0.2 * first['cross_entropy'] + 0.8 * first['distillation'])
     later = {name: 2 * second[name] - first[name]
              for name in ('loss', 'cross_entropy', 'distillation')}
     assert later['loss'] == pytest.approx(
         0.6 * later['cross_entropy'] + 0.4 * later['distillation'], rel=1e-4)
+
+
+def test_an_adaptive_teacher_has_the_part_of_the_loss_that_it_knows_better():
+    """By hand: the first step by all of a, the others by moving averages of both losses."""
+    data = tf.data.Dataset.from_tensors((np.ones((4, 2, 2, 1), np.uint8), np.zeros(4, np.int64)))
+    student, kernel = linear(0.0), np.array([0.25, 0.0, -0.25])
+    trainer = Trainer(student, tf.distribute.get_strategy(), Optimization(
+        momentum=0.0, weight_decay=0.0, global_batch_size=4), task=Classification(),
+        teacher=Teacher(linear([kernel]), 0.8, 4.0, 'adaptive'))
+    teachers = -np.log(softmax(4 * kernel)[0])
+    rows = [trainer.train_epoch(data, lambda step: 0.1) for _ in range(20)]
+    own, known, share = 0.0, 0.0, 0.8
+    for row in rows:
+        assert row['teacher_loss'] == pytest.approx(teachers, rel=1e-5)
+        assert row['distillation_share'] == pytest.approx(share, rel=1e-5)
+        assert row['loss'] == pytest.approx(
+            (1 - share) * row['cross_entropy'] + share * row['distillation'], rel=1e-5)
+        own, known = 0.9 * own + 0.1 * row['cross_entropy'], 0.9 * known + 0.1 * teachers
+        share = 0.8 * max(0.0, 1 - known / own)
+    # The student has passed its teacher, of whom nothing is left.
+    assert rows[-1]['cross_entropy'] < teachers and rows[-1]['distillation_share'] == 0
+
+
+def test_schedules_are_those_that_can_be_chosen():
+    field, = (each for each in dataclasses.fields(TrainingOptions)
+              if each.name == 'distillation_schedule')
+    assert set(field.metadata['choices']) == set(SCHEDULES)

@@ -26,7 +26,8 @@ from tfprune.testing import random_masks
 from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import make_strategy
 from tfprune.training.evaluation import Evaluator
-from tfprune.training.step import Optimization, Teacher, Trainer
+from tfprune.training.step import Optimization, Trainer
+from tfprune.training.teacher import Teacher
 
 BATCH, STEPS = 8, 5
 

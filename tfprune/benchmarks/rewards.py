@@ -43,7 +43,8 @@ from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.schedule import Schedule
 from tfprune.training.seeding import set_seed
 from tfprune.training.evaluation import Evaluator
-from tfprune.training.step import Optimization, Teacher, Trainer
+from tfprune.training.step import Optimization, Trainer
+from tfprune.training.teacher import Teacher
 
 OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset', 'reward_decisions',
            'reward_first', 'reward_epochs', 'reward_images', 'reward_macs', 'reward_dtype')

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 from tfprune.report import scores
-from tfprune.report.canvas import BLUE, GREEN, GREY, ORANGE, WIDTH, canvas, legend_below
+from tfprune.report.canvas import BLUE, GREEN, GREY, ORANGE, PINK, WIDTH, canvas, legend_below
 from tfprune.report.reading import (Row, Run, as_given, finite, is_pruned, surgery_first, task_of,
                                     test_score)
 
@@ -151,6 +151,8 @@ def plot_loss(run: Run) -> Figure | None:
         if any('distillation' in row for row in late):
             _line(axes, late, 'loss', GREY, f"{name} and the teacher's answers", linestyle=':',
                   linewidth=1.4)
+        if any('teacher_loss' in row for row in late):
+            _line(axes, late, 'teacher_loss', PINK, f'{name} of the teacher', linewidth=1.4)
         _line(axes, run.metrics, task['loss'], BLUE, name, cut=cut)
         _from_zero_or_log(axes)
         axes.set_xlabel('')

@@ -94,9 +94,13 @@ def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]
     teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
     if starts_trained and epochs.search:
         teacher += ' or, where it is better then, just before surgery'
+    share, fits = f'{DISTILLATION:.0%}', {'adaptive': ' as far as they are better than its own'}
+    if options.distillation_schedule != 'constant':
+        share = f'at most {share}'
     return DISTILLATION, [
-        f'after surgery {DISTILLATION:.0%} of the loss is the divergence, at a temperature of '
-        f'{options.distillation_temperature:g}, from the answers of {teacher} (--distillation)']
+        f'after surgery {share} of the loss is the divergence, at a temperature of '
+        f'{options.distillation_temperature:g}, from the answers of {teacher}'
+        f'{fits.get(options.distillation_schedule, "")} (--distillation)']
 
 
 def has_own_losses(model: keras.Model) -> bool:

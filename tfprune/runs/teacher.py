@@ -2,8 +2,12 @@
 
     random weights                    the dense model just before surgery
     given ones, no epochs before      the model as given
-    given ones, epochs before         whichever answers held-out examples better then: epochs before
+    given ones, epochs before         whichever answers training examples better then: epochs before
                                       surgery may have made it better or worse than it came
+
+What counts is how it answers training examples as they are shown, augmented: these are what it is
+asked. A model that has not been trained on augmented examples answers them worse than others, and
+held-out ones, which it may have been trained on, do not tell.
 
 Its batch-norm statistics are re-estimated where its answers are then clearly better: moving
 averages lag behind weights that have just moved, by points where an epoch has few steps. Both is
@@ -22,11 +26,10 @@ from tfprune.run_files import read_json
 from tfprune.runs.recipe import FILE
 from tfprune.runs.state import State
 from tfprune.runs.statistics import EPOCH_BATCHES, settle
-from tfprune.significance import Scored
 from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import from_chief
 from tfprune.training.evaluation import Evaluator
-from tfprune.training.step import Teacher
+from tfprune.training.teacher import Teacher
 
 
 def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
@@ -51,7 +54,7 @@ def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
     if chosen['is_settled']:
         settle(model, state.task, _examples(state), state.strategy)
     return Teacher(model, share, options.distillation_temperature,
-                   options.distillation_schedule == 'linear')
+                   options.distillation_schedule)
 
 
 def said_of_teacher(run_dir: pathlib.Path) -> list[str]:
@@ -90,9 +93,8 @@ def _chosen(state: State) -> dict[str, Any]:
 
 def _compared(state: State, path: pathlib.Path | None) -> dict[str, Any]:
     shown, found = state.task.shown_score, []
-    if state.given_model is not None and state.given is not None:
-        found.append(_Candidate(state, 'as given', float32_copy(state.given_model),
-                                state.given.held_out))
+    if state.given_model is not None:
+        found.append(_Candidate(state, 'as given', float32_copy(state.given_model)))
     if path:
         found.append(_Candidate(state, 'just before surgery', read_keras_file(path)))
     best = max(found, key=lambda each: each.best)
@@ -103,13 +105,13 @@ def _compared(state: State, path: pathlib.Path | None) -> dict[str, Any]:
             scores = f'{shown(best.best)} so, {scores}'
         said = (f'its teacher is the model {best.name}'
                 + ' with re-estimated batch-norm statistics' * best.is_settled
-                + f': on held-out {state.task.examples} {scores}')
+                + f': on training {state.task.examples} as they are shown {scores}')
     return {'is_dense': best is not found[0] or state.given_model is None,
             'is_settled': best.is_settled, 'said': said}
 
 
 class _Candidate:
-    """A float32 model that may teach, and its scores on held-out examples.
+    """A float32 model that may teach, and its scores on training examples as they are shown.
 
     Attributes:
         name: which of the run's models it is.
@@ -119,15 +121,14 @@ class _Candidate:
         best: its mean score.
     """
 
-    def __init__(self, state: State, name: str, model: keras.Model, own: Scored | None = None):
-        """`own` where it is known."""
+    def __init__(self, state: State, name: str, model: keras.Model):
         strategy = tf.distribute.get_strategy()
         evaluate = Evaluator(model, strategy, task=state.task)
-        self.name, self.own = name, own or evaluate.scored(state.held_out_batches())
+        self.name, self.own = name, evaluate.scored(_examples(state))
         self.best, self.is_settled = self.own.mean, False
         if batch_norm_layers(model):
             settle(model, state.task, _examples(state), strategy)
-            then = evaluate.scored(state.held_out_batches())
+            then = evaluate.scored(_examples(state))
             if then.mean > self.own.mean + self.own.error:
                 self.best, self.is_settled = then.mean, True
 

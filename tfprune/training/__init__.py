@@ -6,6 +6,7 @@
     batch_norm     batch normalization: found, fused, synchronized, its statistics re-estimated
     fused_norm     the fused kernels, of any number of channels
     distribution   replicas of one process, or several worker processes
+    teacher        a teacher's share of the loss, and its schedules
     distillation   small models trained on the logits of the dense one
     rate_test      a learning rate for weights that were given
     account        what a search costs, in epochs of training

@@ -96,15 +96,17 @@ class TrainingOptions(Part):
     distillation: float | None = field_of(
         None,
         'After surgery this share of the loss is the divergence from the answers of a teacher: '
-        'the model as given or just before surgery, whichever is better on held-out examples; of '
+        'the model as given or just before surgery, whichever answers training examples better; of '
         'random weights the latter. If left out, it is 0.9 for classifiers that have a teacher and '
         '0 of maps of classes; 0 is without.', SHARE, before=0.0)
     distillation_temperature: float = field_of(
         4.0, 'The answers of teacher and student are softened by this temperature.',
         Range(0, 1_000, open_low=True))
     distillation_schedule: str = field_of(
-        'constant', 'That share stays over the steps after surgery (constant), or falls to zero by '
-        'the last one (linear).', choices=('constant', 'linear'))
+        'adaptive', 'Of that share a step takes the part of the loss of late that the teacher has '
+        'not, 1 - its loss / own loss, none where it answers no better (adaptive); all (constant); '
+        'or what falls to zero by the last step (linear).',
+        choices=('adaptive', 'constant', 'linear'), before='constant')
     fine_tune_average: float = field_of(
         0.0, 'After the last epoch the weights become their moving average of this momentum over '
         'the steps after surgery, and batch-norm statistics are re-estimated; 0 is without.',

@@ -22,6 +22,7 @@ from tfprune.tasks.classification import Classification
 from tfprune.training.batch_norm import synchronize_batch_norm, use_fused_batch_norm
 from tfprune.training.distribution import DistributedBatches
 from tfprune.training.optimizer_state import OptimizerState, steps_of
+from tfprune.training.teacher import Teacher
 
 Batch = tuple[Any, ...]  # (x, y) or (x, y, weights)
 
@@ -45,7 +46,8 @@ def make_deterministic(on: bool = True) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-_TERMS = 4  # of the sums of an epoch, before the tally
+_TERMS = 5  # of the sums of an epoch, before the tally
+_MOMENTUM = 0.9  # of the averages by which a teacher's share of the loss is found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,23 +77,6 @@ class Optimization:
         return made
 
 
-@dataclasses.dataclass(frozen=True)
-class Teacher:
-    """A model whose answers a student learns: see tfprune.tasks.soft_targets.
-
-    Attributes:
-        model: with the same inputs and outputs, created under the strategy; its weights stay.
-        share: a in [0, 1], of the loss.
-        temperature: T > 0, of the answers.
-        anneals: whether a falls linearly to 0 by the last step (teacher annealing: Clark et al.
-            2019, arXiv 1907.04829), else it stays.
-    """
-    model: keras.Model
-    share: float
-    temperature: float
-    anneals: bool = False
-
-
 class Companion(Protocol):
     """What trains beside a model, by the same variables, in some of the steps: see
     tfprune.search.companion."""
@@ -109,7 +94,8 @@ class Companion(Protocol):
 class Trainer(tf.Module):
     """Steps of an optimizer on one model; all of its state is in variables.
 
-    loss = (1 - a) * task's loss + a * divergence from the teacher's answers, if there is one
+    loss = (1 - a) * task's loss + a * divergence from the teacher's answers, if there is one,
+             a by its schedule
            + sum(model.losses) + weight_decay / 2 * sum |kernel|^2 + penalty()
            + in the steps that a companion joins, its divergence from the model's answers or, of a
              task that cannot distil, its loss; the loss that is logged is without
@@ -162,8 +148,10 @@ class Trainer(tf.Module):
                                  'scope().') from None
             # Of the step, in no checkpoint.
             self._share = Untracked(tf.Variable(teacher.share if teacher else 0.0, trainable=False))
+        # Moving averages of the task's loss: the student's, the teacher's.
+        self.compared = tf.Variable(tf.zeros(2, tf.float64), trainable=False)
         # Sums over the epoch so far, in the checkpoint for a resumption within an epoch: loss of
-        # the task, distillation, what is learnt of them, penalty, tally.
+        # the task, distillation, what is learnt of them, penalty, the teacher's loss, tally.
         size = _TERMS + self._task.value.tally_size
         self.sums = tf.Variable(tf.zeros(size, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
@@ -185,12 +173,13 @@ class Trainer(tf.Module):
             learning_rate: step within the epoch -> rate.
             on_step: called with (steps done, running means) after each; may raise StopTraining.
             rate_share: step within the epoch -> its rate over the sum of those that are left.
-            share_left: step within the epoch -> the share of all steps that it begins, 1 to 0, by
-                which a teacher anneals.
+            share_left: step within the epoch -> the share of all steps that are left as it begins,
+                1 to 0, for the schedule of a teacher; None for all.
 
         Returns:
-            Means over the epoch: loss, that of the task alone, distillation (the divergence from
-            the teacher) where there is one, penalty; and the task's metrics.
+            Means over the epoch: loss, that of the task alone, penalty, and the task's metrics;
+            where there is a teacher distillation, the divergence from it, teacher_loss, the task's
+            loss of its answers, and distillation_share, its share of the loss in the last step.
 
         Raises:
             NonFiniteLossError: a term of the loss or, after the last step, a weight is NaN or
@@ -208,9 +197,8 @@ class Trainer(tf.Module):
                 self.last_rate.assign(rate)
                 if rate_share:
                     self.rate_share.assign(rate_share(step))
-                teacher = self._teacher and self._teacher.value
-                if share_left and teacher and teacher.anneals:
-                    self._share.value.assign(teacher.share * share_left(step))
+                if self._teacher is not None:
+                    self._listen(self._teacher.value, share_left(step) if share_left else 1.0)
                 sums = self._train(step, batch)
                 self.steps_done.assign(step + 1)
                 means = self._means(sums.numpy(), step + 1)
@@ -226,6 +214,9 @@ class Trainer(tf.Module):
                                          'this epoch.')
         self.steps_done.assign(0)
         return self._means(self.sums.numpy(), steps)
+
+    def _listen(self, teacher: Teacher, left: float) -> None:
+        self._share.value.assign(teacher.share_of(left, *self.compared.numpy().tolist()))
 
     @property
     def steps_in_all(self) -> int:
@@ -259,19 +250,21 @@ class Trainer(tf.Module):
             fresh.build(self.model.trainable_variables)
         for variable, value in zip(self.optimizer.variables, fresh.variables, strict=True):
             variable.assign(value)
+        self.compared.assign(tf.zeros_like(self.compared))
         self.steps_done.assign(0)
         self.rate_factor.assign(factor)
 
     def _means(self, sums: np.ndarray, steps: int) -> dict[str, float]:
         task, count = self._task.value, self._settings.global_batch_size * steps
-        terms = {task.loss_name: float(sums[0] / count), 'distillation': float(sums[1] / count),
-                 'penalty': float(sums[3] / steps)}
+        terms = {task.loss_name: float(sums[0] / count), 'penalty': float(sums[3] / steps)}
+        if self._teacher is not None:
+            terms |= {'distillation': float(sums[1] / count),
+                      'teacher_loss': float(sums[4] / count),
+                      'distillation_share': float(self._share.value.numpy())}
         for name, value in terms.items():
             if not math.isfinite(value):
                 name = name.replace('_', '-')
                 raise NonFiniteLossError(f'{name} is {value} at step {steps} of this epoch.')
-        if self._teacher is None:
-            del terms['distillation']
         loss = float(sums[2] / count) + terms['penalty']
         return {**task.metrics(sums[_TERMS:]), 'loss': loss, **terms}
 
@@ -296,6 +289,9 @@ class Trainer(tf.Module):
             self._constrain(self.rate_share.value())
         total = self.strategy.reduce(tf.distribute.ReduceOp.SUM, per_replica, axis=None)
         self.sums.assign_add(total)
+        if self._teacher is not None:
+            self.compared.assign(_MOMENTUM * self.compared
+                                 + (1 - _MOMENTUM) * tf.stack([total[0], total[4]]))
         return self.sums.value()
 
     def _replica_step(self, batch: Batch, joined: bool) -> tf.Tensor:
@@ -309,7 +305,7 @@ class Trainer(tf.Module):
         task, (x, *targets) = self._task.value, batch
         with tf.GradientTape() as tape:
             outputs = task.forward(self.model, x, training=True)
-            summed, divergence, taught = self._losses(x, outputs, *targets)
+            summed, divergence, teachers, taught = self._losses(x, outputs, *targets)
             learnt = taught
             if joined and self._companion is not None:
                 learnt = taught + self._of_companion(self._companion.value, x, outputs, *targets)
@@ -323,7 +319,7 @@ class Trainer(tf.Module):
         gradients = tape.gradient(loss, self.model.trainable_variables)
         return gradients, tf.concat([
             [tf.cast(value, tf.float64) for value in (
-                summed, divergence, taught, penalty / replicas)],
+                summed, divergence, taught, penalty / replicas, teachers)],
             task.tally(outputs, *targets)], 0)
 
     def _of_companion(self, companion: Companion, x: Any, outputs: Any, *targets: Any
@@ -342,18 +338,20 @@ class Trainer(tf.Module):
             tf.nn.l2_loss(tf.convert_to_tensor(kernel)) for kernel in self._kernels])
 
     def _losses(self, x: Any, outputs: Any, *targets: Any
-                ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Sums over a batch: the task's loss, the divergence from the teacher, what is learnt."""
+                ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Sums over a batch: the task's loss, the divergence from the teacher, the loss of its
+        answers, what is learnt."""
         task = self._task.value
         loss = task.loss(outputs, *targets)
         if self._teacher is None:
-            return loss, tf.constant(0.0), loss
+            return loss, tf.constant(0.0), tf.constant(0.0), loss
         teacher: Teacher = self._teacher.value
         answers = tf.nest.map_structure(tf.stop_gradient,
                                         task.forward(teacher.model, x, training=False))
         divergence = task.divergence(outputs, answers, teacher.temperature)
         share = self._share.value.value()
-        return loss, divergence, (1 - share) * loss + share * divergence
+        return (loss, divergence, task.loss(answers, *targets),
+                (1 - share) * loss + share * divergence)
 
 
 def by_xla(function: Callable, jit_compile: bool) -> Callable:
