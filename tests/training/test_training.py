@@ -10,14 +10,16 @@ from keras import layers
 
 from cases import slow_but
 from tfprune.runs.checkpoints import Checkpoints, Position, restore
+from tfprune.runs.statistics import settle
 from tfprune.search.alignment import AlignmentPenalty
 from tfprune.structure.groups import trace_groups
-from tfprune.tasks.classification import cross_entropy
+from tfprune.tasks.classification import Classification, cross_entropy
 from tfprune.testing import residual
 from tfprune.training.distribution import make_strategy
 from tfprune.training.schedule import Rest, Schedule
 from tfprune.training.evaluation import Evaluator
 from tfprune.training.step import NonFiniteLossError, Optimization, StopTraining, Trainer
+from tfprune.training.teacher import Teacher
 
 BATCH, STEPS = 8, 5
 
@@ -69,8 +71,9 @@ def under(strategy, build, *args):
         return build(*args)
 
 
-def make(model, strategy, penalty=None, **kwargs):
-    return Trainer(model, strategy, Optimization(global_batch_size=BATCH, **kwargs), penalty)
+def make(model, strategy, penalty=None, teacher=None, **kwargs):
+    return Trainer(model, strategy, Optimization(global_batch_size=BATCH, **kwargs), penalty,
+                   teacher)
 
 
 def weights(model):
@@ -271,8 +274,14 @@ def aligned(strategy, seed):
     with strategy.scope():
         model = flat(seed)
         penalty = AlignmentPenalty(model, trace_groups(model), strength=1e-3)
+        teacher = flat(1)
     penalty.set_masks({'s1_conv1': np.arange(7) < 3})
-    trainer = make(model, strategy, penalty, label_smoothing=.1)
+    schooled = make(teacher, strategy)
+    for seed in range(8):
+        schooled.train_epoch(dataset(seed=seed), lambda step: .05)
+    settle(teacher, Classification(), dataset(), strategy)
+    trainer = make(model, strategy, penalty, Teacher(teacher, .9, 4.0, 'adaptive'),
+                   label_smoothing=.1)
     return trainer, tf.train.Checkpoint(model=model, trainer=trainer, penalty=penalty)
 
 
@@ -292,6 +301,7 @@ def test_a_run_stopped_within_an_epoch_continues_bit_for_bit(strategy, tmp_path,
     expected, (first, second) = whole
     stopped, state = aligned(strategy, 0)
     assert stopped.train_epoch(dataset(seed=0), falling) == first
+    assert 0 < second['distillation_share'] < .9
     with pytest.raises(StopTraining):
         stopped.train_epoch(dataset(seed=1), falling, on_step=Stop(stop))
     assert int(stopped.steps_done) == stop

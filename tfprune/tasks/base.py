@@ -70,6 +70,12 @@ class Task(abc.ABC):
         times the examples, a float32 scalar: see tfprune.tasks.soft_targets."""
         raise NotImplementedError
 
+    def distance(self, outputs: Any, *targets: Any) -> tf.Tensor:
+        """How far the outputs of a batch are from its targets, times the examples, a float32 scalar
+        by which student and teacher are compared: the loss, of classes without smoothing of labels,
+        which a teacher that is sure does not fit."""
+        return self.loss(outputs, *targets)
+
     @abc.abstractmethod
     def shown_score(self, score: float) -> str:
         """A mean of scores, in words: '91.20%', 'a loss of 0.31'."""

@@ -63,6 +63,10 @@ class Classification(Task):
     def divergence(self, outputs: Any, teacher: Any, temperature: float) -> tf.Tensor:
         return tf.reduce_sum(of_classes(self._logits(outputs), self._logits(teacher), temperature))
 
+    def distance(self, outputs: Any, *targets: Any) -> tf.Tensor:
+        labels, = targets
+        return tf.reduce_sum(cross_entropy(labels, self._logits(outputs), 0.0))
+
     def shown_score(self, score: float) -> str:
         return f'{score:.2%}'
 

@@ -46,7 +46,7 @@ def make_deterministic(on: bool = True) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
-_TERMS = 5  # of the sums of an epoch, before the tally
+_TERMS = 6  # of the sums of an epoch, before the tally
 _MOMENTUM = 0.9  # of the averages by which a teacher's share of the loss is found
 
 
@@ -146,12 +146,11 @@ class Trainer(tf.Module):
             except ValueError:
                 raise ValueError(f"model '{model.name}' must be created under the strategy's "
                                  'scope().') from None
-            # Of the step, in no checkpoint.
-            self._share = Untracked(tf.Variable(teacher.share if teacher else 0.0, trainable=False))
-        # Moving averages of the task's loss: the student's, the teacher's.
+            self.share = tf.Variable(teacher.share if teacher else 0.0, trainable=False)
+        # Moving averages of the distances from the targets: the student's, the teacher's.
         self.compared = tf.Variable(tf.zeros(2, tf.float64), trainable=False)
         # Sums over the epoch so far, in the checkpoint for a resumption within an epoch: loss of
-        # the task, distillation, what is learnt of them, penalty, the teacher's loss, tally.
+        # the task, distillation, what is learnt of them, penalty, both distances, tally.
         size = _TERMS + self._task.value.tally_size
         self.sums = tf.Variable(tf.zeros(size, tf.float64), trainable=False)
         self.steps_done = tf.Variable(0, trainable=False, dtype=tf.int64)
@@ -178,8 +177,9 @@ class Trainer(tf.Module):
 
         Returns:
             Means over the epoch: loss, that of the task alone, penalty, and the task's metrics;
-            where there is a teacher distillation, the divergence from it, teacher_loss, the task's
-            loss of its answers, and distillation_share, its share of the loss in the last step.
+            where there is a teacher distillation, the divergence from it, teacher_loss, the
+            distance of its answers from the targets, and distillation_share, its share of the loss
+            in the last step.
 
         Raises:
             NonFiniteLossError: a term of the loss or, after the last step, a weight is NaN or
@@ -216,7 +216,7 @@ class Trainer(tf.Module):
         return self._means(self.sums.numpy(), steps)
 
     def _listen(self, teacher: Teacher, left: float) -> None:
-        self._share.value.assign(teacher.share_of(left, *self.compared.numpy().tolist()))
+        self.share.assign(teacher.share_of(left, *self.compared.numpy().tolist()))
 
     @property
     def steps_in_all(self) -> int:
@@ -259,8 +259,8 @@ class Trainer(tf.Module):
         terms = {task.loss_name: float(sums[0] / count), 'penalty': float(sums[3] / steps)}
         if self._teacher is not None:
             terms |= {'distillation': float(sums[1] / count),
-                      'teacher_loss': float(sums[4] / count),
-                      'distillation_share': float(self._share.value.numpy())}
+                      'teacher_loss': float(sums[5] / count),
+                      'distillation_share': float(self.share.numpy())}
         for name, value in terms.items():
             if not math.isfinite(value):
                 name = name.replace('_', '-')
@@ -291,7 +291,7 @@ class Trainer(tf.Module):
         self.sums.assign_add(total)
         if self._teacher is not None:
             self.compared.assign(_MOMENTUM * self.compared
-                                 + (1 - _MOMENTUM) * tf.stack([total[0], total[4]]))
+                                 + (1 - _MOMENTUM) * total[4:6])
         return self.sums.value()
 
     def _replica_step(self, batch: Batch, joined: bool) -> tf.Tensor:
@@ -305,7 +305,7 @@ class Trainer(tf.Module):
         task, (x, *targets) = self._task.value, batch
         with tf.GradientTape() as tape:
             outputs = task.forward(self.model, x, training=True)
-            summed, divergence, teachers, taught = self._losses(x, outputs, *targets)
+            summed, divergence, distances, taught = self._losses(x, outputs, *targets)
             learnt = taught
             if joined and self._companion is not None:
                 learnt = taught + self._of_companion(self._companion.value, x, outputs, *targets)
@@ -319,7 +319,7 @@ class Trainer(tf.Module):
         gradients = tape.gradient(loss, self.model.trainable_variables)
         return gradients, tf.concat([
             [tf.cast(value, tf.float64) for value in (
-                summed, divergence, taught, penalty / replicas, teachers)],
+                summed, divergence, taught, penalty / replicas, *distances)],
             task.tally(outputs, *targets)], 0)
 
     def _of_companion(self, companion: Companion, x: Any, outputs: Any, *targets: Any
@@ -338,19 +338,20 @@ class Trainer(tf.Module):
             tf.nn.l2_loss(tf.convert_to_tensor(kernel)) for kernel in self._kernels])
 
     def _losses(self, x: Any, outputs: Any, *targets: Any
-                ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Sums over a batch: the task's loss, the divergence from the teacher, the loss of its
-        answers, what is learnt."""
+                ) -> tuple[tf.Tensor, tf.Tensor, Sequence[tf.Tensor], tf.Tensor]:
+        """Sums over a batch: the task's loss, the divergence from the teacher, the distances from
+        targets, what is learnt."""
         task = self._task.value
         loss = task.loss(outputs, *targets)
         if self._teacher is None:
-            return loss, tf.constant(0.0), tf.constant(0.0), loss
+            nothing = tf.constant(0.0)
+            return loss, nothing, (nothing, nothing), loss
         teacher: Teacher = self._teacher.value
         answers = tf.nest.map_structure(tf.stop_gradient,
                                         task.forward(teacher.model, x, training=False))
         divergence = task.divergence(outputs, answers, teacher.temperature)
-        share = self._share.value.value()
-        return (loss, divergence, task.loss(answers, *targets),
+        share = self.share.value()
+        return (loss, divergence, [task.distance(each, *targets) for each in (outputs, answers)],
                 (1 - share) * loss + share * divergence)
 
 

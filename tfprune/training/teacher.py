@@ -5,13 +5,14 @@ from collections.abc import Callable, Mapping
 import keras
 
 # Schedule -> what it leaves of a teacher's share, by the share of all steps that are left, 1 to 0,
-# and by the task's loss of late, the student's and the teacher's on the same examples.
+# and by the distance from the targets of late (Task.distance), the student's and the teacher's on
+# the same examples.
 SCHEDULES: Mapping[str, Callable[[float, float, float], float]] = {
     'constant': lambda left, own, teachers: 1.0,
     # Teacher annealing: Clark et al. 2019, arXiv 1907.04829.
     'linear': lambda left, own, teachers: left,
-    # That part of the student's loss which the teacher has not. Nothing is to be learnt of one that
-    # answers no better; under a constant share the student would stay where it is.
+    # That part of the student's distance which the teacher has not. Nothing is to be learnt of one
+    # that answers no better; under a constant share the student would stay where it is.
     'adaptive': lambda left, own, teachers: max(0.0, 1 - teachers / own) if own > 0 else 1.0,
 }
 
@@ -32,6 +33,6 @@ class Teacher:
     schedule: str = 'constant'
 
     def share_of(self, left: float, own: float, teachers: float) -> float:
-        """Its share of the loss in a step, by what SCHEDULES take; losses are 0 before the first.
-        """
+        """Its share of the loss in a step, by what SCHEDULES take; distances are 0 before the
+        first."""
         return self.share * SCHEDULES[self.schedule](left, own, teachers)
