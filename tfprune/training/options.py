@@ -103,8 +103,8 @@ class TrainingOptions(Part):
         4.0, 'The answers of teacher and student are softened by this temperature.',
         Range(0, 1_000, open_low=True))
     distillation_schedule: str = field_of(
-        'adaptive', 'Of that share a step takes the part of the loss of late, of labels that are not'
-        ' smoothed, that the teacher has not, 1 - its loss / own loss, none where it answers no '
+        'adaptive', 'Of that share a step takes the part of the loss of late, by labels as they'
+        ' are, that the teacher has not, 1 - its loss / own loss, none where it answers no '
         'better (adaptive); all (constant); or what falls to zero by the last step (linear).',
         choices=('adaptive', 'constant', 'linear'), before='constant')
     fine_tune_average: float = field_of(
