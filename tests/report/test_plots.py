@@ -75,11 +75,13 @@ def test_the_loss_that_is_trained_by_is_told_apart(tmp_path):
     end = json.loads((run / 'report.json').read_text())['epochs']['search']
     rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
     for row in rows:
-        row |= {'penalty': 0.1} if row['epoch'] < end else {'distillation': 0.2}
+        row |= {'penalty': 0.1} if row['epoch'] < end else {
+            'distillation': 0.2, 'student_loss': row['cross_entropy'], 'teacher_loss': 0.1}
     (run / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     lines = {line.get_label(): line.get_xdata() for line in plots.loss(run).axes[0].lines}
     assert max(lines['cross-entropy + alignment penalty']) <= end
     assert min(lines["cross-entropy and the teacher's answers"]) > end
+    assert min(lines['cross-entropy of the teacher']) > end
 
 
 def test_multiply_adds_are_bars(folder):

@@ -13,7 +13,7 @@ from tfprune.tasks.compiled import CompiledTask
 from tfprune.tasks.soft_targets import divergence_of, of_classes, of_labels
 from tfprune.training.options import TrainingOptions
 from tfprune.training.step import Optimization, Trainer
-from tfprune.training.teacher import SCHEDULES, Teacher
+from tfprune.training.teacher import SCHEDULES, Teacher, known_better
 
 RNG = np.random.default_rng(0)
 
@@ -208,3 +208,11 @@ def test_schedules_are_those_that_can_be_chosen():
     field, = (each for each in dataclasses.fields(TrainingOptions)
               if each.name == 'distillation_schedule')
     assert set(field.metadata['choices']) == set(SCHEDULES)
+
+
+@pytest.mark.parametrize('own, teachers, expected', [
+    (0.0, 0.0, 1.0),  # before the first step
+    (2.0, 0.5, 0.75), (2.0, 3.0, 0.0), (2.0, -1.0, 1.0), (-1.0, -3.0, 1.0), (-1.0, 2.0, 0.0),
+    (0.0, 3.0, 0.0)])
+def test_a_part_of_a_distance_is_a_share(own, teachers, expected):
+    assert known_better(own, teachers) == pytest.approx(expected)

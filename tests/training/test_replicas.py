@@ -59,7 +59,7 @@ def train_on(strategy):
         teacher = shallow()
     penalty.set_masks({'c1': np.arange(7) < 3})
     trainer = Trainer(model, strategy, Optimization(global_batch_size=BATCH), penalty,
-                      Teacher(teacher, 0.5, 2.0))
+                      Teacher(teacher, 0.5, 2.0, 'adaptive'))
     losses: list[float] = []
     for _ in range(2):
         means = trainer.train_epoch(

@@ -277,8 +277,8 @@ def aligned(strategy, seed):
         teacher = flat(1)
     penalty.set_masks({'s1_conv1': np.arange(7) < 3})
     schooled = make(teacher, strategy)
-    for seed in range(8):
-        schooled.train_epoch(dataset(seed=seed), lambda step: .05)
+    for epoch in range(8):
+        schooled.train_epoch(dataset(seed=epoch), lambda step: .05)
     settle(teacher, Classification(), dataset(), strategy)
     trainer = make(model, strategy, penalty, Teacher(teacher, .9, 4.0, 'adaptive'),
                    label_smoothing=.1)

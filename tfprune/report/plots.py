@@ -151,10 +151,11 @@ def plot_loss(run: Run) -> Figure | None:
         if any('distillation' in row for row in late):
             _line(axes, late, 'loss', GREY, f"{name} and the teacher's answers", linestyle=':',
                   linewidth=1.4)
-        if any('teacher_loss' in row for row in late):
-            _line(axes, late, 'teacher_loss', PINK, f'{name} of the teacher', linewidth=1.4)
         _line(axes, run.metrics, task['loss'], BLUE, name, cut=cut)
         _from_zero_or_log(axes)
+        # Without smoothing of labels, which the teacher's has not.
+        if late and all(row.get('student_loss') == row[task['loss']] for row in late):
+            _line(axes, late, 'teacher_loss', PINK, f'{name} of the teacher', linewidth=1.4)
         axes.set_xlabel('')
         rate = _epoch_axes(fig, run, 'learning rate', place=grid[1], named=False)
         _line(rate, run.metrics, 'learning_rate', GREEN, None, cut=cut)

@@ -166,7 +166,8 @@ def restore(state: tf.train.Checkpoint, prefix: str) -> None:
         state.read(prefix).assert_existing_objects_matched()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f'{prefix} does not fit this model and method: {reason}') from error
+        raise CheckpointError(f'{prefix} does not fit this model and method, or is of another '
+                              f'version: {reason}') from error
 
 
 def _digest(path: pathlib.Path) -> str:

@@ -35,7 +35,7 @@ from tfprune.training.rate_test import (FACTORS, STEPS, RateTest, at_least, best
 from tfprune.training.seeding import derived_seed
 from tfprune.training.step import Optimization
 
-DISTILLATION = 0.9  # share of the loss after surgery
+DISTILLATION = 0.9  # a teacher's share of the loss after surgery, at most
 GIVEN_RATES = (0.02, 0.01, 0.003, 0.001, 0.0003)  # of SGD, by which given weights train on
 _PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
@@ -94,13 +94,14 @@ def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]
     teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
     if starts_trained and epochs.search:
         teacher += ' or, where it is better then, just before surgery'
-    share, fits = f'{DISTILLATION:.0%}', {'adaptive': ' as far as they are better than its own'}
-    if options.distillation_schedule != 'constant':
+    share, kind = f'{DISTILLATION:.0%}', options.distillation_schedule
+    if kind != 'constant':
         share = f'at most {share}'
+    better = " as far as they are better than the pruned model's" * (kind == 'adaptive')
     return DISTILLATION, [
         f'after surgery {share} of the loss is the divergence, at a temperature of '
-        f'{options.distillation_temperature:g}, from the answers of {teacher}'
-        f'{fits.get(options.distillation_schedule, "")} (--distillation)']
+        f'{options.distillation_temperature:g}, from the answers of {teacher}{better} '
+        '(--distillation)']
 
 
 def has_own_losses(model: keras.Model) -> bool:

@@ -110,30 +110,38 @@ def _compared(state: State, path: pathlib.Path | None) -> dict[str, Any]:
             'is_settled': best.is_settled, 'said': said}
 
 
+_SCORED = 2_000  # examples, as far as an epoch has them
+
+
 class _Candidate:
     """A float32 model that may teach, and its scores on training examples as they are shown.
 
     Attributes:
         name: which of the run's models it is.
         own: its score as it is.
-        is_settled: whether it is clearly better by re-estimated batch-norm statistics, which it
-            then has.
+        is_settled: whether it is better by re-estimated batch-norm statistics, by more than
+            chance, which it then has.
         best: its mean score.
     """
 
     def __init__(self, state: State, name: str, model: keras.Model):
         strategy = tf.distribute.get_strategy()
         evaluate = Evaluator(model, strategy, task=state.task)
-        self.name, self.own = name, evaluate.scored(_examples(state))
+        self.name, self.own = name, evaluate.scored(_scored_by(state))
         self.best, self.is_settled = self.own.mean, False
         if batch_norm_layers(model):
             settle(model, state.task, _examples(state), strategy)
-            then = evaluate.scored(_examples(state))
-            if then.mean > self.own.mean + self.own.error:
+            then = evaluate.scored(_scored_by(state))
+            if then.lost(self.own):
                 self.best, self.is_settled = then.mean, True
 
 
 def _examples(state: State) -> tf.data.Dataset:
-    """Those of an epoch, as it shows them."""
-    return state.data.train_batches(0, state.config.training.batch_size).take(
-        EPOCH_BATCHES)
+    """Those of an epoch, as it shows them, that tell statistics."""
+    return state.data.train_batches(0, state.config.training.batch_size).take(EPOCH_BATCHES)
+
+
+def _scored_by(state: State) -> tf.data.Dataset:
+    """Those of another epoch, which statistics are not of."""
+    size = state.config.training.batch_size
+    return state.data.train_batches(1, size).take(-(-_SCORED // size))

@@ -72,8 +72,8 @@ class Task(abc.ABC):
 
     def distance(self, outputs: Any, *targets: Any) -> tf.Tensor:
         """How far the outputs of a batch are from its targets, times the examples, a float32 scalar
-        by which student and teacher are compared: the loss, of classes without smoothing of labels,
-        which a teacher that is sure does not fit."""
+        by which student and teacher are compared: the loss, without --label_smoothing, which a
+        teacher that is sure does not fit; what a model is compiled with stays as it is."""
         return self.loss(outputs, *targets)
 
     @abc.abstractmethod

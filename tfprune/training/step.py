@@ -177,9 +177,9 @@ class Trainer(tf.Module):
 
         Returns:
             Means over the epoch: loss, that of the task alone, penalty, and the task's metrics;
-            where there is a teacher distillation, the divergence from it, teacher_loss, the
-            distance of its answers from the targets, and distillation_share, its share of the loss
-            in the last step.
+            where there is a teacher distillation, the divergence from it, student_loss and
+            teacher_loss, the distances of both from the targets (Task.distance), and
+            distillation_share, its share of the loss in the last step.
 
         Raises:
             NonFiniteLossError: a term of the loss or, after the last step, a weight is NaN or
@@ -198,7 +198,7 @@ class Trainer(tf.Module):
                 if rate_share:
                     self.rate_share.assign(rate_share(step))
                 if self._teacher is not None:
-                    self._listen(self._teacher.value, share_left(step) if share_left else 1.0)
+                    self._assign_share(self._teacher.value, share_left(step) if share_left else 1.0)
                 sums = self._train(step, batch)
                 self.steps_done.assign(step + 1)
                 means = self._means(sums.numpy(), step + 1)
@@ -215,7 +215,7 @@ class Trainer(tf.Module):
         self.steps_done.assign(0)
         return self._means(self.sums.numpy(), steps)
 
-    def _listen(self, teacher: Teacher, left: float) -> None:
+    def _assign_share(self, teacher: Teacher, left: float) -> None:
         self.share.assign(teacher.share_of(left, *self.compared.numpy().tolist()))
 
     @property
@@ -259,6 +259,7 @@ class Trainer(tf.Module):
         terms = {task.loss_name: float(sums[0] / count), 'penalty': float(sums[3] / steps)}
         if self._teacher is not None:
             terms |= {'distillation': float(sums[1] / count),
+                      'student_loss': float(sums[4] / count),
                       'teacher_loss': float(sums[5] / count),
                       'distillation_share': float(self.share.numpy())}
         for name, value in terms.items():

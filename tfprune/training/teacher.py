@@ -4,16 +4,26 @@ from collections.abc import Callable, Mapping
 
 import keras
 
+
+def known_better(own: float, teachers: float) -> float:
+    """The part of a student's distance from the targets that its teacher has not, in [0, 1]; 1
+    before the first step, when both are 0. Where distances are negative, as those of targets that
+    are no probabilities can be, all or nothing."""
+    if own <= 0:
+        return float(teachers < own or own == teachers == 0)
+    return min(1.0, max(0.0, 1 - teachers / own))
+
+
 # Schedule -> what it leaves of a teacher's share, by the share of all steps that are left, 1 to 0,
 # and by the distance from the targets of late (Task.distance), the student's and the teacher's on
-# the same examples.
+# the same examples, of a student that answers as in training.
 SCHEDULES: Mapping[str, Callable[[float, float, float], float]] = {
     'constant': lambda left, own, teachers: 1.0,
     # Teacher annealing: Clark et al. 2019, arXiv 1907.04829.
     'linear': lambda left, own, teachers: left,
     # That part of the student's distance which the teacher has not. Nothing is to be learnt of one
     # that answers no better; under a constant share the student would stay where it is.
-    'adaptive': lambda left, own, teachers: max(0.0, 1 - teachers / own) if own > 0 else 1.0,
+    'adaptive': lambda left, own, teachers: known_better(own, teachers),
 }
 
 
