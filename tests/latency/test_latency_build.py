@@ -88,7 +88,7 @@ def test_a_built_table_predicts_in_the_order_of_size(built):
     costs = CostModel(model, groups, latency_table=LatencyTable.load(path))
     stats, _ = latencies_in_turns([converted(pruned_at_random('residual', 1)[2])], rounds=5)
     _, widths, _ = pruned_at_random('residual', 1)
-    assert .2 < costs(widths).latency_ms / stats[0].median < 3
+    assert .2 < costs(widths).latency_ms / stats[0].p10 < 3  # others at work disturb it least
     assert costs({name: 1 for name in groups}).latency_ms < costs.dense.latency_ms
 
 
