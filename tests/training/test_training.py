@@ -1,4 +1,5 @@
 """Training: schedules and losses by hand, resumption."""
+import functools
 import math
 
 import tfprune  # noqa: F401  (before keras)
@@ -269,18 +270,24 @@ class Stop:
             raise StopTraining()
 
 
+@functools.cache
+def schooled(strategy):
+    """A trained model, which teaches."""
+    model = under(strategy, flat, 1)
+    trainer = make(model, strategy)
+    for epoch in range(8):
+        trainer.train_epoch(dataset(seed=epoch), lambda step: .05)
+    settle(model, Classification(), dataset(), strategy)
+    return model
+
+
 def aligned(strategy, seed):
     """A trainer with all that a run has, and its state."""
     with strategy.scope():
         model = flat(seed)
         penalty = AlignmentPenalty(model, trace_groups(model), strength=1e-3)
-        teacher = flat(1)
     penalty.set_masks({'s1_conv1': np.arange(7) < 3})
-    schooled = make(teacher, strategy)
-    for epoch in range(8):
-        schooled.train_epoch(dataset(seed=epoch), lambda step: .05)
-    settle(teacher, Classification(), dataset(), strategy)
-    trainer = make(model, strategy, penalty, Teacher(teacher, .9, 4.0, 'adaptive'),
+    trainer = make(model, strategy, penalty, Teacher(schooled(strategy), .9, 4.0, 'adaptive'),
                    label_smoothing=.1)
     return trainer, tf.train.Checkpoint(model=model, trainer=trainer, penalty=penalty)
 

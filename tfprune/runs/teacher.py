@@ -31,6 +31,8 @@ from tfprune.training.distribution import from_chief
 from tfprune.training.evaluation import Evaluator
 from tfprune.training.teacher import Teacher
 
+_SCORED = 2_000  # examples that tell who answers better, as far as an epoch has them
+
 
 def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
     """Of the epochs after surgery; None without distillation.
@@ -108,9 +110,6 @@ def _compared(state: State, path: pathlib.Path | None) -> dict[str, Any]:
                 + f': on training {state.task.examples} as they are shown {scores}')
     return {'is_dense': best is not found[0] or state.given_model is None,
             'is_settled': best.is_settled, 'said': said}
-
-
-_SCORED = 2_000  # examples, as far as an epoch has them
 
 
 class _Candidate:
