@@ -52,8 +52,9 @@ def test_toys_give_the_same(name):
     assert not isinstance(rebuilt, keras.Model)
 
 
-@pytest.mark.parametrize('name, size', [('resnet8', 16), ('mobilenet_v2', 32),
-                                        ('vgg16_bn_cifar', 32)])
+@pytest.mark.parametrize('name, size', [
+    ('resnet8', 16), ('mobilenet_v2', 32),
+    pytest.param('vgg16_bn_cifar', 32, marks=pytest.mark.slow)])
 def test_zoo_gives_the_same(name, size):
     model = randomize(build_model(name, image_shape=(size, size, 3), **NORM))
     assert difference(model, to_keras2(model)) <= 1e-5

@@ -65,6 +65,7 @@ def test_a_run_under_a_latency_budget(table, tmp_path):
     assert 'Latency table (' in (tmp_path / 'run' / 'report.html').read_text()
 
 
+@pytest.mark.slow
 def test_a_run_under_a_budget_of_the_latency_of_int8_files(tmp_path, capsys):
     """Prediction and measurement are of the int8 files, dense and pruned; a run that writes none is
     told."""

@@ -72,9 +72,9 @@ def run_of(tmp_path_factory):
     return run
 
 
-# One of each kind: controls, searches between epochs and on trained weights. The searches of the
-# others have tests of their own.
-KINDS = ('amc', 'rlal', 'uniform')
+# A control and a search on trained weights. That between epochs is run by test_train_script, the
+# searches of all have tests of their own.
+KINDS = ('amc', 'uniform')
 
 
 @pytest.mark.parametrize('name', slow_but(sorted(METHODS), KINDS))
@@ -88,8 +88,8 @@ def test_method_keeps_the_contract(name, run_of):
     assert cost.macs == budget['cost'] == report['pruned']['macs']
     if METHODS[name].prunes:
         assert cost.macs <= budget['limit'] <= 0.5 * budget['dense']
-        # Within one step of the widest layer's budget, not somewhere below it.
-        assert cost.macs > 0.97 * budget['limit']
+        # Within a channel of it, a 24th of most of the MACs, or 8% of half of them.
+        assert cost.macs > 0.92 * budget['limit']
     else:
         assert cost.macs == budget['dense']
     assert {row['name']: row['width'] for row in report['groups'] if row['width']} == {

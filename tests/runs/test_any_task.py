@@ -17,7 +17,8 @@ from tfprune.training.step import NonFiniteLossError
 
 
 @pytest.mark.parametrize('kind, options, compiled, metric', [
-    ('number', {}, {'loss': 'mse', 'metrics': ['mae']}, 'mae'),
+    pytest.param('number', {}, {'loss': 'mse', 'metrics': ['mae']}, 'mae',
+                 marks=pytest.mark.slow),
     pytest.param('binary', {'activation': 'sigmoid'},
                  {'loss': 'binary_crossentropy', 'metrics': ['accuracy']}, 'accuracy',
                  marks=pytest.mark.slow),

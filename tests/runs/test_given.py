@@ -303,7 +303,8 @@ def steps_of_fit(model, optimizer, data, steps):
     dict(kernel_regularizer=keras.regularizers.L2(0.3), activity_regularizer='l1'),
     dict(kernel_constraint=keras.constraints.MaxNorm(0.2))])
 @pytest.mark.parametrize('optimizer', [
-    lambda: keras.optimizers.SGD(0.05, momentum=0.9), lambda: keras.optimizers.Adam(0.01)])
+    pytest.param(lambda: keras.optimizers.SGD(0.05, momentum=0.9), marks=pytest.mark.slow),
+    lambda: keras.optimizers.Adam(0.01)])
 def test_a_step_is_that_of_fit(options, optimizer):
     data = images(48, 0)
     expected = steps_of_fit(network(**options), optimizer(), data, 3)

@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 from tfprune.runs import teacher
 
 OPTIONS = dict(macs=0.5, method='uniform', warmup_epochs=4, random_epochs=0, joint_epochs=0,
-               alignment_epochs=0, fine_tune_epochs=2, check_first_epoch=False, batch_size=32,
-               seed=1, progress=False)
+               alignment_epochs=0, fine_tune_epochs=2, fine_tune_learning_rate=3e-3,
+               check_first_epoch=False, batch_size=32, seed=1, progress=False)
 
 
 @functools.cache

@@ -63,7 +63,7 @@ def test_early_stopping_ends_a_phase_and_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.keras('3.13')
-@pytest.mark.parametrize('ema', [False, True])
+@pytest.mark.parametrize('ema', [pytest.param(False, marks=pytest.mark.slow), True])
 def test_what_is_decided_on_and_saved_are_the_weights_that_a_callback_restores(
         ema, tmp_path, monkeypatch):
     best, acted_on, begins = [], [], []

@@ -67,7 +67,7 @@ def test_gradients_are_those_of_the_pruned_model(make):
     x = tf.constant(np.random.default_rng(0).normal(size=(8, *model.input.shape[1:])), tf.float32)
 
     def gradients(network, variables):
-        @tf.function
+        @tf.function(autograph=False)
         def computed():
             with tf.GradientTape() as tape:
                 loss = tf.reduce_sum(tf.square(tf.cast(network(x), tf.float32)))

@@ -42,7 +42,7 @@ def test_relative_actions_begin_at_the_uniform_decision_and_spread_less_from_upd
     assert np.ravel(told['scale']) == pytest.approx([.03] * E)
 
 
-@pytest.mark.parametrize('name', ['ppo', 'sac'])
+@pytest.mark.parametrize('name', ['ppo', pytest.param('sac', marks=pytest.mark.slow)])
 def test_relative_actions_are_near_the_optimum_within_a_hundred_episodes(name):
     _, _, _, budget, accuracy, optimum = searched()
     envs, agent = relative(name, 20)

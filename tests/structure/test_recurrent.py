@@ -233,7 +233,7 @@ def test_the_subnetwork_is_the_pruned_model(name):
             layer.trainable = False  # by its moving statistics, as the pruned one in inference
     groups = trace_groups(model, prune_frozen=True)
     network = Subnetwork(model, groups)
-    run = tf.function(lambda x: network(x))
+    run = tf.function(lambda x: network(x), autograph=False)
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3, *model.input.shape[1:])).astype('float32')
     for _ in range(2):

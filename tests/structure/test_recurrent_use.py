@@ -89,7 +89,7 @@ def test_masked_steps_are_skipped_by_the_gated_the_pruned_and_the_sub_network(na
     skipped = pruned(x)
     # By the statistics of the batch, of its steps that are not masked.
     by_batch = pruned(x, training=True)
-    assert max_relative_difference(by_batch, tf.function(network)(x)) <= 1e-4
+    assert max_relative_difference(by_batch, tf.function(network, autograph=False)(x)) <= 1e-4
     x[0, 5] = 1e-6  # a step that is not masked, though it holds next to nothing
     assert max_relative_difference(skipped, prune_model(model, groups, masks)(x)) > 1e-3
 

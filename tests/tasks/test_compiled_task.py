@@ -71,8 +71,8 @@ def test_all_metrics_are_those_of_evaluate():
 
 
 @pytest.mark.parametrize('optimizer', [
-    lambda: keras.optimizers.SGD(0.05, momentum=0.9),
-    lambda: keras.optimizers.Adam(0.01, clipnorm=0.5),
+    pytest.param(lambda: keras.optimizers.SGD(0.05, momentum=0.9), marks=pytest.mark.slow),
+    pytest.param(lambda: keras.optimizers.Adam(0.01, clipnorm=0.5), marks=pytest.mark.slow),
     pytest.param(lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1), marks=pytest.mark.slow),
     pytest.param(lambda: keras.optimizers.SGD(0.05, loss_scale_factor=64.0),
                  marks=pytest.mark.slow),

@@ -149,7 +149,7 @@ def statistics(model):
             for v in (layer.moving_mean, layer.moving_variance)]
 
 
-@pytest.mark.parametrize('count', [1, 3])
+@pytest.mark.parametrize('count', [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize('kind', KINDS)
 def test_reestimated_is_what_endless_training_passes_over_the_batches_leave(kind, count):
     model, images = network(kind), batches(count)
@@ -163,7 +163,7 @@ def test_reestimated_is_what_endless_training_passes_over_the_batches_leave(kind
             np.testing.assert_array_equal(variable, value)
     for variable, value in zip(model.variables, before, strict=True):
         variable.assign(value)
-    run = tf.function(lambda x: model(x, training=True))
+    run = tf.function(lambda x: model(x, training=True), autograph=False)
     for _ in range(60):
         for batch in images:
             run(batch)
@@ -269,7 +269,7 @@ def test_a_sub_network_is_scored_by_the_statistics_of_its_layers(kind):
     for masks in (open_masks(groups), {'c': np.arange(7) % 2 == 0}):
         before = values(model.variables)
         chosen.set_masks(masks)
-        ours = tf.function(chosen)(images)
+        ours = tf.function(chosen, autograph=False)(images)
         pruned = prune_model(model, groups, masks)
         if kind == 'tiles':  # normalized tile by tile
             theirs = pruned(images, training=True)

@@ -31,9 +31,9 @@ def stored(values, path):
 
 
 @pytest.mark.parametrize('optimizer, kinds', [
-    (O.SGD(0.1, momentum=0.9), ['momentum']),
+    pytest.param(O.SGD(0.1, momentum=0.9), ['momentum'], marks=pytest.mark.slow),
     (O.Adam(0.1, use_ema=True), ['average', 'momentum', 'velocity']),
-    (O.Nadam(0.1), ['momentum', 'velocity']),
+    pytest.param(O.Nadam(0.1), ['momentum', 'velocity'], marks=pytest.mark.slow),
     pytest.param(O.Muon(0.1), ['momentum', 'velocity'], marks=pytest.mark.keras('3.13')),
     (O.LossScaleOptimizer(O.Adam(0.1, amsgrad=True)), ['momentum', 'velocity', 'velocity_hat'])],
     ids=lambda value: getattr(value, 'name', ''))

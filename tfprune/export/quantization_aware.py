@@ -140,7 +140,7 @@ def convert_int8_qat(quantized: Any, *, io: str = 'float32', output_name: str = 
         return {name: tf.nn.softmax(outputs) if softmax else outputs}
 
     shape = [batch or None, *quantized.input_shape[1:]]
-    module.serve = tf.function(serve, input_signature=[
+    module.serve = tf.function(serve, autograph=False, input_signature=[
         tf.TensorSpec(shape, tf.float32, name=serving.IMAGES)])
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [module.serve.get_concrete_function()], module)
@@ -164,7 +164,8 @@ def calibrate(annotated: Any, quantized: Any, images: list[tf.Tensor]) -> None:
             layer, end = found[1], found[3]
             if layer in measured and found[2] != 'pre_activation':
                 variable.assign(measured[layer][end == 'max'])
-    forward = tf.function(lambda batch: quantized(tf.cast(batch, tf.float32), training=True))
+    forward = tf.function(lambda batch: quantized(tf.cast(batch, tf.float32), training=True),
+                          autograph=False)
     left = _RANGE_DECAY ** len(images)
     for _ in range(CALIBRATION_PASSES):
         before = {name: float(variable) for name, variable in ranges.items()}
@@ -181,7 +182,7 @@ def _float_ranges(annotated: Any, images: list[tf.Tensor]) -> dict[str, tuple[fl
     layers = [layer for layer in annotated.layers if hasattr(layer, 'layer')]
     outputs = tf_keras.Model(annotated.inputs, [layer.output for layer in layers])
 
-    @tf.function
+    @tf.function(autograph=False)
     def ends(batch: tf.Tensor) -> tf.Tensor:
         values = outputs(tf.cast(batch, tf.float32), training=False)
         return tf.stack([[tf.minimum(tf.reduce_min(value), 0), tf.maximum(tf.reduce_max(value), 0)]
@@ -230,7 +231,7 @@ class _Trainer:
         loss, entropy, accuracy = (float(total / sums[3]) for total in sums[:3])
         return {'loss': loss, 'cross_entropy': entropy, 'accuracy': accuracy}
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def _step(self, images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         settings = self._settings
         with tf.GradientTape() as tape:

@@ -126,7 +126,7 @@ def inference(model: keras.Model, options: TFLiteOptions
     if not options.softmax or outputs_probabilities(model):
         return module, function
 
-    @tf.function(input_signature=function.structured_input_signature[0])
+    @tf.function(autograph=False, input_signature=function.structured_input_signature[0])
     def serve(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
         logits, = module.serve(*tensors).values()
         return {'probabilities': tf.nn.softmax(logits)}
