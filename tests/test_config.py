@@ -259,6 +259,7 @@ def test_differing_fields():
     whole = completed({'configuration': {'method': 'rlal'}})['configuration']
     of_before = {'distillation': 0.0, 'fine_tune_schedule': 'restart', 'rlal.action': 'rate',
                  'reconstruction': False, 'distillation_schedule': 'constant',
+                 'distillation_before_surgery': False,
                  'rlal.context_size': 128, 'rlal.agent_epochs': 1}
     assert whole.items() <= {**stored, **of_before}.items()
     assert len(whole) == len(stored) - 4

@@ -1,4 +1,5 @@
-"""The teacher is the better of the model as given and the model just before surgery."""
+"""Before surgery the model as given teaches, after it the better of that and the one just before.
+"""
 import functools
 import json
 
@@ -109,7 +110,7 @@ def test_the_better_one_teaches(build, options, is_dense, tmp_path, monkeypatch)
     assert f'its teacher is the model {name}: ' in chosen['said']
     report = json.loads((tmp_path / 'run/report.json').read_text())
     assert report['training']['reasons'][-1] == chosen['said']
-    model, = seen
+    _, model = seen  # of the epochs after surgery
     assert [layer.compute_dtype for layer in model.layers if layer.weights] == [
         'bfloat16', 'bfloat16', 'float32']
     source = keras.models.load_model(tmp_path / 'run/dense.keras') if is_dense else build()
@@ -117,6 +118,52 @@ def test_the_better_one_teaches(build, options, is_dense, tmp_path, monkeypatch)
         assert right(build()) > right(source)
     for ours, theirs in zip(model.get_weights(), source.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def rows_before(folder):
+    """Rows of metrics.jsonl of the epochs before surgery."""
+    rows = [json.loads(line) for line in open(folder / 'metrics.jsonl')]
+    return rows[:-OPTIONS['fine_tune_epochs']]
+
+
+def test_before_surgery_the_given_model_teaches(tmp_path, monkeypatch):
+    """By what it was and with statistics of its own, after a kill as without; not if it may not."""
+    made, seen = teacher.Teacher, []
+    monkeypatch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
+        model, *rest))
+    options = dict(warmup_epochs=2, learning_rate=1e-2)
+    whole, _ = taught(tmp_path / 'whole', lagging, **options)
+    for row in rows_before(tmp_path / 'whole'):
+        assert row['distillation'] > 0 and 0 < row['distillation_share'] <= 0.9
+        assert row['teacher_loss'] < row['student_loss'] == row['cross_entropy']
+    for layer in lagging().layers:
+        for ours, theirs in zip(seen[0].get_layer(layer.name).trainable_variables,
+                                layer.trainable_variables, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    chosen = json.loads((tmp_path / 'whole/training.json').read_text())['teacher_before']
+    assert chosen['is_settled'] and not chosen['is_dense']
+    report = json.loads((tmp_path / 'whole/report.json').read_text())
+    assert report['epochs']['distillation'] == pytest.approx((2 + 2) / 3)
+    assert chosen['said'] in report['training']['reasons']
+    assert chosen['said'].startswith('before surgery its teacher is the model as given with ')
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr('tfprune.runs.pretraining.keep_state', fail)  # after its last epoch
+        taught(tmp_path / 'run', lagging, **options)
+    compared = teacher._compared
+    monkeypatch.setattr(teacher, '_compared', lambda state, path: compared(state, path) if path
+                        else fail())  # it is not chosen again
+    resumed, _ = taught(tmp_path / 'run', lagging, **options)
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+    taught(tmp_path / 'off', given, distillation_before_surgery=False, **options)
+    assert not any('distillation' in row for row in rows_before(tmp_path / 'off'))
+    report = json.loads((tmp_path / 'off/report.json').read_text())
+    assert report['epochs']['distillation'] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize('made, options', [

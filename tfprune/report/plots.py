@@ -145,17 +145,21 @@ def plot_loss(run: Run) -> Figure | None:
         name = scores.loss_name(task)
         early, late = ([row for row in run.metrics if (row['epoch'] < cut) == is_early]
                        for is_early in (True, False))
+        taught = [row for row in run.metrics if 'distillation' in row]
         if any(row.get('penalty', 0) > 0 for row in early):
-            _line(axes, early, 'loss', GREY, f'{name} + alignment penalty', linestyle='--',
-                  linewidth=1.4)
-        if any('distillation' in row for row in late):
-            _line(axes, late, 'loss', GREY, f"{name} and the teacher's answers", linestyle=':',
-                  linewidth=1.4)
+            answers = ", the teacher's answers" * any(row in taught for row in early)
+            _line(axes, early, 'loss', GREY, f'{name}{answers} + alignment penalty',
+                  linestyle='--', linewidth=1.4)
+            early = []
+        if any(row in taught for row in (*early, *late)):
+            _line(axes, [row for row in taught if row in early or row in late], 'loss', GREY,
+                  f"{name} and the teacher's answers", linestyle=':', linewidth=1.4, cut=cut)
         _line(axes, run.metrics, task['loss'], BLUE, name, cut=cut)
         _from_zero_or_log(axes)
         # Without smoothing of labels, which the teacher's has not.
-        if late and all(row.get('student_loss') == row[task['loss']] for row in late):
-            _line(axes, late, 'teacher_loss', PINK, f'{name} of the teacher', linewidth=1.4)
+        if taught and all(row.get('student_loss') == row[task['loss']] for row in taught):
+            _line(axes, taught, 'teacher_loss', PINK, f'{name} of the teacher', linewidth=1.4,
+                  cut=cut)
         axes.set_xlabel('')
         rate = _epoch_axes(fig, run, 'learning rate', place=grid[1], named=False)
         _line(rate, run.metrics, 'learning_rate', GREEN, None, cut=cut)

@@ -32,7 +32,7 @@ from tfprune.runs.layers import LAYERS_FILE, layers_of
 from tfprune.runs.lost_parts import left_out
 from tfprune.runs.recipe import Given
 from tfprune.runs.state import FineTuning, Interrupted, State
-from tfprune.runs.teacher import said_of_teacher
+from tfprune.runs.teacher import said_of_teacher, teaches_before
 from tfprune.search.problem import Problem
 from tfprune.tasks.base import Task
 from tfprune.training.account import FORWARDS
@@ -207,7 +207,8 @@ def _training(state: State) -> dict[str, Any]:
         'epochs': {'pretraining': planned.pretraining_epochs, 'search': before,
                    'search_equivalents': state.decision.search_equivalents,
                    'fine_tune': after,
-                   'distillation': after / FORWARDS if recipe.distillation else 0,
+                   'distillation': (after + before * teaches_before(state)) / FORWARDS
+                   if recipe.distillation else 0,
                    'total': before + after},
         'given': None if state.given is None else _given(state.task, state.given),
         'training': recipe.to_json() | {

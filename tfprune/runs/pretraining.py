@@ -9,6 +9,7 @@ from tfprune.runs.given import first_epoch
 from tfprune.runs.reuse import take_epochs
 from tfprune.runs.stages import stage_before_surgery
 from tfprune.runs.state import State
+from tfprune.runs.teacher import teacher_before
 from tfprune.search.problem import Problem
 
 
@@ -32,7 +33,7 @@ def pretrain(state: State, problem: Problem) -> None:
 def _train(state: State, problem: Problem) -> None:
     method, scorer = state.method, state.scorer
     judged = first_epoch(state, problem)
-    trainer = state.trainer(problem.model, penalty=method.penalty,
+    trainer = state.trainer(problem.model, teacher=teacher_before(state), penalty=method.penalty,
                             constrain=method.constrain(), companion=method.companion())
     loop = EpochLoop(state, trainer, tf.train.Checkpoint(
         model=problem.model, trainer=trainer, method=method, account=problem.account),

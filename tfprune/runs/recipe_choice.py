@@ -91,15 +91,19 @@ def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]
         return 0.0, []
     if options.distillation is not None or not state.task.is_distilled:
         return options.distillation or 0.0, []
+    when, learner = 'after surgery', 'the pruned model'
     teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
     if starts_trained and epochs.search:
         teacher += ' or, where it is better then, just before surgery'
+        if options.distillation_before_surgery:
+            when, learner = 'before and after surgery', 'the model that is trained'
+            teacher = teacher.replace('better then', 'better after it')
     share, kind = f'{DISTILLATION:.0%}', options.distillation_schedule
     if kind != 'constant':
         share = f'at most {share}'
-    better = " as far as they are better than the pruned model's" * (kind == 'adaptive')
+    better = f" as far as they are better than {learner}'s" * (kind == 'adaptive')
     return DISTILLATION, [
-        f'after surgery {share} of the loss is the divergence, at a temperature of '
+        f'{when} {share} of the loss is the divergence, at a temperature of '
         f'{options.distillation_temperature:g}, from the answers of {teacher}{better} '
         '(--distillation)']
 

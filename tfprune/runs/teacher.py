@@ -1,6 +1,7 @@
-"""Whose answers the pruned model learns from: the model as given, or as it was before surgery.
+"""Whose answers the model learns from: those of the model as given, or as it was before surgery.
 
-    random weights                    the dense model just before surgery
+    before surgery, given weights     the model as given: what it knows is not to be lost there
+    after it, random weights          the dense model just before surgery
     given ones, no epochs before      the model as given
     given ones, epochs before         whichever answers training examples better then: epochs before
                                       surgery may have made it better or worse than it came
@@ -11,7 +12,7 @@ held-out ones, which it may have been trained on, do not tell.
 
 Its batch-norm statistics are re-estimated where its answers are then clearly better: moving
 averages lag behind weights that have just moved, by points where an epoch has few steps. Both is
-decided once, after surgery, and kept in the run's folder.
+decided once, as these epochs begin, and kept in the run's folder.
 """
 import pathlib
 from typing import Any
@@ -34,6 +35,21 @@ from tfprune.training.teacher import Teacher
 _SCORED = 2_000  # examples that tell who answers better, as far as an epoch has them
 
 
+def teaches_before(state: State) -> bool:
+    """Whether the given model teaches before surgery."""
+    return state.given_model is not None and state.config.training.distillation_before_surgery
+
+
+def teacher_before(state: State) -> Teacher | None:
+    """Of the epochs before surgery: the model as given; None of random weights, or where it is not
+    to teach."""
+    if not teaches_before(state):
+        return None
+    with state.strategy.scope():
+        model = plain_copy(state.given_model)
+    return _teacher(state, model, _chosen(state, 'teacher_before', dense=False))
+
+
 def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
     """Of the epochs after surgery; None without distillation.
 
@@ -44,25 +60,31 @@ def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
     Raises:
         ValueError: the file of the dense model is lost.
     """
-    share, options = state.recipe.distillation, state.config.training
-    if not share:
+    if not state.recipe.distillation:
         return None
-    chosen, model = _chosen(state), state.given_model
+    model = state.given_model
+    chosen = _chosen(state, 'teacher', dense=model is None or bool(state.surgery_epoch))
     if model is None or chosen['is_dense']:
         path = _dense_file(state)
         with state.strategy.scope():
             model = plain_copy(dense)
             load_initial_weights(model, path)
-    if chosen['is_settled']:
-        settle(model, state.task, _examples(state), state.strategy)
-    return Teacher(model, share, options.distillation_temperature,
-                   options.distillation_schedule)
+    return _teacher(state, model, chosen)
 
 
 def said_of_teacher(run_dir: pathlib.Path) -> list[str]:
     """What was said where there was something to choose."""
-    found = (read_json(run_dir / FILE) or {}).get('teacher')
-    return [found['said']] if found and found['said'] else []
+    found = read_json(run_dir / FILE) or {}
+    said = (found.get(name, {}).get('said') for name in ('teacher_before', 'teacher'))
+    return [each for each in said if each]
+
+
+def _teacher(state: State, model: keras.Model, chosen: dict[str, Any]) -> Teacher:
+    options = state.config.training
+    if chosen['is_settled']:
+        settle(model, state.task, _examples(state), state.strategy)
+    return Teacher(model, state.recipe.distillation, options.distillation_temperature,
+                   options.distillation_schedule)
 
 
 def _dense_file(state: State) -> pathlib.Path:
@@ -76,17 +98,18 @@ def _dense_file(state: State) -> pathlib.Path:
     return path
 
 
-def _chosen(state: State) -> dict[str, Any]:
-    """{is_dense, is_settled, said}: whether the teacher is the model just before surgery, with
-    re-estimated statistics; why, if there was a choice."""
+def _chosen(state: State, name: str, dense: bool) -> dict[str, Any]:
+    """{is_dense, is_settled, said}: whether the teacher is the model just before surgery, which may
+    be where `dense`, with re-estimated statistics; why, if there was a choice."""
     known = from_chief(state.strategy, state.is_chief and (
-        state.folder.read_json(FILE) or {}).get('teacher') or None)
+        state.folder.read_json(FILE) or {}).get(name) or None)
     if known is None:
-        is_both = state.given_model is None or state.surgery_epoch
-        path = _dense_file(state) if is_both else None
+        path = _dense_file(state) if dense else None
         if state.is_chief:
             known = _compared(state, path)
-            state.folder.write_json(FILE, state.folder.read_json(FILE) | {'teacher': known})
+            if name == 'teacher_before' and known['said']:
+                known['said'] = f'before surgery {known["said"]}'
+            state.folder.write_json(FILE, state.folder.read_json(FILE) | {name: known})
             if known['said']:
                 state.progress.say(f'{known["said"]}.')
         known = from_chief(state.strategy, known)

@@ -99,6 +99,9 @@ class TrainingOptions(Part):
         ' teacher: the model as given or just before surgery, whichever answers training examples '
         'better; of random weights the latter. If left out, it is 0.9 for classifiers that have a '
         'teacher and 0 of maps of classes; 0 is without.', SHARE, before=0.0)
+    distillation_before_surgery: bool = field_of(
+        True, 'Before surgery, too, the given model teaches, where there is one that knows '
+        'something; the share of the loss is the same.', before=False)
     distillation_temperature: float = field_of(
         4.0, 'The answers of teacher and student are softened by this temperature.',
         Range(0, 1_000, open_low=True))
