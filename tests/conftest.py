@@ -22,8 +22,9 @@ from tfprune import extras  # noqa: E402
 gc.set_threshold(50_000, 20, 50)
 
 # Files of few and long tests: first, or one worker ends alone with them.
-LONG = ('test_notebooks', 'test_train_script', 'test_methods', 'test_deployment',
-        'test_initial_weights', 'test_faults', 'test_properties', 'test_workers', 'test_compare')
+LONG = ('test_train_script', 'test_bad_input', 'test_teacher', 'test_subnetwork', 'test_notebooks',
+        'test_compare', 'test_deployment', 'test_methods', 'test_given', 'test_any_task',
+        'test_workers')
 
 ON_DEMAND = {'clients': 'installs MediaPipe into an environment of its own',
              'slow': 'ten seconds and more'}
