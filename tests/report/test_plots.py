@@ -70,18 +70,29 @@ def test_a_figure_is_saved_and_shown_in_the_common_style(folder, tmp_path):
     assert 'id="a-b-' in to_svg(fig, 'a-b') and 'xmlns' not in to_svg(fig, 'a-b')
 
 
-def test_the_loss_that_is_trained_by_is_told_apart(tmp_path):
+@pytest.mark.parametrize('is_aligned', [True, False])
+@pytest.mark.parametrize('teaches_before', [True, False])
+def test_the_loss_that_is_trained_by_is_told_apart(is_aligned, teaches_before, tmp_path):
     run = make_run(tmp_path / 'run')
     end = json.loads((run / 'report.json').read_text())['epochs']['search']
     rows = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
     for row in rows:
-        row |= {'penalty': 0.1} if row['epoch'] < end else {
-            'distillation': 0.2, 'student_loss': row['cross_entropy'], 'teacher_loss': 0.1}
+        if is_aligned and row['epoch'] < end:
+            row['penalty'] = 0.1
+        if teaches_before or row['epoch'] >= end:
+            row |= {'distillation': 0.2, 'student_loss': row['cross_entropy'], 'teacher_loss': 0.1}
     (run / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
     lines = {line.get_label(): line.get_xdata() for line in plots.loss(run).axes[0].lines}
-    assert max(lines['cross-entropy + alignment penalty']) <= end
-    assert min(lines["cross-entropy and the teacher's answers"]) > end
-    assert min(lines['cross-entropy of the teacher']) > end
+    answers = ", the teacher's answers" * teaches_before
+    aligned = f'cross-entropy{answers} + alignment penalty'
+    assert {label for label in lines if 'penalty' in label} == {aligned} - {
+        '' if is_aligned else aligned}
+    if is_aligned:
+        assert max(lines[aligned]) <= end
+    first = 1 if teaches_before else end + 1
+    assert min(lines['cross-entropy of the teacher']) == first
+    assert min(lines["cross-entropy and the teacher's answers"]) == (
+        end + 1 if is_aligned else first)
 
 
 def test_multiply_adds_are_bars(folder):

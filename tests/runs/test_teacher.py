@@ -12,6 +12,8 @@ from light_export import light_export
 from sklearn.datasets import load_digits
 
 from tfprune.runs import teacher
+from tfprune.runs.state import Interrupted
+from tfprune.training.step import StopTraining, Trainer
 
 OPTIONS = dict(macs=0.5, method='uniform', warmup_epochs=4, random_epochs=0, joint_epochs=0,
                alignment_epochs=0, fine_tune_epochs=2, fine_tune_learning_rate=3e-3,
@@ -43,11 +45,11 @@ def given(part=0, epochs=2):
 
 @functools.cache
 def lagging():
-    """One whose batch-norm statistics are of long ago."""
+    """One whose batch-norm statistics are of long ago, and depend on what its dropout draws."""
     keras.utils.set_random_seed(0)
     model = keras.Sequential([
         keras.Input((8, 8, 1)), L.Rescaling(1 / 16), L.Conv2D(16, 3, name='a'),
-        L.BatchNormalization(momentum=0.99), L.ReLU(), L.Conv2D(24, 3, name='b'),
+        L.BatchNormalization(momentum=0.99), L.ReLU(), L.Dropout(0.1), L.Conv2D(24, 3, name='b'),
         L.BatchNormalization(momentum=0.99), L.ReLU(), L.GlobalAveragePooling2D(), L.Dense(10)])
     model.compile(keras.optimizers.Adam(3e-3), metrics=['accuracy'],
                   loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -126,44 +128,73 @@ def rows_before(folder):
     return rows[:-OPTIONS['fine_tune_epochs']]
 
 
-def test_before_surgery_the_given_model_teaches(tmp_path, monkeypatch):
-    """By what it was and with statistics of its own, after a kill as without; not if it may not."""
-    made, seen = teacher.Teacher, []
-    monkeypatch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
-        model, *rest))
-    options = dict(warmup_epochs=2, learning_rate=1e-2)
-    whole, _ = taught(tmp_path / 'whole', lagging, **options)
-    for row in rows_before(tmp_path / 'whole'):
+class Died(BaseException):
+    """A kill."""
+
+
+BEFORE = dict(warmup_epochs=2, learning_rate=1e-2)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """(pruned model, folder, the models that taught) of a run of epochs before surgery, too."""
+    folder, made, seen = tmp_path_factory.mktemp('whole') / 'run', teacher.Teacher, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
+            model, *rest))
+        return taught(folder, lagging, **BEFORE)[0], folder, seen
+
+
+def test_before_surgery_the_given_model_teaches(whole, tmp_path):
+    """With statistics of its own; not where it may not."""
+    _, folder, (early, _) = whole
+    for row in rows_before(folder):
         assert row['distillation'] > 0 and 0 < row['distillation_share'] <= 0.9
         assert row['teacher_loss'] < row['student_loss'] == row['cross_entropy']
     for layer in lagging().layers:
-        for ours, theirs in zip(seen[0].get_layer(layer.name).trainable_variables,
+        for ours, theirs in zip(early.get_layer(layer.name).trainable_variables,
                                 layer.trainable_variables, strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    chosen = json.loads((tmp_path / 'whole/training.json').read_text())['teacher_before']
+    chosen = json.loads((folder / 'training.json').read_text())['teacher_before']
     assert chosen['is_settled'] and not chosen['is_dense']
-    report = json.loads((tmp_path / 'whole/report.json').read_text())
+    assert chosen['said'].startswith('before surgery its teacher is the model as given with ')
+    report = json.loads((folder / 'report.json').read_text())
     assert report['epochs']['distillation'] == pytest.approx((2 + 2) / 3)
     assert chosen['said'] in report['training']['reasons']
-    assert chosen['said'].startswith('before surgery its teacher is the model as given with ')
 
-    def fail(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr('tfprune.runs.pretraining.keep_state', fail)  # after its last epoch
-        taught(tmp_path / 'run', lagging, **options)
-    compared = teacher._compared
-    monkeypatch.setattr(teacher, '_compared', lambda state, path: compared(state, path) if path
-                        else fail())  # it is not chosen again
-    resumed, _ = taught(tmp_path / 'run', lagging, **options)
-    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-    taught(tmp_path / 'off', given, distillation_before_surgery=False, **options)
-    assert not any('distillation' in row for row in rows_before(tmp_path / 'off'))
-    report = json.loads((tmp_path / 'off/report.json').read_text())
+    taught(tmp_path / 'run', given, distillation_before_surgery=False, **BEFORE)
+    assert not any('distillation' in row for row in rows_before(tmp_path / 'run'))
+    report = json.loads((tmp_path / 'run/report.json').read_text())
     assert report['epochs']['distillation'] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize('how', ['killed', 'stopped'])
+def test_the_same_one_teaches_in_a_run_that_goes_on(how, whole, tmp_path, monkeypatch):
+    """Within its second epoch; its statistics depend on what dropout draws."""
+    train, taught_steps = Trainer._train, []
+
+    def ending(trainer, step, batch):
+        if trainer._teacher is not None:
+            taught_steps.append(step)
+        if len(taught_steps) == 1200 // 32 + 9:
+            raise Died if how == 'killed' else StopTraining
+        return train(trainer, step, batch)
+
+    with monkeypatch.context() as patch, pytest.raises((Died, Interrupted)):
+        patch.setattr(Trainer, '_train', ending)
+        taught(tmp_path / 'run', lagging, **BEFORE)
+    compared = teacher._compared
+
+    def only_after(state, path):
+        assert path  # who teaches before surgery is not chosen again
+        return compared(state, path)
+
+    monkeypatch.setattr(teacher, '_compared', only_after)
+    resumed, _ = taught(tmp_path / 'run', lagging, **BEFORE)
+    assert rows_before(tmp_path / 'run')[1]['student_loss'] == rows_before(whole[1])[1][
+        'student_loss']
+    for one, other in zip(whole[0].get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize('made, options', [

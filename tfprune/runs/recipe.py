@@ -46,7 +46,7 @@ class Recipe:
         optimizer: configuration of the Keras optimizer; None for SGD with momentum.
         learning_rate, fine_tune_learning_rate: peaks before and after surgery.
         weight_decay: L2 coefficient beside the model's own regularizers.
-        distillation: a teacher's share of the loss after surgery, at most.
+        distillation: a teacher's share of the loss, at most.
         reasons: why, in sentences.
         stated: those of these numbers that flags say.
         augmentation: what is done to training images, `ImageData.augmented`; '' for what the

@@ -15,8 +15,8 @@ trains before, because the compiled one has decayed, or because the model just b
 teacher, and so is to have come to the end of a schedule. With --fine_tune_schedule=restart the rate
 after surgery is that of `best_recovering` in any case, 0.05 of random weights.
 
-There is no weight decay beside the regularizers of the user's own model. After surgery classifiers
-learn from the answers of a teacher, too (tfprune.runs.teacher).
+There is no weight decay beside the regularizers of the user's own model. Classifiers learn from the
+answers of a teacher, too: after surgery and, of given weights, before it (tfprune.runs.teacher).
 """
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,12 +32,11 @@ from tfprune.search.problem import Problem
 from tfprune.structure.graph import functional_graph
 from tfprune.training.rate_test import (FACTORS, STEPS, RateTest, at_least, best_recovering,
                                         largest_harmless)
-from tfprune.training.seeding import derived_seed
+from tfprune.training.seeding import NO_EPOCH, derived_seed
 from tfprune.training.step import Optimization
 
-DISTILLATION = 0.9  # a teacher's share of the loss after surgery, at most
+DISTILLATION = 0.9  # a teacher's share of the loss, at most
 GIVEN_RATES = (0.02, 0.01, 0.003, 0.001, 0.0003)  # of SGD, by which given weights train on
-_PLACE = 2 ** 20  # of the test's seed; no run has so many epochs
 
 
 def choose_recipe(state: State, problem: Problem) -> Recipe:
@@ -84,28 +83,29 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
 
 
 def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]:
-    """Share of the loss after surgery; a sentence for what was left to us."""
+    """Share of the loss; sentences for what was left to us."""
     options, epochs = state.config.training, state.config.epochs
-    has_teacher = starts_trained or bool(epochs.search and not state.method.decides_first)
-    if not (has_teacher and state.task.can_distil and epochs.fine_tune_epochs):
+    before = starts_trained and epochs.search and options.distillation_before_surgery
+    after = epochs.fine_tune_epochs and (
+        starts_trained or epochs.search and not state.method.decides_first)
+    if not ((before or after) and state.task.can_distil):
         return 0.0, []
     if options.distillation is not None or not state.task.is_distilled:
         return options.distillation or 0.0, []
-    when, learner = 'after surgery', 'the pruned model'
     teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
     if starts_trained and epochs.search:
         teacher += ' or, where it is better then, just before surgery'
-        if options.distillation_before_surgery:
-            when, learner = 'before and after surgery', 'the model that is trained'
-            teacher = teacher.replace('better then', 'better after it')
     share, kind = f'{DISTILLATION:.0%}', options.distillation_schedule
     if kind != 'constant':
         share = f'at most {share}'
-    better = f" as far as they are better than {learner}'s" * (kind == 'adaptive')
-    return DISTILLATION, [
-        f'{when} {share} of the loss is the divergence, at a temperature of '
-        f'{options.distillation_temperature:g}, from the answers of {teacher}{better} '
-        '(--distillation)']
+    better = ', as far as they are better than those of the model that learns,'
+    said = [f'after surgery {share} of the loss is the divergence, at a temperature of '
+            f'{options.distillation_temperature:g}, from the answers of {teacher}'
+            f'{better * (kind == "adaptive")} (--distillation)'] if after else []
+    if before:
+        said.append('before surgery the model as given teaches likewise '
+                    '(--distillation_before_surgery)')
+    return DISTILLATION, said
 
 
 def has_own_losses(model: keras.Model) -> bool:
@@ -231,5 +231,5 @@ class _Rates:
             Optimization(options.momentum, 0.0, options.label_smoothing, options.batch_size,
                          optimizer=state.compiled.config if state.compiled else None),
             batches.take(STEPS), [x for x, *_ in state.criterion_batches()],
-            list(state.held_out_batches()), derived_seed(problem.seed, _PLACE), state.stops_alone,
+            list(state.held_out_batches()), derived_seed(problem.seed, NO_EPOCH), state.stops_alone,
             state.progress.say, state.task)

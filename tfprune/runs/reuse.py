@@ -19,6 +19,7 @@ from tfprune.runs.config import AFTER_TRAINING, Config, differing_fields, values
 from tfprune.runs.first_epoch import lowered, note_lowered
 from tfprune.runs.folder import RunFolder, changed_files
 from tfprune.runs.recipe import FILE
+from tfprune.runs.teacher import note_teacher_before
 
 RATIOS_FILE = 'ratios.json'  # {budget ratio: decision}
 _MAY_DIFFER = ('method', 'charge_search', 'pretraining_epochs', *LIMITS, *AFTER_TRAINING)
@@ -75,6 +76,7 @@ def take_epochs(config: Config, folder: RunFolder, model: keras.Model) -> None:
                          f'({augmented[0] or "as asked"}); say --augment or --noaugment in both.')
     load_initial_weights(model, str(source / 'dense.keras'))
     note_lowered(folder, lowered(source))  # in those epochs: so is the rate after surgery
+    note_teacher_before(folder, source)
     folder.append_rows('metrics.jsonl', [row for row in read_rows(source / 'metrics.jsonl')
                                          if row['epoch'] < config.epochs.search])
 

@@ -24,14 +24,18 @@ from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import read_keras_file
 from tfprune.pruning.surgery import float32_copy, plain_copy
 from tfprune.run_files import read_json
+from tfprune.runs.folder import RunFolder
 from tfprune.runs.recipe import FILE
 from tfprune.runs.state import State
 from tfprune.runs.statistics import EPOCH_BATCHES, settle
 from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import from_chief
 from tfprune.training.evaluation import Evaluator
+from tfprune.training.seeding import NO_EPOCH, derived_seed, set_seed
 from tfprune.training.teacher import Teacher
 
+# What was chosen stands in the run's FILE under these names.
+BEFORE, AFTER = 'teacher_before', 'teacher'
 _SCORED = 2_000  # examples that tell who answers better, as far as an epoch has them
 
 
@@ -45,13 +49,11 @@ def teacher_before(state: State) -> Teacher | None:
     to teach."""
     if not teaches_before(state):
         return None
-    with state.strategy.scope():
-        model = plain_copy(state.given_model)
-    return _teacher(state, model, _chosen(state, 'teacher_before', dense=False))
+    return _teacher(state, state.given_model, _chosen(state, BEFORE, dense=False), 0)
 
 
 def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
-    """Of the epochs after surgery; None without distillation.
+    """Of the epochs after surgery; None without distillation, or such epochs.
 
     Args:
         dense: the model before surgery, of whatever weights: its layers compute as it trains, in
@@ -60,28 +62,39 @@ def teacher_of(state: State, dense: keras.Model) -> Teacher | None:
     Raises:
         ValueError: the file of the dense model is lost.
     """
-    if not state.recipe.distillation:
+    if not (state.recipe.distillation and state.config.epochs.fine_tune_epochs):
         return None
     model = state.given_model
-    chosen = _chosen(state, 'teacher', dense=model is None or bool(state.surgery_epoch))
+    chosen = _chosen(state, AFTER, dense=model is None or bool(state.surgery_epoch))
     if model is None or chosen['is_dense']:
         path = _dense_file(state)
         with state.strategy.scope():
             model = plain_copy(dense)
             load_initial_weights(model, path)
-    return _teacher(state, model, chosen)
+    return _teacher(state, model, chosen, 1)
 
 
 def said_of_teacher(run_dir: pathlib.Path) -> list[str]:
     """What was said where there was something to choose."""
     found = read_json(run_dir / FILE) or {}
-    said = (found.get(name, {}).get('said') for name in ('teacher_before', 'teacher'))
+    said = (found.get(name, {}).get('said') for name in (BEFORE, AFTER))
     return [each for each in said if each]
 
 
-def _teacher(state: State, model: keras.Model, chosen: dict[str, Any]) -> Teacher:
+def note_teacher_before(folder: RunFolder, source: pathlib.Path) -> None:
+    """Keeps who taught before surgery in the run from which these epochs are taken."""
+    found = (read_json(source / FILE) or {}).get(BEFORE)
+    if found:
+        folder.write_json(FILE, folder.read_json(FILE) | {BEFORE: found})
+
+
+def _teacher(state: State, model: keras.Model, chosen: dict[str, Any], place: int) -> Teacher:
     options = state.config.training
     if chosen['is_settled']:
+        # What its copy's random layers draw as it is settled is the same in a run that goes on.
+        set_seed(derived_seed(state.config.seed, NO_EPOCH, place), model)
+        with state.strategy.scope():
+            model = plain_copy(model)
         settle(model, state.task, _examples(state), state.strategy)
     return Teacher(model, state.recipe.distillation, options.distillation_temperature,
                    options.distillation_schedule)
@@ -107,7 +120,7 @@ def _chosen(state: State, name: str, dense: bool) -> dict[str, Any]:
         path = _dense_file(state) if dense else None
         if state.is_chief:
             known = _compared(state, path)
-            if name == 'teacher_before' and known['said']:
+            if name == BEFORE and known['said']:
                 known['said'] = f'before surgery {known["said"]}'
             state.folder.write_json(FILE, state.folder.read_json(FILE) | {name: known})
             if known['said']:

@@ -42,7 +42,7 @@ class EpochAccount(tf.Module):
     forward and backward, which is three forward passes of each. Costs are taken to be proportional
     to MACs. What trains the network itself, and is an epoch of the schedule, is not counted here;
     neither is what every method does alike, such as the batch-norm statistics after surgery and
-    the teacher's answers in fine-tuning (a third of an epoch each, which the report adds), nor
+    the teacher's answers (a third of an epoch each, which the report adds), nor
     what the agent's own small networks compute: the 400 episodes of AMC on ResNet-20 come to about
     a twentieth of one epoch of CIFAR-10.
 

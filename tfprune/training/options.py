@@ -95,20 +95,22 @@ class TrainingOptions(Part):
         0.0, 'Labels are smoothed by this share, in [0, 1).', Range(0, 1, open_high=True))
     distillation: float | None = field_of(
         None,
-        'After surgery up to this share of the loss is the divergence from the answers of a'
-        ' teacher: the model as given or just before surgery, whichever answers training examples '
-        'better; of random weights the latter. If left out, it is 0.9 for classifiers that have a '
-        'teacher and 0 of maps of classes; 0 is without.', SHARE, before=0.0)
+        'Up to this share of the loss is the divergence from the answers of a teacher: before '
+        'surgery the model as given, if any; after it that or the one just before, whichever '
+        'answers training examples better; of random weights the latter. If left out, it is 0.9 '
+        'for classifiers that have a teacher and 0 of maps of classes; 0 is without.', SHARE,
+        before=0.0)
     distillation_before_surgery: bool = field_of(
-        True, 'Before surgery, too, the given model teaches, where there is one that knows '
-        'something; the share of the loss is the same.', before=False)
+        True, 'A given model that answers better than chance teaches before surgery, too.',
+        before=False)
     distillation_temperature: float = field_of(
         4.0, 'The answers of teacher and student are softened by this temperature.',
         Range(0, 1_000, open_low=True))
     distillation_schedule: str = field_of(
         'adaptive', 'Of that share a step takes the part of the loss of late, without label'
         '_smoothing, that the teacher has not, 1 - its loss / own loss, none where it answers no '
-        'better (adaptive); all (constant); or what falls to zero by the last step (linear).',
+        'better (adaptive); all (constant); or what falls to zero by surgery, and after it by the '
+        'last step (linear).',
         choices=('adaptive', 'constant', 'linear'), before='constant')
     fine_tune_average: float = field_of(
         0.0, 'After the last epoch the weights become their moving average of this momentum over '

@@ -5,6 +5,8 @@ from tensorflow.python.eager import context as eager
 
 from tfprune.structure.keras_internals import layers_within
 
+NO_EPOCH = 2 ** 20  # the first number of a place that is no epoch; no run has so many
+
 
 def derived_seed(seed: int, *place: int) -> int:
     """A seed of a place in a run, such as an epoch: of their sum, seed 1 would repeat the epochs of
