@@ -5,7 +5,7 @@ import pytest
 
 from tfprune.runs.config import Config
 from tfprune.runs.folder import RunFolder
-from tfprune.runs.recipe import FILE
+from tfprune.runs.recipe import FILE, Recipe
 from tfprune.runs.reuse import take_epochs
 from tfprune.runs.teacher import said_of_teacher
 
@@ -30,9 +30,9 @@ def test_who_taught_before_surgery_is_taken_with_these_epochs(tmp_path):
     config = Config(method='magnitude', before_surgery_from=str(source.path))
     ours = RunFolder(tmp_path / 'magnitude', config)
     model.save(source.path / 'dense.keras')
-    recipe = {'training': {}, 'given': None}
+    recipe = {'training': Recipe(None, 0.1, 0.1, 0.0).to_json(), 'given': None}
     ours.write_json(FILE, recipe)
     said = {'is_dense': False, 'is_settled': True, 'said': 'its teacher is the model as given'}
-    source.write_json(FILE, recipe | {'teacher_before': said, 'teacher': {'said': 'theirs'}})
+    source.write_json(FILE, recipe | {'teacher_before': said, 'teacher': said | {'said': ''}})
     take_epochs(config, ours, model)
     assert said_of_teacher(ours.path) == ['its teacher is the model as given']
