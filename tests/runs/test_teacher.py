@@ -168,6 +168,18 @@ def test_before_surgery_the_given_model_teaches(whole, tmp_path):
     assert report['epochs']['distillation'] == pytest.approx(2 / 3)
 
 
+def test_it_teaches_without_epochs_after_surgery_too(tmp_path):
+    with light_export():
+        tfprune.train_and_prune(given(), *digits(), run_dir=tmp_path / 'run', **OPTIONS | BEFORE | {
+            'fine_tune_epochs': 0})
+    rows = [json.loads(line) for line in open(tmp_path / 'run/metrics.jsonl')]
+    assert len(rows) == 2 and all(row['distillation'] > 0 for row in rows)
+    report = json.loads((tmp_path / 'run/report.json').read_text())
+    assert report['epochs']['distillation'] == pytest.approx(2 / 3)
+    assert report['training']['reasons'][-1].startswith('before surgery at most 90% of the loss is')
+    assert not any('after surgery' in each for each in report['training']['reasons'])
+
+
 @pytest.mark.parametrize('how', ['killed', 'stopped'])
 def test_the_same_one_teaches_in_a_run_that_goes_on(how, whole, tmp_path, monkeypatch):
     """Within its second epoch; its statistics depend on what dropout draws."""

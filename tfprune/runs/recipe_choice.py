@@ -92,17 +92,18 @@ def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]
         return 0.0, []
     if options.distillation is not None or not state.task.is_distilled:
         return options.distillation or 0.0, []
+    when = 'after surgery' if after else 'before surgery'
     teacher = 'the model as given' if starts_trained else 'the dense model just before surgery'
-    if starts_trained and epochs.search:
+    if starts_trained and epochs.search and after:
         teacher += ' or, where it is better then, just before surgery'
     share, kind = f'{DISTILLATION:.0%}', options.distillation_schedule
     if kind != 'constant':
         share = f'at most {share}'
     better = ', as far as they are better than those of the model that learns,'
-    said = [f'after surgery {share} of the loss is the divergence, at a temperature of '
+    said = [f'{when} {share} of the loss is the divergence, at a temperature of '
             f'{options.distillation_temperature:g}, from the answers of {teacher}'
-            f'{better * (kind == "adaptive")} (--distillation)'] if after else []
-    if before:
+            f'{better * (kind == "adaptive")} (--distillation)']
+    if before and after:
         said.append('before surgery the model as given teaches likewise '
                     '(--distillation_before_surgery)')
     return DISTILLATION, said
