@@ -77,6 +77,16 @@ def run_of(tmp_path_factory):
 KINDS = ('amc', 'uniform')
 
 
+def check_nothing_more_fits(report):
+    """No group's next channel does."""
+    dense = keras.models.load_model(SMALL['model'])
+    groups = trace_groups(dense).without_residual()
+    budget = Budget(groups, CostModel(dense, groups), {'macs': 0.5})
+    by_name = {row['name']: row['width'] for row in report['groups']}
+    widths = [by_name[name] for name in budget.names]
+    np.testing.assert_array_equal(budget.fill(widths), widths)
+
+
 @pytest.mark.parametrize('name', slow_but(sorted(METHODS), KINDS))
 def test_method_keeps_the_contract(name, run_of):
     config, result = small(name), run_of(name)
@@ -88,8 +98,10 @@ def test_method_keeps_the_contract(name, run_of):
     assert cost.macs == budget['cost'] == report['pruned']['macs']
     if METHODS[name].prunes:
         assert cost.macs <= budget['limit'] <= 0.5 * budget['dense']
-        # Within a channel of it, a 24th of most of the MACs, or 8% of half of them.
-        assert cost.macs > 0.92 * budget['limit']
+        if all(row['width'] != 0 for row in report['groups']):
+            check_nothing_more_fits(report)
+        else:  # whole blocks are gone
+            assert cost.macs > 0.97 * budget['limit']
     else:
         assert cost.macs == budget['dense']
     assert {row['name']: row['width'] for row in report['groups'] if row['width']} == {

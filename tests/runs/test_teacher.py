@@ -64,6 +64,20 @@ def taught(folder, made=given, **options):
     return pruned, json.loads((folder / 'training.json').read_text())['teacher']
 
 
+def that_teach(patch):
+    """The models of which teachers are made from now on, in a list."""
+    made, seen = teacher.Teacher, []
+    patch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(model, *rest))
+    return seen
+
+
+def check_weights_are_the_lagging_ones(model):
+    for layer in lagging().layers:
+        for ours, theirs in zip(model.get_layer(layer.name).trainable_variables,
+                                layer.trainable_variables, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
 def right(model):
     """How many held-out images it answers rightly."""
     x, y = digits()[1]
@@ -74,9 +88,7 @@ AT_ONCE = dict(warmup_epochs=0, fine_tune_epochs=2)
 
 
 def test_lagging_statistics_do_not_teach(tmp_path, monkeypatch):
-    made, seen = teacher.Teacher, []
-    monkeypatch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
-        model, *rest))
+    seen = that_teach(monkeypatch)
     before = lagging().get_weights()
     held_out = digits()[1]
     as_given = lagging().evaluate(*held_out, verbose=0)[1]
@@ -86,10 +98,7 @@ def test_lagging_statistics_do_not_teach(tmp_path, monkeypatch):
                                      'norm statistics: on training images as they are shown ')
     answers = seen[0].predict(held_out[0], verbose=0).argmax(-1)
     assert (answers == held_out[1]).mean() > as_given + 0.02
-    for layer in lagging().layers:  # its weights are those of the given one
-        for ours, theirs in zip(seen[0].get_layer(layer.name).trainable_variables,
-                                layer.trainable_variables, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    check_weights_are_the_lagging_ones(seen[0])
     for ours, theirs in zip(before, lagging().get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -103,9 +112,7 @@ def memorized():
     (memorized, {}, True), (given, {'learning_rate': 1e-9}, False)])  # which changes nothing
 def test_the_better_one_teaches(build, options, is_dense, tmp_path, monkeypatch):
     """On training images; by the weights of then, computing as the model trains."""
-    made, seen = teacher.Teacher, []
-    monkeypatch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
-        model, *rest))
+    seen = that_teach(monkeypatch)
     _, chosen = taught(tmp_path / 'run', build, **options)
     name = 'just before surgery' if is_dense else 'as given'
     assert chosen['is_dense'] == is_dense
@@ -124,8 +131,12 @@ def test_the_better_one_teaches(build, options, is_dense, tmp_path, monkeypatch)
 
 def rows_before(folder):
     """Rows of metrics.jsonl of the epochs before surgery."""
-    rows = [json.loads(line) for line in open(folder / 'metrics.jsonl')]
-    return rows[:-OPTIONS['fine_tune_epochs']]
+    return rows_of(folder)[:-OPTIONS['fine_tune_epochs']]
+
+
+def rows_of(folder):
+    """Those of all epochs."""
+    return [json.loads(line) for line in open(folder / 'metrics.jsonl')]
 
 
 class Died(BaseException):
@@ -138,10 +149,9 @@ BEFORE = dict(warmup_epochs=2, learning_rate=1e-2)
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
     """(pruned model, folder, the models that taught) of a run of epochs before surgery, too."""
-    folder, made, seen = tmp_path_factory.mktemp('whole') / 'run', teacher.Teacher, []
+    folder = tmp_path_factory.mktemp('whole') / 'run'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(teacher, 'Teacher', lambda model, *rest: seen.append(model) or made(
-            model, *rest))
+        seen = that_teach(patch)
         return taught(folder, lagging, **BEFORE)[0], folder, seen
 
 
@@ -151,10 +161,7 @@ def test_before_surgery_the_given_model_teaches(whole, tmp_path):
     for row in rows_before(folder):
         assert row['distillation'] > 0 and 0 < row['distillation_share'] <= 0.9
         assert row['teacher_loss'] < row['student_loss'] == row['cross_entropy']
-    for layer in lagging().layers:
-        for ours, theirs in zip(early.get_layer(layer.name).trainable_variables,
-                                layer.trainable_variables, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+    check_weights_are_the_lagging_ones(early)
     chosen = json.loads((folder / 'training.json').read_text())['teacher_before']
     assert chosen['is_settled'] and not chosen['is_dense']
     assert chosen['said'].startswith('before surgery its teacher is the model as given with ')
@@ -172,7 +179,7 @@ def test_it_teaches_without_epochs_after_surgery_too(tmp_path):
     with light_export():
         tfprune.train_and_prune(given(), *digits(), run_dir=tmp_path / 'run', **OPTIONS | BEFORE | {
             'fine_tune_epochs': 0})
-    rows = [json.loads(line) for line in open(tmp_path / 'run/metrics.jsonl')]
+    rows = rows_of(tmp_path / 'run')
     assert len(rows) == 2 and all(row['distillation'] > 0 for row in rows)
     report = json.loads((tmp_path / 'run/report.json').read_text())
     assert report['epochs']['distillation'] == pytest.approx(2 / 3)

@@ -143,17 +143,15 @@ def plot_loss(run: Run) -> Figure | None:
         axes = _epoch_axes(fig, run, 'loss', place=grid[0], surgery_at='top')
         task = task_of(run.report)
         name = scores.loss_name(task)
-        early, late = ([row for row in run.metrics if (row['epoch'] < cut) == is_early]
-                       for is_early in (True, False))
-        taught = [row for row in run.metrics if 'distillation' in row]
+        early = [row for row in run.metrics if row['epoch'] < cut]
+        taught = alike = [row for row in run.metrics if 'distillation' in row]
         if any(row.get('penalty', 0) > 0 for row in early):
-            answers = ", the teacher's answers" * any(row in taught for row in early)
+            answers = ", the teacher's answers" * any('distillation' in row for row in early)
             _line(axes, early, 'loss', GREY, f'{name}{answers} + alignment penalty',
                   linestyle='--', linewidth=1.4)
-            early = []
-        if any(row in taught for row in (*early, *late)):
-            _line(axes, [row for row in taught if row in early or row in late], 'loss', GREY,
-                  f"{name} and the teacher's answers", linestyle=':', linewidth=1.4, cut=cut)
+            alike = [row for row in taught if row['epoch'] >= cut]
+        _line(axes, alike, 'loss', GREY, f"{name} and the teacher's answers", linestyle=':',
+              linewidth=1.4, cut=cut)
         _line(axes, run.metrics, task['loss'], BLUE, name, cut=cut)
         _from_zero_or_log(axes)
         # Without smoothing of labels, which the teacher's has not.

@@ -39,7 +39,7 @@ def note_lowered(folder: RunFolder, rows: Mapping[float, str]) -> None:
     are."""
     if rows:
         known = {**lowered(folder.path), **rows}
-        folder.write_json(FILE, folder.read_json(FILE) | {
+        folder.update_json(FILE, {
             'lowered': {repr(factor): said for factor, said in known.items()}})
 
 

@@ -132,6 +132,10 @@ class RunFolder:
         """Writes a JSON file, atomically."""
         write_text(self.path / name, json.dumps(value, indent=1) + '\n')
 
+    def update_json(self, name: str, values: Mapping[str, Any]) -> None:
+        """Adds to a JSON file that is there, or replaces what it holds under these names."""
+        self.write_json(name, self.read_json(name) | values)
+
     def keep_json(self, name: str, value: Mapping[str, Any], *,
                   observed: Collection[str] = ()) -> None:
         """Writes a JSON file, or checks that the one there says the same.

@@ -85,7 +85,7 @@ def note_teacher_before(folder: RunFolder, source: pathlib.Path) -> None:
     """Keeps who taught before surgery in the run from which these epochs are taken."""
     found = (read_json(source / FILE) or {}).get(BEFORE)
     if found:
-        folder.write_json(FILE, folder.read_json(FILE) | {BEFORE: found})
+        folder.update_json(FILE, {BEFORE: found})
 
 
 def _teacher(state: State, model: keras.Model, chosen: dict[str, Any], place: int) -> Teacher:
@@ -122,7 +122,7 @@ def _chosen(state: State, name: str, dense: bool) -> dict[str, Any]:
             known = _compared(state, path)
             if name == BEFORE and known['said']:
                 known['said'] = f'before surgery {known["said"]}'
-            state.folder.write_json(FILE, state.folder.read_json(FILE) | {name: known})
+            state.folder.update_json(FILE, {name: known})
             if known['said']:
                 state.progress.say(f'{known["said"]}.')
         known = from_chief(state.strategy, known)
