@@ -101,6 +101,17 @@ def test_flags_come_before_what_the_model_says(trained, tmp_path):
                                      'distillation')] == [0.002, 0.001, 1e-5, 0.5]
 
 
+@pytest.mark.parametrize('options, after', [
+    ({}, 0.002), ({'fine_tune_learning_rate': 0.003}, 0.003)])
+def test_a_rate_that_is_said_is_that_of_all_epochs(trained, options, after, tmp_path):
+    """Also where all of them are after surgery."""
+    found = run(trained, tmp_path / 'run', warmup_epochs=0, fine_tune_epochs=2, learning_rate=0.002,
+                **options)
+    assert found['training']['fine_tune_learning_rate'] == after
+    row = json.loads((tmp_path / 'run/metrics.jsonl').read_text().splitlines()[0])
+    assert row['phase'] == 'fine_tune' and 0.5 * after < row['learning_rate'] < 0.6 * after
+
+
 def test_a_rate_that_ruins_is_lowered_and_said(trained, tmp_path, capsys):
     model = keras.models.clone_model(trained)
     model.set_weights(trained.get_weights())

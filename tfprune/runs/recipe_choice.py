@@ -51,6 +51,8 @@ def choose_recipe(state: State, problem: Problem) -> Recipe:
     stated = {name: getattr(options, name) for name in (
         'learning_rate', 'fine_tune_learning_rate', 'weight_decay')
         if getattr(options, name) is not None}
+    if options.fine_tune_schedule == 'continue' and 'learning_rate' in stated and not epochs.search:
+        stated.setdefault('fine_tune_learning_rate', stated['learning_rate'])  # all epochs'
     distillation, of_teacher = _distillation(state, starts_trained)
     continues = (options.fine_tune_schedule == 'continue'
                  and 'fine_tune_learning_rate' not in stated

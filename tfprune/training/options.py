@@ -62,9 +62,9 @@ class TrainingOptions(Part):
         'with momentum; sgd trains every model by SGD.', choices=('compiled', 'sgd'))
     learning_rate: float | None = field_of(
         None,
-        'The learning rate has this peak before surgery. If left out, given weights are trained '
-        'at the rate of their compiled optimizer or, without one, at a rate that a short test '
-        'on a copy finds; random weights at 0.1.', RATE)
+        'The learning rate has this peak before surgery, or after it if no epochs are before. If '
+        'left out, given weights are trained at the rate of their compiled optimizer or, without '
+        'one, at a rate that a short test on a copy finds; random weights at 0.1.', RATE)
     fine_tune_learning_rate: float | None = field_of(
         None, 'After surgery the learning rate begins anew, at this peak. If left out, see '
         'fine_tune_schedule; a peak that restarts is found likewise, random weights take 0.05.',
