@@ -66,6 +66,7 @@ def test_a_second_counts_once():
     assert watch.take() == {}
 
 
+@pytest.mark.slow
 def test_the_contestants_take_the_same_step():
     batch = training_step.noise(8)
     strategy = make_strategy(1)
@@ -92,6 +93,7 @@ def test_the_contestants_take_the_same_step():
             np.testing.assert_allclose(one.numpy(), two.numpy(), rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_rows_of_training_steps():
     rows = list(training_step.rows(['joint', 'keras'], models=['resnet8'], dtypes=['float32'],
                                    batch_size=2, step_rounds=2, determinism=False))
@@ -173,6 +175,7 @@ def test_rows_of_the_pipeline(tmp_path):
     assert '| folder (made), 40 | 16x16x3 |' in text
 
 
+@pytest.mark.slow
 def test_rows_of_the_search(tmp_path):
     parts = {f'{name}_seconds': 1.0 for name in search.PARTS}
     rows = [{'epoch': epoch, 'phase': phase, 'train_seconds': 100.0, 'method_seconds': 8.0, **parts}
@@ -227,6 +230,7 @@ def test_torch_structure_says_what_it_needs():
         next(torch_structure.rows(['mobilenet_v2'], torch_python='/bin/false'))
 
 
+@pytest.mark.slow
 def test_rows_of_pruning_at_once(tmp_path, monkeypatch):
     path = tmp_path / 'resnet8.keras'
     build_model('resnet8', image_shape=(8, 8, 1), num_classes=10, mean=(0.5,),

@@ -89,17 +89,17 @@ def check_subnetwork_and_file(spec, seed):
 CHECKS = [check_gated_is_pruned, check_pruning_twice, check_subnetwork_and_file]
 
 
-@on_models(5)
+@on_models(3)
 def test_gated_is_pruned_and_predicted_is_counted(spec, seed):
     check_gated_is_pruned(spec, seed)
 
 
-@on_models(4, 3)
+@on_models(3, 3)
 def test_pruning_twice_is_pruning_once_and_open_masks_are_the_identity(spec, seed):
     check_pruning_twice(spec, seed)
 
 
-@on_models(4, 3)
+@on_models(3, 3)
 def test_the_subnetwork_and_the_file_are_the_pruned_model(spec, seed):
     check_subnetwork_and_file(spec, seed)
 

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as L
+
+from cases import slow_but
 from light_export import light_export
 from sklearn.datasets import load_digits
 
@@ -187,7 +189,7 @@ def test_it_teaches_without_epochs_after_surgery_too(tmp_path):
     assert not any('after surgery' in each for each in report['training']['reasons'])
 
 
-@pytest.mark.parametrize('how', ['killed', 'stopped'])
+@pytest.mark.parametrize('how', slow_but(['killed', 'stopped'], ['killed']))
 def test_the_same_one_teaches_in_a_run_that_goes_on(how, whole, tmp_path, monkeypatch):
     """Within its second epoch; its statistics depend on what dropout draws."""
     train, taught_steps = Trainer._train, []
@@ -216,8 +218,8 @@ def test_the_same_one_teaches_in_a_run_that_goes_on(how, whole, tmp_path, monkey
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize('made, options', [
-    pytest.param(given, {}, marks=pytest.mark.slow), (lagging, AT_ONCE)])
+@pytest.mark.slow
+@pytest.mark.parametrize('made, options', [(given, {}), (lagging, AT_ONCE)])
 def test_it_is_chosen_once(made, options, tmp_path, monkeypatch):
     whole, chosen = taught(tmp_path / 'whole', made, **options)
 

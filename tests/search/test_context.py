@@ -136,6 +136,7 @@ def test_z_explains_a_drifting_reward_on_held_out_episodes():
     assert .7 < without
 
 
+@pytest.mark.slow
 def test_z_knows_an_epoch_before_any_of_its_rewards():
     """Which actions are better depends on a phase, told by what is known: of epochs that nothing
     was learnt of, the decoder tells better from worse. It does not without."""
