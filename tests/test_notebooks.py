@@ -1,11 +1,13 @@
 """The notebooks run from top to bottom, each in a kernel of its own, here with smaller networks and
 shorter schedules.
 """
+import ast
+import importlib
 import pathlib
 
 import pytest
 
-from cases import slow_but
+import tfprune
 from small_model import small_model
 
 nbformat = pytest.importorskip('nbformat', reason="needs nbclient: pip install 'tfprune[test]'")
@@ -38,9 +40,29 @@ def kinds(notebook):
     return found
 
 
+@pytest.mark.parametrize('name', SHORTER)
+def test_what_a_notebook_imports_and_calls_of_the_package_is_there(name):
+    code = '\n'.join(cell.source for cell in nbformat.read(FOLDER / f'{name}.ipynb', 4).cells
+                     if cell.cell_type == 'code')
+    lines = [line for line in code.splitlines() if not line.startswith(('!', '%'))]
+    found = 0
+    for node in ast.walk(ast.parse('\n'.join(lines))):
+        if isinstance(node, ast.ImportFrom) and node.module.split('.')[0] == 'tfprune':
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                assert hasattr(module, alias.name), f'{node.module}.{alias.name}'
+                found += 1
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and (
+                node.value.id == 'tfprune'):
+            assert hasattr(tfprune, node.attr), f'tfprune.{node.attr}'
+            found += 1
+    assert found > 1
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.extra('rl')
-@pytest.mark.parametrize('name', slow_but(SHORTER, ['own_model']))
+@pytest.mark.parametrize('name', SHORTER)
 def test_a_notebook_runs_and_shows_what_its_file_does(name):
     notebook = nbformat.read(FOLDER / f'{name}.ipynb', 4)
     committed = kinds(notebook)

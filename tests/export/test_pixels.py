@@ -243,6 +243,7 @@ def test_ranges_of_integers_are_those_of_the_data_not_of_the_few_that_calibrate(
     assert source['quantization'] == pytest.approx((6.375 / 255, 32), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_users_data_from_0_to_1_to_the_end(tmp_path):
     """Bytes of pictures, through every file of a deployment, are classified as the Keras model
     classifies what it was trained on."""

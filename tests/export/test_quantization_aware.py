@@ -87,12 +87,14 @@ def assert_integer(content, io='float32'):
             assert dtypes == {'int8', 'int32'} and weights[0]['dtype'] == np.int8, kind
 
 
+@pytest.mark.slow
 def test_it_trains(tuned):
     _, rows, _ = tuned
     losses = [row['cross_entropy'] for row in rows]
     assert losses[-1] < 0.7 * losses[0] and rows[-1]['accuracy'] > rows[0]['accuracy']
 
 
+@pytest.mark.slow
 def test_the_file_is_all_integers(tuned):
     _, _, content = tuned
     assert_integer(content)
@@ -102,6 +104,7 @@ def test_the_file_is_all_integers(tuned):
         assert len(kernel['quantization_parameters']['scales']) == kernel['shape'][0]
 
 
+@pytest.mark.slow
 def test_the_file_takes_each_pixel_as_it_is(tuned):
     interpreter = open_interpreter(tuned[2], optimized=False)
     interpreter.allocate_tensors()
@@ -111,6 +114,7 @@ def test_the_file_takes_each_pixel_as_it_is(tuned):
     assert first['op_name'] == 'QUANTIZE' and pixels[0]['quantization'] == (1.0, -128)
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_float(trained, tuned, digits):
     quantized, _, content = tuned
     (images, labels), = digits.test_batches(360).as_numpy_iterator()
@@ -133,6 +137,7 @@ def test_a_softmax_may_follow(tuned, digits):
     assert np.mean(found.argmax(-1) == run(tuned[2], images).argmax(-1)) > 0.97
 
 
+@pytest.mark.slow
 def test_any_batch(tuned):
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1))
     whole = run(tuned[2], images)
@@ -208,6 +213,7 @@ def test_a_function_of_its_arguments_alone(examples):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_layers_of_tf_keras_heed_the_global_seed_afterwards(tuned):
     """Agents of later runs in this process: tf_keras's own set_random_seed would end that."""
     import tf_keras

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from tfprune.costs.model import CostModel
-from tfprune.export.latency import latencies_in_turns
 from tfprune.export.operators import read_steps
 from tfprune.export.tflite import FLOAT32, INT8
 from tfprune.latency import build as latency_build, phone as latency_phone
@@ -80,16 +79,17 @@ def test_grid_by_hand():
 
 
 def test_a_built_table_predicts_in_the_order_of_size(built):
-    """A toy is mostly calls, and the machine may be busy: the 15% are the benchmark's."""
+    """How near to what is measured is for the benchmark: a toy is mostly calls, and the machine may
+    be busy."""
     path, table, said = built
     model, groups = toy('residual'), trace_groups(toy('residual'))
     assert said[0] == 'converting residual ...'
     assert all(found.is_complete for found in table.surfaces.values())
     costs = CostModel(model, groups, latency_table=LatencyTable.load(path))
-    stats, _ = latencies_in_turns([converted(pruned_at_random('residual', 1)[2])], rounds=5)
     _, widths, _ = pruned_at_random('residual', 1)
-    assert .2 < costs(widths).latency_ms / stats[0].p10 < 3  # others at work disturb it least
-    assert costs({name: 1 for name in groups}).latency_ms < costs.dense.latency_ms
+    narrowest = costs({name: 1 for name in groups}).latency_ms
+    assert 0 < narrowest <= costs(widths).latency_ms <= costs.dense.latency_ms
+    assert narrowest < costs.dense.latency_ms
 
 
 def test_what_was_measured_is_not_measured_again(built, monkeypatch):

@@ -242,6 +242,7 @@ def test_zeros_stay_zero_through_fine_tuning_and_a_stop(sparse_run):
     assert count == math.ceil(0.7 * total) and moved > 0.9 * (total - count)
 
 
+@pytest.mark.slow
 def test_sparsity_is_reported_beside_dense_macs(sparse_run):
     report = sparse_run.report
     params = sparse_run.model.count_params()

@@ -108,6 +108,7 @@ def test_weights_by_hand():
         weight(model, 'hidden', 'kernel').reshape(9, 7, 11)[:, conv2])
 
 
+@pytest.mark.slow
 def test_the_file_loads_and_equals_where_tfprune_is_not_imported(tmp_path):
     model = randomize(residual())
     groups = trace_groups(model)

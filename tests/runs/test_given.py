@@ -80,7 +80,8 @@ def test_the_given_model_is_measured_first_and_trained_by_its_own_optimizer(trai
     assert found['pruned']['test_accuracy'] > 0.8 * found['given']['test_accuracy']
 
 
-@pytest.mark.parametrize('options, after', [({}, 0.05), ({'distillation': 0.0}, 0.1)])
+@pytest.mark.parametrize('options, after', [
+    pytest.param({}, 0.05, marks=pytest.mark.slow), ({'distillation': 0.0}, 0.1)])
 def test_random_weights_have_nothing_given_and_the_rates_of_random_weights(
         options, after, tmp_path):
     """A teacher has come to the end of a schedule; without one it goes on across surgery."""

@@ -93,6 +93,7 @@ def rows_of(path):
     return [json.loads(line) for line in open(path)]
 
 
+@pytest.mark.slow
 def test_rounds_are_charged_and_fine_tuning_is_shorter_by_them(whole):
     rounds = rows_of(whole.run_dir / 'rounds.jsonl')
     assert [row['round'] for row in rounds] == list(range(ROUNDS))
@@ -143,6 +144,7 @@ def test_a_run_stopped_between_rounds_ends_as_if_it_had_not_been(whole, tmp_path
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_one_search_gives_a_model_for_each_budget(whole):
     other = whole.run_dir / 'ratios' / '0.3'
     report = json.loads((other / 'report.json').read_text())

@@ -39,7 +39,7 @@ def dataset(count, *, classes=3, batch=8, one_hot=False, shape=(6, 6, 2), seed=0
 
 
 @pytest.mark.parametrize('activation, options', [
-    (None, {}), ('softmax', {'batch': None}),
+    pytest.param(None, {}, marks=pytest.mark.slow), ('softmax', {'batch': None}),
     pytest.param(None, {'one_hot': True}, marks=pytest.mark.slow)])
 def test_a_plain_pruned_model_comes_back_and_the_own_one_stays(activation, options):
     keras.utils.set_random_seed(0)

@@ -117,6 +117,7 @@ def test_the_random_agent_learns_nothing(envs, tmp_path):
     assert play(envs, fresh.collect_policy)[1] == rewards
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_agent(trained, envs):
     name, _, _, saved, rewards, after = trained
     again = make(name, envs, seed=0, updates=3)

@@ -64,6 +64,7 @@ def test_two_recurrent_layers_run_count_both():
     assert run == 5 * 4 * ((3 + 4) * 4 + (4 + 2) * 2)
 
 
+@pytest.mark.slow
 def test_rows_and_their_table():
     rows = list(backbones.rows(['PlainGraph'], files=False))
     row, = rows
@@ -78,6 +79,7 @@ def test_rows_and_their_table():
     assert {line.count('|') for line in (header, first, second)} == {header.count('|')}
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_is_a_row(monkeypatch):
     def fails():
         raise TypeError('one line\nand another')
