@@ -111,7 +111,8 @@ def memorized():
 
 
 @pytest.mark.parametrize('build, options, is_dense', [
-    (memorized, {}, True), (given, {'learning_rate': 1e-9}, False)])  # which changes nothing
+    pytest.param(memorized, {}, True, marks=pytest.mark.slow),
+    (given, {'learning_rate': 1e-9}, False)])  # which changes nothing
 def test_the_better_one_teaches(build, options, is_dense, tmp_path, monkeypatch):
     """On training images; by the weights of then, computing as the model trains."""
     seen = that_teach(monkeypatch)
