@@ -2,44 +2,24 @@
 import dataclasses
 import json
 import math
-import zipfile
 
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
 
+from bright_pictures import images, network
 from light_export import light_export
-from tfprune.models.compiled import compiled_optimizer, compiled_optimizer_of_files
 from tfprune.runs import first_epoch
 from tfprune.runs.state import Interrupted
 from tfprune.significance import Scored, fell
 from tfprune.tasks.classification import Classification, knows_labels
-from tfprune.training.distribution import make_strategy
-from tfprune.training.step import Optimization, Trainer
+from tfprune.training.step import Trainer
 
-CLASSES, TRAIN, HELD, TEST = 3, 192, 96, 96
+TRAIN, HELD, TEST = 192, 96, 96
 SHORT = dict(method='uniform', macs=0.6, warmup_epochs=1, random_epochs=0, joint_epochs=0,
              alignment_epochs=0, fine_tune_epochs=1, progress=False)
-
-
-def images(count, seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, CLASSES, count)
-    pixels = rng.normal(0, 1.5, (count, 6, 6, 3)) + labels[:, None, None, None]
-    return tf.data.Dataset.from_tensor_slices(
-        (pixels.astype('float32'), labels.astype('int32'))).batch(16)
-
-
-def network(seed=0, **options):
-    keras.utils.set_random_seed(seed)
-    image = keras.Input((6, 6, 3))
-    x = layers.Conv2D(8, 3, activation='relu', name='a', **options)(image)
-    x = layers.Conv2D(8, 3, activation='relu', name='b')(x)
-    return keras.Model(image, layers.Dense(CLASSES, name='logits')(
-        layers.GlobalAveragePooling2D()(x)))
 
 
 def fitted(optimizer='adam', epochs=12):
@@ -254,117 +234,6 @@ def test_rates_are_tested_where_the_model_is_not_compiled(trained, tmp_path):
     assert found['pruned']['test_accuracy'] > 0.8 * found['given']['test_accuracy']
 
 
-@pytest.mark.parametrize('optimizer, rate, scheduled', [
-    (lambda: keras.optimizers.AdamW(2e-4, clipnorm=1.0), 2e-4, False),
-    (lambda: keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10)), 0.1, True),
-    (lambda: keras.optimizers.SGD(keras.optimizers.schedules.PiecewiseConstantDecay(
-        [1], [.1, .2])), 0.0, True)])
-def test_compiled_optimizer_in_memory_and_in_a_file(optimizer, rate, scheduled, tmp_path):
-    model = network()
-    model.compile(optimizer(), 'mse')
-    model.save(tmp_path / 'model.keras')
-    found = compiled_optimizer(model)
-    assert found == compiled_optimizer_of_files(tmp_path / 'model.keras')
-    assert found.learning_rate == pytest.approx(rate) and found.scheduled == scheduled
-    made = Optimization(optimizer=found.config).make_optimizer()
-    assert type(made) is type(model.optimizer) and made.clipnorm == model.optimizer.clipnorm
-
-
-def test_models_that_are_not_compiled_have_no_optimizer(tmp_path):
-    network().save(tmp_path / 'model.keras')
-    assert compiled_optimizer(network()) is None
-    assert compiled_optimizer_of_files(tmp_path / 'model.keras') is None
-
-
-def test_weights_of_a_file_that_is_not_compiled_train_as_their_architecture_s_does(tmp_path):
-    model = network()
-    model.compile(keras.optimizers.Adam(2e-4), 'sparse_categorical_crossentropy')
-    model.save(tmp_path / 'model.keras')
-    network(seed=1).save(tmp_path / 'weights.keras')
-    found = compiled_optimizer_of_files(tmp_path / 'weights.keras', tmp_path / 'model.keras')
-    assert found.name == 'Adam' and found.learning_rate == pytest.approx(2e-4)
-    model.compile('sgd', 'sparse_categorical_crossentropy')
-    model.save(tmp_path / 'other.keras')
-    assert compiled_optimizer_of_files(tmp_path / 'other.keras', tmp_path / 'model.keras'
-                                       ).name == 'SGD'
-
-
-def test_an_optimizer_that_is_not_known_is_named(tmp_path):
-    model, path = network(), tmp_path / 'model.keras'
-    model.compile('adam', 'mse')
-    model.save(path)
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(parts['config.json'])
-    config['compile_config']['optimizer'] |= {'class_name': 'Mine', 'module': 'my.package',
-                                              'registered_name': 'mine>Mine'}
-    parts['config.json'] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, 'w') as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    with pytest.raises(ValueError, match="optimizer 'Mine'"):
-        compiled_optimizer_of_files(path)
-
-
-def steps_of_fit(model, optimizer, data, steps):
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    for x, y in data.take(steps):
-        model.train_on_batch(x, y)
-    return model.get_weights()
-
-
-@pytest.mark.parametrize('options', [
-    dict(kernel_regularizer=keras.regularizers.L2(0.3), activity_regularizer='l1'),
-    dict(kernel_constraint=keras.constraints.MaxNorm(0.2))])
-@pytest.mark.parametrize('optimizer', [
-    pytest.param(lambda: keras.optimizers.SGD(0.05, momentum=0.9), marks=pytest.mark.slow),
-    lambda: keras.optimizers.Adam(0.01)])
-def test_a_step_is_that_of_fit(options, optimizer):
-    data = images(48, 0)
-    expected = steps_of_fit(network(**options), optimizer(), data, 3)
-    plain = steps_of_fit(network(), optimizer(), data, 3)
-    model = network(**options)
-    config = keras.optimizers.serialize(optimizer())
-    rate = config['config']['learning_rate']
-    trainer = Trainer(model, tf.distribute.get_strategy(), Optimization(
-        weight_decay=0.0, global_batch_size=16, optimizer=config))
-    trainer.train_epoch(data, lambda step: rate)
-    for ours, theirs in zip(model.get_weights(), expected, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-5)
-    assert max(np.abs(a - b).max() for a, b in zip(plain, expected)) > 1e-2
-
-
-def test_moving_averages_of_weights_are_taken_at_the_end():
-    optimizer = keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5)
-    model = network()
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    model.fit(images(64, 0), verbose=0, shuffle=False)
-    ours = network()
-    trainer = Trainer(ours, tf.distribute.get_strategy(), Optimization(
-        weight_decay=0.0, global_batch_size=16, optimizer=keras.optimizers.serialize(
-            keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))))
-    trainer.train_epoch(images(64, 0), lambda step: 0.1)
-    trainer.finish()
-    for one, other in zip(ours.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-5)
-
-
-def test_restarting_a_trainer_is_beginning_anew():
-    def trainer_of(model):
-        return Trainer(model, tf.distribute.get_strategy(), Optimization(
-            global_batch_size=16, optimizer=keras.optimizers.serialize(
-                keras.optimizers.Adam(0.01))))
-
-    fresh, used = trainer_of(network()), trainer_of(network())
-    start = [v.numpy() for v in used.model.variables]
-    used.train_epoch(images(48, 3), lambda step: 0.5)
-    used.restart(start, 0.1)
-    used.train_epoch(images(48, 0), lambda step: 0.1)  # a tenth of it
-    fresh.train_epoch(images(48, 0), lambda step: 0.1 * 0.1)
-    for one, other in zip(used.model.get_weights(), fresh.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_recipes_survive_their_file():
     recipe = tfprune.runs.recipe.FROM_RANDOM
     changed = dataclasses.replace(recipe, reasons=('because',), stated=('weight_decay',))
@@ -385,18 +254,6 @@ def test_knowing_labels_is_more_than_the_commonest_class():
     np.testing.assert_array_equal(found, [[np.nan, 0], [1, 1], [np.nan, 1]])
     with pytest.raises(ValueError, match='NaN'):
         task.knows(found)
-
-
-def test_averages_without_a_step_are_no_weights():
-    strategy = make_strategy(1)
-    with strategy.scope():
-        model = network()
-    trainer = Trainer(model, strategy, Optimization(
-        optimizer=keras.optimizers.serialize(keras.optimizers.SGD(0.1, use_ema=True))))
-    before = model.get_weights()
-    trainer.finish()
-    for one, other in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 def test_a_model_compiled_with_averages_of_its_weights_runs_and_what_is_not_followed_is_named(
