@@ -6,7 +6,8 @@ import subprocess
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [ROOT / 'README.md', ROOT / 'flags/README.md', *sorted(ROOT.glob('tfprune/**/README.md'))]
+PAGES = [ROOT / 'README.md', ROOT / 'flags/README.md', ROOT / 'flags/EARLIER.md',
+         *sorted(ROOT.glob('tfprune/**/README.md'))]
 DEPLOY = sorted(ROOT.glob('tfprune/export/deploy/[a-z]*.md'))
 LINK = re.compile(r'\]\(([^)#\s]+)(#[^)]*)?\)|src="([^"]+)"')
 # Paths of the repository in code and prose; a pattern stands for several.
