@@ -92,6 +92,19 @@ def test_configurations_differ_by_flags_not_by_data_dir(tmp_path):
     assert (sac['n'], sac['flags']) == (1, '--rlal.agent=sac')
 
 
+def test_flags_are_told_apart_where_a_charged_search_leaves_other_epochs(tmp_path):
+    for seed, every in enumerate((0, 4)):
+        run = make_run(tmp_path / str(every), seed=seed)
+        config = json.loads((run / 'config.json').read_text())
+        (run / 'config.json').write_text(json.dumps({**config, 'rlal.subnetwork_every': every}))
+        found = json.loads((run / 'report.json').read_text())
+        found['epochs']['total'] -= every / 100  # by what the sub-network's steps have cost
+        (run / 'report.json').write_text(json.dumps(found))
+    names = report.aggregate(rows_of(tmp_path))
+    assert sorted(line['flags'] for line in names) == ['--rlal.subnetwork_every=0',
+                                                       '--rlal.subnetwork_every=4']
+
+
 def test_one_path_with_another_content_is_another_line(tmp_path):
     for seed, digest in enumerate(('a' * 64, 'a' * 64, 'b' * 64)):
         make_run(tmp_path / str(seed), seed=seed, environment={'files': {'model': digest}})

@@ -7,7 +7,7 @@ from typing import Any, Iterable, Mapping, Sequence
 from tfprune.config import LIMITS, is_ratio
 from tfprune.report import scores
 from tfprune.report.number_text import MISSING, count, listed, quotient
-from tfprune.report.reading import ACCOUNT, finite, task_of, test_score
+from tfprune.report.reading import ACCOUNT, finite, planned_epochs, task_of, test_score
 from tfprune.report.rows import SHOWN, Row
 
 
@@ -112,8 +112,8 @@ def _mean_widths(members: Sequence[Row]) -> dict[str, list[float]]:
 
 
 def _visible(line: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (*(line[name] for name in ('label', *SHOWN)), line['budgets'], line['epochs'],
-            line['task']['metric'])
+    return (*(line[name] for name in ('label', *SHOWN)), line['budgets'],
+            planned_epochs(line['configuration']), line['task']['metric'])
 
 
 def line_names(lines: Sequence[Mapping[str, Any]], *, budgets: bool = True) -> list[str]:

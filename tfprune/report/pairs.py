@@ -4,13 +4,11 @@ from typing import Any, Mapping, Sequence
 
 from tfprune.report.intervals import NORMAL, McNemar, Paired, mcnemar, paired
 from tfprune.report import scores
-from tfprune.report.reading import finite, task_of
+from tfprune.report.reading import PHASES, finite, planned_epochs, task_of
 from tfprune.report.right_answers import unpacked
 
 Line = Mapping[str, Any]
 _REFERENCE = 'uniform'  # the control that comes first, where it is among the runs
-_PHASES = ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs',
-           'fine_tune_epochs')
 # By these a method may differ from its control, and by its own options, whose names have a dot.
 _OWN = ('method', 'score_images', 'score_batch_size')
 
@@ -84,7 +82,6 @@ def _variance(accuracy: Any, images: Any) -> float:
 def _setting(line: Line) -> dict[str, Any]:
     """What a method and its control have in common; how it divides its epochs is its own matter."""
     values = line['configuration']
-    epochs = sum(values.get(name, 0) for name in _PHASES)
     rest = {name: value for name, value in values.items()
-            if name not in (*_OWN, *_PHASES) and '.' not in name}
-    return {'epochs': epochs, **rest}
+            if name not in (*_OWN, *PHASES) and '.' not in name}
+    return {'epochs': planned_epochs(values), **rest}

@@ -13,6 +13,8 @@ from tfprune.run_files import read_json, read_rows
 
 Row = Mapping[str, Any]
 ACCOUNT = ('pretraining', 'search', 'search_equivalents', 'fine_tune', 'distillation', 'total')
+# Flags of a run's epochs, in their order.
+PHASES = ('warmup_epochs', 'random_epochs', 'joint_epochs', 'alignment_epochs', 'fine_tune_epochs')
 # What a report says of its task; this of those that say nothing.
 TASK_OF_CLASSIFIERS: Row = {
     'metric': 'accuracy', 'larger_is_better': True, 'is_share': True, 'loss': 'cross_entropy',
@@ -78,6 +80,11 @@ def finite(value: Any) -> TypeGuard[float]:
     """Whether `value` is a number, neither NaN nor infinite."""
     return (isinstance(value, (int, float)) and not isinstance(value, bool)
             and math.isfinite(value))
+
+
+def planned_epochs(configuration: Row) -> float:
+    """The epochs that flags ask for; a search that is charged takes its own from them."""
+    return sum(configuration.get(name, 0) for name in PHASES)
 
 
 def task_of(content: Row) -> Row:
