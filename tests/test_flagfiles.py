@@ -61,7 +61,7 @@ def test_a_wheel_has_all_flagfiles_where_they_are_looked_for(tmp_path, monkeypat
     listed = {path for folder, patterns in parser['options.data_files'].items()
               for pattern in patterns.split(',') for path in ROOT.glob(pattern.strip())
               if folder == f'share/tfprune/{path.relative_to(ROOT).parent}'}
-    there = {path for path in FLAGS.rglob('*') if path.suffix in ('.flags', '.py')}
+    there = {path for path in FLAGS.rglob('*') if path.suffix in ('.flags', '.py', '.json')}
     assert listed == there
 
     class File(type(pathlib.PurePath())):
