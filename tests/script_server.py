@@ -102,6 +102,9 @@ def _become(job: dict, out, err) -> None:
     code = 1
     try:
         os.setsid()
+        # Whatever started the tests, nohup or a shell's background, may have them ignored.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for file, descriptor in ((out, 1), (err, 2)):
             os.dup2(file.fileno(), descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -192,7 +192,8 @@ def test_an_interrupt_while_tensorflow_is_imported_shows_no_traceback(tmp_path):
     process = subprocess.Popen(
         [sys.executable, '-X', 'importtime', str(ROOT / 'scripts/train.py'), '--run_dir=x',
          '--method=uniform', '--dataset=digits'],
-        cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # ignored in a background
     said = ''
     while 'tfprune.command_line' not in said:  # it is imported before TensorFlow
         said = process.stderr.readline()
