@@ -7,7 +7,8 @@ import keras
 import pytest
 
 from bright_pictures import network
-from tfprune.models.compiled import compiled_optimizer, compiled_optimizer_of_files
+from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
+                                     compiled_optimizer_of_files)
 from tfprune.training.step import Optimization
 
 
@@ -61,3 +62,21 @@ def test_an_optimizer_that_is_not_known_is_named(tmp_path):
             archive.writestr(name, content)
     with pytest.raises(ValueError, match="optimizer 'Mine'"):
         compiled_optimizer_of_files(path)
+
+
+@keras.saving.register_keras_serializable('tests')
+class Mine(keras.optimizers.SGD):
+    """Of no default rate."""
+
+    def __init__(self, learning_rate, **options):
+        super().__init__(learning_rate, **options)
+
+
+@pytest.mark.parametrize('optimizer, usual', [
+    (keras.optimizers.Adam(1e-6), 1e-3), (keras.optimizers.SGD(3e-4, momentum=0.9), 1e-2),
+    (keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(0.02)), 1e-3),
+    (keras.optimizers.RMSprop(keras.optimizers.schedules.CosineDecay(0.1, 5)), 1e-3),
+    (Mine(0.25), 0.25)])
+def test_the_usual_rate_is_the_default_of_its_class(optimizer, usual):
+    found = CompiledOptimizer.from_config(keras.optimizers.serialize(optimizer))
+    assert found.usual_rate == pytest.approx(usual)
