@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tfprune.costs.model import CostModel
+from tfprune.export.latency import latencies_in_turns
 from tfprune.export.operators import read_steps
 from tfprune.export.tflite import FLOAT32, INT8
 from tfprune.latency import build as latency_build, phone as latency_phone
@@ -90,6 +91,16 @@ def test_a_built_table_predicts_in_the_order_of_size(built):
     narrowest = costs({name: 1 for name in groups}).latency_ms
     assert 0 < narrowest <= costs(widths).latency_ms <= costs.dense.latency_ms
     assert narrowest < costs.dense.latency_ms
+
+
+@pytest.mark.slow  # for a machine with nothing else to do
+def test_a_built_table_predicts_what_is_measured(built):
+    path, _, _ = built
+    costs = CostModel(toy('residual'), trace_groups(toy('residual')),
+                      latency_table=LatencyTable.load(path))
+    _, widths, pruned = pruned_at_random('residual', 1)
+    stats, _ = latencies_in_turns([converted(pruned)], rounds=5)
+    assert .2 < costs(widths).latency_ms / stats[0].p10 < 3
 
 
 def test_what_was_measured_is_not_measured_again(built, monkeypatch):

@@ -16,7 +16,8 @@ from tfprune.testing import max_relative_difference, random_masks, randomize, re
 
 @pytest.mark.parametrize('name, draws, residual', [
     ('resnet20', 4, True), *(pytest.param(*case, marks=pytest.mark.slow) for case in (
-        ('resnet20', 10, False), ('resnet56', 3, True), ('resnet56', 3, False)))])
+        ('resnet20', 10, True), ('resnet20', 10, False),
+        ('resnet56', 3, True), ('resnet56', 3, False)))])
 def test_gated_equals_pruned_and_predicted_equals_recount(name, draws, residual):
     model = randomize(build_model(name, image_shape=(32, 32, 3), num_classes=10,
                                   mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)))

@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from bright_pictures import BATCH, CLASSES, images
 from light_export import light_export
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
@@ -32,18 +33,10 @@ from tfprune.testing import branches, plain, random_masks, residual
 from tfprune.training.schedule import Schedule
 from tfprune.training.step import Optimization, Trainer
 
-CLASSES, TRAIN, BATCH = 3, 96, 16
+TRAIN = 96
 SHORT = dict(method='uniform', macs=0.6, warmup_epochs=1, random_epochs=0, joint_epochs=0,
              alignment_epochs=0, fine_tune_epochs=1, distillation=0.0, lr_warmup_epochs=0.5,
              progress=False)
-
-
-def images(count, seed):
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, CLASSES, count)
-    pixels = rng.normal(0, 1.5, (count, 6, 6, 3)) + labels[:, None, None, None]
-    return tf.data.Dataset.from_tensor_slices(
-        (pixels.astype('float32'), labels.astype('int32'))).batch(BATCH)
 
 
 def network(optimizer=None):
