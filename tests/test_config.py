@@ -260,7 +260,8 @@ def test_differing_fields():
     of_before = {'distillation': 0.0, 'fine_tune_schedule': 'restart', 'rlal.action': 'rate',
                  'reconstruction': False, 'distillation_schedule': 'constant',
                  'distillation_before_surgery': False,
-                 'rlal.context_size': 128, 'rlal.agent_epochs': 1}
+                 'rlal.context_size': 128, 'rlal.agent_epochs': 1,
+                 'rlal.alignment': 'fixed', 'rlal.subnetwork_every': 0}
     assert whole.items() <= {**stored, **of_before}.items()
     assert len(whole) == len(stored) - 4
     assert completed({'configuration': {}}) == {'configuration': {}}

@@ -81,12 +81,12 @@ class RlalOptions(Options):
     context_learning_rate: float = field_of(
         1e-3, 'The context network learns at this rate.', RATE)
     subnetwork_every: int = field_of(
-        0, 'In every n-th step of the joint and alignment epochs the followed sub-network trains '
-        'beside the whole network, on its answers; 0 is without.', COUNT_OR_NONE)
+        4, 'In every n-th step of the joint and alignment epochs the followed sub-network trains '
+        'beside the whole network, on its answers; 0 is without.', COUNT_OR_NONE, before=0)
     alignment: str = field_of(
-        'fixed', 'The alignment penalty has a fixed or an adaptive strength; decay in its place '
-        'shrinks what reads removed channels to zero at surgery; or there is none.',
-        choices=('fixed', 'adaptive', 'decay', 'none'))
+        'decay', 'What reads removed channels shrinks to zero at surgery by a decay; or a penalty '
+        'of fixed (as published) or adaptive strength pulls the weights; or there is none.',
+        choices=('decay', 'fixed', 'adaptive', 'none'), before='fixed')
     alignment_strength: float = field_of(
         1e-4,
         'The alignment penalty has this strength lambda, or begins with it if it is adaptive.',

@@ -14,9 +14,10 @@ followed each epoch); epochs of alignment to the frozen v.
 Deviations: 1. PPO instead of SAC, which is --rlal.agent=sac. 2. The alignment starts with the joint
 epochs: before, no decision deserves it. 3. Candidates for v are the best of earlier decisions (by
 reward above their epoch's mean), this epoch's and the uniform one, each scored now with channels
-chosen anew by the criterion; a maximum over a drifting reward would be the latest. 4. Adaptive
-lambda (--rlal.alignment=adaptive), whose full model is scored as the sub-network is, and a decay to
-zero at surgery (=decay) are ours. 5. At the end of the joint epochs the policy is compared with
+chosen anew by the criterion; a maximum over a drifting reward would be the latest. 4. A decay that
+ends at zero takes the penalty's place, and the sub-network trains in every fourth step on the whole
+network's answers; as published: --rlal.alignment=fixed --rlal.subnetwork_every=0. Adaptive lambda
+(=adaptive), whose full model is scored as the sub-network is, is ours, too. 5. At the end of the joint epochs the policy is compared with
 random actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Until
 an episode has been scored v is the uniform decision; what v leaves of the budget is filled. 7. By
 --rlal.surrogate_candidates the decoder ranks decisions nobody has tried, and the best are scored

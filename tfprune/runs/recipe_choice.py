@@ -101,7 +101,7 @@ def _distillation(state: State, starts_trained: bool) -> tuple[float, list[str]]
     share, kind = f'{DISTILLATION:.0%}', options.distillation_schedule
     if kind != 'constant':
         share = f'at most {share}'
-    better = ', as far as they are better than those of the model that learns,'
+    better = ', as far as they are better than those of the model that learns'
     said = [f'{when} {share} of the loss is the divergence, at a temperature of '
             f'{options.distillation_temperature:g}, from the answers of {teacher}'
             f'{better * (kind == "adaptive")} (--distillation)']

@@ -296,7 +296,8 @@ class Trainer(tf.Module):
         return self.sums.value()
 
     def _replica_step(self, batch: Batch, joined: bool) -> tf.Tensor:
-        gradients, sums = self._gradients(batch, joined)
+        # For XLA each selection of channels would be another program.
+        gradients, sums = (self._uncompiled_gradients if joined else self._gradients)(batch, joined)
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         return sums
 
