@@ -54,6 +54,7 @@ from tfprune.training.options import Epochs
 from tfprune.training.seeding import derived_seed
 
 _KNOWN = 4  # numbers of what is known before the agent acts, beside a direction in widths
+_PENALTIES = ('fixed', 'adaptive')  # of --rlal.alignment
 
 
 class RLAL(Method):
@@ -110,7 +111,7 @@ class RLAL(Method):
                              '--rlal.agent=random.')
 
     def penalty(self) -> tf.Tensor | None:
-        return self.alignment() if self.options.alignment in ('fixed', 'adaptive') else None
+        return self.alignment() if self.options.alignment in _PENALTIES else None
 
     def constrain(self) -> Callable[[tf.Tensor], None] | None:
         return self.decay if self.options.alignment == 'decay' else None
@@ -126,7 +127,9 @@ class RLAL(Method):
         self._reward.forget()
         self._noted: dict[str, float] = {}
         self._charge_companion()
-        metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
+        metrics: dict[str, float] = {}
+        if options.alignment in _PENALTIES:
+            metrics['strength'] = float(self.alignment.strength.numpy())
         rows: list[Mapping[str, Any]] = []
         if phase in ('random', 'joint'):
             with self._watch('rescoring', whole=True):
@@ -281,7 +284,7 @@ class RLAL(Method):
         self.decay.is_on.assign(coming in ('joint', 'alignment'))
         if self._companion:
             self._companion.is_on.assign(coming in ('joint', 'alignment'))
-        if options.alignment in ('none', 'decay') or coming not in ('joint', 'alignment'):
+        if options.alignment not in _PENALTIES or coming not in ('joint', 'alignment'):
             strength.assign(0.0)
         elif 'scored_full' not in self._noted or not strength.numpy():
             strength.assign(options.alignment_strength)
