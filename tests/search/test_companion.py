@@ -102,8 +102,8 @@ def trained(every, epochs=10, make=shallow, jit_compile=None):
         groups = trace_groups(model)
         masks = random_masks(groups, np.random.default_rng(1))
         companion = followed(model, groups, masks, every)
-    trainer = Trainer(model, strategy, Optimization(
-        global_batch_size=16, jit_compile=bool(jit_compile)), companion=companion if every < 9 else None)
+    settings = Optimization(global_batch_size=16, jit_compile=bool(jit_compile))
+    trainer = Trainer(model, strategy, settings, companion=companion if every < 9 else None)
     for epoch in range(epochs):
         if jit_compile is not None:
             for name in masks:  # v is another in each epoch, in number, too

@@ -17,15 +17,15 @@ reward above their epoch's mean), this epoch's and the uniform one, each scored 
 chosen anew by the criterion; a maximum over a drifting reward would be the latest. 4. A decay that
 ends at zero takes the penalty's place, and the sub-network trains in every fourth step on the whole
 network's answers; as published: --rlal.alignment=fixed --rlal.subnetwork_every=0. Adaptive lambda
-(=adaptive), whose full model is scored as the sub-network is, is ours, too. 5. At the end of the joint epochs the policy is compared with
-random actions on the same weights: a measurement, from which nothing is learnt or chosen. 6. Until
-an episode has been scored v is the uniform decision; what v leaves of the budget is filled. 7. By
---rlal.surrogate_candidates the decoder ranks decisions nobody has tried, and the best are scored
-and are candidates for v. 8. A sub-network is scored with the batch-norm statistics of each batch of
-held-out images, whose number is --score_batch_size; the published method does not say with which.
-9. z_t (tfprune.search.context) is also of what is known before the agent acts: v and its rivals are
-scored on the weights as they are first, and the uniform decision with them. PPO learns from the
-last three epochs.
+(=adaptive), whose full model is scored as the sub-network is, is ours, too. 5. At the end of the
+joint epochs the policy is compared with random actions on the same weights: a measurement, from
+which nothing is learnt or chosen. 6. Until an episode has been scored v is the uniform decision;
+what v leaves of the budget is filled. 7. By --rlal.surrogate_candidates the decoder ranks decisions
+nobody has tried, and the best are scored and are candidates for v. 8. A sub-network is scored with
+the batch-norm statistics of each batch of held-out images, whose number is --score_batch_size; the
+published method does not say with which. 9. z_t (tfprune.search.context) is also of what is known
+before the agent acts: v and its rivals are scored on the weights as they are first, and the uniform
+decision with them. PPO learns from the last three epochs.
 """
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
