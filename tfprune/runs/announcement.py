@@ -19,8 +19,8 @@ def announce(state: State, problem: Problem) -> None:
             f'{row["dense"]:,}' for row in problem.budget.to_json()))
     say(f'{data.name}: {data.num_train:,} training, {data.num_reward:,} held-out and '
         f'{data.num_test:,} test {state.task.examples}')
-    first = 'the model as given is measured, and learning rates are tried on copies; ' * (
-        state.has_weights)
+    first = ('the model as given is measured, and learning rates that no flag states are tried on '
+             'copies; ') * state.has_weights
     before = f'{epochs.search} before surgery, ' * bool(epochs.search)
     say(f'to do: {first}{epochs.total} epochs ({before}{epochs.fine_tune_epochs} after); export '
         'and tests. The time left is estimated after the first epoch.')
