@@ -24,7 +24,7 @@ from tfprune.pruning.surgery import prune_model
 from tfprune.runs import carrying
 from tfprune.runs.config import Config
 from tfprune.runs.recipe import Recipe
-from tfprune.runs.stages import stage_after_surgery, stage_before_surgery
+from tfprune.runs.stages import Stage, stage_after_surgery, stage_before_surgery
 from tfprune.runs.state import FineTuning
 from tfprune.runs.surgery import cut_values
 from tfprune.search.problem import Problem
@@ -208,6 +208,12 @@ def test_one_schedule_spans_both_stages(kind, decides_first):
     assert found == [whole(step) for step in range(whole.steps)]
     # The share of a step among those to surgery is of the first stage alone.
     assert first.rate_share(3, per_epoch - 1) == 1.0
+
+
+def test_steps_without_a_rate_share_what_is_left():
+    stage = Stage.of(0, 6, 3, None, lambda step: [.2, .1, .1, 0, 0, 0][step])
+    assert [stage.rate_share(epoch, step) for epoch in (0, 1) for step in range(3)] == (
+        pytest.approx([1 / 2, 1 / 2, 1, 1 / 3, 1 / 2, 1]))
 
 
 @pytest.mark.parametrize('kind', ['cosine', 'step'])

@@ -242,6 +242,37 @@ def test_full_model_and_subnetwork_are_one_when_the_rates_end(steps):
     np.testing.assert_allclose(pruned(images), model(images), rtol=1e-4, atol=1e-4)
 
 
+def test_averages_of_weights_are_zero_where_the_decay_ended_at_zero():
+    model = small()
+    groups = trace_groups(model)
+    penalty = AlignmentPenalty(model, groups)
+    penalty.set_masks({'a': np.array([True, False, True])})
+    decay = AlignmentDecay(model, groups, penalty.masks)
+    decay.is_on.assign(True)
+    trainer = Trainer(model, tf.distribute.get_strategy(), Optimization(
+        global_batch_size=8, average=0.9), constrain=decay)
+    images = np.random.default_rng(0).normal(size=(8, *model.input_shape[1:])).astype(np.float32)
+    data = tf.data.Dataset.from_tensors((images, np.zeros(8, np.int64))).repeat(5)
+    trainer.train_epoch(data, lambda step: 0.1, rate_share=lambda step: 1 / (5 - step))
+    kernel = model.get_layer('b').kernel
+    assert not kernel.numpy()[0, 0, 1].any()
+    trainer.finish()
+    assert not kernel.numpy()[0, 0, 1].any() and kernel.numpy()[0, 0, 0].all()
+
+
+def test_the_decay_leaves_layers_that_do_not_train():
+    model = small()
+    model.get_layer('b').trainable = False
+    groups = trace_groups(model, prune_frozen=True)
+    penalty = AlignmentPenalty(model, groups)
+    penalty.set_masks({'a': np.array([True, False, True])})
+    decay = AlignmentDecay(model, groups, penalty.masks)
+    decay.is_on.assign(True)
+    before = model.get_weights()
+    decay(tf.constant(1.0))
+    assert all(map(np.array_equal, before, model.get_weights()))
+
+
 def controlled(strength, **kwargs):
     variable = tf.Variable(strength)
     return variable, StrengthController(variable, target_gap=.02, **kwargs)

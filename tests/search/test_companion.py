@@ -139,6 +139,24 @@ def test_what_xla_compiles_does_not_depend_on_v():
     assert ours['loss'] == pytest.approx(theirs['loss'], rel=1e-3)
 
 
+def test_losses_of_layers_are_those_of_the_whole_network():
+    strategy = make_strategy(1)
+    with strategy.scope():
+        image = keras.Input((16, 16, 3))
+        x = layers.Conv2D(8, 3, strides=4, activation='relu', name='c')(image)
+        x = layers.ActivityRegularization(l2=1e-3)(x)
+        model = keras.Model(image, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
+    groups = trace_groups(model)
+    beside = followed(model, groups, {'c': np.arange(8) < 3}, 1)
+
+    def penalty(companion):
+        trainer = Trainer(model, strategy, Optimization(global_batch_size=16),
+                          companion=companion)
+        return trainer.train_epoch(digits_like(16), lambda step: 0.0)['penalty']
+
+    assert penalty(beside) == pytest.approx(penalty(None)) and penalty(None) > 0
+
+
 def test_off_it_joins_no_step():
     companion = Companion(None, {}, 2)
     assert not any(companion.joins(step) for step in range(4))

@@ -28,7 +28,7 @@ CONFIG = Config(
     model='resnet8', dataset='digits', macs=0.5, warmup_epochs=0, random_epochs=1, joint_epochs=1,
     alignment_epochs=0, fine_tune_epochs=1, batch_size=128, learning_rate=0.01,
     reward_images=100, score_images=100, score_batch_size=50,
-    calibration_batches=1,
+    calibration_batches=1, reconstruction=False,  # several workers have none
     rlal=dict(episodes_per_epoch=2, random_reference_episodes=0, comparison_episodes=0,
               context_size=2, context_updates=2, agent_updates=1))
 FLAGS = [f'--{name}={value}' for name, value in CONFIG.to_json().items() if value is not None]
@@ -117,7 +117,8 @@ def whole(tmp_path_factory):
     """Run folder of two workers that nothing happened to."""
     run_dir = tmp_path_factory.mktemp('workers') / 'run'
     (chief, _), (other, _) = train(run_dir).finish()
-    assert 'test accuracy' in chief and other == 'done; worker 0 exports and reports.\n'
+    assert 'test accuracy' in chief
+    assert other.splitlines()[1:] == ['done; worker 0 exports and reports.']
     return run_dir
 
 
@@ -145,7 +146,8 @@ def test_a_run_is_that_of_one_process(whole, tmp_path):
     decisions = [(path / 'decision.json').read_text() for path in (whole, tmp_path / 'one')]
     if decisions[0] != decisions[1]:
         pytest.skip('an image more or less made another decision')
-    for mine, other in zip(weights_of(whole), one.model.get_weights(), strict=True):
+    ours = keras.models.load_model(whole / 'export/pruned.keras')
+    for mine, other in zip(ours.trainable_weights, one.model.trainable_weights, strict=True):
         assert np.allclose(mine, other, rtol=1e-2, atol=1e-2)
 
 

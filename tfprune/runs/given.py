@@ -19,7 +19,7 @@ from tfprune.runs.known_augmentation import as_chosen, known_augmentation, sampl
 from tfprune.runs.recipe import FILE, Given, Recipe
 from tfprune.runs.recipe_choice import choose_recipe
 from tfprune.runs.state import Interrupted, State
-from tfprune.runs.statistics import EPOCH_BATCHES, settle
+from tfprune.runs.statistics import settle, shown_examples
 from tfprune.search.problem import Problem
 from tfprune.significance import Scored
 from tfprune.tasks.base import Targets, Task, scored, spread_of
@@ -39,7 +39,7 @@ def measure(plain: keras.Model, task: Task, data: Examples, held_out: tf.data.Da
     trained = answers.scored(sample(data, held.examples))
     known = task.knows(np.concatenate(answers.evidence))
     test = evaluate.metrics(data.test_batches(250))
-    settle(plain, task, data.train_batches(0, batch_size).take(EPOCH_BATCHES), strategy)
+    settle(plain, task, shown_examples(data, batch_size), strategy)
     return Given(test, held, trained, known, *(
         min(before, evaluate.scored(batches), key=lambda each: each.mean)
         for before, batches in ((held, held_out), (trained, sample(data, held.examples)))))

@@ -16,6 +16,7 @@ from tfprune.runs.checkpoints import Position, restore
 from tfprune.runs.decision_files import with_saved_zeros, with_zeros
 from tfprune.runs.reuse import RATIOS_FILE, take_search
 from tfprune.runs.state import State, plain_float32
+from tfprune.runs.statistics import settle, shown_examples
 from tfprune.search.problem import Problem
 from tfprune.search.scoring import SubnetworkScorer
 from tfprune.search.subnetwork import Subnetwork
@@ -60,6 +61,7 @@ def search(state: State, problem: Problem) -> None:
     stands at the first epoch after surgery.
     """
     decision = None
+    was_constrained = state.surgery_epoch and state.method.constrain() is not None
     if state.took_epochs:
         decision = take_search(state.config, state.folder)
     if decision is None:
@@ -71,6 +73,9 @@ def search(state: State, problem: Problem) -> None:
     state.method = make_method(state.config.method, state.config.options)
     state.scorer = None  # type: ignore[assignment]
     state.position, state.prefix = Position(state.surgery_epoch), None
+    if was_constrained:  # what was done after each step went past the moving statistics
+        settle(problem.model, state.task,
+               shown_examples(state.data, state.config.training.batch_size), state.strategy)
     if not state.is_chief:
         return
     if state.surgery_epoch or (state.has_weights and not state.method.decides_first):

@@ -41,10 +41,11 @@ class Stage:
         return self.schedule(self._place(epoch, step))
 
     def rate_share(self, epoch: int, step: int) -> float:
-        """That rate over the sum of those from it to the end of the stage: 1 at the last step."""
+        """That rate over the sum of those from it to the end of the stage: 1 at the last step.
+        Where all of these are zero, the step's part of those that are left."""
         place = self._place(epoch, step)
         left = self._rates_left[place]
-        return float(self.schedule(place) / left) if left > 0 else 1.0
+        return float(self.schedule(place) / left) if left > 0 else 1 / (self.steps - place)
 
     def left(self, epoch: int, step: int) -> float:
         """The share of the stage's steps that a step of an epoch begins: 1 at the first."""

@@ -5,12 +5,18 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfprune.data.examples import Examples
 from tfprune.structure.graph import unfold
 from tfprune.tasks.base import Task
 from tfprune.training.batch_norm import reestimate_batch_norm
 from tfprune.training.step import Batch
 
-EPOCH_BATCHES = 20  # of an epoch, as it shows them, that tell the statistics of a model
+_EPOCH_BATCHES = 20
+
+
+def shown_examples(data: Examples, batch_size: int) -> tf.data.Dataset:
+    """Those of the first epoch, as it shows them, that tell the statistics of a model."""
+    return data.train_batches(0, batch_size).take(_EPOCH_BATCHES)
 
 
 def settle(model: keras.Model, task: Task, batches: Iterable[Batch],

@@ -27,7 +27,7 @@ from tfprune.run_files import read_json
 from tfprune.runs.folder import RunFolder
 from tfprune.runs.recipe import FILE
 from tfprune.runs.state import State
-from tfprune.runs.statistics import EPOCH_BATCHES, settle
+from tfprune.runs.statistics import settle, shown_examples
 from tfprune.training.batch_norm import batch_norm_layers
 from tfprune.training.distribution import from_chief
 from tfprune.training.evaluation import Evaluator
@@ -172,8 +172,7 @@ class _Candidate:
 
 
 def _examples(state: State) -> tf.data.Dataset:
-    """Those of an epoch, as it shows them, that tell statistics."""
-    return state.data.train_batches(0, state.config.training.batch_size).take(EPOCH_BATCHES)
+    return shown_examples(state.data, state.config.training.batch_size)
 
 
 def _scored_by(state: State) -> tf.data.Dataset:

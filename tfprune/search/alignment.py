@@ -8,13 +8,15 @@ producers and the matching input slices of its consumers (RLAL, arXiv 2403.19490
 regularization'; the sum of norms, not of squares, is read in public code). What SGD can take
 off a norm is lambda * sum lr / (1 - momentum), on short schedules far less than there is.
 
-The decay (ours) shrinks what reads the channels that v removes, the input slices of consumers,
-after each step t:
+The decay (ours) shrinks what reads the channels that v removes, the input slices of consumers that
+train, after each step t:
 
     W <- W * max(0, 1 - kappa * lr_t / S_t),  S_t = lr_t + lr_(t+1) + ... to surgery
 
 A slice without a gradient is its first value times (S_t / S_0)^kappa or less, and with any gradient
-exactly zero after the last step, whatever the schedule: full model and sub-network are then one.
+exactly zero after the last step, whatever the schedule: full model and sub-network are then one but
+for their batch-norm statistics, and where a channel also goes through what is no kernel: a
+normalization over channels, the product of two tensors.
 """
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -89,10 +91,11 @@ class AlignmentDecay(tf.Module):
         self.is_on = tf.Variable(False, trainable=False)
         self._masks = masks
         by_axis: dict[tuple[str, int], tuple[Any, list[tuple[str, WeightSlice]]]] = {}
+        trained = {variable.path for variable in model.trainable_variables}
         for name in groups:
             for part in groups.layout.slices(name):
-                if part.slot.is_kernel and part.side == 'in':
-                    variable = part.slot.variable(model)
+                variable = part.slot.variable(model)
+                if part.slot.is_kernel and part.side == 'in' and variable.path in trained:
                     key = variable.path, part.axis
                     by_axis.setdefault(key, (variable, []))[1].append((name, part))
         self._kernels = Untracked(tuple(by_axis.values()))

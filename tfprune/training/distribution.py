@@ -289,5 +289,8 @@ class SharedScorer:
             if isinstance(variable, tf.distribute.DistributedValues):
                 value = variable.numpy()
                 own = value if is_chief(strategy) else np.zeros_like(value)
-                variable.assign(_sum(strategy, own))
+                if value.dtype == bool:  # of which there is no sum
+                    variable.assign(_sum(strategy, np.asarray(own, np.int32)) > 0)
+                else:
+                    variable.assign(_sum(strategy, own))
         return result

@@ -229,7 +229,8 @@ class Trainer(tf.Module):
         # The averages begin at zero: without a step there is none.
         if self.averages and self.steps_in_all:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
-            self.constrain()  # the averages are of values before it
+            if self._constrain:  # the averages are of values before it
+                self._constrain(tf.constant(1.0))
 
     def constrain(self) -> None:
         """What is done after each step, after weights have been assigned otherwise."""
@@ -297,7 +298,10 @@ class Trainer(tf.Module):
 
     def _replica_step(self, batch: Batch, joined: bool) -> tf.Tensor:
         # For XLA each selection of channels would be another program.
-        gradients, sums = (self._uncompiled_gradients if joined else self._gradients)(batch, joined)
+        if joined:
+            gradients, sums = self._uncompiled_gradients(batch, joined)
+        else:
+            gradients, sums = self._gradients(batch, joined)
         self.optimizer.apply_gradients(zip(gradients, self.model.trainable_variables))
         return sums
 
@@ -307,15 +311,16 @@ class Trainer(tf.Module):
         task, (x, *targets) = self._task.value, batch
         with tf.GradientTape() as tape:
             outputs = task.forward(self.model, x, training=True)
+            losses = list(self.model.losses)  # a companion's pass has its own
             summed, divergence, distances, taught = self._losses(x, outputs, *targets)
             learnt = taught
             if joined and self._companion is not None:
                 learnt = taught + self._of_companion(self._companion.value, x, outputs, *targets)
             penalty = self._penalty() if self._penalty else None
             penalty = tf.constant(0.0) if penalty is None else penalty
-            if self.model.losses:
+            if losses:
                 penalty += tf.add_n([tf.reduce_sum(tf.cast(value, tf.float32))
-                                     for value in self.model.losses])
+                                     for value in losses])
             loss = self.optimizer.scale_loss(learnt / settings.global_batch_size
                                              + (self._decay() + penalty) / replicas)
         gradients = tape.gradient(loss, self.model.trainable_variables)
