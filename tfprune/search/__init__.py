@@ -8,7 +8,7 @@
     scoring        the reward: the task's metric on held-out training examples
     context        what represents a changing environment: embeddings, recurrent network, decoder
     surrogate      the decoder as a surrogate of the reward
-    alignment      pulls weights to a sub-network: a decay to zero, and the penalty, `alignment_penalty`
+    alignment      pulls weights to a sub-network: a decay to zero; `alignment_penalty`
     companion      a sub-network that trains beside its network
 
 Imports `costs` and `training` and what these import. Only `environment`, `agents` and the methods
