@@ -7,7 +7,9 @@ In every n-th step (the sandwich rule: Yu, Huang 2019, arXiv 1903.05134; BigNAS,
 f is the whole network and f_v the sub-network, by the sliced weights by which it is scored; the
 answers of f are constants there (in-place distillation). Of a task whose outputs are no targets
 the sub-network has the task's own loss. It normalizes by the batch, each replica by its own part of
-it, as where it is scored; no moving statistics are of it.
+it, as where it is scored; no moving statistics are of it. Neither are its kernels reconstructed, and
+layers that draw at random in training, such as dropout, do not in it. A step holds both passes in
+memory.
 """
 from collections.abc import Mapping
 from typing import Any
