@@ -5,9 +5,9 @@ In every n-th step (the sandwich rule: Yu, Huang 2019, arXiv 1903.05134; BigNAS,
     loss = loss(f(x)) + divergence of f_v(x) from f(x)
 
 f is the whole network and f_v the sub-network, by the sliced weights by which it is scored; the
-answers of f are constants there (in-place distillation). Of a task whose outputs are no targets
-the sub-network has the task's own loss. It normalizes by the batch, each replica by its own part of
-it, as where it is scored; no moving statistics are of it. Neither are its kernels reconstructed, and
+answers of f are constants there (in-place distillation). Of a task whose outputs are no targets the
+sub-network has the task's own loss. It normalizes by the batch, each replica by its own part of it,
+as where it is scored; no moving statistics are of it. Neither are its kernels reconstructed, and
 layers that draw at random in training, such as dropout, do not in it. A step holds both passes in
 memory.
 """
