@@ -61,7 +61,6 @@ def search(state: State, problem: Problem) -> None:
     stands at the first epoch after surgery.
     """
     decision = None
-    was_constrained = state.surgery_epoch and state.method.constrain() is not None
     if state.took_epochs:
         decision = take_search(state.config, state.folder)
     if decision is None:
@@ -69,13 +68,14 @@ def search(state: State, problem: Problem) -> None:
         decision = _decide(state, problem)
     _check_within_budget(state, problem, decision)
     state.decision = decision
+    if state.surgery_epoch and state.method.constrain():
+        # What was done after each step went past the moving statistics.
+        settle(problem.model, state.task,
+               shown_examples(state.data, state.config.training.batch_size), state.strategy)
     # What the search was made of, images and networks, is not kept through fine-tuning.
     state.method = make_method(state.config.method, state.config.options)
     state.scorer = None  # type: ignore[assignment]
     state.position, state.prefix = Position(state.surgery_epoch), None
-    if was_constrained:  # what was done after each step went past the moving statistics
-        settle(problem.model, state.task,
-               shown_examples(state.data, state.config.training.batch_size), state.strategy)
     if not state.is_chief:
         return
     if state.surgery_epoch or (state.has_weights and not state.method.decides_first):

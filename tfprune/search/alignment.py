@@ -91,11 +91,10 @@ class AlignmentDecay(tf.Module):
         self.is_on = tf.Variable(False, trainable=False)
         self._masks = masks
         by_axis: dict[tuple[str, int], tuple[Any, list[tuple[str, WeightSlice]]]] = {}
-        trained = {variable.path for variable in model.trainable_variables}
         for name in groups:
             for part in groups.layout.slices(name):
-                variable = part.slot.variable(model)
-                if part.slot.is_kernel and part.side == 'in' and variable.path in trained:
+                if part.slot.is_kernel and part.slot.trainable and part.side == 'in':
+                    variable = part.slot.variable(model)
                     key = variable.path, part.axis
                     by_axis.setdefault(key, (variable, []))[1].append((name, part))
         self._kernels = Untracked(tuple(by_axis.values()))

@@ -184,11 +184,13 @@ def any_worker(strategy: tf.distribute.Strategy, flag: bool) -> bool:
     """Whether `flag` is true in any worker; all must call it."""
     if num_workers(strategy) == 1:
         return flag
-    return bool(_sum(strategy, np.array(flag, np.int64)))
+    return bool(_sum(strategy, np.array(flag)))
 
 
 def _sum(strategy: tf.distribute.Strategy, value: np.ndarray) -> np.ndarray:
-    """Sum over workers; each has a value of the same shape."""
+    """Sum over workers, of bools whether any is true; each has a value of the same shape."""
+    if value.dtype == bool:
+        return _sum(strategy, value.astype(np.int64)).astype(bool)
     return _sum_function(strategy)(tf.constant(value)).numpy()
 
 
@@ -289,8 +291,5 @@ class SharedScorer:
             if isinstance(variable, tf.distribute.DistributedValues):
                 value = variable.numpy()
                 own = value if is_chief(strategy) else np.zeros_like(value)
-                if value.dtype == bool:  # of which there is no sum
-                    variable.assign(_sum(strategy, np.asarray(own, np.int32)) > 0)
-                else:
-                    variable.assign(_sum(strategy, own))
+                variable.assign(_sum(strategy, own))
         return result

@@ -229,13 +229,12 @@ class Trainer(tf.Module):
         # The averages begin at zero: without a step there is none.
         if self.averages and self.steps_in_all:
             self.optimizer.finalize_variable_values(self.model.trainable_variables)
-            if self._constrain:  # the averages are of values before it
-                self._constrain(tf.constant(1.0))
+            self.constrain(1.0)  # the averages are of values before it
 
-    def constrain(self) -> None:
+    def constrain(self, rate_share: float = 0.0) -> None:
         """What is done after each step, after weights have been assigned otherwise."""
         if self._constrain:
-            self._constrain(tf.constant(0.0))
+            self._constrain(tf.constant(rate_share))
 
     @property
     def averages(self) -> bool:
