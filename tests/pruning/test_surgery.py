@@ -14,6 +14,8 @@ from tfprune.pruning.surgery import prune_model
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import TOYS, max_relative_difference, plain, random_masks, randomize, residual
 
+TWO = 2.
+
 
 def images(model, count=3, seed=0):
     shape = (count, *model.input_shape[1:])
@@ -146,7 +148,7 @@ def test_a_mixed_precision_model_exports_as_float32():
 def test_layers_without_a_rule_are_copied_whole():
     image = keras.Input((4, 4, 3), name='image')
     x = layers.Conv2D(5, 1, name='a')(image)
-    x = layers.Lambda(lambda t: t * 2, name='double')(x)
+    x = layers.Lambda(lambda t: keras.ops.multiply(t, TWO), name='double')(x)
     x = layers.Softmax(name='norm')(layers.Conv2D(7, 1, name='b')(x)) + 1.
     x = layers.Conv2D(11, 1, name='c')(x)
     model = randomize(keras.Model(image, layers.Dense(2, name='logits')(x)))

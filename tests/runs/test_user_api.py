@@ -28,6 +28,27 @@ def small(classes=3, activation=None):
         layers.Dense(classes, activation=activation, name='logits')], name='mine')
 
 
+class Unknown(layers.Layer):
+    """A layer that nobody registered."""
+    def call(self, x):
+        return x * 2
+
+
+@keras.saving.register_keras_serializable('test_user_api')
+class OwnStep(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def between(layer, kind=keras.Model):
+    """The small one with a layer between its convolutions."""
+    model = small()
+    x = layer(model.layers[0].output)
+    for each in model.layers[1:]:
+        x = each(x)
+    return kind(model.inputs, x, name='mine')
+
+
 def dataset(count, *, classes=3, batch=8, one_hot=False, shape=(6, 6, 2), seed=0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
@@ -130,6 +151,12 @@ def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
      'received a config and model, train_data, .*, macs'),
     ({'dataset': 'cifar10'}, TypeError, 'dataset: not an option'),
     ({'macs': 0.001, 'method': 'uniform'}, ValueError, 'smallest reachable'),
+    # Before any training, not where its file is opened.
+    ({'model': between(Unknown())}, ValueError, "model 'mine': a file of it could not be loaded: "
+     "Could not locate class 'Unknown'. Make sure .*@keras.saving.register"),
+    ({'model': between(layers.Lambda(lambda x: x, name='l'))}, ValueError, "layer 'l' is a Lambda"),
+    ({'model': between(layers.ReLU(), OwnStep), 'method': 'uniform'}, ValueError, "'mine' has a train_step of its own, "
+     'which is not followed: prune it beside your own training'),
 ])
 def test_bad_input_is_named(change, error, message):
     given = {'model': small(), 'train_data': dataset(16), 'reward_data': dataset(8),

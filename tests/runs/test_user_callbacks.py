@@ -19,10 +19,11 @@ class Seen(keras.callbacks.Callback):
     """What a callback sees."""
     def __init__(self):
         super().__init__()
-        self.calls, self.logs, self.models = [], [], []
+        self.calls, self.logs, self.models, self.given = [], [], [], []
 
     def on_train_begin(self, logs=None):
         self.calls.append('begin')
+        self.given.append(self.params)
         self.models.append(self.model.count_params())
 
     def on_train_end(self, logs=None):
@@ -45,6 +46,8 @@ def test_callbacks_see_each_phase_as_a_fit(tmp_path):
     steps = ['step 0', 'step 1']
     assert seen.calls == ['begin', 0, *steps, 'end', 'begin', 1, *steps, 'end']
     assert seen.models[0] == model.count_params() > seen.models[1]
+    # As in fit, whose epochs end there.
+    assert seen.given == [{'verbose': 0, 'epochs': end, 'steps': 2} for end in (1, 2)]
     for logs in seen.logs:
         assert {'loss', 'mae', 'val_loss', 'val_mae'} <= set(logs)
 
@@ -149,7 +152,7 @@ def seen_by(callback):
 def test_a_callback_that_leaves_the_rate_alone_leaves_a_lowered_one_alone():
     """A rate that ruined given weights is lowered by a factor, once, not at each step."""
     seen, trained = seen_by(keras.callbacks.Callback())
-    seen.begin_epoch(0, 0.1)
+    seen.begin_epoch(0, 0.1, steps=1, end=1)
     for step in range(4):
         rate = seen.begin_step(step, 0.1)
         trained.optimizer.learning_rate.assign(rate * trained.rate_factor)  # as Trainer does
@@ -164,7 +167,7 @@ def test_workers_agree_on_what_their_callbacks_ask_for(monkeypatch):
     monkeypatch.setattr('tfprune.runs.user_callbacks.from_chief', lambda strategy, rate: 0.004)
     monkeypatch.setattr('tfprune.runs.user_callbacks.any_worker', lambda strategy, stop: True)
     seen, trained = seen_by(Alone())
-    seen.begin_epoch(0, 0.1)
+    seen.begin_epoch(0, 0.1, steps=1, end=1)
     assert seen.begin_step(0, 0.1) * trained.rate_factor == pytest.approx(0.004)
     assert float(trained.optimizer.learning_rate) == pytest.approx(0.004)
     assert seen.end_epoch(0, {}, {}) and not trained.model.stop_training

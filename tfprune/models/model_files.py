@@ -21,7 +21,8 @@ from tfprune.models.outputs import last_activation
 from tfprune.structure.composite import Opened
 from tfprune.structure.copies import copied
 from tfprune.structure.graph import functional_graph
-from tfprune.structure.keras_internals import clone_model, layers_within, maker
+from tfprune.structure.keras_internals import (clone_model, counted_names, layers_within, maker,
+                                               uncompiled, without_random_weights)
 
 SUFFIX = '.keras'
 _HDF5 = ('.h5', '.hdf5')
@@ -79,18 +80,26 @@ def read_keras_file(path: pathlib.Path) -> keras.Model:
         raise ValueError(f'{path}: not a {SUFFIX} file (a zip archive), or a damaged one')
     try:
         with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read('config.json'))
-        name = next(_lambdas(config), None)
-        if name is not None:
-            raise ValueError(
-                f"layer '{name}' is a Lambda, whose code is in the file and is not run: replace it "
-                'by a layer of Keras or a registered class')
+            _check_lambdas(json.loads(archive.read('config.json')))
         model = keras.models.load_model(path, compile=False, safe_mode=True)
         check_weights(model)
         return model
     # Keras raises nearly any type for a damaged or unsafe archive.
     except (Exception, SystemExit) as error:
         raise ValueError(f'{path}: cannot be loaded: {_reason(error)}') from error
+
+
+def check_loads(model: keras.Model) -> None:
+    """ValueError, in one line, says what of a model's configuration `read_keras_file` would refuse.
+    """
+    try:
+        with uncompiled(model):
+            text = model.to_json()
+        _check_lambdas(json.loads(text))
+        with counted_names(), without_random_weights():
+            keras.models.model_from_json(text)
+    except Exception as error:  # of a user's class
+        raise ValueError(f'a file of it could not be loaded: {_reason(error)}') from error
 
 
 def check_weights(model: keras.Model) -> None:
@@ -255,6 +264,14 @@ def _check_kind(path: pathlib.Path) -> None:
     raise ValueError(
         f"model '{path}': expected a {SUFFIX} file, received {kind}; "
         f"model.save('name{SUFFIX}') of Keras 3 writes one")
+
+
+def _check_lambdas(config: Any) -> None:
+    name = next(_lambdas(config), None)
+    if name is not None:
+        raise ValueError(
+            f"layer '{name}' is a Lambda, whose code is in the file and is not run: replace it "
+            'by a layer of Keras or a registered class')
 
 
 def _lambdas(config: Any) -> Iterator[str]:

@@ -270,10 +270,8 @@ def from_config(layer: Any, config: dict[str, Any], dtype_policy: str | None,
         return layer if config == given else type(layer).from_config(config)
     if dtype_policy is not None:
         config = _with_policy(config, dtype_policy)
-    # The function of a Lambda comes from memory, not from a file: nothing to guard against.
-    options = {'safe_mode': False} if isinstance(layer, keras.layers.Lambda) else {}
     with policy_of_layers(layer.dtype_policy if dtype_policy is None else dtype_policy):
-        clone = made_of(layer, config, **options)
+        clone = made_of(layer, config)
     give_activations(layer, clone)
     # Layers that it makes itself may have policies that no config tells.
     before, after = (layers_within(each) for each in (layer, clone))

@@ -182,7 +182,8 @@ class EpochLoop:
         state.progress.start_epoch(f'epoch {start.epoch + 1}/{planned.total}{self._left}',
                                    steps * self._batch_size, start.step * self._batch_size,
                                    state.task.examples)
-        self._callbacks.begin_epoch(start.epoch, stage.learning_rate(start.epoch, start.step))
+        self._callbacks.begin_epoch(start.epoch, stage.learning_rate(start.epoch, start.step),
+                                    steps, self._end)
         if start.step < steps:
             stage.data.begin_epoch()
         try:

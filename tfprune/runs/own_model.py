@@ -12,11 +12,11 @@ from tfprune.data.pixels import PixelRange, range_of
 from tfprune.data.user_datasets import UserDatasets, batch_size_of
 from tfprune.data.user_examples import UserExamples, of_py_dataset, py_dataset_of
 from tfprune.data.user_examples import batch_size_of as batch_size_of_examples
-from tfprune.models.model_files import check_weights
+from tfprune.models.model_files import check_loads, check_weights
 from tfprune.models.outputs import outputs_probabilities
 from tfprune.runs.learning import Monitor
 from tfprune.runs.problem import OwnModel
-from tfprune.structure.copies import check_storable
+from tfprune.structure.copies import storable
 from tfprune.structure.keras_internals import compiled_with
 from tfprune.tasks.compiled import weights_of_classes
 from tfprune.tasks.directions import check_mode
@@ -103,7 +103,7 @@ def _of_pictures(model: keras.Model, data: Mapping[str, Any], class_names: Seque
 def _check_model(model: keras.Model) -> None:
     try:
         check_weights(model)
-        check_storable(model)
+        check_loads(storable(model))
     except ValueError as error:
         raise ValueError(f"model '{model.name}': {error}") from None
     if not getattr(model, 'inputs', None):

@@ -33,6 +33,7 @@ from tfprune.runs.state import State
 from tfprune.search.problem import Problem, trace_problem_groups
 from tfprune.structure.keras_internals import compiled_with, uncompiled
 from tfprune.structure.groups import ChannelGroups
+from tfprune.tasks.compiled import check_steps
 from tfprune.tasks.fingerprint import fingerprint
 from tfprune.training.batch_norm import use_fused_batch_norm
 from tfprune.training.distribution import num_workers
@@ -91,6 +92,7 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     keras.utils.set_random_seed(config.seed)
     with state.strategy.scope():
         model = _own_model(own) if own else _named_model(config, as_pictures(data))
+    check_steps(own.model if own else model)
     groups = trace_problem_groups(model, config.structure)
     costs = config.costs
     cost_model = cost_model_of(model, groups, costs)

@@ -38,8 +38,9 @@ class UserCallbacks:
             _compile(trainer, compiled, batch())
             self._list = keras.callbacks.CallbackList(list(callbacks), model=trainer.model)
 
-    def begin_epoch(self, epoch: int, planned: float) -> None:
-        """Before the first step, of which `planned` is the run's learning rate."""
+    def begin_epoch(self, epoch: int, planned: float, steps: int, end: int) -> None:
+        """Before the first of an epoch's steps, of which `planned` is the run's learning rate;
+        epochs are below `end`."""
         if self._list is None:
             return
         self._see_rate()
@@ -47,6 +48,7 @@ class UserCallbacks:
         if self._phase(epoch) != self._current:
             self._current = self._phase(epoch)
             self._trainer.model.stop_training = False
+            self._list.set_params({'verbose': 0, 'epochs': self.after(epoch, end), 'steps': steps})
             self._list.on_train_begin()
         self._list.on_epoch_begin(epoch)
 

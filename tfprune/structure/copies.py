@@ -2,7 +2,8 @@
 
 A config cannot hold every activation: of a function that nobody registered it has a name, which
 Keras may not know, or may know as that of another function. A copy gets its activation from the
-layer itself, and where Keras has one of equal values, that one, so that the copy can be saved.
+layer itself, and where Keras has one of equal values, that one, so that the copy can be saved. Of a
+Lambda it has the code without the names that it uses: a copy gets the function itself.
 """
 import contextlib
 import warnings
@@ -12,8 +13,8 @@ from typing import Any
 
 import keras
 
-from tfprune.structure.keras_internals import (clone_model, is_of_keras, layers_within,
-                                               made_with)
+from tfprune.structure.keras_internals import (clone_model, functions_of_lambda, is_of_keras,
+                                               layers_within, made_with)
 from tfprune.structure.layer_rules.activations import keras_activation
 
 # Layer -> whether a copy of it can be made: models are unfolded often.
@@ -22,7 +23,10 @@ _ACTIVATIONS = ('activation', 'recurrent_activation')
 
 
 def config_of(layer: Any) -> dict[str, Any]:
-    """Returns the config of a layer, without the functions that `give_activations` gives."""
+    """Returns the config of a layer, without the functions that `made_of` and `give_activations`
+    give."""
+    if isinstance(layer, keras.layers.Lambda):
+        return keras.layers.Layer.get_config(layer)
     if type(layer) is keras.layers.Identity:  # which cannot say it if it was given a policy
         return {'name': layer.name, 'trainable': layer.trainable, 'dtype': layer.dtype_policy.name}
     with _plain_activations(layer):
@@ -31,16 +35,21 @@ def config_of(layer: Any) -> dict[str, Any]:
 
 def copied(layer: Any) -> Any:
     """Returns an unbuilt copy of a layer or model; as the clone_function of `clone_model`."""
-    copy = type(layer).from_config(config_of(layer))
+    config = config_of(layer)
+    copy = (made_of(layer, config) if isinstance(layer, keras.layers.Lambda)
+            else type(layer).from_config(config))
     give_activations(layer, copy)
     return copy
 
 
-def made_of(layer: Any, config: dict[str, Any], **options: Any) -> Any:
+def made_of(layer: Any, config: dict[str, Any]) -> Any:
     """Returns a layer of the class of `layer` by a config; by what `layer` was made with, if its
     get_config says what its __init__ does not take."""
+    if isinstance(layer, keras.layers.Lambda):
+        return type(layer)(**functions_of_lambda(layer), **config | {
+            'dtype': keras.dtype_policies.get(config['dtype'])})
     try:
-        return type(layer).from_config(config, **options)
+        return type(layer).from_config(config)
     except Exception:  # of a user's class
         given = made_with(layer)
         if given is None or is_of_keras(type(layer)):

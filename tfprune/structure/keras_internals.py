@@ -21,12 +21,13 @@ __all__ = ['CompiledWith', 'ConvLSTMCell', 'CustomScaleLayer', 'Functional', 'La
            'StochasticDepth', 'SymbolicArguments', 'VariableReads', 'arguments_of_calls',
            'built_on', 'built_rank', 'casts_inputs', 'clone_model', 'compiled_with', 'core',
            'direction_of', 'first_arguments', 'function_of_loss', 'function_of_metric',
-           'has_own_steps', 'has_weights', 'image', 'inputs_of_call', 'is_cast', 'is_of_keras',
-           'is_plain_batch_norm', 'layers_within', 'losses_of', 'made_with', 'maker', 'mask_of',
-           'math', 'moments', 'nn', 'node_of', 'numpy', 'ordered_nodes', 'origin', 'own_variables',
-           'projections_of', 'remember_call', 'renormalizes', 'schedule_of', 'sequential_graph',
-           'standardized', 'takes_training', 'uncompiled', 'untouched', 'value_without_autocast',
-           'with_mask_of', 'with_own', 'without_random_weights']
+           'functions_of_lambda', 'has_own_steps', 'has_weights', 'image', 'inputs_of_call',
+           'is_cast', 'is_of_keras', 'is_plain_batch_norm', 'layers_within', 'losses_of',
+           'made_with', 'maker', 'mask_of', 'math', 'moments', 'nn', 'node_of', 'numpy',
+           'ordered_nodes', 'origin', 'own_variables', 'projections_of', 'remember_call',
+           'renormalizes', 'schedule_of', 'sequential_graph', 'standardized', 'takes_training',
+           'uncompiled', 'untouched', 'value_without_autocast', 'with_mask_of', 'with_own',
+           'without_random_weights']
 
 
 # Layer -> arguments of its calls in composite layers that were opened.
@@ -225,7 +226,8 @@ def first_arguments(layer: Any) -> Any:
 def built_on(layer: Any) -> Sequence[int | None] | None:
     """The shape that a layer of one tensor was built on; None of others."""
     shapes = list((layer._build_shapes_dict or {}).values())
-    if len(shapes) != 1 or not all(size is None or isinstance(size, int) for size in shapes[0]):
+    if len(shapes) != 1 or shapes[0] is None or not all(
+            size is None or isinstance(size, int) for size in shapes[0]):
         return None
     return shapes[0]
 
@@ -330,6 +332,12 @@ def without_random_weights() -> Iterator[None]:
         yield
     finally:
         keras.layers.Layer.add_weight = original
+
+
+def functions_of_lambda(layer: keras.layers.Lambda) -> dict[str, Any]:
+    """What a Lambda was made with, but for its name, dtype and whether it trains."""
+    return {'function': layer.function, 'output_shape': layer._output_shape, 'mask': layer.mask,
+            'arguments': layer.arguments}
 
 
 def has_own_steps(model: keras.Model) -> str:

@@ -33,6 +33,15 @@ _LOSS = 'loss'
 _NO_MEANS = ('sum', 'none', None)  # reductions that Keras does not divide
 
 
+def check_steps(model: keras.Model) -> None:
+    """ValueError for a model whose class has a method of training of its own."""
+    own = has_own_steps(model)
+    if own:
+        raise ValueError(f"model '{model.name}' has a {own} of its own, which is not followed: "
+                         'prune it beside your own training, by search_widths and '
+                         'callbacks.Alignment')
+
+
 class CompiledTask(Task):
     """The task of a compiled model; made by `of`.
 
@@ -67,11 +76,7 @@ class CompiledTask(Task):
             ValueError: the model is not compiled, has steps of its own, or does not fit the
                 batch; a metric that does not exist; or one that does not add up over batches.
         """
-        own = has_own_steps(model)
-        if own:
-            raise ValueError(f"model '{model.name}' has a {own} of its own, which is not followed: "
-                             'prune it beside your own training, by search_widths and '
-                             'callbacks.Alignment')
+        check_steps(model)
         compiled = compiled_with(model)
         if compiled is None:
             raise ValueError(f"model '{model.name}' is not compiled: what is learnt is not known; "
