@@ -8,9 +8,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 
-from bright_pictures import images, network
+from bright_pictures import CLASSES, images, network
 from light_export import light_export
+from tfprune.report.table import table_notes
 from tfprune.runs import first_epoch
 from tfprune.runs.state import Interrupted
 from tfprune.significance import Scored, fell
@@ -183,6 +185,56 @@ def test_resuming_measures_and_chooses_nothing_anew(trained, tmp_path, monkeypat
     assert run(trained, tmp_path / 'run')['given']['is_trained']
 
 
+def normalized(lags):
+    """Trained, but with statistics of the beginning where it `lags`."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([
+        keras.Input((6, 6, 3)), layers.Conv2D(8, 3, name='a'),
+        layers.BatchNormalization(momentum=0.8, name='n'), layers.ReLU(),
+        layers.Conv2D(8, 3, name='b'), layers.BatchNormalization(momentum=0.8), layers.ReLU(),
+        layers.GlobalAveragePooling2D(), layers.Dense(CLASSES, name='logits')])
+    model.compile('adam', keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(images(TRAIN, 0), epochs=12, verbose=0)
+    for layer in model.layers:
+        if lags and isinstance(layer, layers.BatchNormalization):
+            layer.moving_mean.assign(np.zeros_like(layer.moving_mean) + 5)
+    return model
+
+
+def test_statistics_that_lag_behind_are_reestimated_and_said(tmp_path):
+    """A model is not to be told from chance, nor a gain shown, for statistics that no pruned model
+    would have."""
+    model = normalized(lags=True)
+    options = dict(warmup_epochs=0, fine_tune_epochs=2)
+    found = run(model, tmp_path / 'run', **options)
+    given, came_with = found['given'], accuracy(model, images(TEST, 2))
+    assert given['found']['test_accuracy'] == pytest.approx(came_with) and came_with < 0.6
+    assert given['is_trained'] and given['test_accuracy'] > 0.9
+    assert 'batch-norm statistics of the given model lag' in found['training']['reasons'][0]
+    assert f'with those that it came with it scores {came_with:.2%};' in table_notes(found)[0]
+    assert np.all(model.get_layer('n').moving_mean == 5)  # the user's own stays as it is
+
+    steps = []
+
+    def should_stop():
+        if (tmp_path / 'stopped/training.json').exists():
+            steps.append(1)
+        return len(steps) > 5
+
+    with pytest.raises(Interrupted):
+        run(model, tmp_path / 'stopped', **options, should_stop=should_stop)
+    run(model, tmp_path / 'stopped', **options)
+    one, other = (keras.models.load_model(tmp_path / name / 'export/pruned.keras').get_weights()
+                  for name in ('run', 'stopped'))
+    assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def test_statistics_that_do_not_lag_stay(tmp_path):
+    found = run(normalized(lags=False), tmp_path / 'run', warmup_epochs=0)
+    assert found['given']['found'] is None
+    assert not any(' lag ' in reason for reason in found['training']['reasons'])
+
+
 @pytest.mark.parametrize('before, after, images_, is_lower', [
     (0.9, 0.9, 100, False), (0.9, 0.85, 100, False),  # 0.05 of 3 sqrt((.09 + .1275) / 100) = .14
     (0.9, 0.7, 100, True), (0.9, 0.85, 10_000, True), (1.0, 0.99, 100, False),
@@ -213,7 +265,8 @@ def test_a_model_saved_after_its_rate_had_decayed_is_brought_back(trained, tmp_p
         model.compile(keras.optimizers.Adam(1e-7))
         return model
 
-    options = dict(macs=0.3, fine_tune_epochs=6)
+    # Reconstruction leaves so small a network nothing to recover.
+    options = dict(macs=0.3, fine_tune_epochs=6, reconstruction=False)
     found = run(decayed(), tmp_path / 'run', **options)
     training = found['training']
     assert training['learning_rate'] == pytest.approx(1e-7)

@@ -155,8 +155,8 @@ def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
     ({'model': between(Unknown())}, ValueError, "model 'mine': a file of it could not be loaded: "
      "Could not locate class 'Unknown'. Make sure .*@keras.saving.register"),
     ({'model': between(layers.Lambda(lambda x: x, name='l'))}, ValueError, "layer 'l' is a Lambda"),
-    ({'model': between(layers.ReLU(), OwnStep), 'method': 'uniform'}, ValueError, "'mine' has a train_step of its own, "
-     'which is not followed: prune it beside your own training'),
+    ({'model': between(layers.ReLU(), OwnStep), 'method': 'uniform'}, ValueError, "'mine' has a "
+     'train_step of its own, which is not followed: prune it beside your own training'),
 ])
 def test_bad_input_is_named(change, error, message):
     given = {'model': small(), 'train_data': dataset(16), 'reward_data': dataset(8),

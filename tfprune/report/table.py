@@ -190,8 +190,8 @@ def table_notes(report: Mapping[str, Any]) -> list[str]:
     total, search = f'{report["epochs"]["total"]:.4g}', report['epochs']['search']
     given, notes = report.get('given'), []
     if as_given(report):
-        notes.append("'as given' is your model with its weights, before anything was done to it; "
-                     'its costs are those of the same architecture.')
+        notes.append("'as given' is your model with its weights, before anything was done to it"
+                     f'{_found(report)}; its costs are those of the same architecture.')
     elif given:
         notes.append(f'The given model scored {scores.score(task_of(report), test_score(given))}, '
                      'no better than chance: there is no difference against it.')
@@ -206,6 +206,16 @@ def table_notes(report: Mapping[str, Any]) -> list[str]:
         notes.append(f"'before' is the model after {search} epochs, 'final' the same model after "
                      f'all {total}; {_nothing(report)} was pruned.')
     return [*notes, *caveats(report)]
+
+
+def _found(report: Mapping[str, Any]) -> str:
+    """Of a given model whose batch-norm statistics were re-estimated: what it scores without."""
+    found = report['given'].get('found')  # older reports have none
+    if not found:
+        return ''
+    return (' but that its batch-norm statistics, which lagged behind them, were re-estimated on '
+            f'training {task_of(report)["examples"]}: with those that it came with it scores '
+            f'{scores.score(task_of(report), test_score(found))}')
 
 
 def caveats(report: Mapping[str, Any]) -> list[str]:

@@ -78,9 +78,7 @@ def _begin(state: State, keep_zeros: Callable[[], None] | None) -> None:
 
 def _settle(state: State, count: int | None = None) -> None:
     """Batch-norm statistics of the sub-network, by so many batches; as when it was scored."""
-    settle(state.pruned, state.task, state.data.calibration_batches(
-        state.config.scoring.score_batch_size,
-        count or state.config.training.calibration_batches), state.strategy)
+    settle(state.pruned, state.task, state.calibration_batches(count), state.strategy)
 
 
 def _is_smaller(decision: Decision) -> bool:

@@ -222,7 +222,8 @@ def _given(task: Task, given: Given) -> dict[str, Any]:
     return {**_tested(task, given.test), f'held_out_{key}': given.held_out.mean,
             f'trained_on_{key}': given.trained_on.mean, 'images': given.held_out.examples,
             'is_trained': given.is_trained, 'held_out_floor': given.held_out_floor.mean,
-            'trained_on_floor': given.trained_on_floor.mean}
+            'trained_on_floor': given.trained_on_floor.mean,
+            'found': given.found and _tested(task, given.found)}
 
 
 def _tested(task: Task, metrics: Mapping[str, float] | None) -> dict[str, Any]:

@@ -22,6 +22,8 @@ class Given:
         held_out_floor, trained_on_floor: the lower of each of the two and that under batch-norm
             statistics of the training examples as they are augmented here, which any training
             brings.
+        found: metrics on the test examples with the batch-norm statistics that it came with, where
+            these lag behind its weights and it is taken with re-estimated ones; None elsewhere.
     """
     test: Mapping[str, float]
     held_out: Scored
@@ -29,6 +31,7 @@ class Given:
     is_trained: bool
     held_out_floor: Scored
     trained_on_floor: Scored
+    found: Mapping[str, float] | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Given:

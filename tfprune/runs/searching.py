@@ -16,14 +16,16 @@ from tfprune.runs.checkpoints import Position, restore
 from tfprune.runs.decision_files import with_saved_zeros, with_zeros
 from tfprune.runs.reuse import RATIOS_FILE, take_search
 from tfprune.runs.state import State, plain_float32
-from tfprune.runs.statistics import settle, shown_examples
+from tfprune.runs.statistics import calibrate, settle_if_lagging
 from tfprune.search.problem import Problem
 from tfprune.search.scoring import SubnetworkScorer
 from tfprune.search.subnetwork import Subnetwork
 from tfprune.training.account import EpochAccount
 from tfprune.training.distribution import SharedScorer, from_chief
-from tfprune.training.seeding import derived_seed, set_seed
+from tfprune.training.seeding import NO_EPOCH, derived_seed, set_seed
 from tfprune.training.step import StopTraining
+
+_PLACE = 3  # of its seed, beside those of tfprune.runs.teacher and tfprune.runs.given
 
 
 def start_method(state: State, problem: Problem) -> Problem:
@@ -68,10 +70,10 @@ def search(state: State, problem: Problem) -> None:
         decision = _decide(state, problem)
     _check_within_budget(state, problem, decision)
     state.decision = decision
-    if state.surgery_epoch and state.method.constrain():
-        # What was done after each step went past the moving statistics.
-        settle(problem.model, state.task,
-               shown_examples(state.data, state.config.training.batch_size), state.strategy)
+    if state.surgery_epoch:
+        seed = derived_seed(problem.seed, NO_EPOCH, _PLACE)
+        # What is done after each step goes past the moving statistics.
+        (calibrate if state.method.constrain() else settle_if_lagging)(state, problem.model, seed)
     # What the search was made of, images and networks, is not kept through fine-tuning.
     state.method = make_method(state.config.method, state.config.options)
     state.scorer = None  # type: ignore[assignment]

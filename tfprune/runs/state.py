@@ -127,6 +127,12 @@ class State:
         scoring = self.config.scoring
         return self.data.reward_batches(scoring.score_batch_size).take(scoring.score_batches)
 
+    def calibration_batches(self, count: int | None = None) -> tf.data.Dataset:
+        """So many batches of training examples, not augmented, for batch-norm statistics; None for
+        as many as the configuration says."""
+        return self.data.calibration_batches(self.config.scoring.score_batch_size,
+                                             count or self.config.training.calibration_batches)
+
     def criterion_batches(self) -> tf.data.Dataset:
         """Batches of training examples for criteria that need data."""
         return self.data.calibration_batches(self.config.training.batch_size,
