@@ -82,6 +82,34 @@ def test_statistics_are_those_of_the_calibration_data(trained, digits):
     np.testing.assert_allclose(pruned.layers[1].moving_mean, np.mean(x, (0, 1, 2)), atol=1e-4)
 
 
+def test_calibration_data_may_come_as_data_do(trained, digits):
+    """An array, pairs with their targets, a dataset of these: the same batches, the same model."""
+    x, y = (part[:256] for part in digits)
+    batches = [(x[:128], y[:128]), (x[128:], y[128:])]
+    kinds = [[x for x, _ in batches], x, batches,
+             tf.data.Dataset.from_tensor_slices((x, y)).batch(128)]
+    first, *others = (
+        tfprune.prune_to_budget(trained, macs=0.5, calibration_data=kind).get_weights()
+        for kind in kinds)
+    for other in others:
+        assert all(np.array_equal(*pair) for pair in zip(first, other, strict=True))
+
+
+def test_calibration_data_of_several_inputs_and_no_more_than_is_needed(monkeypatch):
+    model, counted = two_inputs(), []
+    image, numbers = np.ones((4, 8, 8, 3), 'float32'), np.ones((4, 5), 'float32')
+    for batch in ([image, numbers], (image, numbers), {'numbers': numbers, 'image': image},
+                  ([image, numbers], [numbers, image])):
+        tfprune.prune_to_budget(model, macs=0.5, calibration_data=[batch])
+    with pytest.raises(ValueError, match=r'expected image \[None, 8, 8, 3\], numbers \[None, 5\]'):
+        tfprune.prune_to_budget(model, macs=0.5, calibration_data=[image])
+    monkeypatch.setattr('tfprune.models.calibration._MOST', 9)
+    endless = (counted.append(1) or [image, numbers] for _ in iter(int, 1))
+    with pytest.warns(UserWarning, match='read up to example 12, which are enough'):
+        tfprune.prune_to_budget(model, macs=0.5, calibration_data=endless)
+    assert len(counted) == 3
+
+
 @pytest.mark.parametrize('method, options', [
     ('amc', FEW), ('random', {}), ('uniform', {}),
     ('autocompress', {'proposals': 1, 'stop_temperature': 80}),
@@ -171,14 +199,25 @@ def test_numbers_of_any_kind_are_scores(score):
     assert found.reward == float(np.squeeze(score))
 
 
+IMAGES = np.ones((4, 6, 6, 3), 'float32')
+
+
 @pytest.mark.parametrize('options, error, message', [
     ({}, ValueError, 'a budget is needed: macs, params'),
     ({'macs': 1.5}, ValueError, 'macs must be a ratio in'),
     ({'mac': 0.5}, TypeError, "Unknown option 'mac'. Did you mean 'macs'"),
     ({'macs': 0.001}, tfprune.InfeasibleBudgetError, 'the smallest reachable'),
     ({'macs': 0.5, 'criterion': 'l3'}, ValueError, "Unknown criterion 'l3'"),
-    ({'macs': 0.5, 'calibration_data': np.zeros((4, 8, 8, 3))}, TypeError,
-     r'expected batches, as \[images\]; received one array'),
+    ({'macs': 0.5, 'calibration_data': 5}, TypeError,
+     r'calibration_data: expected batches, as \[images\]; received int'),
+    ({'macs': 0.5, 'calibration_data': [np.zeros((4, 7, 6, 3))]}, ValueError,
+     r'calibration_data: batch 0: expected .* \[None, 6, 6, 3\], received \[4, 7, 6, 3\]'),
+    ({'macs': 0.5, 'calibration_data': np.zeros((8, 8, 3))}, ValueError,
+     r'calibration_data: batch 0: expected .* received \[8, 8, 3\]'),
+    ({'macs': 0.5, 'calibration_data': [IMAGES, IMAGES * np.nan]}, ValueError,
+     'calibration_data: batch 1 has values that are NaN or infinite'),
+    ({'macs': 0.5, 'calibration_data': tf.data.Dataset.from_tensors(IMAGES).repeat()}, ValueError,
+     r'calibration_data: does not end; leave out repeat\(\)'),
 ])
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):

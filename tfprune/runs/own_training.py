@@ -20,6 +20,7 @@ from tfprune.costs.proportional import uniform_widths
 from tfprune.errors import first_line, near
 from tfprune.methods.base import Decision, Method
 from tfprune.methods.names import METHODS, make_method
+from tfprune.models.calibration import calibration_batches
 from tfprune.progress import Progress
 from tfprune.pruning.importance import Batch
 from tfprune.pruning.options import PruningOptions
@@ -47,10 +48,11 @@ def prune_to_budget(model: keras.Model, *, calibration_data: Iterable[Any] | Non
 
     Args:
         model: a functional or Sequential Keras 3 model, which stays as it is.
-        calibration_data: batches of what the model takes, some hundred training examples in all:
-            what kept channels tell of those that go is added to the kernels that read them, and
-            the batch-norm statistics of the pruned model are re-estimated, without which it is
-            worth little until it has been trained. None leaves both as they are.
+        calibration_data: batches of what the model takes, or (x, y) of which x is, some hundred
+            training examples in all; of one input also an array [N, …]: what kept channels tell of
+            those that go is added to the kernels that read them, and the batch-norm statistics of
+            the pruned model are re-estimated, without which it is worth little until it has been
+            trained. None leaves both as they are.
         criterion_data: (images, integer labels) for criterion='taylor'.
         seed: of criterion='random'.
         options: the budget (macs, params, peak_memory_bytes, each a ratio up to 1 or a number, …),
@@ -64,7 +66,7 @@ def prune_to_budget(model: keras.Model, *, calibration_data: Iterable[Any] | Non
         TypeError, ValueError: name the option, what was expected and what was received.
         InfeasibleBudgetError: names the smallest that can be reached.
     """
-    calibration = _batches(calibration_data)
+    calibration = calibration_batches(model, calibration_data)
     problem = _problem(model, seed, criterion_data, calibration, options)
     widths = problem.budget.as_dict(uniform_widths(problem.budget))
     return _Pruned(problem, calibration)(problem.select(widths))
@@ -124,7 +126,7 @@ def search_widths(model: keras.Model, reward_fn: RewardFn, *, method: str = 'amc
     """
     own = {name: options.pop(name) for name in [*options] if name.partition('.')[0] in METHODS}
     searching = make_method(method, method_options(method, own))
-    calibration = _batches(calibration_data)
+    calibration = calibration_batches(model, calibration_data)
     problem = _problem(model, seed, criterion_data, calibration, options)
     pruned = _Pruned(problem, calibration)
     if not pruned.batches and batch_norm_layers(model):
@@ -180,16 +182,6 @@ def _check_method(method: Method, name: str) -> None:
                       if METHODS.is_usable(known) and is_able(METHODS[known]()))
         raise ValueError(f'method {name!r} does not search widths by a score alone. Available: '
                          f'{", ".join(able)}')
-
-
-def _batches(data: Iterable[Any] | None) -> list[Any]:
-    """In memory, as each sub-network sees them."""
-    if data is None:
-        return []
-    if hasattr(data, 'shape'):
-        raise TypeError('calibration_data: expected batches, as [images]; received one array of '
-                        f'shape {tuple(data.shape)}')
-    return list(data)
 
 
 @dataclasses.dataclass(frozen=True)
