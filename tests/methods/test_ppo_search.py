@@ -9,6 +9,7 @@ import tensorflow as tf
 from made_up_problem import made_up_problem, play_rounds, searched, started
 
 from tfprune.costs.proportional import uniform_widths
+from tfprune.methods.knapsack import worth_most
 from tfprune.pruning.masks import widths_of
 from tfprune.runs.checkpoints import restore
 
@@ -49,6 +50,57 @@ def test_a_fresh_method_goes_on_bit_for_bit(method):
     again, = play_rounds(fresh, ROUNDS - 1, ROUNDS)
     assert again.episodes == results[-1].episodes
     np.testing.assert_array_equal(fresh.best.choices, method[0].best.choices)
+
+
+@pytest.mark.parametrize('around', ['knapsack', 'best'])
+@pytest.mark.parametrize('is_better', [True, False])
+def test_it_begins_at_the_widths_of_the_knapsack(around, is_better, monkeypatch):
+    """'best' where these are better than uniform ones."""
+    problem = made_up_problem()
+    budget = problem.budget
+    scores = {name: np.arange(1., width + 1) for name, width in zip(
+        budget.names, budget.dense_widths)}
+    widths = worth_most(budget, list(scores.values()))
+    monkeypatch.setattr(type(problem), 'channel_scores', lambda *_: scores)
+    monkeypatch.setattr('tfprune.methods.ppo_search.PPO', lambda *_, **__: Halves())
+
+    def score(masks):
+        found = list(widths_of(masks).values())
+        if found == list(widths):
+            return 0.9 if is_better else 0.1
+        return 0.5 if found == list(uniform_widths(budget)) else 0.4
+
+    method = started('ppo_search', dataclasses.replace(problem, score=score), rounds=1, episodes=2,
+                     around=around)
+    monkeypatch.setattr('tfprune.methods.ppo_search.play', played_at_a_half)
+    result, = play_rounds(method, 0, 1)
+    taken = widths if is_better or around == 'knapsack' else uniform_widths(budget)
+    for row in result.episodes:
+        # To the rounding of shares.
+        assert np.abs(np.array(list(row['widths'].values())) - taken).max() <= 2
+    best = 0.9 if is_better else 0.5 if around == 'best' else 0.1
+    assert float(method.best.value) == pytest.approx(best)
+
+
+class Halves(tf.Module):
+    """An agent that learns nothing."""
+    collect_policy = None
+
+    def observe(self, *_, **__):
+        pass
+
+    def update(self):
+        return 0.0
+
+
+def played_at_a_half(envs, _):
+    rewards = []
+    for env in envs:
+        step = env.reset()
+        while not step.is_last():
+            step = env.step(np.array([0.5], np.float32))
+        rewards.append(float(step.reward))
+    return [], rewards
 
 
 def test_where_no_episode_is_better_the_decision_is_the_uniform_one():

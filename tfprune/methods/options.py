@@ -271,6 +271,9 @@ class PpoSearchOptions(Options):
     episodes: int = _count(20, 'A round has this many episodes.', high=1000)
     updates: int = _count(20, "PPO passes this often over a round's episodes.")
     learning_rate: float = _rate(5e-3, 'Actor and critic learn at this rate.')
+    around: str = field_of(
+        'uniform', 'The policy begins at uniform widths, at those of the control knapsack, or at '
+        'the better ones of these on held-out examples.', choices=('uniform', 'knapsack', 'best'))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -155,19 +155,26 @@ class PruningEnv(EpisodicEnv):
 
 
 class RelativeEnv(PruningEnv):
-    """Decides how wide each group is relative to uniform widths.
+    """Decides how wide each group is relative to uniform widths, or to others.
 
-    Action: float32 [1] in [0, 1]; of the kept shares min(1, s * exp(SPREAD (1 - 2 a_g))) s is the
-    largest that fits the budget, one number for all groups, found at the end of the episode
-    (costs.proportional). a_g = 1/2 everywhere is the uniform decision, from which a policy begins;
-    no action is moved into bounds, whatever was decided before. Widths are known at the end alone:
-    `rates` are the actions until then.
+    Action: float32 [1] in [0, 1]; of the kept shares min(1, s * c_g * exp(SPREAD (1 - 2 a_g))) s is
+    the largest that fits the budget, one number for all groups, found at the end of the episode
+    (costs.proportional). c_g are the shares of the widths that it is centered on, 1 of uniform
+    ones. a_g = 1/2 everywhere is that decision, from which a policy begins; no action is moved into
+    bounds, whatever was decided before. Widths are known at the end alone: `rates` are the actions
+    until then.
 
     Observation: the features of the group at hand that no action changes, the mean of the actions
     so far and the last one (1/2 before the first), then z.
     """
     features = (*FEATURES[:-3], 'mean_action', 'previous_action')
     SPREAD = 1.0
+    _center: np.ndarray | float = 1.0
+
+    def center_on(self, shares: np.ndarray) -> None:
+        """Of all coming episodes a_g = 1/2 everywhere is the decision of widths in proportion to
+        these shares of dense ones, [G] above 0."""
+        self._center = shares
 
     @property
     def executed(self) -> np.ndarray:
@@ -181,7 +188,7 @@ class RelativeEnv(PruningEnv):
         self._actions.append(float(np.clip(action, 0, 1)))
         self._rates = list(self._actions)
         if len(self._actions) == self.steps:
-            factors = np.exp(self.SPREAD * (1 - 2 * np.array(self._actions)))
+            factors = self._center * np.exp(self.SPREAD * (1 - 2 * np.array(self._actions)))
             widths = proportional_widths(self.budget, factors)
             self._widths = [int(width) for width in widths]
             self._rates = list(1 - widths / self.budget.dense_widths)
