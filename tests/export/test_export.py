@@ -344,11 +344,18 @@ def test_bad_input_is_refused_before_anything_is_written(model, tmp_path):
     no_classes = keras.Sequential([keras.Input(IMAGE_SHAPE), L.Conv2D(2, 1)])
     with pytest.raises(ValueError, match=r'class_names: expected none .* output \[None, classes\]'):
         export.export_model(no_classes, out_dir, class_names=['cat', 'dog'])
+    assert not os.listdir(tmp_path)
+
+
+def test_a_model_of_mixed_precision_is_written_in_float32(tmp_path):
     half = keras.Sequential([keras.Input(IMAGE_SHAPE), keras.Sequential(
         [L.GlobalAveragePooling2D(), L.Dense(2, name='low', dtype='mixed_bfloat16')])])
-    with pytest.raises(ValueError, match="layer 'low' computes in bfloat16, expected float32"):
-        export.export_model(half, out_dir)
-    assert not os.listdir(tmp_path)
+    report = export.export_model(half, tmp_path / 'out', formats=['keras', 'tflite'])
+    written = keras.models.load_model(report.paths['keras'])
+    assert {layer.compute_dtype for layer in written._flatten_layers()} == {'float32'}
+    images = np.ones((2, *IMAGE_SHAPE), 'float32')
+    np.testing.assert_allclose(written(images), half(images), atol=0.05)
+    assert half.layers[0].layers[1].compute_dtype == 'bfloat16'  # it stays as it is
 
 
 def test_an_operator_that_tflite_lacks_is_named(tmp_path):

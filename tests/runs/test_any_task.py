@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import layers
 
 from table_runs import SHORT, rates, rng, rows, run, splits, table
+from tfprune.report.table import table_notes
 from tfprune.runs.first_epoch import FirstEpoch
 from tfprune.runs.state import Interrupted
 from tfprune.significance import Scored
@@ -231,6 +232,20 @@ def test_the_given_model_is_measured_as_it_is(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('has_own', [True, False])
+def test_losses_of_the_model_itself_are_no_part_of_a_test_loss_and_that_is_said(has_own, tmp_path):
+    model = table(optimizer='adam', loss='mse')
+    model.layers[1].kernel_regularizer = keras.regularizers.L2(0.1) if has_own else None
+    model = keras.models.clone_model(model)
+    model.compile('adam', 'mse')
+    data = splits()
+    _, report = run(model, data, tmp_path / 'run')
+    own = float(sum(model.losses)) if has_own else 0.0
+    assert report['given']['test_score'] == pytest.approx(
+        model.evaluate(*data[2], verbose=0) - own, rel=1e-4)
+    assert any('Test losses are without' in note for note in table_notes(report)) == has_own
+
+
 def test_half_precision_as_keras_compiles_it(tmp_path):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy('mixed_float16')

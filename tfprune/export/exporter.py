@@ -28,6 +28,8 @@ from tfprune.export.parity import Parity, measure_parity
 from tfprune.models.model_files import check_names
 from tfprune.models.outputs import outputs_probabilities
 from tfprune.plain_text import labels
+from tfprune.pruning.surgery import float32_copy
+from tfprune.structure.keras_internals import layers_within
 from tfprune.training.step import StopTraining
 
 # To add a format: a module with a FORMAT, and a line here.
@@ -68,10 +70,10 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
                  tflite_options: TFLiteOptions = TFLiteOptions(), quantized: Any = None,
                  parity_tolerance: float | None = None, overwrite: bool = False,
                  should_stop: Callable[[], bool] = lambda: False) -> ExportReport:
-    """Writes a float32 model in each format, with parity.json, into a new directory `out_dir`.
+    """Writes a model in each format, with parity.json, into a new directory `out_dir`.
 
-    model: functional or Sequential, of inputs of a fixed size; 'tflite_int8_qat' is for classifiers
-        of pictures alone.
+    model: functional or Sequential, of inputs of a fixed size; one that computes in bfloat16 or
+        float16 is written in float32. 'tflite_int8_qat' is for classifiers of pictures alone.
     representative_data: images [N, H, W, C] as the model was trained on, uint8 or float, or what
         else it takes: one array, a list or tuple in the order of its inputs, or a dict by their
         names. On the first PARITY_IMAGES (AGREEMENT_IMAGES with a quantized format) the forms are
@@ -102,7 +104,7 @@ def export_model(model: keras.Model, out_dir: str | os.PathLike[str], *,
         raise TypeError(f'model: expected a Keras 3 model, received {type(model).__name__}')
     out_dir = checked_path(out_dir)
     formats = check_formats(base_forms() if formats is None else formats)
-    check_float32(model)
+    model = in_float32(model)
     check_names(model, f'model {model.name!r}')
     signature = Signature.of(model)
     tflite_options = tflite_options.fitting(signature)
@@ -242,20 +244,11 @@ def as_probabilities(forms: Mapping[str, Artifact]) -> dict[str, Artifact]:
             for name, form in forms.items()}
 
 
-def check_float32(model: keras.Model) -> None:
-    """ValueError naming the first layer or variable that is not float32."""
-    def layers(parent: keras.Model) -> Iterator[keras.layers.Layer]:
-        for layer in parent.layers:
-            yield layer
-            if isinstance(layer, keras.Model):
-                yield from layers(layer)
-
-    for layer in layers(model):
-        if isinstance(layer, (keras.layers.InputLayer, keras.Model)):
-            continue
-        if layer.compute_dtype != 'float32':
-            raise ValueError(f'layer {layer.name!r} computes in {layer.compute_dtype}, expected '
-                             'float32: rebuild the model in float32 before exporting it')
+def in_float32(model: keras.Model) -> keras.Model:
+    """The model, or where a layer in it computes in other numbers, a copy that does not."""
+    others = any(layer.compute_dtype != 'float32' for layer in layers_within(model, itself=False)
+                 if not isinstance(layer, (keras.layers.InputLayer, keras.Model)))
+    return float32_copy(model) if others else model
 
 
 def checked_path(out_dir: str | os.PathLike[str]) -> pathlib.Path:

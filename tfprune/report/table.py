@@ -224,6 +224,10 @@ def caveats(report: Mapping[str, Any]) -> list[str]:
     if report.get('missing'):
         notes.append('Lost while the run was interrupted, and not in this report: '
                      f'{"; ".join(report["missing"])}.')
+    if report.get('own_losses') and 'loss' in {
+            task_of(report)['metric'], *further_metrics(report['pruned'], task_of(report))}:
+        notes.append("Test losses are without the model's own (regularizers, add_loss), which "
+                     'evaluate adds to them.')
     notes += [*uncounted_sentences(report.get('uncounted', ())), *shortfall_sentences(report)]
     return [*notes, *_error_sentences(report)]
 

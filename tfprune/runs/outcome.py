@@ -31,6 +31,7 @@ from tfprune.runs.folder import RunFolder
 from tfprune.runs.layers import LAYERS_FILE, layers_of
 from tfprune.runs.lost_parts import left_out
 from tfprune.runs.recipe import Given
+from tfprune.runs.recipe_choice import has_own_losses
 from tfprune.runs.state import FineTuning, Interrupted, State
 from tfprune.runs.teacher import said_of_teacher, teaches_before
 from tfprune.search.problem import Problem
@@ -155,6 +156,7 @@ def _measured_and_exported(state: State, problem: Problem) -> Mapping[str, Any]:
                        len(dense_tflite) if dense_tflite else None, deployed.dense_latency),
         'pruned': _side(state.task, predicted, by_form['keras']['metrics'], tflite['bytes'],
                         tflite['latency']),
+        'own_losses': has_own_losses(problem.model),
         'sparsity': count_zeros(pruned) if decision.zeros else None,
         'uncounted': problem.cost_model.uncounted,
         'latency_ratio': tflite['latency'][0]['ratio'],
