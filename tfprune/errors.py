@@ -94,8 +94,11 @@ def first_line(error: BaseException, limit: int = 200) -> str:
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """" Did you mean 'a' or 'b'?", of what `name` is like, to follow a message; '' if nothing."""
-    found = difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.7)
+    """" Did you mean 'a' or 'b'?", of what `name` is like, or is a word of, to follow a message; ''
+    if nothing."""
+    names = sorted(names)
+    found = difflib.get_close_matches(name, names, n=3, cutoff=0.7) or [
+        each for each in names if name in re.split('[_.]', each)][:6]
     return f' Did you mean {" or ".join(map(repr, found))}?' if found else ''
 
 

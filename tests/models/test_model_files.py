@@ -254,7 +254,7 @@ def frozen():
 
 @pytest.mark.parametrize('build, message', [
     (lambda: classifier((160, 160, 3)),
-     'takes images [160, 160, 3], those of the data are [8, 8, 3]'),
+     'takes images [160, 160, 3], those of the data are [8, 8, 3]: --image_size=160 resizes those'),
     (lambda: classifier((8, 8, 1)), 'takes images [8, 8, 1], those of the data are [8, 8, 3]'),
     (lambda: classifier((None, None, 1)),
      'takes images [None, None, 1], those of the data are [8, 8, 3]'),

@@ -2,6 +2,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -106,6 +107,9 @@ def test_compare(compared):
     rows = report.read_rows_file(out / 'rows.jsonl')
     assert [row['run'] for row in rows] == [
         'dense/s0', 'uniform/macs0.4/s0']
+    assert '2 runs to do, 2 at a time.' in done.stderr
+    assert re.search(r'dense/s0: done in .* \(1 of 2, about .* left\)', done.stderr)
+    assert re.search(r'uniform/macs0.4/s0: done in .* \(2 of 2\)', done.stderr)
     assert done.stdout == report.format_comparison(rows) + '\n'
     lines = report.aggregate(rows)
     assert [(line['label'], line['n'], line['budgets']) for line in lines] == [

@@ -150,7 +150,8 @@ def as_classifier(
                          f'received {list(taken)}')
     if any(size not in (None, here) for size, here in zip(taken[1:], image_shape)):
         raise ValueError(
-            f'{source}: takes images {list(taken[1:])}, those of the data are {list(image_shape)}')
+            f'{source}: takes images {list(taken[1:])}, those of the data are {list(image_shape)}'
+            f'{resized(taken[1:], image_shape)}')
     if len(given) != 2 or given[1] is None:
         raise ValueError(f'{source}: expected an output [None, classes], received {list(given)}')
     if given[1] != num_classes:
@@ -167,6 +168,14 @@ def as_classifier(
     if all(isinstance(ends, keras.KerasTensor) for ends in (graph.input, graph.output)):
         return model
     return keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # out of list or dict
+
+
+def resized(taken: Sequence[int | None], shape: Sequence[int]) -> str:
+    """What would make images suit, of sizes that a flag can ask for."""
+    height, width, channels = taken
+    if not height or height != width or channels != shape[-1]:
+        return ''
+    return f': --image_size={height} resizes those of a data set by name'
 
 
 def _check_precision(model: keras.Model, source: str) -> None:

@@ -18,6 +18,7 @@ from tfprune.data.options import DataOptions
 from tfprune.export import saved_model
 from tfprune.export.base import Artifact, ArtifactCost, dims, size_of
 from tfprune.export.exporter import FORMATS, is_tflite
+from tfprune.models.model_files import resized
 from tfprune.models.outputs import log_probabilities, outputs_probabilities
 from tfprune.report.table import align
 from tfprune.run_files import read_json
@@ -191,7 +192,8 @@ def check_fits(artifact: Artifact, data: ImageData) -> None:
                          f'output [None, classes], it takes {inputs} and gives {outputs}')
     if artifact.image_shape != tuple(data.image_shape):
         raise ValueError(f'{artifact.path}: takes images [{dims(artifact.image_shape)}], those of '
-                         f'{data.name} are [{dims(data.image_shape)}]')
+                         f'{data.name} are [{dims(data.image_shape)}]'
+                         f'{resized(artifact.image_shape, data.image_shape)}')
     if artifact.num_classes != data.num_classes:
         raise ValueError(f'{artifact.path}: knows {artifact.num_classes} classes, {data.name} has '
                          f'{data.num_classes}')

@@ -227,7 +227,7 @@ class Comparison:
         self.failed: dict[Cell, str] = {}  # the last line of its log
         self.signals: list[int] = []  # received
         self._processes: set[asyncio.subprocess.Process] = set()
-        self._done = 0
+        self._done, self._seconds = 0, list[float]()
 
     def run(self) -> None:
         """Runs what is not finished. SIGTERM and SIGINT stop the cells, which save; the second
@@ -244,9 +244,18 @@ class Comparison:
         for place in self.places:
             self._free.put_nowait(place)
         self._done = sum(cell.finished for cell in self.cells)
+        left = len(self.cells) - self._done
+        if left:
+            self.say(f'{left} run{"s" * (left > 1)} to do, {len(self.places)} at a time.')
         if self._done:
             self.say(f'{self._done} of {len(self.cells)} cells are finished.')
         await asyncio.gather(*(self._family(family) for family in families(self.cells)))
+
+    def _left(self) -> str:
+        """', about 1 h 5 min left', by the runs so far; '' after the last."""
+        left = len(self.cells) - self._done - len(self.failed)
+        mean = sum(self._seconds) / len(self._seconds)
+        return f', about {duration(mean * left / len(self.places))} left' if left > 0 else ''
 
     async def _family(self, cells: Sequence[Cell]) -> None:
         """Runs cells whose epochs before surgery are the same: one first, the others after it."""
@@ -298,7 +307,9 @@ class Comparison:
             self.say(f'{cell.run_dir}: FAILED after {seconds}: {self.failed[cell]}')
         else:
             self._done += 1
-            self.say(f'{cell.run_dir}: done in {seconds} ({self._done} of {len(self.cells)})')
+            self._seconds.append(time.monotonic() - begun)
+            self.say(f'{cell.run_dir}: done in {seconds} ({self._done} of {len(self.cells)}'
+                     f'{self._left()})')
         try:
             self.on_end()
         except Exception as error:  # the other runs go on
