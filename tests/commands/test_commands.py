@@ -69,7 +69,8 @@ def test_help_of_each_needs_no_tensorflow(name):
 
 
 @pytest.mark.parametrize('arguments, said', [
-    ('train --epochs=5', "Unknown flag --epochs. Did you mean 'alignment_epochs' or 'fine_tune_epo"),
+    ('train --epochs=5', "tfprune train: error: Unknown flag --epochs. Did you mean 'alignment_epo"
+     "chs' or 'fine_tune_epochs' or 'joint_epochs'"),
     ('trian', "tfprune: error: Unknown command 'trian'. Did you mean 'train'? Available: "),
     ('train --run_dir=x --learnig_rate=1', 'tfprune train: error: Unknown flag --learnig_rate.'),
     ('train --run_dir=x --model=no.keras', 'tfprune train: error: model no.keras: no such file.'),
