@@ -1,6 +1,7 @@
 """Files for phones and servers at the end of a run: all measured, what they lose is said."""
 import json
 import pathlib
+import runpy
 import signal
 import subprocess
 import sys
@@ -254,6 +255,24 @@ def test_a_signal_ends_the_script_and_leaves_nothing(result, tmp_path):
     assert process.wait(100) == 128 + signal.SIGTERM
     assert process.stderr.read().splitlines()[-1].startswith('stopped before the end')
     assert not list(tmp_path.iterdir())
+
+
+def test_the_script_exports_what_any_task_has_trained(tmp_path):
+    path, task = tmp_path / 'unet.keras', ROOT / 'flags/tasks/digit_masks.py'
+    unet = runpy.run_path(str(task))['model']()
+    unet.save(path)
+    command = [sys.executable, ROOT / 'scripts/export.py', f'--model={path}',
+               f'--out={tmp_path}/out', f'--json={tmp_path}/rows.json']
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2 and 'is no classifier of pictures: give the --task' in done.stderr
+    done = subprocess.run([*command, f'--task={task}'], capture_output=True, text=True, check=False,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert 'test mean_io_u' in done.stdout
+    rows = json.loads((tmp_path / 'rows.json').read_text())
+    assert rows['dataset'] == 'digit_masks'
+    scores = {row['form']: row['metrics']['mean_io_u'] for row in rows['artifacts']}
+    assert scores['tflite'] == pytest.approx(scores['keras'], abs=1e-3)
 
 
 @pytest.mark.slow

@@ -75,11 +75,16 @@ def measured(config: Config, opened: Sequence[Artifact]) -> tuple[list[TaskMeasu
     """The files of a run of a task file on its test examples, and the task."""
     own = own_of_task(config)
     assert own is not None, config
-    task: Task = Classification.of(own.model)
-    if own.monitor:
-        task, _ = compiled_task(own.model, own.data, own.monitor)
+    task = what_is_learnt(own)
     return [measure_task(artifact, own.model, task, own.data, softmax=config.export.tflite_softmax)
             for artifact in opened], task
+
+
+def what_is_learnt(own: OwnModel) -> Task:
+    """The task of a user's model."""
+    if own.monitor is None:
+        return Classification.of(own.model)
+    return compiled_task(own.model, own.data, own.monitor)[0]
 
 
 def _made(path: pathlib.Path, content: Mapping[str, Any], name: str, seed: int) -> Any:
