@@ -145,6 +145,22 @@ def test_a_mixed_precision_model_exports_as_float32():
     assert prune_model(model, groups, {}).get_layer('conv').compute_dtype == 'bfloat16'
 
 
+def test_what_does_not_train_does_not_train_thereafter():
+    """A nested model as a whole; a layer in it that trains says so, as in Keras' own copy."""
+    image = keras.Input((4, 4, 3), name='image')
+    inner = keras.Sequential([keras.Input((4, 4, 3)), layers.Conv2D(5, 1, name='a'),
+                              layers.Conv2D(4, 1, name='b')], name='inner')
+    inner.trainable = False
+    inner.get_layer('b').trainable = True
+    model = keras.Model(image, layers.Dense(2)(layers.Flatten()(inner(image))))
+    copy = prune_model(model, trace_groups(model), {})
+    for one in (model, keras.models.clone_model(model), copy):
+        nested = one.get_layer('inner')
+        assert [nested.trainable, *(layer.trainable for layer in nested.layers)] == [
+            False, False, True]
+        assert len(one.trainable_variables) == len(model.trainable_variables)
+
+
 def test_layers_without_a_rule_are_copied_whole():
     image = keras.Input((4, 4, 3), name='image')
     x = layers.Conv2D(5, 1, name='a')(image)

@@ -84,7 +84,14 @@ class Rebuilding:
         inputs = keras.tree.map_structure(self._input_like, graph.input)
         # Sequential models call each layer on one tensor.
         call = {} if isinstance(model, keras.Sequential) else {'call_function': self.call}
-        return clone_model(model, input_tensors=inputs, clone_function=self.clone_of, **call)
+        copy = clone_model(model, input_tensors=inputs, clone_function=self.clone_of, **call)
+        if not model.trainable:
+            # Which Keras tells the layers in it, too; these have their own.
+            own = [(layer, layer.trainable) for layer in layers_within(copy, itself=False)]
+            copy.trainable = False
+            for layer, trains in own:
+                layer.trainable = trains
+        return copy
 
     def clone_of(self, layer: Any) -> Any:
         """Returns the copy of a layer, operation or model, always the same one."""
