@@ -257,6 +257,7 @@ def test_a_signal_ends_the_script_and_leaves_nothing(result, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_script_exports_what_any_task_has_trained(tmp_path):
     path, task = tmp_path / 'unet.keras', ROOT / 'flags/tasks/digit_masks.py'
     unet = runpy.run_path(str(task))['model']()

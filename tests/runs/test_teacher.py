@@ -89,6 +89,7 @@ def right(model):
 AT_ONCE = dict(warmup_epochs=0, fine_tune_epochs=2)
 
 
+@pytest.mark.slow
 def test_lagging_statistics_do_not_teach(tmp_path, monkeypatch):
     seen = that_teach(monkeypatch)
     before = lagging().get_weights()
