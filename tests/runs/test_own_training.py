@@ -133,6 +133,7 @@ def test_methods_search_by_a_score_of_ones_own(method, options):
     assert {name: found.widths[name] for name in found.widths} == {
         name: int(mask.sum()) for name, mask in found.decision.masks.items()}
     assert bool(found.episodes) == (method not in ('random', 'uniform'))
+    assert f"widths={found.widths}" in repr(found) and 'array' not in repr(found)
 
 
 @pytest.mark.slow

@@ -72,7 +72,7 @@ def prune_to_budget(model: keras.Model, *, calibration_data: Iterable[Any] | Non
     return _Pruned(problem, calibration)(problem.select(widths))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SearchResult:
     """What a search of widths has come to.
 
@@ -88,7 +88,11 @@ class SearchResult:
     reward: float
     dense_cost: Cost
     cost: Cost
-    episodes: tuple[Mapping[str, Any], ...] = dataclasses.field(repr=False)
+    episodes: tuple[Mapping[str, Any], ...]
+
+    def __repr__(self) -> str:
+        return (f'SearchResult(reward={self.reward:.4g}, cost={self.cost}, '
+                f'dense_cost={self.dense_cost}, widths={self.widths})')
 
     @property
     def widths(self) -> dict[str, int]:
