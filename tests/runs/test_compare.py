@@ -105,8 +105,7 @@ def test_compare(compared):
     assert done.returncode == 0, done.stderr
     out = folder / 'out'
     rows = report.read_rows_file(out / 'rows.jsonl')
-    assert [row['run'] for row in rows] == [
-        'dense/s0', 'uniform/macs0.4/s0']
+    assert [row['run'] for row in rows] == ['dense/s0', 'uniform/macs0.4/s0']
     assert '2 runs to do, 2 at a time.' in done.stderr
     assert re.search(r'dense/s0: done in .* \(1 of 2, about .* left\)', done.stderr)
     assert re.search(r'uniform/macs0.4/s0: done in .* \(2 of 2\)', done.stderr)

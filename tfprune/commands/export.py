@@ -61,8 +61,7 @@ def main(_: Sequence[str]) -> int:
     dense = read_keras_file(pathlib.Path(FLAGS.dense)) if FLAGS.dense else model
     settings = Deployment.of(config.export, config.training, config.seed)
     check_deployable(model, task, data, settings)
-    if (not config.models.task and config.data.augment is None
-            and 'int8_qat' in settings.quantizations):
+    if config.data.augment is None and 'int8_qat' in settings.quantizations:
         data, why = known_augmentation(model, data, min(1_000, data.num_train))
         if why:
             print(f'{why}.')

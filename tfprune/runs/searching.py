@@ -72,8 +72,10 @@ def search(state: State, problem: Problem) -> None:
     state.decision = decision
     if state.surgery_epoch:
         seed = derived_seed(problem.seed, NO_EPOCH, _PLACE)
-        # What is done after each step goes past the moving statistics.
-        (calibrate if state.method.constrain() else settle_if_lagging)(state, problem.model, seed)
+        if state.method.constrain():  # what it does after each step goes past the statistics
+            calibrate(state, problem.model, seed)
+        else:
+            settle_if_lagging(state, problem.model, seed)
     # What the search was made of, images and networks, is not kept through fine-tuning.
     state.method = make_method(state.config.method, state.config.options)
     state.scorer = None  # type: ignore[assignment]

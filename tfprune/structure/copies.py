@@ -35,9 +35,7 @@ def config_of(layer: Any) -> dict[str, Any]:
 
 def copied(layer: Any) -> Any:
     """Returns an unbuilt copy of a layer or model; as the clone_function of `clone_model`."""
-    config = config_of(layer)
-    copy = (made_of(layer, config) if isinstance(layer, keras.layers.Lambda)
-            else type(layer).from_config(config))
+    copy = made_of(layer, config_of(layer))
     give_activations(layer, copy)
     return copy
 
