@@ -1,11 +1,12 @@
 """What rewards say of the end: decisions, each scored, fine-tuned and tested.
 
-A third of the decisions are random pruning rates, a third near the uniform widths, a third of a
-policy that has learnt from 100 scores; the first is the uniform one. Of each, on held-out training
-images, those that a search scores on and others:
+A quarter of the decisions are random pruning rates, one near the uniform widths, one of a policy
+that has learnt from 100 scores, one near the knapsack's widths; the first two are the uniform ones
+and the knapsack's. Of each, on held-out training images, those that a search scores on and others:
 
     reward             accuracy of the sub-network, normalized by each batch, as a search scores it
-    step 0, 10, 50     accuracy and cross-entropy of the pruned model after so many training steps,
+    reconstructed      the same, kernels making up for the channels that go
+    step 0, 10, …      accuracy and cross-entropy of the pruned model after so many training steps,
                        its statistics re-estimated: moving averages lag behind weights that move
 
 and the test accuracy after the last epoch. The table has Spearman's rank correlation of each with
@@ -17,20 +18,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tfprune.benchmarks.trained import check_asked, trained_model
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.costs.proportional import uniform_widths
+from tfprune.costs.proportional import proportional_widths, uniform_widths
 from tfprune.data.image_data import ImageData
 from tfprune.data.loading import load_data
 from tfprune.report.intervals import spearman
 from tfprune.methods.controls import random_widths
-from tfprune.methods.random_search import near_uniform
+from tfprune.methods.knapsack import worth_most
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import Masks, best_channels
+from tfprune.pruning.reconstruction import EXAMPLES, Reconstruction
 from tfprune.pruning.surgery import prune_model
 from tfprune.search.agents import PPO, play
 from tfprune.search.environment import RelativeEnv
@@ -46,67 +49,87 @@ from tfprune.training.evaluation import Evaluator
 from tfprune.training.step import Optimization, Trainer
 from tfprune.training.teacher import Teacher
 
-OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset', 'reward_decisions',
-           'reward_first', 'reward_epochs', 'reward_images', 'reward_macs', 'reward_dtype')
-KINDS = ('random', 'near uniform', 'policy')
-STEPS = (0, 10, 50)
-BATCH, RATE = 128, 0.02
+OPTIONS = ('initial_weights', 'cifar10_dir', 'image_folder', 'image_size', 'batch_size',
+           'search_model', 'search_dataset', 'reward_decisions', 'reward_first', 'reward_epochs',
+           'reward_images', 'reward_macs', 'reward_dtype', 'reward_criterion')
+KINDS = ('near uniform', 'near knapsack', 'random', 'policy')
+STEPS = (0, 10, 50, 200)
+RATE = 0.02
 _OF_POLICY = 5, 20  # rounds, episodes each
+_CRITERION_BATCHES = 8
+_NOISE = 0.3  # of the logarithm of a width
 
 
 def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: str = '',
+         image_folder: str = '', image_size: str = '', batch_size: int = 128,
          search_model: str = 'resnet20', search_dataset: str = 'cifar10',
          reward_decisions: int = 24, reward_first: int = 0, reward_epochs: int = 3,
-         reward_images: int = 5000, reward_macs: float = 0.5, reward_dtype: str = 'float32'
-         ) -> Iterator[dict[str, Any]]:
+         reward_images: int = 5000, reward_macs: float = 0.5, reward_dtype: str = 'float32',
+         reward_criterion: str = 'l1') -> Iterator[dict[str, Any]]:
     """Yields a row a decision from the number `reward_first` on; `only` names kinds. A fifth of
-    `reward_images` scores; `reward_macs` is the share of the MACs that stays.
+    `reward_images` scores; `reward_macs` is the share of the MACs that stays. The data set `folder`
+    is `image_folder`.
 
     Raises:
         ValueError: for another name, or no weights.
     """
     check_asked('rewards are', only, KINDS, initial_weights)
-    data = load_data(search_dataset, data_dir=cifar10_dir, reward_images=reward_images)
-    study = Study(data, search_model, initial_weights, reward_epochs, reward_macs, reward_dtype)
+    data = load_data(search_dataset, reward_images=reward_images,
+                     data_dir=image_folder if search_dataset == 'folder' else cifar10_dir,
+                     image_size=image_size or None)
+    dense = trained_model(data, search_model, initial_weights, reward_dtype)
+    study = Study(data, dense, reward_macs, reward_criterion, reward_epochs, batch_size)
     for number, (kind, widths) in enumerate(study.decisions(reward_decisions)):
         if number >= reward_first and kind in (only or KINDS):
             yield {'number': number, 'kind': kind, 'macs': reward_macs, 'dtype': reward_dtype,
-                   'widths': widths.tolist(), **study.run(widths)}
+                   'criterion': reward_criterion, 'widths': widths.tolist(), **study.run(widths)}
 
 
 class Study:
-    """Decisions on one model with weights."""
+    """Decisions on one model with weights; `criterion` chooses the channels of all of them."""
 
-    def __init__(self, data: ImageData, model: str, weights: str, epochs: int, macs: float,
-                 dtype: str):
-        self.data, self.epochs = data, epochs
+    def __init__(self, data: ImageData, dense: keras.Model, macs: float, criterion: str,
+                 epochs: int, batch_size: int):
+        self.data, self.dense, self.epochs, self.batch_size = data, dense, epochs, batch_size
         self.strategy = tf.distribute.get_strategy()
-        self.dense = trained_model(data, model, weights, dtype)
         self.groups = trace_groups(self.dense).without_residual()
         self.costs = CostModel(self.dense, self.groups)
         self.budget = Budget(self.groups, self.costs, {'macs': macs})
-        self._scores = score_groups(self.dense, self.groups, criterion='l1')
+        seen = data.calibration_batches(batch_size, _CRITERION_BATCHES)
+        self._scores, self._taylor = (score_groups(self.dense, self.groups, criterion=name,
+                                                   data=seen) for name in (criterion, 'taylor'))
         batches = data.reward_batches(data.num_reward // 10)
         self.held_out = {'scored': batches.take(2), 'others': batches.skip(2)}
-        self.score = SubnetworkScorer(Subnetwork(self.dense, self.groups), self.strategy,
-                                      self.held_out['scored'])
+        self.reconstruction = Reconstruction(self.dense, self.groups, data.calibration_batches(
+            batch_size, min(-(-EXAMPLES // batch_size), data.num_train // batch_size)))
+        self.reconstruction.observe()
+        self.score = SubnetworkScorer(Subnetwork(self.dense, self.groups, self.reconstruction),
+                                      self.strategy, self.held_out['scored'])
 
     def decisions(self, count: int) -> list[tuple[str, np.ndarray]]:
         """(kind, widths [G]) of so many decisions."""
-        found = [(KINDS[1], uniform_widths(self.budget))]
-        drawn = self._of_policy(-(-count // len(KINDS)))
-        for number in range(1, count):
-            kind, rng = KINDS[number % len(KINDS)], np.random.default_rng(number)
-            found.append((kind, random_widths(self.budget, rng) if kind == KINDS[0]
-                          else near_uniform(self.budget, 0.3, rng) if kind == KINDS[1]
-                          else drawn[number // len(KINDS)]))
+        centers = [uniform_widths(self.budget), worth_most(
+            self.budget, [self._taylor[name] for name in self.budget.names])]
+        drawn, found = self._of_policy(-(-count // len(KINDS))), []
+        for number in range(count):
+            place, rng = number % len(KINDS), np.random.default_rng(number)
+            if place < len(centers):
+                widths = centers[place]
+                if number >= len(centers):
+                    noise = np.exp(_NOISE * rng.normal(size=len(widths)))
+                    widths = proportional_widths(
+                        self.budget, widths / self.budget.dense_widths * noise)
+            else:
+                widths = (random_widths(self.budget, rng) if KINDS[place] == 'random'
+                          else drawn[number // len(KINDS)])
+            found.append((KINDS[place], widths))
         return found
 
     def run(self, widths: np.ndarray) -> dict[str, Any]:
         """What a decision scores, and where it ends."""
         begun, masks = time.perf_counter(), self._masks(self.budget.as_dict(widths))
         row: dict[str, Any] = {'reward': self.score(masks)}
-        model = prune_model(self.dense, self.groups, masks)
+        model = prune_model(self.dense, self.groups, masks, reconstruction=self.reconstruction)
         set_seed(0, model)
         graph = unfold(model)
         forward = tf.function(lambda x: model(tf.cast(x, tf.float32), training=True))
@@ -117,9 +140,9 @@ class Study:
 
         settle()
         evaluate = Evaluator(model, self.strategy)
-        trainer = Trainer(model, self.strategy, Optimization(global_batch_size=BATCH),
+        trainer = Trainer(model, self.strategy, Optimization(global_batch_size=self.batch_size),
                           teacher=Teacher(self.dense, 0.9, 4.0))
-        per_epoch = self.data.num_train // BATCH
+        per_epoch = self.data.num_train // self.batch_size
         schedule = Schedule('cosine', RATE, self.epochs * per_epoch)
 
         def measure(step: int, _: Any = None) -> None:
@@ -135,7 +158,7 @@ class Study:
 
         measure(0)
         for epoch in range(self.epochs):
-            trainer.train_epoch(self.data.train_batches(epoch, BATCH),
+            trainer.train_epoch(self.data.train_batches(epoch, self.batch_size),
                                 functools.partial(rate, epoch * per_epoch),
                                 on_step=None if epoch else measure)
         row['end, others'] = evaluate.metrics(self.held_out['others'])

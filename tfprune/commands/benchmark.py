@@ -47,8 +47,8 @@ flags.DEFINE_bool('memory', True, 'Suite artifacts: whether to run each file in 
 flags.DEFINE_string('model', '', 'Suite latency_table: a .keras file, or one of: '
                     f'{", ".join(sorted(MODELS))}.')
 flags.DEFINE_string('image_size', '', 'Suite latency_table: N, HxW or HxWxC, images of a named '
-                    'model (32 if not given), or of a file that takes images of any size. Suite '
-                    'input_pipeline: of the folder (128 if not given).')
+                    'model (32 if not given), or of a file that takes images of any size. Suites '
+                    'input_pipeline and rewards: of the folder (128 if not given).')
 command_line.define_config_flags(['custom_layers', 'initial_weights'])
 flags.DEFINE_integer('num_classes', 10, 'Suite latency_table: classes of a named model.',
                      lower_bound=2, upper_bound=_MOST)
@@ -66,8 +66,8 @@ flags.DEFINE_enum('quantize', '', ['', 'int8'], 'Suite latency_table: the operat
 flags.DEFINE_list('models', ['resnet20', 'resnet56'], 'Suites training_step, scoring and '
                   'input_pipeline (whose training step it is compared with): CIFAR ResNets.')
 flags.DEFINE_list('dtypes', ['float32', 'bfloat16'], 'Suite training_step: float32, bfloat16.')
-flags.DEFINE_integer('batch_size', 128, 'Suites training_step and input_pipeline: images a step.',
-                     lower_bound=1, upper_bound=_MOST)
+flags.DEFINE_integer('batch_size', 128, 'Suites training_step, input_pipeline and rewards: '
+                     'images a step.', lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_integer('step_rounds', 10, 'Suites training_step and torch_structure: turns.',
                      lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_string('torch_python', '', 'Suites training_step and torch_structure: a Python that '
@@ -91,8 +91,8 @@ flags.DEFINE_integer('memory_images', 32, 'Suite scoring: images that each of th
 flags.DEFINE_string('cifar10_dir', '', "Suites input_pipeline, search, rewards and at_once: "
                     "tensorflow-datasets' folder; input_pipeline makes noise of the same shape "
                     'without it.')
-flags.DEFINE_string('image_folder', '', 'Suite input_pipeline: class folders of images; without '
-                    'it JPEG files are made.')
+flags.DEFINE_string('image_folder', '', 'Suites input_pipeline and rewards: class folders of '
+                    'images; input_pipeline makes JPEG files without it.')
 flags.DEFINE_integer('pipeline_rounds', 7, 'Suite input_pipeline: repetitions.',
                      lower_bound=1, upper_bound=_MOST)
 flags.DEFINE_list('search_runs', [], 'Suite search: run folders to read; without them a run of '
@@ -111,6 +111,8 @@ flags.DEFINE_integer('reward_epochs', 3, 'Suite rewards: epochs of fine-tuning.'
                      upper_bound=_MOST)
 flags.DEFINE_float('reward_macs', 0.5, 'Suite rewards: share of the MACs that decisions leave.',
                    lower_bound=0.01, upper_bound=1.0)
+flags.DEFINE_string('reward_criterion', 'l1', 'Suite rewards: the criterion that chooses the '
+                    'channels.')
 flags.DEFINE_enum('reward_dtype', 'float32', ['float32', 'bfloat16'], 'Suite rewards: what the '
                   'networks compute in.')
 flags.DEFINE_integer('search_epochs', 30, 'Suites learning and drifting_bandit: epochs of a '

@@ -58,7 +58,7 @@ def select_channels(model: keras.Model, groups: ChannelGroups, widths: Mapping[s
         model: the dense model, whose weights are scored.
         groups: its channel groups.
         widths: group name to width; a missing group stays dense.
-        criterion: a name in `criteria.CRITERIA`.
+        criterion: a name in `importance.CRITERIA`.
         seed, data: for the criteria 'random' and 'taylor', see `criteria.score_groups`.
 
     Raises:
