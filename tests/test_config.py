@@ -259,7 +259,7 @@ def test_differing_fields():
     whole = completed({'configuration': {'method': 'rlal'}})['configuration']
     of_before = {'distillation': 0.0, 'fine_tune_schedule': 'restart', 'rlal.action': 'rate',
                  'reconstruction': False, 'distillation_schedule': 'constant',
-                 'distillation_before_surgery': False,
+                 'distillation_before_surgery': False, 'criterion': 'l1',
                  'rlal.context_size': 128, 'rlal.agent_epochs': 1,
                  'rlal.alignment': 'fixed', 'rlal.subnetwork_every': 0}
     assert whole.items() <= {**stored, **of_before}.items()

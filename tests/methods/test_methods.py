@@ -213,7 +213,7 @@ def test_report_that_was_not_written_is_written_when_a_finished_run_is_read(run_
                       label_smoothing=0.1, width_multiple=4), marks=pytest.mark.slow, id='sac'),
     pytest.param(dict(mixed_precision='bfloat16', rlal=SMALL_OPTIONS['rlal'] | dict(
                           context_size=0, alignment='adaptive'),
-                      criterion='taylor', criterion_batches=1,
+                      criterion='taylor', criterion_examples=1,
                       frozen='stem_conv, stage1_block1_conv1'),
                  marks=pytest.mark.slow, id='bfloat16'),
 ])

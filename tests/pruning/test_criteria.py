@@ -77,6 +77,19 @@ def test_where_there_is_no_batch_normalization_l1_ranks():
     assert alone['hidden'].tolist() == norms['hidden'].tolist()
 
 
+def test_by_itself_it_is_taylor_where_there_are_data_and_l1_elsewhere(recwarn):
+    model = randomize(plain())
+    groups, data = trace_groups(model), batches(model, 2)
+    for given, name in ((data, 'taylor'), (None, 'l1')):
+        found = score_groups(model, groups, criterion='auto', data=given)
+        expected = score_groups(model, groups, criterion=name, data=given)
+        assert {name: row.tolist() for name, row in found.items()} == {
+            name: row.tolist() for name, row in expected.items()}
+    assert score_groups(model, groups, criterion='auto', data=data)['conv1'].tolist() != (
+        score_groups(model, groups)['conv1'].tolist())
+    assert not [each for each in recwarn if 'nothing to look at' in str(each.message)]
+
+
 def test_a_criterion_without_anything_to_look_at_is_refused():
     image = keras.Input((4, 4, 3))
     model = keras.Model(image, layers.Dense(2)(layers.Conv2D(5, 1)(image)), name='bare')

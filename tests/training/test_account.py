@@ -104,10 +104,20 @@ def test_rounds_are_charged_scores_and_criterion():
     run = Counted('amc', dict(episodes=6, warmup_episodes=2, lockstep=2), criterion='taylor')
     for round_ in range(3):
         run.method.search(round_)
-    # Channels are ranked once a round.
-    assert run.scored > 0 and run.account.epochs == pytest.approx(run.scored + 3 * TAYLOR)
+    # Channels are ranked once, for the decision, too.
+    assert run.scored > 0 and run.account.epochs == pytest.approx(run.scored + TAYLOR)
     run.method.decide()
-    assert run.account.epochs == pytest.approx(run.scored + 4 * TAYLOR)
+    assert run.account.epochs == pytest.approx(run.scored + TAYLOR)
+
+
+def test_a_search_that_goes_on_ranks_no_channel_anew():
+    options = dict(episodes=6, warmup_episodes=2, lockstep=2)
+    run, other = (Counted('amc', options, criterion='taylor') for _ in range(2))
+    run.method.search(0)
+    saved = tf.train.Checkpoint(method=run.method).write('ram://ranked')
+    tf.train.Checkpoint(method=other.method).restore(saved)
+    other.method.search(1)
+    assert other.scored > 0 and other.account.epochs == pytest.approx(other.scored)
 
 
 @pytest.mark.parametrize('alignment', ['fixed', 'adaptive'])

@@ -33,6 +33,7 @@ from tfprune.methods.controls import random_widths
 from tfprune.methods.knapsack import worth_most
 from tfprune.pruning.importance import score_groups
 from tfprune.pruning.masks import Masks, best_channels
+from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.reconstruction import EXAMPLES, Reconstruction
 from tfprune.pruning.surgery import prune_model
 from tfprune.search.agents import PPO, play
@@ -56,7 +57,7 @@ KINDS = ('near uniform', 'near knapsack', 'random', 'policy')
 STEPS = (0, 10, 50, 200)
 RATE = 0.02
 _OF_POLICY = 5, 20  # rounds, episodes each
-_CRITERION_BATCHES = 8
+_CRITERION_EPOCH = 2 ** 18  # whose augmentation criteria see
 _NOISE = 0.3  # of the logarithm of a width
 
 
@@ -65,7 +66,7 @@ def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: st
          search_model: str = 'resnet20', search_dataset: str = 'cifar10',
          reward_decisions: int = 24, reward_first: int = 0, reward_epochs: int = 3,
          reward_images: int = 5000, reward_macs: float = 0.5, reward_dtype: str = 'float32',
-         reward_criterion: str = 'l1') -> Iterator[dict[str, Any]]:
+         reward_criterion: str = 'taylor') -> Iterator[dict[str, Any]]:
     """Yields a row a decision from the number `reward_first` on; `only` names kinds. A fifth of
     `reward_images` scores; `reward_macs` is the share of the MACs that stays. The data set `folder`
     is `image_folder`.
@@ -95,7 +96,8 @@ class Study:
         self.groups = trace_groups(self.dense).without_residual()
         self.costs = CostModel(self.dense, self.groups)
         self.budget = Budget(self.groups, self.costs, {'macs': macs})
-        seen = data.calibration_batches(batch_size, _CRITERION_BATCHES)
+        seen = data.train_batches(_CRITERION_EPOCH, batch_size).take(
+            -(-PruningOptions().criterion_examples // batch_size))
         self._scores, self._taylor = (score_groups(self.dense, self.groups, criterion=name,
                                                    data=seen) for name in (criterion, 'taylor'))
         batches = data.reward_batches(data.num_reward // 10)

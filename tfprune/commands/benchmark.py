@@ -111,7 +111,7 @@ flags.DEFINE_integer('reward_epochs', 3, 'Suite rewards: epochs of fine-tuning.'
                      upper_bound=_MOST)
 flags.DEFINE_float('reward_macs', 0.5, 'Suite rewards: share of the MACs that decisions leave.',
                    lower_bound=0.01, upper_bound=1.0)
-flags.DEFINE_string('reward_criterion', 'l1', 'Suite rewards: the criterion that chooses the '
+flags.DEFINE_string('reward_criterion', 'taylor', 'Suite rewards: the criterion that chooses the '
                     'channels.')
 flags.DEFINE_enum('reward_dtype', 'float32', ['float32', 'bfloat16'], 'Suite rewards: what the '
                   'networks compute in.')

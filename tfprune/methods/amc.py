@@ -212,7 +212,7 @@ class AMC(Method):
         widths = self.best_widths[k].numpy()
         if self.needs_budget:
             widths = budget.fill(widths)
-        return Decision(self.problem.select(budget.as_dict(widths)))
+        return Decision(self._accuracy.select(budget.as_dict(widths)))
 
     def _first_widths(self, budget: Budget) -> np.ndarray:
         return uniform_widths(budget) if self.needs_budget else budget.dense_widths

@@ -137,7 +137,7 @@ class AutoCompress(Method):
     def after_epoch(self, epoch: int, coming: int, trained: Trained = Trained()) -> EpochResult:
         metrics: dict[str, float] = {'strength': float(self.alignment.strength.numpy())}
         rows: list[Mapping[str, Any]] = []
-        self._reward.forget()
+        self._reward.retrained()
         if self.phase(epoch) == 'group_lasso':
             with self._watch('rescoring', whole=True), self.problem.account.uncharged():
                 measure = self.problem.measure

@@ -75,5 +75,6 @@ class CRL(Method):
             for row, reward, cost in zip(widths, rewards, costs)))
 
     def decide(self) -> Decision:
-        problem, budget = self.problem, self.problem.budget
-        return Decision(problem.select(budget.as_dict(within(budget, self.best.choices.numpy()))))
+        budget = self.problem.budget
+        widths = within(budget, self.best.choices.numpy())
+        return Decision(self._reward.select(budget.as_dict(widths)))

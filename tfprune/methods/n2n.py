@@ -20,9 +20,10 @@ stage, and accuracy decides. 3. What removes nothing has R = 0 as in the paper, 
 removal is better; without one all blocks stay. 4. Students train for --n2n.student_steps
 steps with Adam, not for epochs; the paper's five students an iteration are one round. 5. Removable
 are residual blocks with an identity shortcut, not single layers; channels are those of groups, by
-the configured criterion. 6. Students run on one replica. 7. In fine-tuning the teacher is followed
-by its softened answers (tasks.soft_targets): the squared error of logits multiplies a learning rate
-meant for labels by the tens.
+the configured criterion, and by l1 where that is 'auto': each removal would be scored anew.
+6. Students run on one replica. 7. In fine-tuning the teacher is followed by its softened answers
+(tasks.soft_targets): the squared error of logits multiplies a learning rate meant for labels by the
+tens.
 """
 import dataclasses
 import functools
@@ -40,7 +41,7 @@ from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.options import N2nOptions
 from tfprune.pruning.depth import Block, JointRemovalError, removable_blocks
-from tfprune.pruning.importance import Batch
+from tfprune.pruning.importance import AUTO, Batch
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.pruning.surgery import prune_model
 from tfprune.search.agents import mean_and_error, play
@@ -304,7 +305,8 @@ class _Left:
 
     @functools.cached_property
     def _scores(self) -> dict[str, np.ndarray]:
-        return self.problem.channel_scores()
+        problem = self.problem
+        return problem.channel_scores('l1' if problem.pruning.criterion == AUTO else '')
 
     def select(self, widths: np.ndarray) -> Masks:
         """Problem.select of widths int [G]."""

@@ -124,7 +124,7 @@ class RLAL(Method):
 
     def after_epoch(self, epoch: int, coming: int, trained: Trained = Trained()) -> EpochResult:
         options, phase = self.options, self.phase(epoch)
-        self._reward.forget()
+        self._reward.retrained()
         self._noted: dict[str, float] = {}
         self._charge_companion()
         metrics: dict[str, float] = {}

@@ -2,6 +2,9 @@
 
 Adding one is a function and a line in `CRITERIA`. Scores are compared within a group only. A
 criterion gives None for a group that lacks what it looks at; l1 then ranks that group.
+
+`taylor` by few examples, or by such as are not augmented, is poor where a model knows most of them
+by heart: their gradients vanish, and a few decide (flags/README.md).
 """
 
 import dataclasses
@@ -182,28 +185,35 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
+AUTO = 'auto'
+
+
 def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 'l1',
                  seed: int = 0, data: Iterable[Batch] | None = None,
                  names: Iterable[str] | None = None, loss: BatchLoss | None = None
                  ) -> dict[str, np.ndarray]:
     """Returns the scores, float64 [C_g], of the prunable groups (or of `names` among them).
 
-    A group that lacks what the criterion looks at is scored by l1, with a warning.
+    A group that lacks what the criterion looks at is scored by l1, with a warning if it was named.
 
     Args:
-        criterion: a name in CRITERIA.
+        criterion: a name in CRITERIA, or 'auto': 'taylor' where there are data, else 'l1'.
         seed: for 'random'.
-        data: for 'taylor', batches of (images, integer labels [B]) of training images, finite.
+        data: for 'taylor', batches of (images, integer labels [B]) of training images as they are
+            trained on, some thousand, finite.
         loss: for 'taylor', of a batch of `data`; None for the cross-entropy of a classifier.
 
     Raises:
         ValueError: for an unknown criterion, one that no group has anything for, or missing data.
     """
+    is_named = criterion != AUTO
+    if not is_named:
+        criterion = 'l1' if data is None else 'taylor'
     score = look_up('criterion', criterion, CRITERIA)
     evidence = Evidence(model, groups, seed, data, loss)
     scores = {name: score(evidence, name) for name in (groups if names is None else names)}
     lacking = [name for name, value in scores.items() if value is None]
-    if lacking:
+    if lacking and is_named:
         if all(score(evidence, name) is None for name in groups):
             raise ValueError(f"criterion '{criterion}' has nothing to look at in any group of "
                              f"'{model.name}'")

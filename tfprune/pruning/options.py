@@ -8,11 +8,13 @@ from tfprune.config import COUNT, Part, field_of
 class PruningOptions(Part):
     """Which channels of a group are kept."""
     criterion: str = field_of(
-        'l1',
+        'auto',
         'This criterion ranks the channels of a group by importance (bn_scale, geometric_median, '
-        'l1, l2, random, taylor); l1 stands in where a group lacks what it needs.')
-    criterion_batches: int = field_of(
-        8, 'The criterion taylor sees this many batches of training images.', COUNT)
+        'l1, l2, random, taylor; auto: taylor where there are training examples, else l1); l1 '
+        'stands in where a group lacks what it needs.', before='l1')
+    criterion_examples: int = field_of(
+        4096, 'The criterion taylor sees this many training examples, as they are trained on, at '
+        'least a batch and at most all of them.', COUNT)
     reconstruction: bool = field_of(
         True, 'What kept channels tell of those that go, by least squares over some 500 training '
         'examples, is added to the weights that read them: at surgery, and where sub-networks are '

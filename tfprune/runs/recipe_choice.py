@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfprune.costs.proportional import uniform_widths
+from tfprune.pruning.masks import best_channels
 from tfprune.runs.recipe import FROM_RANDOM, Recipe
 from tfprune.runs.state import State
 from tfprune.search.problem import Problem
@@ -36,6 +37,7 @@ from tfprune.training.seeding import NO_EPOCH, derived_seed
 from tfprune.training.step import Optimization
 
 DISTILLATION = 0.9  # a teacher's share of the loss, at most
+_CALIBRATION = 1024  # examples that batch-norm statistics of tested copies come from
 GIVEN_RATES = (0.02, 0.01, 0.003, 0.001, 0.0003)  # of SGD, by which given weights train on
 
 
@@ -216,7 +218,9 @@ class _Rates:
 
     def _uniform_masks(self) -> dict[str, np.ndarray]:
         budget = self._problem.budget
-        return self._problem.select(budget.as_dict(uniform_widths(budget)))
+        # By norms: which channels they are says little of rates, and gradients take their time.
+        return best_channels(self._problem.groups, budget.as_dict(uniform_widths(budget)),
+                             self._problem.channel_scores('l1'))
 
     def _test(self, masks: Mapping[str, np.ndarray]) -> RateTest:
         state, problem, options = self._state, self._problem, self._options
@@ -233,6 +237,6 @@ class _Rates:
             problem.pruned(masks),
             Optimization(options.momentum, 0.0, options.label_smoothing, options.batch_size,
                          optimizer=state.compiled.config if state.compiled else None),
-            batches.take(STEPS), [x for x, *_ in state.criterion_batches()],
+            batches.take(STEPS), [x for x, *_ in state.plain_batches(_CALIBRATION)],
             list(state.held_out_batches()), derived_seed(problem.seed, NO_EPOCH), state.stops_alone,
             state.progress.say, state.task)

@@ -41,7 +41,7 @@ def start_method(state: State, problem: Problem) -> Problem:
     total, batch_size = problem.epochs.total, problem.training.batch_size
     problem = dataclasses.replace(
         problem, score=_Charged(state, problem, account), account=account,
-        measure=state.task.measure,
+        measure=state.task.measure, criterion_batches=state.criterion_batches(),
         held_out=state.held_out_batches(),
         # Epochs that no schedule has.
         train_batches=lambda round_: state.data.train_batches(total + round_, batch_size),

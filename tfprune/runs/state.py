@@ -10,6 +10,7 @@ from tfprune.data.examples import Examples
 from tfprune.methods.base import Decision, Method
 from tfprune.models.compiled import CompiledOptimizer
 from tfprune.progress import Progress
+from tfprune.pruning.importance import AUTO
 from tfprune.pruning.reconstruction import EXAMPLES
 from tfprune.pruning.surgery import float32_copy
 from tfprune.runs.checkpoints import Checkpoints, Position
@@ -23,6 +24,8 @@ from tfprune.training.account import steps_left
 from tfprune.training.batch_norm import synchronize_batch_norm
 from tfprune.training.distribution import SharedScorer, any_worker, is_chief, num_workers
 from tfprune.training.step import Optimization, StopTraining, Trainer
+
+_CRITERION_EPOCH = 2 ** 18  # whose augmentation criteria see; no run has so many
 
 
 class Interrupted(Exception):
@@ -133,16 +136,24 @@ class State:
         return self.data.calibration_batches(self.config.scoring.score_batch_size,
                                              count or self.config.training.calibration_batches)
 
-    def criterion_batches(self) -> tf.data.Dataset:
-        """Batches of training examples for criteria that need data."""
-        return self.data.calibration_batches(self.config.training.batch_size,
-                                             self.config.pruning.criterion_batches)
+    def criterion_batches(self) -> tf.data.Dataset | None:
+        """Batches of training examples, as they are trained on, for criteria that need data; None
+        for a choice by random weights, which are not kept."""
+        pruning, size = self.config.pruning, self.config.training.batch_size
+        if self.method.decides_first and pruning.criterion == AUTO:
+            return None
+        return self.data.train_batches(_CRITERION_EPOCH, size).take(
+            -(-pruning.criterion_examples // size))
 
     def reconstruction_batches(self) -> tf.data.Dataset:
         """Batches of training examples that tell channels by one another."""
+        return self.plain_batches(EXAMPLES)
+
+    def plain_batches(self, examples: int) -> tf.data.Dataset:
+        """Batches of training examples, not augmented, of at least so many, as far as there are."""
         size = self.config.training.batch_size
         return self.data.calibration_batches(
-            size, min(-(-EXAMPLES // size), self.data.num_train // size))
+            size, min(-(-examples // size), self.data.num_train // size))
 
     def trainer(self, model: keras.Model, *, average: float = 0.0, **extras: Any) -> Trainer:
         """What trains a model by the run's recipe; `average` is that of Optimization, `extras` are

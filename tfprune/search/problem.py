@@ -46,7 +46,7 @@ class Problem:
         loss: (model, batch) -> the mean loss that criteria take gradients of; None for the
             cross-entropy of a classifier.
         account: to be charged with whatever else a search computes.
-        criterion_batches: batches that are trained on, for criteria that need data.
+        criterion_batches: training data for criteria that need data; None where there are none.
         reconstruction: by which kernels make up for channels that go; None: they do not.
         held_out: the held-out batches behind `score`, for what is no mask.
         train_batches: round -> the augmented batches of an epoch, in an order of the round's own.
@@ -66,7 +66,7 @@ class Problem:
     measure: Measure = ACCURACY
     loss: BatchLoss | None = None
     account: EpochAccount = dataclasses.field(default_factory=lambda: EpochAccount(1, 1))
-    criterion_batches: Iterable[Batch] = ()
+    criterion_batches: Iterable[Batch] | None = None
     reconstruction: Reconstruction | None = None
     held_out: Iterable[Batch] = ()
     train_batches: Callable[[int], Iterable[Batch]] = lambda _: ()
@@ -81,13 +81,13 @@ class Problem:
 
         def counted() -> Iterator[Batch]:
             nonlocal seen
-            for batch in self.criterion_batches:
+            for batch in self.criterion_batches or ():
                 seen += count_of(batch)
                 yield batch
 
-        scores = score_groups(self.model, self.groups,
-                              criterion=criterion or self.pruning.criterion,
-                              seed=self.seed, data=counted(), loss=self.loss)
+        scores = score_groups(
+            self.model, self.groups, criterion=criterion or self.pruning.criterion, seed=self.seed,
+            data=None if self.criterion_batches is None else counted(), loss=self.loss)
         self.account.train(seen, self.cost_model.dense.macs)
         return scores
 
