@@ -82,6 +82,20 @@ def test_statistics_are_those_of_the_calibration_data(trained, digits):
     np.testing.assert_allclose(pruned.layers[1].moving_mean, np.mean(x, (0, 1, 2)), atol=1e-4)
 
 
+def test_labelled_examples_choose_channels(trained, digits):
+    """By their gradients, without being asked to; without them norms do."""
+    data = [(digits[0][begin:begin + 64], digits[1][begin:begin + 64])
+            for begin in range(0, 1200, 64)]
+    kernels = {}
+    for name, options in {'data': {'criterion_data': data}, 'none': {},
+                          'taylor': {'criterion_data': data, 'criterion': 'taylor'},
+                          'l1': {'criterion_data': data, 'criterion': 'l1'}}.items():
+        pruned = tfprune.prune_to_budget(trained, macs=0.5, **options)
+        kernels[name] = np.array(pruned.get_layer('conv12').kernel)
+    assert {name: [other for other in kernels if np.array_equal(kernels[other], kernels[name])]
+            for name in ('data', 'none')} == {'data': ['data', 'taylor'], 'none': ['none', 'l1']}
+
+
 def test_calibration_data_may_come_as_data_do(trained, digits):
     """An array, pairs with their targets, a dataset of these: the same batches, the same model."""
     x, y = (part[:256] for part in digits)

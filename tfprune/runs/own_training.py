@@ -53,7 +53,8 @@ def prune_to_budget(model: keras.Model, *, calibration_data: Iterable[Any] | Non
             those that go is added to the kernels that read them, and the batch-norm statistics of
             the pruned model are re-estimated, without which it is worth little until it has been
             trained. None leaves both as they are.
-        criterion_data: (images, integer labels) for criterion='taylor'.
+        criterion_data: batches (images, integer labels) of some thousand training examples: by
+            their gradients channels are chosen (criterion 'taylor'); None: by norms ('l1').
         seed: of criterion='random'.
         options: the budget (macs, params, peak_memory_bytes, each a ratio up to 1 or a number, …),
             criterion, and what may be pruned (prune_residual_groups, frozen, …): see
