@@ -9,6 +9,7 @@ from keras import layers
 
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.importance import CRITERIA, _distances_to_all, score_groups
+from tfprune.pruning.options import PruningOptions
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import TOYS, plain, randomize, residual
 
@@ -256,3 +257,9 @@ def test_taylor_needs_one_output():
     with pytest.raises(ValueError, match="one output; 'twins' has 2"):
         score_groups(model, trace_groups(model), criterion='taylor',
                      data=[(np.zeros((1, 2)), np.zeros(1, int))])
+
+
+@pytest.mark.parametrize('asked, num_train, seen', [
+    (0, 45_000, 4096), (0, 8469, 846), (0, 2000, 512), (0, 100, 100), (64, 45_000, 64)])
+def test_how_many_examples_criteria_see(asked, num_train, seen):
+    assert PruningOptions(criterion_examples=asked).examples_of(num_train) == seen

@@ -97,7 +97,7 @@ class Study:
         self.costs = CostModel(self.dense, self.groups)
         self.budget = Budget(self.groups, self.costs, {'macs': macs})
         seen = data.train_batches(_CRITERION_EPOCH, batch_size).take(
-            -(-PruningOptions().criterion_examples // batch_size))
+            -(-PruningOptions().examples_of(data.num_train) // batch_size))
         self._scores, self._taylor = (score_groups(self.dense, self.groups, criterion=name,
                                                    data=seen) for name in (criterion, 'taylor'))
         batches = data.reward_batches(data.num_reward // 10)

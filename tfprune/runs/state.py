@@ -143,7 +143,7 @@ class State:
         if self.method.decides_first and pruning.criterion == AUTO:
             return None
         return self.data.train_batches(_CRITERION_EPOCH, size).take(
-            -(-pruning.criterion_examples // size))
+            -(-pruning.examples_of(self.data.num_train) // size))
 
     def reconstruction_batches(self) -> tf.data.Dataset:
         """Batches of training examples that tell channels by one another."""
