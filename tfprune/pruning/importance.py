@@ -3,8 +3,9 @@
 Adding one is a function and a line in `CRITERIA`. Scores are compared within a group only. A
 criterion gives None for a group that lacks what it looks at; l1 then ranks that group.
 
-`taylor` by few examples, or by such as are not augmented, is poor where a model knows most of them
-by heart: their gradients vanish, and a few decide (flags/README.md).
+None is the best for all: behind batch normalization norms are what weight decay left of them. By
+few examples, or by such as are not augmented, `taylor` is poor where a model knows most of them by
+heart: their gradients vanish, and a few decide (flags/README.md).
 """
 
 import dataclasses

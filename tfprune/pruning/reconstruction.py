@@ -93,6 +93,11 @@ class Reconstruction:
         self._known = found
         return examples
 
+    @property
+    def has_observed(self) -> bool:
+        """Whether it knows the channels of some weights."""
+        return bool(self._known)
+
     def of(self, model: keras.Model, groups: ChannelGroups) -> 'Reconstruction':
         """That of another model, by the same examples."""
         return Reconstruction(model, groups, self._batches)

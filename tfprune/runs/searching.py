@@ -45,7 +45,7 @@ def start_method(state: State, problem: Problem) -> Problem:
         held_out=state.held_out_batches(),
         # Epochs that no schedule has.
         train_batches=lambda round_: state.data.train_batches(total + round_, batch_size),
-        poll=state.poll_alone)
+        poll=state.poll_alone, say=state.progress.say)
     method = state.method
     method.start(problem)
     if method.rounds() and not (state.surgery_epoch or state.has_weights):
@@ -161,7 +161,11 @@ def _decide(state: State, problem: Problem) -> Decision:
                 ratio: values | spent for ratio, values in ratios.items()})
         return made | spent
 
-    return with_zeros(folder, from_chief(state.strategy, state.scorer.lead(decide, method)))
+    try:
+        made = state.scorer.lead(decide, method)
+    except StopTraining:
+        raise state.interrupted('before the decision') from None
+    return with_zeros(folder, from_chief(state.strategy, made))
 
 
 def _check_within_budget(state: State, problem: Problem, decision: Decision) -> None:

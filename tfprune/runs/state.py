@@ -138,9 +138,11 @@ class State:
 
     def criterion_batches(self) -> tf.data.Dataset | None:
         """Batches of training examples, as they are trained on, for criteria that need data; None
-        for a choice by random weights, which are not kept."""
-        pruning, size = self.config.pruning, self.config.training.batch_size
-        if self.method.decides_first and pruning.criterion == AUTO:
+        where norms are to choose unless it is said otherwise: by random weights, and by such as are
+        trained on between choices, which an alignment follows."""
+        pruning, method, size = (
+            self.config.pruning, self.method, self.config.training.batch_size)
+        if pruning.criterion == AUTO and (method.decides_first or not method.only_decides):
             return None
         return self.data.train_batches(_CRITERION_EPOCH, size).take(
             -(-pruning.examples_of(self.data.num_train) // size))

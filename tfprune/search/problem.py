@@ -11,8 +11,9 @@ import numpy as np
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
+from tfprune.costs.proportional import uniform_widths
 from tfprune.pruning.depth import remove_blocks
-from tfprune.pruning.importance import Batch, BatchLoss, score_groups
+from tfprune.pruning.importance import AUTO, Batch, BatchLoss, score_groups
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.reconstruction import Reconstruction
@@ -52,6 +53,7 @@ class Problem:
         train_batches: round -> the augmented batches of an epoch, in an order of the round's own.
         scope: context manager factory under which variables are to be created.
         poll: called within long work that does not score; raises where the run is to stop.
+        say: called with a line for who watches the run.
     """
     model: keras.Model
     groups: ChannelGroups
@@ -72,11 +74,20 @@ class Problem:
     train_batches: Callable[[int], Iterable[Batch]] = lambda _: ()
     scope: Callable[[], Any] = contextlib.nullcontext
     poll: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = lambda _: None
 
     def channel_scores(self, criterion: str = '') -> dict[str, np.ndarray]:
         """The importance of each channel, {group name: [C_g]}, by a criterion, by default the
         configured one, on the current weights. Charges the account with the images that the
-        criterion looks at, forward and backward."""
+        criterion looks at, forward and backward.
+
+        Of 'auto', where there are a reward and training data, those of the one of 'l1' and 'taylor'
+        by which the sub-network of uniform widths earns more; see score_groups.
+        """
+        criterion = criterion or self.pruning.criterion
+        if (criterion == AUTO and self.criterion_batches is not None
+                and self.score is not _not_scored):
+            return self._better_scores('l1', 'taylor')
         seen = 0
 
         def counted() -> Iterator[Batch]:
@@ -86,10 +97,22 @@ class Problem:
                 yield batch
 
         scores = score_groups(
-            self.model, self.groups, criterion=criterion or self.pruning.criterion, seed=self.seed,
+            self.model, self.groups, criterion=criterion, seed=self.seed,
             data=None if self.criterion_batches is None else counted(), loss=self.loss)
         self.account.train(seen, self.cost_model.dense.macs)
         return scores
+
+    def _better_scores(self, *criteria: str) -> dict[str, np.ndarray]:
+        if self.reconstruction and not self.reconstruction.has_observed:
+            self.account.forward(self.observe(), self.cost_model.dense.macs)
+        widths = self.budget.as_dict(uniform_widths(self.budget))
+        scores = {name: self.channel_scores(name) for name in criteria}
+        rewards = {name: self.score(best_channels(self.groups, widths, found))
+                   for name, found in scores.items()}
+        better = max(criteria, key=lambda name: rewards[name])  # of equals the first
+        shown = ', '.join(f'{name} {reward:.4g}' for name, reward in rewards.items())
+        self.say(f'channels are chosen by {better}: rewards of uniform widths, {shown}')
+        return scores[better]
 
     def select(self, widths: Mapping[str, int]) -> Masks:
         """Masks of these widths by the configured criterion on the current weights."""
