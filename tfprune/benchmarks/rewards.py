@@ -5,7 +5,6 @@ that has learnt from 100 scores, one near the knapsack's widths; the first two a
 and the knapsack's. Of each, on held-out training images, those that a search scores on and others:
 
     reward             accuracy of the sub-network, normalized by each batch, as a search scores it
-    reconstructed      the same, kernels making up for the channels that go
     step 0, 10, …      accuracy and cross-entropy of the pruned model after so many training steps,
                        its statistics re-estimated: moving averages lag behind weights that move
 
@@ -25,13 +24,14 @@ import tensorflow as tf
 from tfprune.benchmarks.trained import check_asked, trained_model
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.costs.proportional import proportional_widths, uniform_widths
+from tfprune.costs.proportional import uniform_widths
 from tfprune.data.image_data import ImageData
 from tfprune.data.loading import load_data
 from tfprune.report.intervals import spearman
 from tfprune.methods.controls import random_widths
 from tfprune.methods.knapsack import worth_most
-from tfprune.pruning.importance import score_groups
+from tfprune.methods.random_search import near
+from tfprune.pruning.importance import criterion_batches, score_groups
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.reconstruction import EXAMPLES, Reconstruction
@@ -57,7 +57,6 @@ KINDS = ('near uniform', 'near knapsack', 'random', 'policy')
 STEPS = (0, 10, 50, 200)
 RATE = 0.02
 _OF_POLICY = 5, 20  # rounds, episodes each
-_CRITERION_EPOCH = 2 ** 18  # whose augmentation criteria see
 _NOISE = 0.3  # of the logarithm of a width
 
 
@@ -96,14 +95,14 @@ class Study:
         self.groups = trace_groups(self.dense).without_residual()
         self.costs = CostModel(self.dense, self.groups)
         self.budget = Budget(self.groups, self.costs, {'macs': macs})
-        seen = data.train_batches(_CRITERION_EPOCH, batch_size).take(
-            -(-PruningOptions().examples_of(data.num_train) // batch_size))
-        self._scores, self._taylor = (score_groups(self.dense, self.groups, criterion=name,
-                                                   data=seen) for name in (criterion, 'taylor'))
+        seen = criterion_batches(data, PruningOptions(), batch_size)
+        scores = {name: score_groups(self.dense, self.groups, criterion=name, data=seen)
+                  for name in {criterion, 'taylor'}}
+        self._scores, self._taylor = scores[criterion], scores['taylor']
         batches = data.reward_batches(data.num_reward // 10)
         self.held_out = {'scored': batches.take(2), 'others': batches.skip(2)}
-        self.reconstruction = Reconstruction(self.dense, self.groups, data.calibration_batches(
-            batch_size, min(-(-EXAMPLES // batch_size), data.num_train // batch_size)))
+        self.reconstruction = Reconstruction(self.dense, self.groups,
+                                             data.plain_batches(batch_size, EXAMPLES))
         self.reconstruction.observe()
         self.score = SubnetworkScorer(Subnetwork(self.dense, self.groups, self.reconstruction),
                                       self.strategy, self.held_out['scored'])
@@ -118,12 +117,11 @@ class Study:
             if place < len(centers):
                 widths = centers[place]
                 if number >= len(centers):
-                    noise = np.exp(_NOISE * rng.normal(size=len(widths)))
-                    widths = proportional_widths(
-                        self.budget, widths / self.budget.dense_widths * noise)
+                    widths = near(widths / self.budget.dense_widths, self.budget, _NOISE, rng)
+            elif KINDS[place] == 'random':
+                widths = random_widths(self.budget, rng)
             else:
-                widths = (random_widths(self.budget, rng) if KINDS[place] == 'random'
-                          else drawn[number // len(KINDS)])
+                widths = drawn[number // len(KINDS)]
             found.append((KINDS[place], widths))
         return found
 

@@ -91,6 +91,11 @@ class Examples(abc.ABC):
     def test_batches(self, batch_size: int) -> tf.data.Dataset:
         """All test examples, in a fixed order, not augmented; the last batch partial."""
 
+    def plain_batches(self, batch_size: int, examples: int) -> tf.data.Dataset:
+        """`calibration_batches` of at least so many examples, as far as there are."""
+        return self.calibration_batches(
+            batch_size, min(-(-examples // batch_size), self.num_train // batch_size))
+
     @abc.abstractmethod
     def calibration_batches(self, batch_size: int, count: int) -> tf.data.Dataset:
         """`count` whole batches of training examples, not augmented, always the same for one seed.

@@ -41,7 +41,7 @@ from tfprune.costs.proportional import uniform_widths
 from tfprune.methods.base import Decision, EpochResult, Method
 from tfprune.methods.options import N2nOptions
 from tfprune.pruning.depth import Block, JointRemovalError, removable_blocks
-from tfprune.pruning.importance import AUTO, Batch
+from tfprune.pruning.importance import Batch
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.pruning.surgery import prune_model
 from tfprune.search.agents import mean_and_error, play
@@ -305,8 +305,7 @@ class _Left:
 
     @functools.cached_property
     def _scores(self) -> dict[str, np.ndarray]:
-        problem = self.problem
-        return problem.channel_scores('l1' if problem.pruning.criterion == AUTO else '')
+        return self.problem.channel_scores()
 
     def select(self, widths: np.ndarray) -> Masks:
         """Problem.select of widths int [G]."""

@@ -64,6 +64,11 @@ class RandomSearch(Method):
 
 
 def near_uniform(budget: Budget, noise: float, rng: np.random.Generator) -> np.ndarray:
-    """Widths [G] whose kept shares are those of uniform widths times exp(noise * normal) and one
+    """`near` uniform widths."""
+    return near(np.ones(len(budget.names)), budget, noise, rng)
+
+
+def near(shares: np.ndarray, budget: Budget, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Widths [G] whose kept shares are these, [G] above 0, times exp(noise * normal) and one
     factor, the budget used up."""
-    return proportional_widths(budget, np.exp(noise * rng.normal(size=len(budget.names))))
+    return proportional_widths(budget, shares * np.exp(noise * rng.normal(size=len(shares))))

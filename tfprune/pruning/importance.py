@@ -19,8 +19,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.data.examples import Examples
 from tfprune.errors import look_up
 from tfprune.models.outputs import as_logits
+from tfprune.pruning.options import PruningOptions
 from tfprune.structure.groups import ChannelGroups
 
 # (images [B, …], integer labels [B]) of a classifier, (x, y) or (x, y, weights) of other tasks; as
@@ -187,6 +189,13 @@ CRITERIA: dict[str, Criterion] = {
 
 
 AUTO = 'auto'
+_EPOCH = 2 ** 18  # whose augmentation criteria see; no run has so many
+
+
+def criterion_batches(data: Examples, options: PruningOptions, batch_size: int) -> tf.data.Dataset:
+    """Batches of training examples, as they are trained on, for criteria that need data."""
+    return data.train_batches(_EPOCH, batch_size).take(
+        -(-options.examples_of(data.num_train) // batch_size))
 
 
 def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 'l1',

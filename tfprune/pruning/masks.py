@@ -59,7 +59,7 @@ def select_channels(model: keras.Model, groups: ChannelGroups, widths: Mapping[s
         groups: its channel groups.
         widths: group name to width; a missing group stays dense.
         criterion: a name in `importance.CRITERIA`.
-        seed, data: for the criteria 'random' and 'taylor', see `criteria.score_groups`.
+        seed, data: for the criteria 'random' and 'taylor', see `importance.score_groups`.
 
     Raises:
         ValueError, TypeError: for unknown groups, widths out of range, an unknown criterion, or one

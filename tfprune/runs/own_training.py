@@ -172,8 +172,7 @@ def _problem(model: keras.Model, seed: int, data: Iterable[Batch] | None,
     reconstruction = (Reconstruction(model, groups, [(x,) for x in calibration])
                       if calibration and pruning.reconstruction else None)
     problem = Problem(model, groups, cost_model, budget, seed, structure=structure, pruning=pruning,
-                      criterion_batches=data,
-                      reconstruction=reconstruction)
+                      criterion_batches=data, reconstruction=reconstruction)
     problem.observe()
     return problem
 

@@ -113,8 +113,8 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     budget = budget_of(groups, cost_model, costs, limits)
     # Some methods ask for scores after hours only: what is wrong with the criterion is said now.
     loss = mean_loss(task) if compiled else None
-    score_groups(model, groups, criterion=config.pruning.criterion, data=state.plain_batches(1),
-                 loss=loss)
+    score_groups(model, groups, criterion=config.pruning.criterion, loss=loss,
+                 data=None if state.chooses_by_norms else state.plain_batches(1))
     state.has_weights = bool(own or config.models.initial_weights or is_file)
     state.compiled = _compiled(config, own)
     # Random augmentation of a user's dataset may show other pixels each time.
@@ -127,8 +127,7 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
         'budgets': budget.to_json(), 'uncounted': cost_model.uncounted})
     return Problem(model, groups, cost_model, budget, config.seed, config.epochs, config.structure,
                    config.pruning, config.training, scope=state.strategy.scope, loss=loss,
-                   measure=task.measure,
-                   reconstruction=_reconstruction(state, model, groups))
+                   measure=task.measure, reconstruction=_reconstruction(state, model, groups))
 
 
 def _of_small_set(state: State, num_train: int) -> Config:

@@ -10,7 +10,7 @@ from tfprune.data.examples import Examples
 from tfprune.methods.base import Decision, Method
 from tfprune.models.compiled import CompiledOptimizer
 from tfprune.progress import Progress
-from tfprune.pruning.importance import AUTO
+from tfprune.pruning.importance import AUTO, criterion_batches
 from tfprune.pruning.reconstruction import EXAMPLES
 from tfprune.pruning.surgery import float32_copy
 from tfprune.runs.checkpoints import Checkpoints, Position
@@ -24,8 +24,6 @@ from tfprune.training.account import steps_left
 from tfprune.training.batch_norm import synchronize_batch_norm
 from tfprune.training.distribution import SharedScorer, any_worker, is_chief, num_workers
 from tfprune.training.step import Optimization, StopTraining, Trainer
-
-_CRITERION_EPOCH = 2 ** 18  # whose augmentation criteria see; no run has so many
 
 
 class Interrupted(Exception):
@@ -136,16 +134,18 @@ class State:
         return self.data.calibration_batches(self.config.scoring.score_batch_size,
                                              count or self.config.training.calibration_batches)
 
+    @property
+    def chooses_by_norms(self) -> bool:
+        """Whether norms choose channels unless it is said otherwise: by random weights, by such as
+        are trained on between choices, which an alignment follows, and for each student anew."""
+        method = self.method
+        return self.config.pruning.criterion == AUTO and (
+            method.decides_first or method.needs_examples or not method.only_decides)
+
     def criterion_batches(self) -> tf.data.Dataset | None:
-        """Batches of training examples, as they are trained on, for criteria that need data; None
-        where norms are to choose unless it is said otherwise: by random weights, and by such as are
-        trained on between choices, which an alignment follows."""
-        pruning, method, size = (
-            self.config.pruning, self.method, self.config.training.batch_size)
-        if pruning.criterion == AUTO and (method.decides_first or not method.only_decides):
-            return None
-        return self.data.train_batches(_CRITERION_EPOCH, size).take(
-            -(-pruning.examples_of(self.data.num_train) // size))
+        """Those of the run; None where it needs none."""
+        return None if self.chooses_by_norms else criterion_batches(
+            self.data, self.config.pruning, self.config.training.batch_size)
 
     def reconstruction_batches(self) -> tf.data.Dataset:
         """Batches of training examples that tell channels by one another."""
@@ -153,9 +153,7 @@ class State:
 
     def plain_batches(self, examples: int) -> tf.data.Dataset:
         """Batches of training examples, not augmented, of at least so many, as far as there are."""
-        size = self.config.training.batch_size
-        return self.data.calibration_batches(
-            size, min(-(-examples // size), self.data.num_train // size))
+        return self.data.plain_batches(self.config.training.batch_size, examples)
 
     def trainer(self, model: keras.Model, *, average: float = 0.0, **extras: Any) -> Trainer:
         """What trains a model by the run's recipe; `average` is that of Optimization, `extras` are
