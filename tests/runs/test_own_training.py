@@ -82,18 +82,20 @@ def test_statistics_are_those_of_the_calibration_data(trained, digits):
     np.testing.assert_allclose(pruned.layers[1].moving_mean, np.mean(x, (0, 1, 2)), atol=1e-4)
 
 
-def test_labelled_examples_choose_channels(trained, digits):
-    """By their gradients, without being asked to; without them norms do."""
-    data = [(digits[0][begin:begin + 64], digits[1][begin:begin + 64])
-            for begin in range(0, 1200, 64)]
-    kernels = {}
-    for name, options in {'data': {'criterion_data': data}, 'none': {},
-                          'taylor': {'criterion_data': data, 'criterion': 'taylor'},
-                          'l1': {'criterion_data': data, 'criterion': 'l1'}}.items():
-        pruned = tfprune.prune_to_budget(trained, macs=0.5, **options)
-        kernels[name] = np.array(pruned.get_layer('conv12').kernel)
-    assert {name: [other for other in kernels if np.array_equal(kernels[other], kernels[name])]
-            for name in ('data', 'none')} == {'data': ['data', 'taylor'], 'none': ['none', 'l1']}
+def test_examples_choose_channels(trained, digits):
+    """Without being asked to; without them norms do. By labels where they are asked for."""
+    x, y = digits
+    data = [(x[begin:begin + 64], y[begin:begin + 64]) for begin in range(0, 1200, 64)]
+    seen, given = {'calibration_data': x[:256]}, {'criterion_data': data}
+    kernels = {name: np.array(tfprune.prune_to_budget(trained, macs=0.5, **options)
+                              .get_layer('conv12').kernel)
+               for name, options in {
+                   'seen': seen, 'combined': seen | {'criterion': 'combined'},
+                   'seen by l1': seen | {'criterion': 'l1'}, 'none': {}, 'labelled': given,
+                   'l1': {'criterion': 'l1'}, 'taylor': given | {'criterion': 'taylor'}}.items()}
+    assert [[name for name in kernels if np.array_equal(kernels[name], kernels[other])]
+            for other in ('seen', 'none', 'taylor')] == [
+        ['seen', 'combined'], ['seen by l1', 'none', 'labelled', 'l1'], ['taylor']]
 
 
 def test_calibration_data_may_come_as_data_do(trained, digits):

@@ -162,7 +162,7 @@ def test_bad_input_is_one_line(tmp_path):
     (dict(latency_table='nowhere.json'),
      'nowhere.json: no such latency table; tfprune benchmark'),
     (dict(quantize='int4'), "quantize must be a list of float16, dynamic, int8, int8_qat, or none"),
-    (dict(criterion='l3'), "Unknown criterion 'l3'. Available: bn_scale, geometric_median, l1"),
+    (dict(criterion='l3'), "Unknown criterion 'l3'. Available: bn_scale, combined, geom"),
     (dict(reward_images=-1), 'reward_images must be in [0, 1000000000]'),
     (dict(reward_images=1437), 'reward_images'),
     (dict(params=0.01, macs=2000), 'macs=2000 allows 2,000, but the smallest reachable is'),

@@ -1,5 +1,4 @@
 """What a search costs: every forward and backward pass that it makes, no other; in steps."""
-import dataclasses
 
 import tfprune  # noqa: F401  (before keras)
 import keras
@@ -10,10 +9,10 @@ from made_up_problem import started
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.costs.proportional import uniform_widths
 from tfprune.models.building import build_model
-from tfprune.pruning.masks import best_channels, widths_of
+from tfprune.pruning.masks import widths_of
 from tfprune.pruning.options import PruningOptions
+from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.search.problem import Problem
 from tfprune.structure.groups import trace_groups
 from tfprune.training.account import EpochAccount, steps_left
@@ -88,7 +87,8 @@ class Counted:
         self.method = started(name, Problem(
             model, groups, costs, Budget(groups, costs, {'macs': 0.5}), epochs=Epochs(**epochs),
             pruning=PruningOptions(criterion=criterion), score=score, account=self.account,
-            criterion_batches=batches), **(options or {}))
+            criterion_batches=batches, reconstruction=Reconstruction(model, groups, batches)),
+            **(options or {}))
 
 
 # Forward and backward passes of the images that taylor looks at, through the dense model.
@@ -112,25 +112,13 @@ def test_rounds_are_charged_scores_and_criterion():
     assert run.account.epochs == pytest.approx(run.scored + TAYLOR)
 
 
-@pytest.mark.parametrize('better', ['l1', 'taylor', ''])
-def test_the_criterion_by_which_uniform_widths_earn_more_is_taken_and_charged(better):
-    run, said = Counted('uniform', criterion='auto'), []
-    problem, charged = run.method.problem, run.method.problem.score
-    widths = problem.budget.as_dict(uniform_widths(problem.budget))
-    by_name = {name: best_channels(problem.groups, widths, problem.channel_scores(name))
-               for name in ('l1', 'taylor')}
-    before, problem = run.account.epochs, dataclasses.replace(
-        problem, say=said.append, score=lambda masks: charged(masks) + 0.1 * bool(
-            better and is_alike(masks, by_name[better])))
-    assert not is_alike(*by_name.values())
-    masks = started('uniform', problem).decide().masks
-    assert is_alike(masks, by_name[better or 'l1'])  # of equals l1
-    assert run.account.epochs - before == pytest.approx(TAYLOR + run.scored)
-    assert said[0].startswith(f'channels are chosen by {better or "l1"}: rewards of uniform widths')
-
-
-def is_alike(masks, other):
-    return all(np.array_equal(mask, other[name]) for name, mask in masks.items())
+def test_what_is_observed_to_rank_channels_is_charged_once():
+    run = Counted('amc', dict(episodes=6, warmup_episodes=2, lockstep=2),
+                  criterion='reconstruction')
+    for round_ in range(3):
+        run.method.search(round_)
+    assert run.scored > 0
+    assert run.account.epochs == pytest.approx(run.scored + SEEN / TRAIN / 3)  # forward alone
 
 
 def test_a_search_that_goes_on_ranks_no_channel_anew():

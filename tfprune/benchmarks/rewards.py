@@ -95,15 +95,16 @@ class Study:
         self.groups = trace_groups(self.dense).without_residual()
         self.costs = CostModel(self.dense, self.groups)
         self.budget = Budget(self.groups, self.costs, {'macs': macs})
-        seen = criterion_batches(data, PruningOptions(), batch_size)
-        scores = {name: score_groups(self.dense, self.groups, criterion=name, data=seen)
-                  for name in {criterion, 'taylor'}}
-        self._scores, self._taylor = scores[criterion], scores['taylor']
         batches = data.reward_batches(data.num_reward // 10)
         self.held_out = {'scored': batches.take(2), 'others': batches.skip(2)}
         self.reconstruction = Reconstruction(self.dense, self.groups,
                                              data.plain_batches(batch_size, EXAMPLES))
         self.reconstruction.observe()
+        seen = criterion_batches(data, PruningOptions(), batch_size)
+        scores = {name: score_groups(self.dense, self.groups, criterion=name, data=seen,
+                                     reconstruction=self.reconstruction)
+                  for name in {criterion, 'taylor'}}
+        self._scores, self._taylor = scores[criterion], scores['taylor']
         self.score = SubnetworkScorer(Subnetwork(self.dense, self.groups, self.reconstruction),
                                       self.strategy, self.held_out['scored'])
 

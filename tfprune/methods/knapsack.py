@@ -7,7 +7,7 @@ add up over channels and compare across groups, as the loss that goes with them.
 this is a knapsack (Aflalo et al. 2020, arXiv 2002.08258; Shen et al. 2022, arXiv 2110.10811); here
 widths of neighbours multiply. From dense widths the step of a group with the least score lost for
 the cost saved goes, on the exact cost model, until all limits hold; what the last step leaves is
-spent on the most score for the cost.
+spent on the most score for the cost. Which channels these are, the configured criterion says.
 
 Deviation: of several limits, cost is their sum, each relative to what is to be saved of it.
 """
@@ -15,7 +15,6 @@ import numpy as np
 
 from tfprune.costs.budget import Budget
 from tfprune.methods.base import Decision, Method
-from tfprune.pruning.masks import best_channels
 
 
 class Knapsack(Method):
@@ -27,7 +26,7 @@ class Knapsack(Method):
         problem = self.problem
         scores = problem.channel_scores('taylor')
         widths = worth_most(problem.budget, [scores[name] for name in problem.budget.names])
-        return Decision(best_channels(problem.groups, problem.budget.as_dict(widths), scores))
+        return Decision(problem.select(problem.budget.as_dict(widths)))
 
 
 def worth_most(budget: Budget, scores: list[np.ndarray]) -> np.ndarray:

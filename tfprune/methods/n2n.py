@@ -20,7 +20,7 @@ stage, and accuracy decides. 3. What removes nothing has R = 0 as in the paper, 
 removal is better; without one all blocks stay. 4. Students train for --n2n.student_steps
 steps with Adam, not for epochs; the paper's five students an iteration are one round. 5. Removable
 are residual blocks with an identity shortcut, not single layers; channels are those of groups, by
-the configured criterion, and by l1 where that is 'auto': each removal would be scored anew.
+the configured criterion, by l1 where that is 'auto': each removal would be observed anew.
 6. Students run on one replica. 7. In fine-tuning the teacher is followed by its softened answers
 (tasks.soft_targets): the squared error of logits multiplies a learning rate meant for labels by the
 tens.

@@ -6,6 +6,10 @@ criterion gives None for a group that lacks what it looks at; l1 then ranks that
 None is the best for all: behind batch normalization norms are what weight decay left of them. By
 few examples, or by such as are not augmented, `taylor` is poor where a model knows most of them by
 heart: their gradients vanish, and a few decide (flags/README.md).
+
+Channels chosen by `reconstruction` suit best what is done with them: the kernels that read those
+that stay make up for the others by the same least squares. They begin best, and of a ResNet-20 end
+half a point below those of `l1` when trained on for long; `combined` has the better of both.
 """
 
 import dataclasses
@@ -23,6 +27,7 @@ from tfprune.data.examples import Examples
 from tfprune.errors import look_up
 from tfprune.models.outputs import as_logits
 from tfprune.pruning.options import PruningOptions
+from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.structure.groups import ChannelGroups
 
 # (images [B, …], integer labels [B]) of a classifier, (x, y) or (x, y, weights) of other tasks; as
@@ -38,12 +43,14 @@ class Evidence:
     Attributes:
         batches: training data, finite; None where there is none.
         loss: of a batch; None for the cross-entropy of a classifier.
+        reconstruction: that has observed the model; None where none has.
     """
     model: keras.Model
     groups: ChannelGroups
     seed: int
     batches: Iterable[Batch] | None
     loss: BatchLoss | None = None
+    reconstruction: Reconstruction | None = None
 
     @functools.cached_property
     def first_order(self) -> dict[tuple[str, str, int], np.ndarray]:
@@ -172,11 +179,34 @@ def taylor(evidence: Evidence, name: str) -> np.ndarray | None:
     return np.square(gates).mean(1)
 
 
+def reconstruction(evidence: Evidence, name: str) -> np.ndarray | None:
+    """When the channel goes where, one after another, that goes which those left make up for best
+    by least squares, in the outputs of all kernels that read them. Needs examples, no labels.
+
+    Backward elimination by the error of He, Zhang, Sun 2017 (arXiv 1707.06168), who take LASSO;
+    ThiNet (Luo et al. 2017, arXiv 1707.06342) is greedy, too, and fits the kernel at the end only.
+    """
+    if evidence.reconstruction is None:
+        raise ValueError(f"criterion '{RECONSTRUCTION}' (and '{COMBINED}') needs trained weights, "
+                         'calibration examples, and reconstruction=True')
+    order = evidence.reconstruction.order_of_elimination(name)
+    return None if order is None else order.astype(np.float64)
+
+
+def combined(evidence: Evidence, name: str) -> np.ndarray | None:
+    """The channel's rank by `reconstruction` and its rank by `l1`, added (Borda's count)."""
+    order = reconstruction(evidence, name)
+    return None if order is None else order + np.argsort(np.argsort(l1(evidence, name)))
+
+
 def random(evidence: Evidence, name: str) -> np.ndarray:
     """Uniform in [0, 1), a stream per group: another group's absence changes nothing."""
     stream = [evidence.seed, zlib.crc32(name.encode())]
     return np.random.default_rng(stream).random(evidence.groups[name])
 
+
+AUTO, COMBINED, RECONSTRUCTION = 'auto', 'combined', 'reconstruction'
+OBSERVING = (COMBINED, RECONSTRUCTION)
 
 CRITERIA: dict[str, Criterion] = {
     'l1': l1,
@@ -184,11 +214,11 @@ CRITERIA: dict[str, Criterion] = {
     'bn_scale': bn_scale,
     'geometric_median': geometric_median,
     'taylor': taylor,
+    RECONSTRUCTION: reconstruction,
+    COMBINED: combined,
     'random': random,
 }
 
-
-AUTO = 'auto'
 _EPOCH = 2 ** 18  # whose augmentation criteria see; no run has so many
 
 
@@ -200,17 +230,19 @@ def criterion_batches(data: Examples, options: PruningOptions, batch_size: int) 
 
 def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 'l1',
                  seed: int = 0, data: Iterable[Batch] | None = None,
-                 names: Iterable[str] | None = None, loss: BatchLoss | None = None
-                 ) -> dict[str, np.ndarray]:
+                 names: Iterable[str] | None = None, loss: BatchLoss | None = None,
+                 reconstruction: Reconstruction | None = None) -> dict[str, np.ndarray]:
     """Returns the scores, float64 [C_g], of the prunable groups (or of `names` among them).
 
     A group that lacks what the criterion looks at is scored by l1, with a warning if it was named.
 
     Args:
-        criterion: a name in CRITERIA, or 'auto': 'taylor' where there are data, else 'l1'.
+        criterion: a name in CRITERIA, or 'auto': 'combined' where there is a `reconstruction`, else
+            'l1'.
         seed: for 'random'.
         data: for 'taylor', batches of (images, integer labels [B]) of training images as they are
             trained on, some thousand, finite.
+        reconstruction: for 'reconstruction' and 'combined'; it has observed.
         loss: for 'taylor', of a batch of `data`; None for the cross-entropy of a classifier.
 
     Raises:
@@ -218,9 +250,9 @@ def score_groups(model: keras.Model, groups: ChannelGroups, *, criterion: str = 
     """
     is_named = criterion != AUTO
     if not is_named:
-        criterion = 'l1' if data is None else 'taylor'
+        criterion = 'l1' if reconstruction is None else COMBINED
     score = look_up('criterion', criterion, CRITERIA)
-    evidence = Evidence(model, groups, seed, data, loss)
+    evidence = Evidence(model, groups, seed, data, loss, reconstruction)
     scores = {name: score(evidence, name) for name in (groups if names is None else names)}
     lacking = [name for name, value in scores.items() if value is None]
     if lacking and is_named:

@@ -9,10 +9,10 @@ class PruningOptions(Part):
     """Which channels of a group are kept."""
     criterion: str = field_of(
         'auto',
-        'This criterion ranks the channels of a group by importance (bn_scale, geometric_median, '
-        'l1, l2, random, taylor; auto: of l1 and taylor that by which the trained model with '
-        'uniform widths scores better, l1 where it trains on between choices); l1 stands in where '
-        'a group lacks what it needs.', before='l1')
+        'This criterion ranks the channels of a group by importance (bn_scale, combined, '
+        'geometric_median, l1, l2, random, reconstruction, taylor; auto: combined, of l1 and '
+        'reconstruction, where a trained model is cut, else l1); l1 stands in where a group lacks '
+        'what it needs.', before='l1')
     criterion_examples: int = field_of(
         0, 'The criterion taylor sees this many training examples, as they are trained on, at '
         'least a batch; 0: a tenth of them, within 512 and 4,096.', IMAGES_OR_AUTO)

@@ -6,9 +6,10 @@
 x are the channels of the dense model that a dense layer or convolution reads, W its kernel's
 slices. Reconstruction of a layer's output by its kept inputs is that of He, Zhang, Sun 2017 (arXiv
 1707.06168), with which AMC scores sub-networks. Otherwise than there one map serves all taps of a
-window, layers are taken each by itself, and no channel is chosen by it. d is dropped where nothing
-but batch normalization follows, whose statistics are re-estimated; where neither that nor a bias is
-there to take it up, the regression has no constant.
+window, layers are taken each by itself, and channels, where it is asked which, are chosen by
+elimination and not by LASSO. d is dropped where nothing but batch normalization follows, whose
+statistics are re-estimated; where neither that nor a bias is there to take it up, the regression
+has no constant.
 """
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfprune.pruning.elimination import Reading, order_of_elimination
 from tfprune.structure.graph import Graph, run_steps, unfold
 from tfprune.structure.groups import ChannelGroups
 from tfprune.structure.keras_internals import is_plain_batch_norm
@@ -119,6 +121,33 @@ class Reconstruction:
             found[path] = self._known[path].merge(stays, reader)
         return found
 
+    def order_of_elimination(self, name: str) -> np.ndarray | None:
+        """When each channel of a prunable group goes, int [C] from 0 on, if one after another that
+        goes which the others make up for best, in all layers that read them; None where none does.
+
+        Raises:
+            ValueError: nothing was observed.
+        """
+        group, layout = self._groups.layout.names.index(name), self._groups.layout
+        readings = []
+        for path, reader in self.readers.items():
+            positions = layout.tensors[reader.tensor].positions
+            places = np.flatnonzero(positions.group == group)
+            times = np.bincount(positions.index[places], minlength=self._groups[name])
+            if not times.all() or len(set(times)) > 1:  # nothing of the group, or a part
+                continue
+            if path not in self._known:
+                raise ValueError('call observe() before order_of_elimination().')
+            second = self._known[path].regular(reader)
+            if second is None:
+                continue
+            kernel = next(slot for slot in layout.slots[path] if slot.weight == 'kernel')
+            slices = np.moveaxis(keras.ops.convert_to_numpy(kernel.variable(self._model)), -2, 0)
+            places = places[np.argsort(positions.index[places], kind='stable')]  # by channel
+            readings.append(Reading(second, slices.reshape(len(slices), -1).astype(np.float64),
+                                    places.reshape(self._groups[name], -1)))
+        return order_of_elimination(readings, self._groups[name]) if readings else None
+
     def _sums(self, x: Any) -> list[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
         """Number of positions, sums [C] and products [C, C] of what each reader reads."""
         seen: dict[str, list[tf.Tensor]] = {path: [] for path in self.readers}
@@ -164,22 +193,33 @@ class _Moments:
         self._sum = self._sum + total.astype(np.float64)
         self._products = self._products + products.astype(np.float64)
 
+    def regular(self, reader: _Reader) -> np.ndarray | None:
+        """What regressions are made of, [C, C]; None where there is nothing to tell."""
+        second = self._second(reader)
+        if not (self.count and np.isfinite(second).all() and np.trace(second) > 0):
+            return None
+        return self._with_ridge(second)
+
+    def _second(self, reader: _Reader) -> np.ndarray:
+        mean, second = self._sum / self.count, self._products / self.count
+        return second - np.outer(mean, mean) if reader.centered else second
+
+    def _with_ridge(self, second: np.ndarray) -> np.ndarray:
+        # What so few positions tell by chance.
+        ridge = max(_RIDGE, len(second) / self.count) * np.trace(second) / len(second)
+        return second + ridge * np.eye(len(second))
+
     def merge(self, kept: np.ndarray, reader: _Reader) -> Merge:
         """The regression of all channels on the kept ones, bool [C]; those alone where it was seen
         at too few positions."""
         if self.count < _ENOUGH * len(kept):
             return Merge(np.eye(len(kept), dtype=np.float32)[kept], None)
-        mean, second = self._sum / self.count, self._products / self.count
-        if reader.centered:
-            second = second - np.outer(mean, mean)
+        mean, second = self._sum / self.count, self._second(reader)
         stay, go = np.flatnonzero(kept), np.flatnonzero(~kept)
         matrix = np.eye(len(kept))[stay]
         among = second[np.ix_(stay, stay)]
-        scale = np.trace(among) / len(stay)
-        if scale > 0 and np.isfinite(second).all():  # else the kept ones tell nothing
-            ridge = max(_RIDGE, len(stay) / self.count)  # what so few positions tell by chance
-            among = among + ridge * scale * np.eye(len(stay))
-            matrix[:, go] = np.linalg.solve(among, second[np.ix_(stay, go)])
+        if np.trace(among) > 0 and np.isfinite(second).all():  # else the kept ones tell nothing
+            matrix[:, go] = np.linalg.solve(self._with_ridge(among), second[np.ix_(stay, go)])
         constant = None
         if reader.has_bias:
             constant = mean - mean[stay] @ matrix

@@ -49,12 +49,13 @@ def prune_to_budget(model: keras.Model, *, calibration_data: Iterable[Any] | Non
     Args:
         model: a functional or Sequential Keras 3 model, which stays as it is.
         calibration_data: batches of what the model takes, or (x, y) of which x is, some hundred
-            training examples in all; of one input also an array [N, …]: what kept channels tell of
-            those that go is added to the kernels that read them, and the batch-norm statistics of
+            training examples in all; of one input also an array [N, …]. Those channels go whose
+            norms are low and that the others make up for (criterion 'combined'), what the others
+            tell of them is added to the kernels that read them, and the batch-norm statistics of
             the pruned model are re-estimated, without which it is worth little until it has been
-            trained. None leaves both as they are.
-        criterion_data: batches (images, integer labels) of some thousand training examples: by
-            their gradients channels are chosen (criterion 'taylor'); None: by norms ('l1').
+            trained. None: channels go by norms ('l1'), the rest stays as it is.
+        criterion_data: for criterion='taylor', batches (images, integer labels) of some thousand
+            training examples.
         seed: of criterion='random'.
         options: the budget (macs, params, peak_memory_bytes, each a ratio up to 1 or a number, …),
             criterion, and what may be pruned (prune_residual_groups, frozen, …): see

@@ -17,13 +17,15 @@ from tfprune.data.user_examples import UserExamples
 from tfprune.export.options import INT8_QUANTIZATIONS
 from tfprune.export.tflite import INT8
 from tfprune.latency.table import LatencyTable
+from tfprune.methods.base import Method
 from tfprune.models.building import DTYPE_POLICIES, build_model
 from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
                                      compiled_optimizer_of_files)
 from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import as_classifier, at_shapes
 from tfprune.models.names import is_model_file
-from tfprune.pruning.importance import score_groups
+from tfprune.pruning.importance import AUTO, COMBINED, OBSERVING, score_groups
+from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.pruning.surgery import plain_copy
 from tfprune.runs.config import Config
@@ -113,8 +115,11 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     budget = budget_of(groups, cost_model, costs, limits)
     # Some methods ask for scores after hours only: what is wrong with the criterion is said now.
     loss = mean_loss(task) if compiled else None
-    score_groups(model, groups, criterion=config.pruning.criterion, loss=loss,
-                 data=None if state.chooses_by_norms else state.plain_batches(1))
+    reconstruction = _reconstruction(state, model, groups)
+    pruning = _resolved(config.pruning, state.method, reconstruction)
+    if reconstruction is None or pruning.criterion not in OBSERVING:
+        score_groups(model, groups, criterion=pruning.criterion, loss=loss,
+                     data=state.plain_batches(1))
     state.has_weights = bool(own or config.models.initial_weights or is_file)
     state.compiled = _compiled(config, own)
     # Random augmentation of a user's dataset may show other pixels each time.
@@ -126,8 +131,8 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
         'dense': dataclasses.asdict(cost_model.dense),
         'budgets': budget.to_json(), 'uncounted': cost_model.uncounted})
     return Problem(model, groups, cost_model, budget, config.seed, config.epochs, config.structure,
-                   config.pruning, config.training, scope=state.strategy.scope, loss=loss,
-                   measure=task.measure, reconstruction=_reconstruction(state, model, groups))
+                   pruning, config.training, scope=state.strategy.scope, loss=loss,
+                   measure=task.measure, reconstruction=reconstruction)
 
 
 def _of_small_set(state: State, num_train: int) -> Config:
@@ -140,6 +145,17 @@ def _of_small_set(state: State, num_train: int) -> Config:
     state.progress.warn(f'there are {num_train} training examples: a batch has {size} of them, '
                         f'not {config.training.batch_size}.')
     return config.replace(batch_size=size)
+
+
+def _resolved(pruning: PruningOptions, method: Method, reconstruction: Reconstruction | None
+              ) -> PruningOptions:
+    """The options with a criterion in place of 'auto'. Norms choose where nothing is reconstructed,
+    where an alignment follows the choice while weights train, and for each student anew."""
+    if pruning.criterion != AUTO:
+        return pruning
+    is_last = method.only_decides and not method.needs_examples
+    return dataclasses.replace(
+        pruning, criterion=COMBINED if reconstruction and is_last else 'l1')
 
 
 def _reconstruction(state: State, model: keras.Model, groups: ChannelGroups

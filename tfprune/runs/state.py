@@ -10,7 +10,7 @@ from tfprune.data.examples import Examples
 from tfprune.methods.base import Decision, Method
 from tfprune.models.compiled import CompiledOptimizer
 from tfprune.progress import Progress
-from tfprune.pruning.importance import AUTO, criterion_batches
+from tfprune.pruning.importance import criterion_batches
 from tfprune.pruning.reconstruction import EXAMPLES
 from tfprune.pruning.surgery import float32_copy
 from tfprune.runs.checkpoints import Checkpoints, Position
@@ -134,18 +134,9 @@ class State:
         return self.data.calibration_batches(self.config.scoring.score_batch_size,
                                              count or self.config.training.calibration_batches)
 
-    @property
-    def chooses_by_norms(self) -> bool:
-        """Whether norms choose channels unless it is said otherwise: by random weights, by such as
-        are trained on between choices, which an alignment follows, and for each student anew."""
-        method = self.method
-        return self.config.pruning.criterion == AUTO and (
-            method.decides_first or method.needs_examples or not method.only_decides)
-
-    def criterion_batches(self) -> tf.data.Dataset | None:
-        """Those of the run; None where it needs none."""
-        return None if self.chooses_by_norms else criterion_batches(
-            self.data, self.config.pruning, self.config.training.batch_size)
+    def criterion_batches(self) -> tf.data.Dataset:
+        """Those of the run, for criteria that need data."""
+        return criterion_batches(self.data, self.config.pruning, self.config.training.batch_size)
 
     def reconstruction_batches(self) -> tf.data.Dataset:
         """Batches of training examples that tell channels by one another."""

@@ -11,9 +11,8 @@ import numpy as np
 
 from tfprune.costs.budget import Budget
 from tfprune.costs.model import CostModel
-from tfprune.costs.proportional import uniform_widths
 from tfprune.pruning.depth import remove_blocks
-from tfprune.pruning.importance import AUTO, Batch, BatchLoss, score_groups
+from tfprune.pruning.importance import OBSERVING, Batch, BatchLoss, score_groups
 from tfprune.pruning.masks import Masks, best_channels
 from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.reconstruction import Reconstruction
@@ -79,15 +78,12 @@ class Problem:
     def channel_scores(self, criterion: str = '') -> dict[str, np.ndarray]:
         """The importance of each channel, {group name: [C_g]}, by a criterion, by default the
         configured one, on the current weights. Charges the account with the images that the
-        criterion looks at, forward and backward.
-
-        Of 'auto', where there are a reward and training data, those of the one of 'l1' and 'taylor'
-        by which the sub-network of uniform widths earns more; see score_groups.
+        criterion looks at, forward and backward; with those that a reconstruction observes, too,
+        unless some have been.
         """
         criterion = criterion or self.pruning.criterion
-        if (criterion == AUTO and self.criterion_batches is not None
-                and self.score is not _not_scored):
-            return self._better_scores('l1', 'taylor')
+        if criterion in OBSERVING and not self._is_observed:
+            self.account.forward(self.observe(), self.cost_model.dense.macs)
         seen = 0
 
         def counted() -> Iterator[Batch]:
@@ -98,21 +94,14 @@ class Problem:
 
         scores = score_groups(
             self.model, self.groups, criterion=criterion, seed=self.seed,
-            data=None if self.criterion_batches is None else counted(), loss=self.loss)
+            data=None if self.criterion_batches is None else counted(), loss=self.loss,
+            reconstruction=self.reconstruction if self._is_observed else None)
         self.account.train(seen, self.cost_model.dense.macs)
         return scores
 
-    def _better_scores(self, *criteria: str) -> dict[str, np.ndarray]:
-        if self.reconstruction and not self.reconstruction.has_observed:
-            self.account.forward(self.observe(), self.cost_model.dense.macs)
-        widths = self.budget.as_dict(uniform_widths(self.budget))
-        scores = {name: self.channel_scores(name) for name in criteria}
-        rewards = {name: self.score(best_channels(self.groups, widths, found))
-                   for name, found in scores.items()}
-        better = max(criteria, key=lambda name: rewards[name])  # of equals the first
-        shown = ', '.join(f'{name} {reward:.4g}' for name, reward in rewards.items())
-        self.say(f'channels are chosen by {better}: rewards of uniform widths, {shown}')
-        return scores[better]
+    @property
+    def _is_observed(self) -> bool:
+        return self.reconstruction is not None and self.reconstruction.has_observed
 
     def select(self, widths: Mapping[str, int]) -> Masks:
         """Masks of these widths by the configured criterion on the current weights."""
