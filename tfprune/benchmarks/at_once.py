@@ -1,5 +1,6 @@
 """What pruning at once leaves of a trained model, without training: with and without the
-reconstruction of kernels (tfprune.pruning.reconstruction), uniform widths, by `prune_to_budget`.
+reconstruction of kernels (tfprune.pruning.reconstruction), channels by three criteria, uniform
+widths, by `prune_to_budget`.
 
 Batch-norm statistics are re-estimated either way, on the training images that tell channels by one
 another. Test accuracy decides nothing here.
@@ -17,7 +18,12 @@ from tfprune.runs.own_training import prune_to_budget
 from tfprune.training.evaluation import Evaluator
 
 OPTIONS = ('initial_weights', 'cifar10_dir', 'search_model', 'search_dataset')
-KINDS = ('cut', 'reconstructed')
+KINDS: dict[str, dict[str, Any]] = {  # options of prune_to_budget
+    'cut': {'criterion': 'l1', 'reconstruction': False},
+    'l1': {'criterion': 'l1'},
+    'reconstruction': {'criterion': 'reconstruction'},
+    'combined': {'criterion': 'combined'},
+}
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)  # of the MACs
 _BATCH = 128
 
@@ -31,7 +37,7 @@ def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: st
     Raises:
         ValueError: for another name, or no weights.
     """
-    check_asked('at_once is', only, KINDS, initial_weights)
+    check_asked('at_once is', only, [*KINDS], initial_weights)
     data = load_data(search_dataset, data_dir=cifar10_dir)
     dense = trained_model(data, search_model, initial_weights)
     calibration = [x for x, *_ in data.calibration_batches(_BATCH, EXAMPLES // _BATCH)]
@@ -43,10 +49,9 @@ def rows(only: Sequence[str] = (), *, initial_weights: str = '', cifar10_dir: st
     yield {'model': search_model, 'kind': 'as given', 'macs': 1.0,
            'test_accuracy': accuracy(dense)}
     for share in SHARES:
-        for kind in KINDS:
+        for kind, options in KINDS.items():
             if not only or kind in only:
-                pruned = prune_to_budget(dense, macs=share, calibration_data=calibration,
-                                         reconstruction=kind == 'reconstructed')
+                pruned = prune_to_budget(dense, macs=share, calibration_data=calibration, **options)
                 yield {'model': search_model, 'kind': kind, 'macs': share,
                        'test_accuracy': accuracy(pruned)}
 
@@ -56,7 +61,8 @@ def format_table(found: Sequence[dict[str, Any]]) -> str:
     by_share: dict[float, dict[str, float]] = {}
     for row in found:
         by_share.setdefault(row['macs'], {})[row['kind']] = row['test_accuracy']
-    lines = ['| MACs | cut alone, % | reconstructed, % |', '|---:' * 3 + '|']
+    lines = ['| MACs | cut alone, by l1, % | reconstructed, by l1, % | by reconstruction, % | '
+             'by combined, % |', '|---:' * (1 + len(KINDS)) + '|']
     for share, cells in by_share.items():
         shown = [f'{100 * value:.2f}' if (value := cells.get(kind, cells.get('as given')))
                  is not None else '–' for kind in KINDS]
