@@ -41,6 +41,7 @@ class WidestFirst(Method):
         return Decision(self.problem.select(budget.as_dict(widths)))
 
 
+@pytest.mark.slow
 def test_a_method(monkeypatch, tmp_path):
     monkeypatch.setitem(METHODS, 'widest_first', WidestFirst)
     with pytest.raises(ValueError, match=r'step must be in \[1, 100\]; received 0'):

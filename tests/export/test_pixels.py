@@ -319,6 +319,7 @@ def test_augmentation_may_leave_a_stated_range():
         read('ab')
 
 
+@pytest.mark.slow
 def test_a_run_says_what_was_stated_and_holds_to_it(tmp_path):
     model, images, labels = dull()
     pairs = tf.data.Dataset.from_tensor_slices((images, labels))

@@ -123,6 +123,7 @@ def test_what_takes_too_much_is_refused_unopened(picture, reason):
     assert f'[image_bytes[1]: {reason}, {len(picture)} bytes]' in caught.value.message
 
 
+@pytest.mark.slow
 def test_those_that_are_decoded_alone_are_decoded_alike_and_a_damaged_one_ends_no_other(
         monkeypatch):
     pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (90, 70, 3)).astype(

@@ -121,6 +121,7 @@ def test_mean_cost_approaches_the_limit_and_the_reward_grows(searched_by):
         assert rises == (after['cost_mean'] > 1)
 
 
+@pytest.mark.slow
 def test_a_fresh_method_goes_on_bit_for_bit(method, searched_by):
     metrics, prefix = searched_by
     keras.utils.set_random_seed(77)

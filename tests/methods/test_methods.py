@@ -72,9 +72,9 @@ def run_of(tmp_path_factory):
     return run
 
 
-# A search on trained weights. That between epochs is run by test_train_script, the searches of all
-# have tests of their own.
-KINDS = ('amc',)
+# A decision on trained weights. That between epochs is run by test_train_script, a search on them
+# below; the searches of all have tests of their own.
+KINDS = ('knapsack',)
 
 
 def check_nothing_more_fits(report):
@@ -198,6 +198,7 @@ def test_scratch_starts_from_weights_of_its_own(tmp_path):
                         tmp_path / 'other', progress=False)
 
 
+@pytest.mark.slow
 def test_report_that_was_not_written_is_written_when_a_finished_run_is_read(run_of):
     run_dir = run_of('dense').run_dir
     (run_dir / 'report.html').unlink()

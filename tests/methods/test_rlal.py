@@ -32,6 +32,7 @@ def test_adaptive_lambda_follows_the_gap_of_two_scores(full, factor):
     assert [row['subnetwork_accuracy'] for row in found] == [0.5] * 4
 
 
+@pytest.mark.slow
 def test_the_accuracy_that_is_said_is_of_the_widths_that_are_followed():
     """An episode may leave some of the budget, which is filled."""
     def score(masks):
@@ -45,6 +46,7 @@ def test_the_accuracy_that_is_said_is_of_the_widths_that_are_followed():
         assert list(widths) == list(method.problem.budget.fill(widths))
 
 
+@pytest.mark.slow
 def test_epochs_that_are_left_out_leave_out_no_comparison_and_no_lambda():
     epochs = dict(warmup_epochs=0, random_epochs=3, joint_epochs=3, alignment_epochs=2)
     method = started('rlal', made_up_problem(**epochs), **SHORT | dict(

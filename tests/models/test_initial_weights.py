@@ -169,6 +169,7 @@ def test_published_weights_reach_their_accuracy_on_cifar10(name, images, correct
     assert abs(received - correct) <= 1  # One image may lie on a boundary: sums differ by machine.
 
 
+@pytest.mark.slow
 def test_cifar10_splits():
     data = cifar10()
     assert (data.num_train, data.num_reward, data.num_test) == (45_000, 5_000, 10_000)

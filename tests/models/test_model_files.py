@@ -328,6 +328,7 @@ def test_initial_weights_for_a_model_with_a_model_in_it(tmp_path, suffix):
 
 # A run.
 
+@pytest.mark.slow
 def test_a_run_prunes_the_users_model_and_knows_its_file(tmp_path):
     """No training before surgery: the weights of the file decide, and are the report's dense."""
     path = saved(randomize(classifier((8, 8, 1), 10, 'softmax')), tmp_path)

@@ -22,6 +22,7 @@ def test_time_left_is_that_of_the_phases_that_come():
     assert seconds_left(rows, []) == 0
 
 
+@pytest.mark.slow
 def test_a_log_file_has_lines_alone(tmp_path, capsys):
     """What is found is said first, and an epoch is a line."""
     with light_export():

@@ -56,6 +56,7 @@ def run(tmp_path_factory):
         return train_and_prune(config, tmp_path_factory.mktemp('run') / 'run', progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_answers_of_its_two_models(run):
     data = load_data('digits', reward_images=100)
     images, labels = map(np.concatenate, zip(*(

@@ -40,6 +40,7 @@ def test_tables_of_every_kind(kind, options, compiled, metric, tmp_path):
     assert f'test {metric}' in (tmp_path / 'run/report.html').read_text()
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_from_datasets_of_dicts_to_the_end(tmp_path):
     keras.utils.set_random_seed(0)
     image, row = keras.Input((8, 8, 1), name='image'), keras.Input((4,), name='a_row')
@@ -115,6 +116,7 @@ def test_sequences_of_any_length_are_pruned_at_the_length_of_the_data(tmp_path):
     assert pruned.count_params() < model.count_params()
 
 
+@pytest.mark.slow
 def test_batches_adapt_to_a_small_set(tmp_path, capsys):
     model = table(optimizer='adam', loss='mse')
     _, report = run(model, splits(counts=(20, 8, 8)), tmp_path / 'run', batch_size=64,
@@ -213,6 +215,7 @@ def test_a_followed_schedule_that_ruined_weights_is_lowered_after_surgery_too(
         [float(schedule(3)) / 10, float(schedule(7)) / 10], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_given_model_is_measured_as_it_is(tmp_path):
     """Nothing that comes before moves its weights or statistics: 'as given' is Keras' evaluate."""
     keras.utils.set_random_seed(0)
@@ -246,6 +249,7 @@ def test_losses_of_the_model_itself_are_no_part_of_a_test_loss_and_that_is_said(
     assert any('Test losses are without' in note for note in table_notes(report)) == has_own
 
 
+@pytest.mark.slow
 def test_half_precision_as_keras_compiles_it(tmp_path):
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy('mixed_float16')

@@ -268,6 +268,7 @@ def test_surgery_that_removes_nothing_is_not_noticed(optimizer, tmp_path):
     same(one, other)
 
 
+@pytest.mark.slow
 def test_a_restart_that_is_asked_for(tmp_path):
     run(tmp_path, fine_tune_schedule='restart')
     assert rates(tmp_path) == pytest.approx([

@@ -2,12 +2,14 @@
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np
+import pytest
 from keras import layers
 
 from bright_pictures import BATCH, CLASSES, images
 from light_export import light_export
 
 
+@pytest.mark.slow
 def test_the_dense_model_answers_as_the_pruned_one(tmp_path):
     """Its batch-norm statistics, too, are of what the decay has left."""
     keras.utils.set_random_seed(0)

@@ -284,6 +284,7 @@ def test_script_refuses_an_empty_out(tmp_path):
     assert done.stderr.splitlines()[-1].startswith('export.py: error: out must be')
 
 
+@pytest.mark.slow
 def test_script_exports_any_model(tmp_path, result):
     command = [sys.executable, ROOT / 'scripts/export.py', f'--out={tmp_path}/out',
                f'--model={result.run_dir}/dense.keras', '--dataset=digits', '--quantize=dynamic',

@@ -62,6 +62,7 @@ def test_evaluation_loads_the_same_test_images(run):
     assert (row.accuracy, row.images) == (report['pruned']['test_accuracy'], 18)
 
 
+@pytest.mark.slow
 def test_a_file_is_evaluated_on_a_folder(run):
     """The default test_fraction leaves a fifth of 60 images."""
     _, folder, run_dir = run

@@ -146,6 +146,7 @@ def test_a_run_killed_while_its_first_epoch_begins_again_ends_as_if_it_had_not(
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_rate_that_was_asked_for_and_ruins_stops_the_run(trained, tmp_path):
     with pytest.raises(ValueError) as caught:
         run(trained, tmp_path / 'run', learning_rate=3.0)
@@ -229,6 +230,7 @@ def test_statistics_that_lag_behind_are_reestimated_and_said(tmp_path):
     assert all(np.array_equal(*pair) for pair in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 def test_statistics_that_do_not_lag_stay(tmp_path):
     found = run(normalized(lags=False), tmp_path / 'run', warmup_epochs=0)
     assert found['given']['found'] is None
@@ -278,6 +280,7 @@ def test_a_model_saved_after_its_rate_had_decayed_is_brought_back(trained, tmp_p
     assert 'warning: The pruned model is' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rates_are_tested_where_the_model_is_not_compiled(trained, tmp_path):
     model = network()
     model.set_weights(trained.get_weights())
@@ -310,6 +313,7 @@ def test_knowing_labels_is_more_than_the_commonest_class():
         task.knows(found)
 
 
+@pytest.mark.slow
 def test_a_model_compiled_with_averages_of_its_weights_runs_and_what_is_not_followed_is_named(
         trained, tmp_path):
     model = network()

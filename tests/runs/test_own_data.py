@@ -33,6 +33,7 @@ class Told(keras.utils.PyDataset):
         self.calls.append('end')
 
 
+@pytest.mark.slow
 def test_a_py_dataset_is_told_of_epochs_that_are_trained(tmp_path):
     data = [Told(part) for part in splits()]
     for stop_after in (3, 1, 1, 99):  # within the first epoch of 4 steps, at its end, after it

@@ -172,6 +172,7 @@ def test_a_search_without_calibration_data_warns_where_it_matters(trained):
                               progress=False)
 
 
+@pytest.mark.slow
 def test_weights_are_aligned_in_a_users_own_fit(trained, digits):
     model = compiled(keras.models.clone_model(trained))
     model.set_weights(trained.get_weights())

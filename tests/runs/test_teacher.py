@@ -160,6 +160,7 @@ def whole(tmp_path_factory):
         return taught(folder, lagging, **BEFORE)[0], folder, seen
 
 
+@pytest.mark.slow
 def test_before_surgery_the_given_model_teaches(whole, tmp_path):
     """With statistics of its own; not where it may not."""
     _, folder, (early, _) = whole

@@ -108,6 +108,7 @@ def test_the_lines_of_any_task_run_as_written():
     assert recount(found['pruned'])[0] <= 0.5 * recount(unet)[0]
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_kept_and_another_model_is_refused(tmp_path):
     def run(model):
         return tfprune.train_and_prune(

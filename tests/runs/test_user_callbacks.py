@@ -52,6 +52,7 @@ def test_callbacks_see_each_phase_as_a_fit(tmp_path):
         assert {'loss', 'mae', 'val_loss', 'val_mae'} <= set(logs)
 
 
+@pytest.mark.slow
 @pytest.mark.keras('3.13')  # whose patience of 0 is an epoch more
 def test_early_stopping_ends_a_phase_and_the_run_goes_on(tmp_path):
     stop = keras.callbacks.EarlyStopping('val_mae', patience=0, min_delta=1e9, mode='min')

@@ -191,6 +191,7 @@ def rlal(seed):
         warmup_epochs=0, random_epochs=1, joint_epochs=2, alignment_epochs=0), **RLAL)
 
 
+@pytest.mark.slow
 def test_rlal_learns_on_todays_z_and_goes_on_bit_for_bit(tmp_path):
     whole = rlal(0)
     groups = len(whole.problem.groups)

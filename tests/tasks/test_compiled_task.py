@@ -145,6 +145,7 @@ def knows(task, outputs, *targets):
     return task.knows(evidence(outputs, *map(tf.constant, targets)).numpy())
 
 
+@pytest.mark.slow
 def test_knowing_is_answering_better_than_others_targets():
     model = small(loss='mse', optimizer=keras.optimizers.Adam(0.01))
     y = X.mean((1, 2))

@@ -152,6 +152,7 @@ def test_a_step_towards_labels_and_teacher_by_hand():
     np.testing.assert_allclose(student.get_weights()[0], np.tile(-0.1 * slope, (4, 1)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_anneals_ends_with_the_labels():
     data = tf.data.Dataset.from_tensors((np.ones((4, 2, 2, 1), np.uint8), np.zeros(4, np.int64)))
 
