@@ -10,7 +10,7 @@ from tfprune import report
 from tfprune.runs.config import completed
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = {'README': 19, 'EARLIER': 5}  # tables of each
+PAGES = {'README': 21, 'EARLIER': 5}  # tables of each
 
 
 def read(path):
