@@ -7,10 +7,12 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from tfprune.methods.names import METHODS
 from tfprune.pruning.gates import insert_gates
 from tfprune.pruning.importance import CRITERIA, _distances_to_all, score_groups
 from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.reconstruction import Reconstruction
+from tfprune.runs.problem import _resolved
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import TOYS, plain, randomize, residual
 
@@ -92,6 +94,18 @@ def test_by_itself_it_is_combined_where_something_was_observed_and_l1_elsewhere(
         assert found == expected
         assert found['conv2'] != score_groups(model, groups, criterion='l2')['conv2'].tolist()
     assert not [each for each in recwarn if 'nothing to look at' in str(each.message)]
+
+
+@pytest.mark.parametrize('method, criterion', [
+    ('uniform', 'combined'), ('amc', 'combined'), ('ppo_search', 'combined'), ('n2n', 'l1'),
+    ('scratch', 'l1'), ('rlal', 'l1'), ('autocompress', 'l1')])
+def test_runs_take_it_by_themselves_where_the_weights_stay(method, criterion):
+    options, observed = PruningOptions(), Reconstruction(
+        model := plain(), trace_groups(model), [])
+    assert _resolved(options, METHODS[method], observed).criterion == criterion
+    assert _resolved(options, METHODS[method], None).criterion == 'l1'
+    named = PruningOptions(criterion='l2')
+    assert _resolved(named, METHODS[method], observed) == named
 
 
 def test_a_criterion_without_anything_to_look_at_is_refused():
