@@ -9,7 +9,7 @@ heart: their gradients vanish, and a few decide (flags/README.md).
 
 Channels chosen by `reconstruction` suit best what is done with them: the kernels that read those
 that stay make up for the others by the same least squares. They begin best; trained on, those of a
-ResNet-20 fell behind those of `l1`, and of a MobileNetV2 stayed ahead by far: so `combined`.
+ResNet-20 fell behind those of `l1`, and of a MobileNetV2 stayed ahead by far: hence `combined`.
 """
 
 import dataclasses
