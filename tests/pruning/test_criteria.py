@@ -7,12 +7,15 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
+from tfprune.costs.budget import Budget
+from tfprune.costs.model import CostModel
 from tfprune.methods.names import METHODS
 from tfprune.pruning.gates import insert_gates
-from tfprune.pruning.importance import CRITERIA, _distances_to_all, score_groups
+from tfprune.pruning.importance import CRITERIA, OBSERVING, _distances_to_all, score_groups
 from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.reconstruction import Reconstruction
-from tfprune.runs.problem import _resolved
+from tfprune.runs.problem import _of_method
+from tfprune.search.problem import Problem
 from tfprune.structure.groups import trace_groups
 from tfprune.testing import TOYS, plain, randomize, residual
 
@@ -92,7 +95,8 @@ def test_by_itself_it_is_combined_where_something_was_observed_and_l1_elsewhere(
                 model, groups, criterion=each, data=data, reconstruction=given).items()}
             for each in ('auto', name))
         assert found == expected
-        assert found['conv2'] != score_groups(model, groups, criterion='l2')['conv2'].tolist()
+    assert score_groups(model, groups, criterion='auto', reconstruction=reconstruction)[
+        'conv1'].tolist() != score_groups(model, groups)['conv1'].tolist()
     assert not [each for each in recwarn if 'nothing to look at' in str(each.message)]
 
 
@@ -100,12 +104,28 @@ def test_by_itself_it_is_combined_where_something_was_observed_and_l1_elsewhere(
     ('uniform', 'combined'), ('amc', 'combined'), ('ppo_search', 'combined'), ('n2n', 'l1'),
     ('scratch', 'l1'), ('rlal', 'l1'), ('autocompress', 'l1')])
 def test_runs_take_it_by_themselves_where_the_weights_stay(method, criterion):
-    options, observed = PruningOptions(), Reconstruction(
-        model := plain(), trace_groups(model), [])
-    assert _resolved(options, METHODS[method], observed).criterion == criterion
-    assert _resolved(options, METHODS[method], None).criterion == 'l1'
-    named = PruningOptions(criterion='l2')
-    assert _resolved(named, METHODS[method], observed) == named
+    model = randomize(plain())
+    groups, named = trace_groups(model), PruningOptions(criterion='l2')
+    observed = Reconstruction(model, groups, batches(model, 2))
+    observed.observe()
+    taken = _of_method(PruningOptions(), METHODS[method]).criterion
+    for reconstruction, expected in ((observed, criterion), (None, 'l1')):
+        one, other = (score_groups(model, groups, criterion=each, reconstruction=reconstruction)
+                      for each in (taken, expected))
+        assert all(np.array_equal(one[name], other[name]) for name in groups)
+    assert _of_method(named, METHODS[method]) == named
+
+
+def test_a_model_of_which_no_kernel_can_make_up_is_ranked_by_norms_and_that_is_no_fault(recwarn):
+    image = keras.Input((4, 4, 3))
+    x = layers.Conv2DTranspose(2, 1)(layers.Conv2D(5, 1, name='conv')(image))
+    model = randomize(keras.Model(image, layers.Flatten()(x)))
+    groups, cost_model = trace_groups(model), CostModel(model, trace_groups(model))
+    problem = Problem(model, groups, cost_model, Budget(groups, cost_model, {'macs': 0.6}),
+                      reconstruction=Reconstruction(model, groups, batches(model, 2)))
+    assert not problem.reconstruction.readers
+    assert problem.channel_scores()['conv'].tolist() == score_groups(model, groups)['conv'].tolist()
+    assert not [each for each in recwarn if 'nothing to look at' in str(each.message)]
 
 
 def test_a_criterion_without_anything_to_look_at_is_refused():
@@ -117,7 +137,8 @@ def test_a_criterion_without_anything_to_look_at_is_refused():
 
 def test_an_unknown_criterion_is_answered_with_the_right_ones():
     model = plain()
-    with pytest.raises(ValueError, match="Unknown criterion 'l3'. Available: bn_scale, combined"):
+    with pytest.raises(ValueError, match=(
+            "Unknown criterion 'l3'. Available: bn_scale, combined, geometric_")):
         score_groups(model, trace_groups(model), criterion='l3')
 
 
@@ -132,7 +153,8 @@ def test_every_criterion_scores_every_channel(criterion):
     scores = score_groups(model, groups, criterion=criterion, seed=3, data=batches(model, 2),
                           reconstruction=reconstruction)
     assert scores['conv'].shape == (5,) and scores['conv'].dtype == np.float64
-    assert (scores['conv'] >= 0).all()
+    # The first to go by an order has 0; the sums of two may be equal.
+    assert (scores['conv'] > (-1 if criterion in OBSERVING else 0)).all()
     assert len(np.unique(scores['conv'])) == 5 or criterion == 'combined'
 
 

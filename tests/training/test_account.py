@@ -1,5 +1,4 @@
 """What a search costs: every forward and backward pass that it makes, no other; in steps."""
-
 import tfprune  # noqa: F401  (before keras)
 import keras
 import numpy as np

@@ -15,6 +15,7 @@ import numpy as np
 
 from tfprune.costs.budget import Budget
 from tfprune.methods.base import Decision, Method
+from tfprune.pruning.masks import best_channels
 
 
 class Knapsack(Method):
@@ -26,7 +27,9 @@ class Knapsack(Method):
         problem = self.problem
         scores = problem.channel_scores('taylor')
         widths = worth_most(problem.budget, [scores[name] for name in problem.budget.names])
-        return Decision(problem.select(problem.budget.as_dict(widths)))
+        if problem.pruning.criterion != 'taylor':  # else these scores are its own
+            scores = problem.channel_scores()
+        return Decision(best_channels(problem.groups, problem.budget.as_dict(widths), scores))
 
 
 def worth_most(budget: Budget, scores: list[np.ndarray]) -> np.ndarray:

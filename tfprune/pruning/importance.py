@@ -206,7 +206,7 @@ def random(evidence: Evidence, name: str) -> np.ndarray:
 
 
 AUTO, COMBINED, RECONSTRUCTION = 'auto', 'combined', 'reconstruction'
-OBSERVING = (COMBINED, RECONSTRUCTION)
+OBSERVING = (AUTO, COMBINED, RECONSTRUCTION)  # look at what a reconstruction has observed
 
 CRITERIA: dict[str, Criterion] = {
     'l1': l1,

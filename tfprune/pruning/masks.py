@@ -58,7 +58,7 @@ def select_channels(model: keras.Model, groups: ChannelGroups, widths: Mapping[s
         model: the dense model, whose weights are scored.
         groups: its channel groups.
         widths: group name to width; a missing group stays dense.
-        criterion: a name in `importance.CRITERIA`.
+        criterion: a name in `importance.CRITERIA`; not those that need a reconstruction.
         seed, data: for the criteria 'random' and 'taylor', see `importance.score_groups`.
 
     Raises:

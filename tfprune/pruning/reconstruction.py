@@ -141,8 +141,8 @@ class Reconstruction:
             second = self._known[path].regular(reader)
             if second is None:
                 continue
-            kernel = next(slot for slot in layout.slots[path] if slot.weight == 'kernel')
-            slices = np.moveaxis(keras.ops.convert_to_numpy(kernel.variable(self._model)), -2, 0)
+            kernel = keras.ops.convert_to_numpy(reader.kernel.variable(self._model))
+            slices = np.moveaxis(kernel, -2, 0)
             places = places[np.argsort(positions.index[places], kind='stable')]  # by channel
             readings.append(Reading(second, slices.reshape(len(slices), -1).astype(np.float64),
                                     places.reshape(self._groups[name], -1)))
@@ -170,10 +170,12 @@ class _Reader:
     """A layer whose kernel reads a tensor of channels.
 
     Attributes:
+        kernel: its weight.
         tensor: of `Layout.tensors`; those of further calls keep the same channels.
         centered: whether something takes up a constant.
         has_bias: whether that is its own bias.
     """
+    kernel: WeightSlot
     tensor: int
     centered: bool
     has_bias: bool
@@ -253,7 +255,7 @@ def _readers(model: keras.Model, graph: Graph, groups: ChannelGroups) -> dict[st
                or len(layout.tensors[node.inputs[0]].positions.group) > _MOST for node in nodes):
             continue
         has_bias = any(each.weight == 'bias' and each.trainable for each in slots)
-        found[path] = _Reader(tensor, has_bias or all(
+        found[path] = _Reader(slot, tensor, has_bias or all(
             _is_normalized(graph, step.outputs[0], updated) for step, _ in calls[path]), has_bias)
     return found
 

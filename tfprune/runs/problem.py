@@ -24,7 +24,7 @@ from tfprune.models.compiled import (CompiledOptimizer, compiled_optimizer,
 from tfprune.models.initial_weights import load_initial_weights
 from tfprune.models.model_files import as_classifier, at_shapes
 from tfprune.models.names import is_model_file
-from tfprune.pruning.importance import AUTO, COMBINED, OBSERVING, score_groups
+from tfprune.pruning.importance import AUTO, OBSERVING, score_groups
 from tfprune.pruning.options import PruningOptions
 from tfprune.pruning.reconstruction import Reconstruction
 from tfprune.pruning.surgery import plain_copy
@@ -116,7 +116,7 @@ def make_problem(state: State, own: OwnModel | None = None) -> Problem:
     # Some methods ask for scores after hours only: what is wrong with the criterion is said now.
     loss = mean_loss(task) if compiled else None
     reconstruction = _reconstruction(state, model, groups)
-    pruning = _resolved(config.pruning, state.method, reconstruction)
+    pruning = _of_method(config.pruning, state.method)
     if reconstruction is None or pruning.criterion not in OBSERVING:
         score_groups(model, groups, criterion=pruning.criterion, loss=loss,
                      data=state.plain_batches(1))
@@ -147,15 +147,12 @@ def _of_small_set(state: State, num_train: int) -> Config:
     return config.replace(batch_size=size)
 
 
-def _resolved(pruning: PruningOptions, method: Method, reconstruction: Reconstruction | None
-              ) -> PruningOptions:
-    """The options with a criterion in place of 'auto'. Norms choose where nothing is reconstructed,
-    where an alignment follows the choice while weights train, and for each student anew."""
-    if pruning.criterion != AUTO:
+def _of_method(pruning: PruningOptions, method: Method) -> PruningOptions:
+    """The options with norms in place of 'auto' for a method that chooses of random weights, for
+    each student anew, or while weights train, which an alignment follows."""
+    if pruning.criterion != AUTO or method.only_decides and not method.needs_examples:
         return pruning
-    is_last = method.only_decides and not method.needs_examples
-    return dataclasses.replace(
-        pruning, criterion=COMBINED if reconstruction and is_last else 'l1')
+    return dataclasses.replace(pruning, criterion='l1')
 
 
 def _reconstruction(state: State, model: keras.Model, groups: ChannelGroups
