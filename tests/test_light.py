@@ -66,7 +66,8 @@ def test_the_core_is_imported_and_used_without_the_extras():
 
 
 @pytest.mark.parametrize('code, also', [
-    ('', ('tensorflow', 'keras', 'numpy')), ('tfprune.train_and_prune', ())])
+    ('', ('tensorflow', 'keras', 'numpy')),
+    pytest.param('tfprune.train_and_prune', (), marks=pytest.mark.slow)])
 def test_little_is_imported_beside_tensorflow_and_keras(code, also):
     """So that it takes no more than a fifth longer: measured, 5.1 s and 5.3 s of processor time."""
     slow = {'tf_agents', 'tensorflow_probability', 'tensorflow_datasets',

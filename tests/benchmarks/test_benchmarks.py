@@ -124,6 +124,7 @@ def test_every_suite_can_be_asked_for():
         assert isinstance(suite.OPTIONS, tuple)
 
 
+@pytest.mark.slow
 def test_the_command_line(files, tmp_path):
     script = pathlib.Path(__file__).parents[2] / 'scripts' / 'benchmark.py'
     out = tmp_path / 'rows.jsonl'

@@ -80,7 +80,7 @@ MODELS = {
     'lstm': lambda: recurrent(L.LSTM(4)), 'gru': lambda: recurrent(L.GRU(4)),
     'bidirectional': lambda: recurrent(L.Bidirectional(L.LSTM(3)))}
 # Of layers and structures that others have.
-ALIKE = ('gru', 'bidirectional', 'tuple')
+ALIKE = ('gru', 'bidirectional', 'list', 'tuple')
 
 
 def built(name):

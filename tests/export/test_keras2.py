@@ -53,7 +53,7 @@ def test_toys_give_the_same(name):
 
 
 @pytest.mark.parametrize('name, size', [
-    ('resnet8', 16), ('mobilenet_v2', 32),
+    ('resnet8', 16), pytest.param('mobilenet_v2', 32, marks=pytest.mark.slow),
     pytest.param('vgg16_bn_cifar', 32, marks=pytest.mark.slow)])
 def test_zoo_gives_the_same(name, size):
     model = randomize(build_model(name, image_shape=(size, size, 3), **NORM))

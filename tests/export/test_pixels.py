@@ -186,6 +186,7 @@ def test_the_file_tells_clients_what_becomes_of_bytes(stated, mean, std, content
     np.testing.assert_allclose((bytes_ - found[0]) / found[1], pixels.values(bytes_), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_range_of_each_channel_is_served(tmp_path):
     """As ImageNet's mean and deviation make it."""
     stated = tuple(tuple((end - STANDARD[0]) / STANDARD[1]) for end in (0, 1))

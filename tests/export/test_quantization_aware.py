@@ -201,6 +201,7 @@ def small():
         layers.Dense(4)])
 
 
+@pytest.mark.slow
 def test_a_function_of_its_arguments_alone(examples):
     settings = qat.QuantizationAware(epochs=2, learning_rate=.01, seed=5)
     model = small()

@@ -240,6 +240,7 @@ def gray_with_softmax():
     return keras.Model(inputs, keras.layers.Dense(12, 'softmax', name='probability')(x))
 
 
+@pytest.mark.slow
 def test_a_model_of_one_channel_that_ends_in_a_softmax(tmp_path):
     model = gray_with_softmax()
     report = export.export_model(model, tmp_path / 'export', formats=['saved_model'])

@@ -111,9 +111,11 @@ def test_costs_are_those_of_the_float_model(digits, report):
 
 
 @pytest.mark.parametrize('build, forms', [
-    (testing.branches, FORMS), (testing.residual, ('tflite', 'tflite_int8')),
-    (functools.partial(build_model, 'resnet8', image_shape=(8, 8, 1), num_classes=10, mean=[0.5],
-                       std=[0.5]), ('tflite', 'tflite_int8'))])
+    (testing.branches, FORMS),
+    pytest.param(testing.residual, ('tflite', 'tflite_int8'), marks=pytest.mark.slow),
+    pytest.param(functools.partial(build_model, 'resnet8', image_shape=(8, 8, 1), num_classes=10,
+                                   mean=[0.5], std=[0.5]), ('tflite', 'tflite_int8'),
+                 marks=pytest.mark.slow)])
 def test_costs_of_other_models(build, forms, tmp_path):
     model = testing.randomize(build())
     check_costs(model, export.export_model(

@@ -50,7 +50,8 @@ def pruned_at_random(name, seed):
 
 
 @pytest.mark.parametrize('name, form', [
-    ('plain', FLOAT32), ('residual', FLOAT32), ('branches', FLOAT32), ('residual', INT8)])
+    ('plain', FLOAT32), ('residual', FLOAT32), ('branches', FLOAT32),
+    pytest.param('residual', INT8, marks=pytest.mark.slow)])
 def test_widths_of_steps_are_those_of_the_converted_model(name, form):
     table = LatencyTable({'form': form})
     add_model(table, toy(name), to_tflite=functools.partial(converted, form=form))

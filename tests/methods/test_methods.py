@@ -114,11 +114,10 @@ def test_method_keeps_the_contract(name, run_of):
     assert (result.run_dir / 'report.html').stat().st_size > 10_000
 
 
-# Of those with a state in rounds one; between epochs RLAL has one, which test_train_script stops.
-KILLED = ('amc',)
-
-
-@pytest.mark.parametrize('name', slow_but(sorted(METHODS), KILLED))
+# Between epochs RLAL has a state, which test_train_script stops, in rounds those of
+# test_rounds_resume_bit_for_bit.
+@pytest.mark.slow
+@pytest.mark.parametrize('name', sorted(METHODS))
 def test_a_method_is_deterministic_and_goes_on_after_a_kill(name, run_of, tmp_path, monkeypatch):
     config, result = small(name), run_of(name)
     monkeypatch.setattr(runner, 'finish', only_the_model)  # the export is the contract's

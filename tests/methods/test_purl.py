@@ -108,6 +108,7 @@ def test_dqn_beats_random_actions_and_itself(found):
     assert np.sum([step.reward for step in greedy[:-1]]) > np.mean(returns) + 5 * error
 
 
+@pytest.mark.slow
 def test_dqn_explores_less_with_each_episode(found):
     purl, results, _ = found
     assert [result.metrics['epsilon'] for result in results] == pytest.approx(

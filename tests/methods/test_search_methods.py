@@ -138,6 +138,7 @@ def test_amc_beats_random_and_decides_for_its_best_episode(searched):
     assert method.decide().widths == searched.budget.as_dict(filled)
 
 
+@pytest.mark.slow
 def test_amc_finds_a_ratio_of_its_own(searched):
     """Where nothing is lost by pruning, the narrowest there is; no bound, no filling."""
     method = make('amc', searched, FEW | dict(strategy='accuracy'), score=lambda masks: 0.9)
@@ -165,6 +166,7 @@ def test_amc_takes_the_cheapest_of_networks_without_errors(searched):
 
 # CACP.
 
+@pytest.mark.slow
 def test_cacp_decides_for_every_ratio_out_of_one_search(searched):
     method = make('cacp', searched, dict(
         ratios='0.3,0.7', episodes=36, warmup_episodes=12, lockstep=2))
@@ -344,6 +346,7 @@ def test_progressive_rounds_resume_bit_for_bit(searched, tmp_path):
         assert np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_another_seed_searches_elsewhere(searched):
     options = dict(episodes=6, warmup_episodes=4, lockstep=2)
     played = []

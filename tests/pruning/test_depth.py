@@ -157,6 +157,7 @@ def test_blocks_of_users():
     assert max_relative_difference(model(images(model)), reduced(images(model))) <= 1e-5
 
 
+@pytest.mark.slow
 def test_blocks_in_nested_models():
     base = keras.applications.MobileNetV2((32, 32, 3), weights=None, include_top=False)
     branch = keras.Sequential([keras.Input((1, 1, 1280)), layers.Conv2D(1280, 1, name='c')],

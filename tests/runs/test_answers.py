@@ -51,7 +51,7 @@ def test_changes_are_few_and_the_first():
 def run(tmp_path_factory):
     config = Config(model=small_model(), dataset='digits', method='uniform', macs=0.3,
                     warmup_epochs=4, random_epochs=0, joint_epochs=0, alignment_epochs=0,
-                    fine_tune_epochs=1, batch_size=64, reward_images=100)
+                    fine_tune_epochs=1, batch_size=64, reward_images=100, distillation=0.0)
     with light_export(page=True):
         return train_and_prune(config, tmp_path_factory.mktemp('run') / 'run', progress=False)
 

@@ -167,6 +167,7 @@ def test_a_run_that_is_stopped_ends_with_the_same_weights(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_task_that_it_began_with_alone(tmp_path):
     def go_on(loss='mse', metrics=('mae',), **options):
         asked = []

@@ -229,6 +229,7 @@ def test_report_and_card(tmp_path):
     assert 'standard error of one accuracy' in card
 
 
+@pytest.mark.slow
 def test_asked_to_stop_nothing_more_is_written_or_tested(config, tmp_path):
     """Asked before each of three files, each of three tests, each of three numbers of threads."""
     model = keras.models.load_model(config.models.model)

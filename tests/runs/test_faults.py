@@ -13,7 +13,7 @@ from tfprune.runs.config import Config
 CONFIG = Config(model=small_model(), dataset='digits', method='uniform', macs=0.5, warmup_epochs=1,
                 random_epochs=0, joint_epochs=0, alignment_epochs=0, fine_tune_epochs=1,
                 batch_size=512, reward_images=100, score_images=100, score_batch_size=100,
-                calibration_batches=1, lr_warmup_epochs=0.0)
+                calibration_batches=1, lr_warmup_epochs=0.0, distillation=0.0)
 
 
 class Died(BaseException):

@@ -85,7 +85,8 @@ def test_flags_come_before_what_the_model_says(trained, tmp_path):
 
 
 @pytest.mark.parametrize('options, after', [
-    ({}, 0.002), ({'fine_tune_learning_rate': 0.003}, 0.003)])
+    pytest.param({}, 0.002, marks=pytest.mark.slow),
+    ({'fine_tune_learning_rate': 0.003}, 0.003)])
 def test_a_rate_that_is_said_is_that_of_all_epochs(trained, options, after, tmp_path):
     """Also where all of them are after surgery."""
     found = run(trained, tmp_path / 'run', warmup_epochs=0, fine_tune_epochs=2, learning_rate=0.002,
@@ -206,8 +207,7 @@ def test_statistics_that_lag_behind_are_reestimated_and_said(tmp_path):
     """A model is not to be told from chance, nor a gain shown, for statistics that no pruned model
     would have."""
     model = normalized(lags=True)
-    options = dict(warmup_epochs=0, fine_tune_epochs=2)
-    found = run(model, tmp_path / 'run', **options)
+    found = run(model, tmp_path / 'run', warmup_epochs=0, fine_tune_epochs=1)
     given, came_with = found['given'], accuracy(model, images(TEST, 2))
     assert given['found']['test_accuracy'] == pytest.approx(came_with) and came_with < 0.6
     assert given['is_trained'] and given['test_accuracy'] > 0.9
@@ -215,7 +215,11 @@ def test_statistics_that_lag_behind_are_reestimated_and_said(tmp_path):
     assert f'with those that it came with it scores {came_with:.2%};' in table_notes(found)[0]
     assert np.all(model.get_layer('n').moving_mean == 5)  # the user's own stays as it is
 
-    steps = []
+
+@pytest.mark.slow
+def test_reestimated_statistics_are_those_of_a_run_that_goes_on(tmp_path):
+    model, options, steps = normalized(lags=True), dict(warmup_epochs=0, fine_tune_epochs=2), []
+    run(model, tmp_path / 'run', **options)
 
     def should_stop():
         if (tmp_path / 'stopped/training.json').exists():

@@ -118,7 +118,8 @@ def test_an_export_that_is_gone_is_made_again(whole, tmp_path):
         run(tmp_path / 'run')
 
 
-@pytest.mark.parametrize('error', [ValueError('mine'), KeyboardInterrupt()])
+@pytest.mark.parametrize('error', [
+    ValueError('mine'), pytest.param(KeyboardInterrupt(), marks=pytest.mark.slow)])
 def test_a_failure_before_the_first_checkpoint_leaves_nothing(tmp_path, monkeypatch, error):
     """Of whatever kind, and wherever what was written lies; a user's own file stays."""
     def fail(state, problem):

@@ -55,7 +55,8 @@ def pictures(form):
                    for seed in range(3)]
 
 
-@pytest.mark.parametrize('form, epochs', [(tuple, None), (Told, ['begin', 'end'] * 2)])
+@pytest.mark.parametrize('form, epochs', [
+    pytest.param(tuple, None, marks=pytest.mark.slow), (Told, ['begin', 'end'] * 2)])
 def test_a_plain_classifier_is_taken_as_one(form, epochs, tmp_path):
     model, data = pictures(form)
     _, report = run(model, data, tmp_path / 'run', learning_rate=0.01,

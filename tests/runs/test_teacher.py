@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from keras import layers as L
 
-from cases import slow_but
 from light_export import light_export
 from sklearn.datasets import load_digits
 
@@ -114,7 +113,7 @@ def memorized():
 
 @pytest.mark.parametrize('build, options, is_dense', [
     pytest.param(memorized, {}, True, marks=pytest.mark.slow),
-    (given, {'learning_rate': 1e-9}, False)])  # which changes nothing
+    (given, {'learning_rate': 1e-9, 'warmup_epochs': 1}, False)])  # which changes nothing
 def test_the_better_one_teaches(build, options, is_dense, tmp_path, monkeypatch):
     """On training images; by the weights of then, computing as the model trains."""
     seen = that_teach(monkeypatch)
@@ -191,7 +190,8 @@ def test_it_teaches_without_epochs_after_surgery_too(tmp_path):
     assert not any('after surgery' in each for each in report['training']['reasons'])
 
 
-@pytest.mark.parametrize('how', slow_but(['killed', 'stopped'], ['killed']))
+@pytest.mark.slow
+@pytest.mark.parametrize('how', ['killed', 'stopped'])
 def test_the_same_one_teaches_in_a_run_that_goes_on(how, whole, tmp_path, monkeypatch):
     """Within its second epoch; its statistics depend on what dropout draws."""
     train, taught_steps = Trainer._train, []

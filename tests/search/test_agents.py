@@ -92,6 +92,7 @@ def trained(request, envs, tmp_path_factory):
     return request.param, agent, prefix, saved, rewards, values(agent)
 
 
+@pytest.mark.slow
 def test_a_fresh_agent_continues_bit_for_bit(trained, envs):
     name, _, prefix, saved, rewards, after = trained
     fresh = make(name, envs, seed=77, updates=3)
@@ -309,6 +310,7 @@ def test_ddpg_credits_every_step_with_the_reward_less_its_moving_average(envs):
         assert seen == pytest.approx(drawn.reward.numpy() - baseline, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_ddpg_explores_less_with_each_episode_and_within_bounds(envs):
     agent = make('ddpg', envs, seed=3, updates=1)
     mean = actions(envs, agent.greedy_policy)[0, 0]

@@ -89,7 +89,8 @@ def equal(ours, theirs):
 
 
 @pytest.mark.parametrize('kind, chance', [
-    pytest.param('bidirectional', 1 / 2, marks=pytest.mark.slow), ('autoregressive', 1 / K)])
+    ('bidirectional', 1 / 2), ('autoregressive', 1 / K)])
+@pytest.mark.slow
 def test_learns_and_continues_bit_for_bit_from_a_checkpoint(kind, chance, tmp_path):
     envs, agent = make(kind, 0)
     first = iterate(envs, agent)

@@ -34,7 +34,8 @@ def stored(values, path):
     pytest.param(O.SGD(0.1, momentum=0.9), ['momentum'], marks=pytest.mark.slow),
     (O.Adam(0.1, use_ema=True), ['average', 'momentum', 'velocity']),
     pytest.param(O.Nadam(0.1), ['momentum', 'velocity'], marks=pytest.mark.slow),
-    pytest.param(O.Muon(0.1), ['momentum', 'velocity'], marks=pytest.mark.keras('3.13')),
+    pytest.param(O.Muon(0.1), ['momentum', 'velocity'],
+                 marks=[pytest.mark.keras('3.13'), pytest.mark.slow]),
     (O.LossScaleOptimizer(O.Adam(0.1, amsgrad=True)), ['momentum', 'velocity', 'velocity_hat'])],
     ids=lambda value: getattr(value, 'name', ''))
 def test_training_goes_on_bit_for_bit_under_an_optimizer_that_took_over(optimizer, kinds, tmp_path):
