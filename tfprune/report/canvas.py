@@ -10,6 +10,7 @@ from typing import Any, Iterator
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colors, which the color-blind tell apart.
@@ -58,7 +59,8 @@ def to_svg(fig: Figure, name: str) -> str:
     """SVG to stand in HTML: no prologue, no metadata, no namespaces, ids unlike those of other
     plots, whose names are others."""
     file = io.StringIO()
-    fig.savefig(file, format='svg', metadata={'Date': None})
+    with matplotlib.rc_context(_STYLE):  # savefig draws twice, for the layout that drawing makes
+        FigureCanvasSVG(fig).print_svg(file, metadata={'Date': None})
     svg = file.getvalue()
     svg = svg[svg.index('<svg'):].strip()
     svg = re.sub(r'<metadata>.*?</metadata>', '', svg, flags=re.DOTALL)
