@@ -53,6 +53,7 @@ if how == 'slow' and not (run / 'ready').exists():
     (run / 'ready').touch()
     time.sleep(60)
 (run / 'report.json').write_text('{}')
+sys.exit(143 * (how == 'last'))
 '''
 
 
@@ -298,8 +299,8 @@ def order(tmp_path):
 
 
 def test_a_failed_run_stops_no_other(tmp_path):
-    """a fails before it has trained anything that b and c could take; b after it."""
-    comparison, said = stand_in(tmp_path, {'a': 'early', 'b': 'late', 'c': '', 'd': ''})
+    """a fails before it has trained anything to take, b after it; d is stopped as it was done."""
+    comparison, said = stand_in(tmp_path, {'a': 'early', 'b': 'late', 'c': '', 'd': 'last'})
     comparison.run()
     assert order(tmp_path) == ['a -', 'b -', 'c b', 'd b']
     a, b, c, d = comparison.cells
@@ -335,8 +336,7 @@ def test_a_signal_stops_the_runs_and_the_same_command_goes_on(tmp_path):
 
 
 def test_a_damaged_run_hides_no_failed_cell(tmp_path, flagfiles):
-    """The script beside a stand-in of train.py that fails; the damaged run is of another command.
-    """
+    """The script beside a stand-in of train.py that fails; the damaged run is of another one."""
     shutil.copy(ROOT / 'scripts/compare.py', tmp_path)
     (tmp_path / 'train.py').write_text(STAND_IN)
     other = tmp_path / 'out/other/s0'

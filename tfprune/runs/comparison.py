@@ -300,6 +300,8 @@ class Comparison:
             code = await process.wait()
             self._processes.discard(process)
         seconds = duration(time.monotonic() - begun)
+        if code in _STOPPED and cell.finished:
+            code = 0  # the signal came to a run that was done
         if self.signals and code in _STOPPED:
             self.say(f'{cell.run_dir}: stopped')
         elif code or not cell.finished:
