@@ -1,7 +1,9 @@
 """Text that others chose, such as names of folders, made to do nothing where it is shown."""
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+LISTED = 3  # names in a message
 
 # Marks that change the direction of what follows, and separators that end a line somewhere.
 _UNSEEN = frozenset('\u061c\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e'
@@ -40,3 +42,16 @@ def labels(class_names: Sequence[str]) -> list[str]:
             raise ValueError(f'class_names: expected a label for each class; classes {other} and '
                              f'{place} are both {label!r}')
     return found
+
+
+def printable(text: object) -> str:
+    """The text on one line: what cannot be printed as its escape."""
+    return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode()
+                   for char in str(text))
+
+
+def first_few(names: Iterable[str]) -> str:
+    """The first few names, and how many there are beside them."""
+    names = list(names)
+    more = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
+    return ', '.join(map(printable, names[:LISTED])) + more

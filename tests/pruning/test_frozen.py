@@ -102,6 +102,11 @@ def test_a_budget_that_frozen_layers_make_impossible_names_the_flag():
     groups = trace_groups(model)
     with pytest.raises(InfeasibleBudgetError, match='keep the channels of a, b; --prune_frozen'):
         Budget(groups, CostModel(model, groups), {'macs': .2})
+    many = keras.Sequential([keras.Input((6, 6, 3)), *(
+        layers.Conv2D(4, 1, name=name, trainable=False) for name in 'abcdef')])
+    groups = trace_groups(many)
+    with pytest.raises(InfeasibleBudgetError, match='of a, b, c and 2 more; --prune_frozen'):
+        Budget(groups, CostModel(many, groups), {'macs': .2})
     groups = trace_groups(model, prune_frozen=True)
     Budget(groups, CostModel(model, groups), {'macs': .2}, min_keep_ratio=.05)
     with pytest.raises(InfeasibleBudgetError) as caught:

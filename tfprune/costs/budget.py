@@ -31,6 +31,7 @@ import numpy as np
 
 from tfprune.config import LIMITS, check_limit, is_ratio
 from tfprune.costs.model import NANOSECONDS, CostModel
+from tfprune.plain_text import first_few
 from tfprune.pruning.masks import allowed_widths
 from tfprune.structure.groups import FROZEN_REASON, ChannelGroups
 
@@ -103,10 +104,10 @@ class Budget:
             rules = ''
             if fixed:
                 share = sum(call.macs for call in fixed) / self._cost_model.dense.macs
-                rules = (f' {", ".join(dict.fromkeys(call.name for call in fixed))}: without a '
+                rules = (f' {first_few(dict.fromkeys(call.name for call in fixed))}: without a '
                          f'rule, keep {share:.1%} of the multiply-adds.')
             hint = (' Frozen layers (trainable=False) keep the channels of '
-                    f'{", ".join(frozen)}; --prune_frozen prunes them.' if frozen else '')
+                    f'{first_few(frozen)}; --prune_frozen prunes them.' if frozen else '')
             raise InfeasibleBudgetError(
                 f'{"; ".join(missed)}: raise the budget, lower --min_keep_ratio or '
                 f'--width_multiple, or pass --prune_residual_groups.{rules}{hint}')

@@ -1,9 +1,7 @@
 """Names of classes: one name, one class, in every list and file that shows them."""
 
 import unicodedata
-from collections.abc import Iterable, Sequence
-
-LISTED = 3  # culprits in a message
+from collections.abc import Sequence
 
 
 def same_name(name: str) -> str:
@@ -34,16 +32,3 @@ def check_class_names(where: str, names: Sequence[str]) -> None:
             raise ValueError(f'{where}: {labels[label]!a} and {name!a}, of two classes, look the '
                              'same; rename one')
         labels[label] = name
-
-
-def printable(text: object) -> str:
-    """The text on one line: what cannot be printed as its escape."""
-    return ''.join(char if char.isprintable() else char.encode('unicode_escape').decode()
-                   for char in str(text))
-
-
-def listed(names: Iterable[str]) -> str:
-    """The first few names, and how many there are beside them."""
-    names = list(names)
-    more = f' and {len(names) - LISTED} more' if len(names) > LISTED else ''
-    return ', '.join(map(printable, names[:LISTED])) + more

@@ -20,12 +20,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfprune.data.array_data import ArrayImageData
-from tfprune.data.class_names import LISTED, check_class_names, listed, printable, same_name
+from tfprune.data.class_names import check_class_names, same_name
 from tfprune.data.decoding import SUFFIXES, decode, decode_all
 from tfprune.data.options import DataOptions
 from tfprune.data.photographs import photographs
 from tfprune.data.split import test_split
 from tfprune.data.storage import cache_path, check_memory, stored
+from tfprune.plain_text import LISTED, first_few, printable
 
 TRAIN = 'train'
 TEST = ('test', 'val', 'validation')
@@ -90,7 +91,7 @@ def scan(root: pathlib.Path, test_fraction: float,
     test = _files_by_class(tests[0], aside)
     _say_left_aside(root, aside)
     if list(train) != list(test):
-        lone = [f'only in {name}: {listed(sorted(set(mine) - set(other)))}'
+        lone = [f'only in {name}: {first_few(sorted(set(mine) - set(other)))}'
                 for name, mine, other in ((TRAIN, train, test), (tests[0].name, test, train))
                 if set(mine) - set(other)]
         raise ValueError(f'{root}: {TRAIN} and {tests[0].name} have different classes: '
@@ -133,7 +134,7 @@ def _files_by_class(root: pathlib.Path, aside: Counter[str]) -> dict[str, list[s
         if not images:
             raise ValueError(
                 f'class folder {folder} has no images: expected files {", ".join(SUFFIXES)}, '
-                f'received {listed(names) if names else "none"}')
+                f'received {first_few(names) if names else "none"}')
         aside.update(_suffix(each) for each in names if not _is_picture(each)
                      and not _is_hidden(each) and each.lower() not in _UNSAID)
         found[name] = [os.path.join(folder, each) for each in images]
@@ -226,7 +227,7 @@ def _refusal(root: pathlib.Path, paths: Sequence[str], unreadable: dict[int, str
     if len(lines) > LISTED:
         for line in lines:
             _LOGGER.warning('cannot be read: %s', printable(line))
-    return (f'{root}: {len(lines)} of {len(paths)} images cannot be read: {listed(lines)}; mend '
+    return (f'{root}: {len(lines)} of {len(paths)} images cannot be read: {first_few(lines)}; mend '
             'or remove them, or leave them out with --skip_unreadable')
 
 

@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from tfprune.data.class_names import listed
+from tfprune.plain_text import first_few
 
 FEW = 10  # training images; classes with fewer are named
 _LOGGER = logging.getLogger(__name__)
@@ -103,11 +103,11 @@ def name_small_classes(name: str, class_names: tuple[str, ...], sizes: np.ndarra
     # Fewer reward images than classes cannot be of every class.
     none = np.flatnonzero((drawn == 0) & (drawn.sum() >= len(drawn)))
     if len(few):
-        counts = listed(f'{class_names[label]} ({sizes[label]})' for label in few)
+        counts = first_few(f'{class_names[label]} ({sizes[label]})' for label in few)
         said.append(f'{len(few)} of {len(sizes)} classes with fewer than {FEW} training images: '
                     f'{counts}')
     if len(none):
         said.append(f'{len(none)} without an image in the reward split: '
-                    f'{listed(class_names[label] for label in none)}')
+                    f'{first_few(class_names[label] for label in none)}')
     if said:
         _LOGGER.warning('%s: %s', name, '; '.join(said))
