@@ -45,7 +45,7 @@ def _train(state: State, problem: Problem) -> None:
         if epoch == 0 and judged:
             trained = loop.not_ruined(trained, judged)
         if not method.only_decides:
-            problem.account.forward(problem.observe(), problem.cost_model.dense.macs)
+            problem.observe()
         with loop.acting(trained) as row:
             measure = state.task.measure
             seen = Trained(measure.reward(trained.held_out[measure.name]),

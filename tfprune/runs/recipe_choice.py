@@ -232,7 +232,8 @@ class _Rates:
             batches = batches.concatenate(
                 state.data.train_batches(total + epoch, options.batch_size))
         if masks:
-            problem.observe()
+            with problem.account.uncharged():
+                problem.observe()
         return RateTest(
             problem.pruned(masks),
             Optimization(options.momentum, 0.0, options.label_smoothing, options.batch_size,

@@ -1,4 +1,5 @@
 """Starts the method, runs its rounds of search on trained weights, and takes its decision."""
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping
@@ -119,9 +120,9 @@ def _run_rounds(state: State, problem: Problem) -> None:
     if state.prefix:
         restore(saved, state.prefix)
     if method.rounds() and method.needs_budget and not method.needs_examples:  # scores channels
-        examples = problem.observe()
-        if not state.position.round:  # else it was charged before the stop
-            problem.account.forward(examples, problem.cost_model.dense.macs)
+        with (problem.account.uncharged() if state.position.round  # charged before the stop
+              else contextlib.nullcontext()):
+            problem.observe()
     for round_ in range(state.position.round, method.rounds()):
         set_seed(derived_seed(problem.seed, state.surgery_epoch, round_), problem.model)
         begun = time.perf_counter()

@@ -83,7 +83,7 @@ class Problem:
         """
         criterion = criterion or self.pruning.criterion
         if criterion in OBSERVING and not self._is_observed:
-            self.account.forward(self.observe(), self.cost_model.dense.macs)
+            self.observe()
         seen = 0
 
         def counted() -> Iterator[Batch]:
@@ -107,10 +107,11 @@ class Problem:
         """Masks of these widths by the configured criterion on the current weights."""
         return best_channels(self.groups, widths, self.channel_scores())
 
-    def observe(self) -> int:
-        """What channels tell of one another is looked at anew, by the current weights. The examples
-        that it took, forward, which the account is not charged with."""
-        return self.reconstruction.observe() if self.reconstruction else 0
+    def observe(self) -> None:
+        """What channels tell of one another is looked at anew, by the current weights. Charges the
+        account with the examples that it takes, forward."""
+        if self.reconstruction:
+            self.account.forward(self.reconstruction.observe(), self.cost_model.dense.macs)
 
     def pruned(self, masks: Mapping[str, np.ndarray]) -> keras.Model:
         """The model without the channels that masks close; see `observe`."""
