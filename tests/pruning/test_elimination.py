@@ -46,7 +46,8 @@ def observed(model, images=200):
     return groups, found
 
 
-@pytest.mark.parametrize('behind', [[], [layers.Flatten()], [layers.BatchNormalization()]])
+@pytest.mark.parametrize('behind', [
+    [], [layers.Flatten()], [layers.BatchNormalization()], [layers.Conv2DTranspose(5, 2)]])
 def test_of_two_that_tell_the_same_one_goes_early_and_what_is_dead_first(behind):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([

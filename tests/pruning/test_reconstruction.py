@@ -18,12 +18,12 @@ def pictures(count=64, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 8, 8, 3)).astype('float32')
 
 
-def told(model, path='made'):
-    """Makes channel 0 of a convolution of four twice channel 1 minus channel 2, plus 3."""
-    kernel, bias = map(np.array, model.get_layer(path).get_weights())
+def told(model, constant=3):
+    """Makes channel 0 of a convolution of four twice channel 1 minus channel 2, plus a constant."""
+    kernel, bias = map(np.array, model.get_layer('made').get_weights())
     kernel[..., 0] = 2 * kernel[..., 1] - kernel[..., 2]
-    bias[0] = 2 * bias[1] - bias[2] + 3
-    model.get_layer(path).set_weights([kernel, bias])
+    bias[0] = 2 * bias[1] - bias[2] + constant
+    model.get_layer('made').set_weights([kernel, bias])
     return model
 
 
@@ -49,6 +49,19 @@ def test_what_the_others_tell_is_not_lost(reader):
     pruned, _ = without_first(model)
     x = pictures(4, seed=1)
     assert pruned.get_layer('reader').kernel.shape[-2] == 3
+    np.testing.assert_allclose(pruned(x), model(x), rtol=0, atol=0.02 * np.std(model(x)))
+
+
+@pytest.mark.parametrize('reader', ({'strides': 2}, {'padding': 'same', 'use_bias': False}))
+def test_of_a_transposed_convolution(reader):
+    keras.utils.set_random_seed(0)
+    model = told(keras.Sequential([
+        keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name='made'),
+        layers.Conv2DTranspose(5, 3, name='reader', **reader), layers.BatchNormalization()]), 0)
+    pruned, reconstruction = without_first(model)
+    assert not reconstruction.readers['reader'].centered  # its edges have fewer taps
+    x = pictures(4, seed=1)
+    assert pruned.get_layer('reader').kernel.shape == (3, 3, 5, 3)
     np.testing.assert_allclose(pruned(x), model(x), rtol=0, atol=0.02 * np.std(model(x)))
 
 

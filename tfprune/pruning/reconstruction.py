@@ -9,7 +9,8 @@ slices. Reconstruction of a layer's output by its kept inputs is that of He, Zha
 window, layers are taken each by itself, and channels, where it is asked which, are chosen by
 elimination and not by LASSO. d is dropped where nothing but batch normalization follows, whose
 statistics are re-estimated; where neither that nor a bias is there to take it up, the regression
-has no constant.
+has no constant; nor has that of a transposed convolution, in whose window positions share taps
+unevenly.
 """
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,15 +42,19 @@ class Merge:
     Attributes:
         matrix: [K, C]; the kept channels are rows of the identity.
         constant: [C], what of each channel the kept ones do not tell; None where it is dropped.
+        axis: of the channels; -1 for a kernel [*window, out, C], which has no constant.
     """
     matrix: Any
     constant: Any | None
+    axis: int = -2
 
     def weights(self, kernel: Any, bias: Any | None) -> dict[str, Any]:
-        """Kernel [*window, K, out] and, if there is one, bias [out]; arrays or tensors."""
+        """The kernel of K channels and, if there is one, bias [out]; arrays or tensors."""
         matmul, total = ((np.matmul, np.sum) if isinstance(kernel, np.ndarray)
                          else (tf.matmul, tf.reduce_sum))
-        found = {'kernel': matmul(self.matrix, kernel)}
+        found = {'kernel': matmul(self.matrix, kernel) if self.axis == -2
+                 else matmul(kernel, np.transpose(self.matrix) if matmul is np.matmul
+                             else tf.transpose(self.matrix))}
         if bias is not None:
             added = 0 if self.constant is None else total(
                 matmul(self.constant[None], kernel), axis=tuple(range(len(kernel.shape) - 1)))
@@ -142,7 +147,7 @@ class Reconstruction:
             if second is None:
                 continue
             kernel = keras.ops.convert_to_numpy(reader.kernel.variable(self._model))
-            slices = np.moveaxis(kernel, -2, 0)
+            slices = np.moveaxis(kernel, reader.axis, 0)
             places = places[np.argsort(positions.index[places], kind='stable')]  # by channel
             readings.append(Reading(second, slices.reshape(len(slices), -1).astype(np.float64),
                                     places.reshape(self._groups[name], -1)))
@@ -171,11 +176,13 @@ class _Reader:
 
     Attributes:
         kernel: its weight.
+        axis: of the kernel, along which it reads, from the end.
         tensor: of `Layout.tensors`; those of further calls keep the same channels.
         centered: whether something takes up a constant.
         has_bias: whether that is its own bias.
     """
     kernel: WeightSlot
+    axis: int
     tensor: int
     centered: bool
     has_bias: bool
@@ -215,7 +222,7 @@ class _Moments:
         """The regression of all channels on the kept ones, bool [C]; those alone where it was seen
         at too few positions."""
         if self.count < _ENOUGH * len(kept):
-            return Merge(np.eye(len(kept), dtype=np.float32)[kept], None)
+            return Merge(np.eye(len(kept), dtype=np.float32)[kept], None, reader.axis)
         mean, second = self._sum / self.count, self._second(reader)
         stay, go = np.flatnonzero(kept), np.flatnonzero(~kept)
         matrix = np.eye(len(kept))[stay]
@@ -227,7 +234,7 @@ class _Moments:
             constant = mean - mean[stay] @ matrix
             constant[stay] = 0
             constant = constant.astype(np.float32)
-        return Merge(matrix.astype(np.float32), constant)
+        return Merge(matrix.astype(np.float32), constant, reader.axis)
 
 
 def _readers(model: keras.Model, graph: Graph, groups: ChannelGroups) -> dict[str, _Reader]:
@@ -246,7 +253,7 @@ def _readers(model: keras.Model, graph: Graph, groups: ChannelGroups) -> dict[st
         if rule is None or not rule.sums_channels(layer) or any(map(_is_other, nodes)):
             continue
         slot = next(slot for slot in slots if slot.weight == 'kernel')
-        tensor = _plainly_read(slot)
+        tensor, axis = _plainly_read(slot)
         if tensor is None or not np.isin(layout.tensors[tensor].positions.group, prunable).any():
             continue
         if not slot.trainable or getattr(layer.kernel, 'constraint', None):
@@ -254,8 +261,9 @@ def _readers(model: keras.Model, graph: Graph, groups: ChannelGroups) -> dict[st
         if any(layout.tensors[node.inputs[0]].axis != -1
                or len(layout.tensors[node.inputs[0]].positions.group) > _MOST for node in nodes):
             continue
-        has_bias = any(each.weight == 'bias' and each.trainable for each in slots)
-        found[path] = _Reader(slot, tensor, has_bias or all(
+        is_even = axis == -2  # what a constant adds is the same everywhere
+        has_bias = is_even and any(each.weight == 'bias' and each.trainable for each in slots)
+        found[path] = _Reader(slot, axis, tensor, has_bias or is_even and all(
             _is_normalized(graph, step.outputs[0], updated) for step, _ in calls[path]), has_bias)
     return found
 
@@ -264,13 +272,14 @@ def _is_other(node: LayerNode) -> bool:
     return node.refused is not None or len(node.inputs) != 1
 
 
-def _plainly_read(slot: WeightSlot) -> int | None:
-    """The tensor whose channels stand, once each, along the axis before the last."""
+def _plainly_read(slot: WeightSlot) -> tuple[int | None, int]:
+    """The tensor whose channels stand, once each, along one of the last two axes, and that axis,
+    from the end; None where there is none."""
     reads = [each for each in slot.axes if each.reads]
-    if len(reads) != 1 or reads[0].axis != len(slot.shape) - 2 or (
-            reads[0].repeat, reads[0].tile) != (1, 1):
-        return None
-    return reads[0].tensor
+    axis = reads[0].axis - len(slot.shape) if len(reads) == 1 else 0
+    if axis not in (-2, -1) or (reads[0].repeat, reads[0].tile) != (1, 1):
+        return None, axis
+    return reads[0].tensor, axis
 
 
 def _is_normalized(graph: Graph, value: int, updated: set[int]) -> bool:

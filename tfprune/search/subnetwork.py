@@ -67,9 +67,10 @@ class _Kept(tf.Module):
 class _Merged(tf.Module):
     """The merge of a kernel, in variables."""
 
-    def __init__(self, size: int) -> None:
-        """Of a kernel that reads `size` channels."""
+    def __init__(self, size: int, axis: int) -> None:
+        """Of a kernel that reads `size` channels along this axis."""
         super().__init__()
+        self.axis = axis
         self.matrix = tf.Variable(tf.eye(size), shape=[None, size], trainable=False)
         self.constant = tf.Variable(tf.zeros([size]), trainable=False)
 
@@ -82,7 +83,8 @@ class _Merged(tf.Module):
 
     def __call__(self, weights: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Whole weights of a layer -> those of its kept inputs."""
-        return weights | Merge(self.matrix, self.constant).weights(
+        return weights | Merge(
+            self.matrix, self.constant if self.axis == -2 else None, self.axis).weights(
             weights['kernel'], weights.get('bias'))
 
 
@@ -118,7 +120,7 @@ class Subnetwork(tf.Module):
         self.kept = list(self._kept.values())
         self._reconstruction = Untracked(reconstruction)
         self.merged = {} if reconstruction is None else {
-            path: _Merged(len(layout.tensors[reader.tensor].positions.group))
+            path: _Merged(len(layout.tensors[reader.tensor].positions.group), reader.axis)
             for path, reader in reconstruction.readers.items()}
         self.set_masks(open_masks(groups))
 
@@ -175,7 +177,8 @@ class Subnetwork(tf.Module):
         axes = [self._groups.layout.tensors[value].axis for value in (*step.inputs, *step.outputs)]
         wide = [with_mask_of(x, kept.widen(x, axis)) if kept is not None else x
                 for kept, x, axis in zip(narrowed, feed, axes)]
-        outputs = self._call(step, wide, self._masked_weights(step.path, layer, node))
+        outputs = self._call(step, wide, [*self._masked_weights(step.path, layer, node),
+                                          *self._merged_weights(step.path, layer)])
         return [with_mask_of(x, kept.narrow(x, axis)) if kept is not None else x
                 for kept, x, axis in zip(narrowed[len(feed):], outputs, axes[len(feed):])]
 
@@ -195,6 +198,18 @@ class Subnetwork(tf.Module):
                 found.append(masked(weight_of(layer, slot.weight), [
                     (each.axis, kept.mask()) for each, kept in inner]))
         return found
+
+    def _merged_weights(self, path: str, layer: Any) -> list[tuple[Any, Any]]:
+        """(variable, value) of the weights that a merge changes: zero for what is not kept."""
+        merged = self.merged.get(path)
+        if merged is None:
+            return []
+        slots = {slot.weight: slot for slot in self._slots[path]}
+        found = merged({name: tf.convert_to_tensor(weight_of(layer, name)) for name in slots})
+        along, = (self._kept_of(each) for each in slots['kernel'].axes if each.reads)
+        if along is not None:
+            found['kernel'] = along.widen(found['kernel'], merged.axis)
+        return [(weight_of(layer, name), value) for name, value in found.items()]
 
     def _weights(self, path: str, layer: Any) -> dict[str, tf.Tensor]:
         """The kept part of each weight of a layer, in its compute dtype."""

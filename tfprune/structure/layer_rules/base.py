@@ -198,8 +198,9 @@ class LayerRule:
         return None
 
     def sums_channels(self, layer: Any) -> bool:
-        """Whether its output is Σ_c kernel[…, c, :] · x_c, by a window or none, plus a `bias`: what
-        one channel tells of another, the slices of the `kernel` can take over."""
+        """Whether its output is Σ_c kernel_c · x_c, kernel_c being the slice of its `kernel` that
+        reads channel c, by a window or none, plus a `bias`: what one channel tells of another, the
+        slices can take over."""
         del layer
         return False
 

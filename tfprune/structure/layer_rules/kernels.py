@@ -95,6 +95,9 @@ class _Convolution(_Kernel):
 class _Transpose(_Kernel):
     """Kernel [*window, out, in]; each input position is spread over the window."""
 
+    def sums_channels(self, layer: Any) -> bool:
+        return True
+
     def weight_axes(self, layer: Any) -> tuple[WeightAxes, ...]:
         rank = len(layer.kernel.shape)
         return (WeightAxes('kernel', in_axis=rank - 1, out_axis=rank - 2), *_bias(layer))
