@@ -118,7 +118,7 @@ def test_runs_take_it_by_themselves_where_the_weights_stay(method, criterion):
 
 def test_a_model_of_which_no_kernel_can_make_up_is_ranked_by_norms_and_that_is_no_fault(recwarn):
     image = keras.Input((4, 4, 3))
-    x = layers.Conv2DTranspose(2, 1)(layers.Conv2D(5, 1, name='conv')(image))
+    x = layers.SeparableConv2D(2, 1)(layers.Conv2D(5, 1, name='conv')(image))
     model = randomize(keras.Model(image, layers.Flatten()(x)))
     groups, cost_model = trace_groups(model), CostModel(model, trace_groups(model))
     problem = Problem(model, groups, cost_model, Budget(groups, cost_model, {'macs': 0.6}),
