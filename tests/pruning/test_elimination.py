@@ -47,12 +47,13 @@ def observed(model, images=200):
 
 
 @pytest.mark.parametrize('behind', [
-    [], [layers.Flatten()], [layers.BatchNormalization()], [layers.Conv2DTranspose(5, 2)]])
-def test_of_two_that_tell_the_same_one_goes_early_and_what_is_dead_first(behind):
+    lambda: [], lambda: [layers.Flatten()], lambda: [layers.BatchNormalization()],
+    lambda: [layers.Conv2DTranspose(5, 2)]])
+def test_of_two_that_tell_the_same_one_goes_early_and_so_does_what_is_dead(behind):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([
         keras.Input((8, 8, 3)), layers.Conv2D(6, 3, name='made', activation='relu'),
-        layers.MaxPooling2D(3), *behind, layers.Dense(9)])
+        layers.MaxPooling2D(3), *behind(), layers.Dense(9)])
     kernel, bias = map(np.array, model.get_layer('made').get_weights())
     kernel[..., 4], bias[4] = 5 * kernel[..., 1], 5 * bias[1]  # by norms the last to go
     kernel[..., 2], bias[2] = 0, -1
@@ -61,7 +62,7 @@ def test_of_two_that_tell_the_same_one_goes_early_and_what_is_dead_first(behind)
     order = score_groups(model, groups, criterion='reconstruction',
                          reconstruction=reconstruction)['made']
     assert sorted(order) == [*range(6)]
-    assert order[2] == 0 and min(order[1], order[4]) == 1
+    assert {order[2], min(order[1], order[4])} == {0, 1}  # both cost nothing but for the ridge
     assert np.argmax(score_groups(model, groups)['made']) == 4
 
 

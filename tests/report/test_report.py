@@ -26,6 +26,9 @@ def test_table_sums():
     assert 'standard error of one accuracy 0.50 points' in words
     assert 'peak memory' not in text
     assert max(map(len, text.splitlines())) <= 100
+    assert 'latency ratio' not in text  # 60.0% is near enough
+    text = ' '.join(report.format_table(make_report(latency_ratio=0.8)).split())
+    assert 'latency ratio is the median over rounds' in text and 'are at 60.0%' in text
 
 
 GIVEN = {'test_accuracy': 0.96, 'held_out_accuracy': 0.97, 'trained_on_accuracy': 0.99,

@@ -108,9 +108,11 @@ class Budget:
                          f'rule, keep {share:.1%} of the multiply-adds.')
             hint = (' Frozen layers (trainable=False) keep the channels of '
                     f'{first_few(frozen)}; --prune_frozen prunes them.' if frozen else '')
-            raise InfeasibleBudgetError(
-                f'{"; ".join(missed)}: raise the budget, lower --min_keep_ratio or '
-                f'--width_multiple, or pass --prune_residual_groups.{rules}{hint}')
+            remedy = (
+                'raise the budget, lower --min_keep_ratio or --width_multiple, or pass '
+                '--prune_residual_groups.' if self.names else 'no channels can go, or none without '
+                '--prune_residual_groups; tfprune analyze says of each layer why.')
+            raise InfeasibleBudgetError(f'{"; ".join(missed)}: {remedy}{rules}{hint}')
 
     def costs(self, widths: Sequence[int] | np.ndarray) -> np.ndarray:
         """Limited costs, int64 [..., K], of integer widths [..., G]."""

@@ -20,8 +20,9 @@ from tfprune.report.plots import (plot_episodes, plot_loss, plot_scores, plot_st
                                   plot_widths)
 from tfprune.report.reading import Run, all_values, read_run, task_of, test_score
 from tfprune.report.table import (account_sentence, agent_sentences, budget_sentences, columns,
-                                  headline, latency_sentences, mark, reference_score,
-                                  sparsity_sentences, table_notes, table_rows, training_sentences)
+                                  headline, latency_sentences, mark, pairing_sentences,
+                                  reference_score, sparsity_sentences, table_notes, table_rows,
+                                  training_sentences)
 
 _MOST_ROWS = 25  # classes of a table that is open
 
@@ -78,8 +79,8 @@ def _table(run: Run) -> Markup:
               if side['latency_ms'] is not None]
     return section(f'{names[0].capitalize()} and {names[-2]}', table(rows),
                    paragraphs=[*budget_sentences(report), *sparsity_sentences(report),
-                               *latency_sentences(report), account_sentence(report),
-                               *training_sentences(report)],
+                               *latency_sentences(report), *pairing_sentences(report),
+                               account_sentence(report), *training_sentences(report)],
                    notes=[*table_notes(report),
                           f'Latency, 10th to 90th percentile: {", ".join(spread)}.'])
 

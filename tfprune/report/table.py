@@ -14,6 +14,7 @@ from tfprune.report.reading import (as_given, budgets, epoch_account, finite, fu
 from tfprune.significance import ERRORS, fell
 
 LINE = 96  # characters of a line of text
+_ALIKE = 0.05  # of a ratio, by which another may differ without a word
 _OF_ONE_RUN = ('The rewards of one run are no evidence about the method: tfprune compare sets '
                'its test scores against uniform widths and the other controls, over seeds.')
 _ROW = tabulate.DataRow('', '   ', '')
@@ -34,7 +35,8 @@ def format_table(report: Mapping[str, Any]) -> str:
     rows += [(row.name, *row.cells) for row in table_rows(report)]
     lines = [headline(report), '', *align(rows, rule=True), '']
     for note in [*budget_sentences(report), *sparsity_sentences(report), *latency_sentences(report),
-                 *agent_sentences(report), account_sentence(report), *training_sentences(report),
+                 *pairing_sentences(report), *agent_sentences(report), account_sentence(report),
+                 *training_sentences(report),
                  *table_notes(report)]:
         lines += textwrap.wrap(note, LINE)
     return '\n'.join(lines)
@@ -167,6 +169,16 @@ def sparsity_sentences(report: Mapping[str, Any]) -> list[str]:
     return [f'Sparsity: {count(row["zeros"])} of {count(row["kernel_weights"])} kernel weights are '
             f'zero ({share}), {count(row["nonzero_params"])} parameters are not; the model has its '
             'dense MACs and size.']
+
+
+def pairing_sentences(report: Mapping[str, Any]) -> list[str]:
+    """Why the ratio of latencies is not that of the two numbers beside it, where they differ."""
+    ratio, shown = report['latency_ratio'], quotient(
+        report['pruned']['latency_ms'], report['dense']['latency_ms'])
+    if not ratio or not shown or abs(shown / ratio - 1) <= _ALIKE:
+        return []
+    return ['The latency ratio is the median over rounds, each of which measures both files; '
+            f'the medians themselves are at {percent(shown, 1)}: the machine was busy in between.']
 
 
 def latency_sentences(report: Mapping[str, Any]) -> list[str]:
