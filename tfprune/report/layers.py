@@ -4,7 +4,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tfprune.report.canvas import BLUE, LINE, ORANGE, PALE, canvas, legend_below
 from tfprune.report.number_text import milliseconds, percent, quotient
@@ -27,7 +27,7 @@ def plot_operators(run: Run) -> Figure | None:
     rows = _operators(run)
     bars = [(_short(row['name']), row['before_ms'] or 0.0, row['after_ms'] or 0.0)
             for row in rows]
-    return _bars(bars, 'seconds', ORANGE, 1e-3) if any(bar[1] for bar in bars) else None
+    return _bars(bars, 'latency', ORANGE, 1e-3) if any(bar[1] for bar in bars) else None
 
 
 def operators_sentence(run: Run) -> str:
@@ -50,7 +50,7 @@ def _bars(bars: Sequence[Bar], unit: str, color: str, factor: float = 1.0) -> Fi
     """Horizontal bars, before surgery and after it.
 
     Args:
-        unit: of the values times `factor`.
+        unit: what the values are; times `factor` in seconds, where that is not 1.
     """
     bars = _largest(bars)
     before, after = (factor * np.array([bar[side] for bar in bars]) for side in (1, 2))
@@ -67,6 +67,7 @@ def _bars(bars: Sequence[Bar], unit: str, color: str, factor: float = 1.0) -> Fi
         axes.set_yticks(places, [bar[0] for bar in bars], fontsize=8.5)
         axes.set(xlabel=unit, xlim=(0, 1.15 * most), ylim=(len(bars) - 0.4, -0.6))
         axes.xaxis.set_major_formatter(EngFormatter('' if factor == 1 else 's', sep=' '))
+        axes.xaxis.set_major_locator(MaxNLocator(4))  # their labels are long
         axes.grid(axis='y', visible=False)
         axes.tick_params(axis='y', length=0)
         legend_below(fig, axes)

@@ -234,6 +234,9 @@ def _line(axes: Axes, rows: Sequence[Row], name: str, color: str, label: str | N
         style.pop('marker', None)
     place = int(np.searchsorted(epochs, cut + 1))
     if 0 < place < len(epochs):
+        alone = [0] * (place == 1) + [-1] * (place == len(epochs) - 1)  # on its side of the cut
+        if alone and 'marker' not in style:
+            style |= {'marker': 'o', 'markevery': alone}
         epochs, values = (np.insert(array, place, np.nan) for array in (epochs, values))
     if len(epochs):
         axes.plot(epochs, values, color=color, label=label, **style)
