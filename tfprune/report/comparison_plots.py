@@ -51,11 +51,13 @@ def plot_curves(lines: Sequence[Line]) -> Figure | None:
     with canvas(3.2 + 0.09 * len(labels)) as fig:
         axes = fig.add_subplot()
         ratios = [_ratio(line) for line in pruned]
-        # Methods of one budget stand at one place: each a little aside.
+        # Methods of one budget stand at one place: each a little aside, in their order.
         spread = max((max(ratios) - min(ratios)) / 10, 0.02)
-        for number, label in enumerate(labels):
-            own = sorted((line for line in pruned if line['label'] == label), key=_ratio)
-            aside = spread * (number - (len(labels) - 1) / 2) / len(labels)
+        of_label = {label: sorted((line for line in pruned if line['label'] == label), key=_ratio)
+                    for label in labels}
+        order = sorted(labels, key=lambda label: _ratio(of_label[label][0]))
+        for label, own in of_label.items():
+            aside = spread * (order.index(label) - (len(labels) - 1) / 2) / len(labels)
             axes.errorbar([100 * (_ratio(line) + aside) for line in own],
                           [scale * line['score_mean'] for line in own],
                           yerr=[scale * _spread(line) for line in own], label=label,
